@@ -1,0 +1,129 @@
+package expiry
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// A Clock answers the two questions that freshness asks of time.
+//
+// Which of two events is later? Now stamps events with generations, and Merge
+// learns of the generations of others, so that the answer is the same on every
+// node although their wall clocks differ.
+//
+// How long ago was that? Instant measures what has passed on this node since
+// the clock was made. Ages are measured, never computed from two nodes' wall
+// clocks: a node that is 400 ms behind would serve a value 400 ms too long.
+//
+// All methods are safe for concurrent use.
+type Clock struct {
+	now      func() time.Time
+	maxDrift time.Duration
+	start    time.Time
+
+	// last is the highest generation issued or merged.
+	// Invariant: it never falls, so generations issued here strictly rise.
+	last atomic.Uint64
+
+	// skipped is the most by which the wall clock was ever seen to have
+	// advanced further than the monotonic one since start, in nanoseconds.
+	// Invariant: it never falls, so instants never do.
+	skipped atomic.Int64
+}
+
+// DefaultMaxDrift is how far ahead of this node's clock another's may be.
+const DefaultMaxDrift = 500 * time.Millisecond
+
+// NewClock returns a clock that reads the physical time from now (time.Now if
+// nil) and refuses generations more than maxDrift ahead of it
+// (DefaultMaxDrift if maxDrift is not positive).
+func NewClock(now func() time.Time, maxDrift time.Duration) *Clock {
+	if now == nil {
+		now = time.Now
+	}
+	if maxDrift <= 0 {
+		maxDrift = DefaultMaxDrift
+	}
+	return &Clock{now: now, maxDrift: maxDrift, start: now()}
+}
+
+// Now returns a generation for an event that begins now: higher than every
+// generation this clock has issued or merged.
+func (c *Clock) Now() Generation {
+	wall := At(c.now())
+	for {
+		last := Generation(c.last.Load())
+		next := max(wall, last+1)
+		if c.last.CompareAndSwap(uint64(last), uint64(next)) {
+			return next
+		}
+	}
+}
+
+// Read returns the clock's present reading without issuing it: no lower than
+// any generation issued or merged so far. It is what a message carries for the
+// receiver to merge.
+func (c *Clock) Read() Generation {
+	return max(At(c.now()), Generation(c.last.Load()))
+}
+
+// Merge learns that generation g exists somewhere in the cluster: from here on
+// Now returns higher ones. A generation more than the allowed drift ahead of
+// this node's wall clock is refused with a *DriftError and changes nothing: one
+// bad clock must not keep values alive, or win every write, everywhere.
+func (c *Clock) Merge(g Generation) error {
+	if g <= Generation(c.last.Load()) {
+		return nil
+	}
+	if ahead := g.Sub(At(c.now())); ahead > c.maxDrift {
+		return &DriftError{Ahead: ahead, Limit: c.maxDrift}
+	}
+	for {
+		last := c.last.Load()
+		if uint64(g) <= last || c.last.CompareAndSwap(last, uint64(g)) {
+			return nil
+		}
+	}
+}
+
+// A DriftError says that another node's clock is too far ahead of this one's.
+type DriftError struct {
+	Ahead time.Duration // how far ahead it is
+	Limit time.Duration // how far ahead it may be
+}
+
+func (e *DriftError) Error() string {
+	return fmt.Sprintf("clock is %v ahead of ours, %v are allowed: check time synchronisation on both machines", e.Ahead, e.Limit)
+}
+
+// An Instant is a moment on one node, in nanoseconds since its Clock was made.
+// Instants of different nodes cannot be compared.
+type Instant int64
+
+// Add returns the instant d after t.
+func (t Instant) Add(d time.Duration) Instant { return t + Instant(d) }
+
+// Sub returns how long before t the instant u was.
+func (t Instant) Sub(u Instant) time.Duration { return time.Duration(t - u) }
+
+// Instant returns the present moment on this node. It never goes back, and it
+// never runs slower than the monotonic clock: a wall clock that is set back
+// does not lengthen the life of a value. A wall clock that jumps forward does
+// shorten it, because a machine that was suspended looks just like that and
+// its monotonic clock does not count the time it slept. Time can be found to
+// have passed; it cannot be taken back.
+func (c *Clock) Instant() Instant {
+	now := c.now()
+	elapsed := now.Sub(c.start)                             // monotonic
+	skipped := now.Round(0).Sub(c.start.Round(0)) - elapsed // Round strips the monotonic reading
+	for {
+		most := c.skipped.Load()
+		if int64(skipped) <= most {
+			return Instant(int64(elapsed) + most)
+		}
+		if c.skipped.CompareAndSwap(most, int64(skipped)) {
+			return Instant(elapsed + skipped)
+		}
+	}
+}
