@@ -97,6 +97,9 @@ func (e *DriftError) Error() string {
 	return fmt.Sprintf("clock is %v ahead of ours, %v are allowed: check time synchronisation on both machines", e.Ahead, e.Limit)
 }
 
+// Wall returns the physical time, for showing to people.
+func (c *Clock) Wall() time.Time { return c.now() }
+
 // An Instant is a moment on one node, in nanoseconds since its Clock was made.
 // Instants of different nodes cannot be compared.
 type Instant int64

@@ -31,7 +31,7 @@ func TestFloorsRaise(t *testing.T) {
 func TestFloorsForgetByAge(t *testing.T) {
 	f := NewFloors(10)
 	for g := range Generation(5) {
-		f.Raise(fmt.Sprint("k", g+1), g+1)
+		f.Raise(fmt.Sprintf("k%d", g+1), g+1)
 	}
 	f.Raise("k1", 9) // newer now: the old raise must not take it along
 	require.Equal(t, 2, f.Forget(4))

@@ -1,0 +1,68 @@
+package consistenthash
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+)
+
+var sizes = []int{10, 100, 1000}
+
+// text is where benchmarks cut their keys from: as many different ones as there
+// are places to start, and no cache misses of their own.
+var text = func() string {
+	text := make([]byte, 1<<20+16)
+	for i := range text {
+		text[i] = byte(rand.Uint32())
+	}
+	return string(text)
+}()
+
+func key(i int) string {
+	i &= 1<<20 - 1
+	return text[i : i+16]
+}
+
+func BenchmarkOwner(b *testing.B) {
+	for _, n := range sizes {
+		r := newRing(b, 1, equal(n)...)
+		b.Run(fmt.Sprintf("members=%d/serial", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				r.Owner(key(i))
+			}
+		})
+		b.Run(fmt.Sprintf("members=%d/parallel", n), func(b *testing.B) {
+			b.RunParallel(func(pb *testing.PB) {
+				for i := rand.Int(); pb.Next(); i++ {
+					r.Owner(key(i))
+				}
+			})
+		})
+	}
+}
+
+func BenchmarkAppendOwners(b *testing.B) {
+	for _, n := range sizes {
+		r := newRing(b, 1, equal(n)...)
+		b.Run(fmt.Sprintf("members=%d/n=2", n), func(b *testing.B) {
+			b.ReportAllocs()
+			dst := make([]string, 0, 2)
+			for i := 0; b.Loop(); i++ {
+				r.AppendOwners(dst, key(i), 2)
+			}
+		})
+	}
+}
+
+func BenchmarkNew(b *testing.B) {
+	for _, n := range sizes {
+		members := equal(n)
+		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				newRing(b, 1, members...)
+			}
+		})
+	}
+}

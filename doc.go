@@ -1,0 +1,48 @@
+// Package geocache is a cache that the processes of a service share, across
+// regions. A service embeds it; there is no server to run.
+//
+// [Open] makes the process a node of the cluster, [NewGroup] adds a key space
+// with a [Getter], and [Group.Get] reads through it:
+//
+//	cache, err := geocache.Open(ctx,
+//		geocache.WithListen("10.0.3.7:7946"),
+//		geocache.WithTLS(tlsConfig),
+//		geocache.WithDiscovery(consul.New("profile-api")))
+//	defer cache.Close()
+//
+//	profiles, err := geocache.NewGroup(cache, "profiles",
+//		geocache.GetterFunc[Profile](loadProfile),
+//		geocache.WithTTL(5*time.Minute))
+//
+//	p, err := profiles.Get(ctx, "ada")
+//
+// A read is answered from this process's memory, else by the node that owns the
+// key in this region, else by the getter, else by another region, nearest first.
+// Nodes find each other through a regions.Discovery, such as Consul. Without
+// one, and without a listener, a Cache is alone and everything works.
+//
+// # What it promises
+//
+// Bounded staleness: no node serves a value whose load began longer ago than the
+// group's time to live. Ages are measured, not computed from different machines'
+// clocks, and count the time a value spent on the way.
+//
+// One load: while the nodes of a region are steady, a key is loaded once per
+// region and expiry, whatever the number of callers and nodes; with
+// [WithOriginRegion] once in the world. While they change, at most once more for
+// each node that took the key over.
+//
+// Availability: losing any node, the getter of a whole region, every other
+// region, or the discovery leaves reads working. With [WithStaleIfError] so does
+// losing the origin, with values marked as stale.
+//
+// # What it does not promise
+//
+// It is a cache: a value may be dropped at any moment. It is not linearizable: two
+// regions may hold values of different age, both within the time to live.
+//
+// # Compatibility
+//
+// Nodes of this version and of later ones with the same major version work in
+// one cluster. The wire format is documented in package peers.
+package geocache

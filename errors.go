@@ -1,0 +1,127 @@
+package geocache
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/geocache/geocache/peers"
+)
+
+var (
+	// ErrNotFound says that the key has no value. A Getter returns it, or an
+	// error that wraps it, to say so; it keeps its identity on its way
+	// through other nodes and regions.
+	ErrNotFound = errors.New("geocache: key not found")
+
+	// ErrClosed says that the Cache or the Group has been closed.
+	ErrClosed = errors.New("geocache: closed")
+
+	// ErrTooLarge says that a key or a value is over the limit of what travels
+	// between nodes. A value that only does not fit in memory is not an
+	// error: it is returned and not kept.
+	ErrTooLarge = errors.New("geocache: key or value too large")
+
+	// ErrTimeout says that a load took longer than the group's load timeout.
+	// It is about the load; a caller whose own context ended gets that
+	// context's error.
+	ErrTimeout = errors.New("geocache: load timed out")
+)
+
+// An Error is what a Group's methods return when a key could not be read.
+// errors.Is finds ErrNotFound, ErrClosed, ErrTooLarge and ErrTimeout in it on
+// whichever node they arose, and errors.As and errors.Is find the getter's own
+// error if the getter ran in this process; from another node only its text
+// comes.
+type Error struct {
+	Op    string // the method that was called, such as "Get"
+	Group string
+	Key   string
+
+	// Node and Region say where the error arose.
+	Node   string
+	Region string
+
+	// Inferred is true if that node did not say so itself: it could not be
+	// reached, or the connection broke before it answered.
+	Inferred bool
+
+	Err error
+}
+
+func (e *Error) Error() string {
+	key := e.Key
+	if len(key) > 64 {
+		key = key[:64] + "…"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "geocache: %s %s/%q", strings.ToLower(e.Op), e.Group, key)
+	if e.Node != "" {
+		verb := "at"
+		if e.Inferred {
+			verb = "from unreachable"
+		}
+		fmt.Fprintf(&b, " %s %s in %s", verb, e.Node, e.Region)
+	}
+	return b.String() + ": " + strings.TrimPrefix(e.Err.Error(), "geocache: ")
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// A PanicError is the error of the callers whose load panicked. The key is not
+// affected otherwise: the next Get loads it anew.
+type PanicError struct {
+	Value any    // what the getter panicked with
+	Stack []byte // where
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("getter panicked: %v", e.Value) }
+
+// Unwrap returns the value the getter panicked with if it was an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// errGoexit is the error of callers whose getter left by runtime.Goexit.
+var errGoexit = errors.New("getter called runtime.Goexit")
+
+// located says on which node err arose. Errors that say so already keep it.
+func located(node, region string, err error) error {
+	var e *Error
+	if err == nil || errors.As(err, &e) {
+		return err
+	}
+	return &Error{Node: node, Region: region, Err: err}
+}
+
+// fromPeer turns what a peer said, or what the transport inferred, into an
+// error with the identities this package promises.
+func fromPeer(err error) error {
+	var pe *peers.Error
+	if !errors.As(err, &pe) {
+		return err
+	}
+	cause := error(pe)
+	switch pe.Code {
+	case peers.CodeTimeout:
+		cause = ErrTimeout
+	case peers.CodeTooLarge:
+		cause = fmt.Errorf("%w: %s", ErrTooLarge, pe.Text)
+	case peers.CodeFailed:
+		cause = errors.New(pe.Text)
+	}
+	return &Error{Node: pe.Node, Region: pe.Region, Inferred: pe.Inferred, Err: cause}
+}
+
+// inCall completes err with what the caller asked for, and takes the contexts'
+// errors as they are.
+func inCall(op, group, key string, err error) error {
+	out := &Error{Op: op, Group: group, Key: key, Err: err}
+	var e *Error
+	if errors.As(err, &e) {
+		out.Node, out.Region, out.Inferred, out.Err = e.Node, e.Region, e.Inferred, e.Err
+	}
+	return out
+}

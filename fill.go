@@ -1,0 +1,445 @@
+package geocache
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// This file is the read path behind a miss. It has three levels, each with
+// flights of its own:
+//
+//	asks    a reader's fill at a node that does not own the key:
+//	        the owner, else its successor, else own
+//	owns    the fill at the owner, or at whoever is asked to act as one:
+//	        the origin region, load, the other regions, a stale value
+//	loads   what a node does for its own region and for others that ask:
+//	        a peek at former owners, the getter
+//
+// Invariant: a flight waits only for flights of a lower line in this list, here
+// or on another node. A request to the region's own nodes is answered by owns,
+// one from another region by loads, a peek by memory alone. So however the views
+// of nodes differ, no circle of nodes waits for one another, and yet the getter
+// is behind one flight for all who want the key from this node.
+//
+// There is no retry of a load that failed where it should have succeeded: what
+// the owner says about its getter is passed on. Only a node that gives no answer
+// is replaced by the next. A caller's deadline ends its wait, not the steps: a
+// step that gave up early because one caller is in a hurry would start a second
+// load elsewhere beside the first.
+
+const (
+	// peekTimeout bounds the question to former owners, which is answered
+	// from memory: a node that takes longer is not worth waiting for.
+	peekTimeout = 250 * time.Millisecond
+
+	// formerOwners is how many nodes are asked that may have owned the key
+	// before the ring changed. Two nodes that joined one soon after the other
+	// put the key's old owner third in its succession.
+	formerOwners = 2
+
+	// staleRetry is how long a stale value is served without trying the
+	// origin again.
+	staleRetry = time.Second
+)
+
+// fill answers a read of this process that memory could not.
+func (g *group) fill(ctx context.Context, key string) answer {
+	floor := g.floors.Floor(key)
+	owners := g.cache.topology().Home.Owners(key, 2)
+	if owners[0].ID == g.cache.node.ID {
+		return g.own(ctx, key, floor)
+	}
+	return g.asks.do(ctx, key, floor, func(ctx context.Context) answer {
+		if a, ok := g.remembered(key, floor); ok {
+			return a
+		}
+		return g.ask(ctx, key, floor, owners)
+	})
+}
+
+// ask is the work of a flight in asks: it asks the nodes in turn.
+func (g *group) ask(ctx context.Context, key string, floor expiry.Generation, nodes []regions.Node) answer {
+	for _, n := range nodes {
+		if n.ID == g.cache.node.ID {
+			break
+		}
+		if a, ok := g.fetch(ctx, n, request{key: key, floor: floor, hop: peers.HopOwner, class: store.Copy}); ok {
+			return g.orStale(key, floor, a)
+		}
+	}
+	g.stats.takeovers.Add(1)
+	return g.own(ctx, key, floor)
+}
+
+// own answers as the key's owner.
+func (g *group) own(ctx context.Context, key string, floor expiry.Generation) answer {
+	return g.owns.do(ctx, key, floor, g.owning(key, floor))
+}
+
+// owning returns the work of a flight in owns.
+func (g *group) owning(key string, floor expiry.Generation) func(context.Context) answer {
+	return func(ctx context.Context) answer {
+		if a, ok := g.remembered(key, floor); ok {
+			return a
+		}
+		top := g.cache.topology()
+		var origin *regions.Region
+		if name := g.config.originRegion; name != "" && name != top.Home.Name {
+			origin = top.Region(name)
+		}
+		if origin != nil {
+			if a, ok := g.peekFormer(ctx, top, key, floor); ok {
+				return a
+			}
+			if a, ok := g.fetchRegion(ctx, origin, key, floor, 1, 2); ok && a.err == nil && a.source != SourceStale {
+				return a
+			}
+		}
+		return g.elsewhere(ctx, top, origin, key, floor)
+	}
+}
+
+// elsewhere loads here, and if that fails asks the other regions, but for the
+// one that was asked already.
+func (g *group) elsewhere(ctx context.Context, top *regions.Topology, asked *regions.Region, key string, floor expiry.Generation) answer {
+	loadCtx, cancel := ctx, context.CancelFunc(func() {})
+	if len(top.Remote) > 0 {
+		loadCtx, cancel = share(ctx, 3, 4)
+	}
+	a := g.load(loadCtx, key, floor)
+	cancel()
+	if a.err == nil {
+		return a
+	}
+	for _, r := range top.Remote {
+		if r == asked {
+			continue
+		}
+		if b, ok := g.fetchRegion(ctx, r, key, floor, 1, 2); ok && b.err == nil && b.source != SourceStale {
+			return b
+		}
+	}
+	return g.orStale(key, floor, a)
+}
+
+// load answers with what this node can come by without asking anyone who might
+// ask it: memory, its own and the former owners', and the getter.
+func (g *group) load(ctx context.Context, key string, floor expiry.Generation) answer {
+	return g.loads.do(ctx, key, floor, func(ctx context.Context) answer {
+		if a, ok := g.remembered(key, floor); ok {
+			return a
+		}
+		if a, ok := g.peekFormer(ctx, g.cache.topology(), key, floor); ok {
+			return a
+		}
+		return g.callGetter(ctx, key)
+	})
+}
+
+// loadFor answers another region. A stale value is better than none there too,
+// where it is passed on as what it is.
+func (g *group) loadFor(ctx context.Context, key string, floor expiry.Generation) answer {
+	return g.orStale(key, floor, g.load(ctx, key, floor))
+}
+
+// peekFormer asks the nodes that owned key before the ring changed for what they
+// have in memory, as long as the change is so recent that it may be alive. They
+// are the next in the key's succession: whoever joined took the key from there.
+func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key string, floor expiry.Generation) (answer, bool) {
+	if g.cache.clock.Instant().Sub(top.Changed) > g.config.ttl {
+		return answer{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, peekTimeout)
+	defer cancel()
+	found := make(chan answer, formerOwners)
+	asked := 0
+	for _, n := range top.Home.Owners(key, formerOwners+1) {
+		if n.ID == g.cache.node.ID || asked == formerOwners {
+			continue
+		}
+		asked++
+		g.cache.wg.Go(func() { // from a flight, which Close waits for too
+			a, ok := g.fetch(ctx, n, request{key: key, floor: floor, hop: peers.HopOwner, peek: true, class: store.Owned})
+			if !ok || a.err != nil || a.source == SourceStale {
+				a = answer{}
+			}
+			found <- a
+		})
+	}
+	// The first is not the best: of two former owners the later one may have
+	// loaded the key again. But both values are alive.
+	for range asked {
+		if a := <-found; a.entry != nil {
+			return a, true
+		}
+	}
+	return answer{}, false
+}
+
+// fetchRegion asks the key's owner in another region, or its successor, within
+// a part of the time that is left.
+func (g *group) fetchRegion(ctx context.Context, r *regions.Region, key string, floor expiry.Generation, num, den int) (answer, bool) {
+	ctx, cancel := share(ctx, num, den)
+	defer cancel()
+	for _, n := range r.Owners(key, 2) {
+		if a, ok := g.fetch(ctx, n, request{key: key, floor: floor, hop: peers.HopRegion, class: store.Owned}); ok {
+			if a.err == nil && a.source != SourceStale {
+				a.source = SourceRegion
+			}
+			return a, true
+		}
+	}
+	return answer{}, false
+}
+
+// request is what fetch asks a node for.
+type request struct {
+	key   string
+	floor expiry.Generation
+	hop   peers.Hop
+	peek  bool
+	class store.Class // of the entry that is kept
+}
+
+// fetch asks a node and keeps what it answers. It reports false if the node did
+// not answer the question, so that another one should be asked: it cannot be
+// reached, is closing, overloaded or not ready, or has a value that is too old.
+func (g *group) fetch(ctx context.Context, n regions.Node, req request) (answer, bool) {
+	// A value may expire on its way. The node knows no better then, and the
+	// next would load the key a second time, so the same one is asked again.
+	for range 2 {
+		peer := g.cache.transport.Peer(n.ID)
+		if peer == nil {
+			return answer{}, false
+		}
+		sent := g.cache.clock.Instant()
+		ans, err := peer.Fetch(ctx, peers.Request{Group: g.name, Key: req.key, Floor: req.floor, Hop: req.hop, Peek: req.peek})
+		a, verdict := g.judge(req, n, sent, ans, err)
+		if verdict != expired {
+			return a, verdict == answered
+		}
+	}
+	return answer{}, false
+}
+
+// A verdict says what to make of a peer's answer.
+type verdict int
+
+const (
+	answered verdict = iota // it answers the question, be it by an error
+	expired                 // it was alive when it was sent
+	unusable                // another node should be asked
+)
+
+// judge turns what a peer said to a request that left at the instant sent into
+// an answer, and keeps its entry.
+func (g *group) judge(req request, n regions.Node, sent expiry.Instant, ans peers.Answer, err error) (answer, verdict) {
+	if err != nil {
+		var pe *peers.Error
+		if !errors.As(err, &pe) { // our own context ended
+			return answer{err: located(g.cache.node.ID, g.cache.node.Region, endOf(err))}, answered
+		}
+		switch pe.Code {
+		case peers.CodeFailed, peers.CodeTimeout, peers.CodeTooLarge:
+			return answer{err: fromPeer(err)}, answered
+		}
+		g.stats.unanswered.Add(1)
+		g.cache.log.Debug("no answer from peer", "group", g.name, "node", n.ID, "region", n.Region, "err", err)
+		return answer{}, unusable
+	}
+	if ans.Code == peers.CodeMiss || ans.Generation <= req.floor {
+		return answer{}, unusable
+	}
+	// The load began no earlier than its age before the request left, on this
+	// node's clock: nobody's wall clock is trusted with the time to live.
+	born := sent.Add(-ans.Age)
+	absent := ans.Code == peers.CodeNotFound
+	e := &store.Entry{
+		Key:        req.key,
+		Value:      ans.Value,
+		Generation: ans.Generation,
+		Born:       born,
+		Expires:    born.Add(min(ans.Life, g.life(req.key, absent, 0))),
+		Class:      req.class,
+		Absent:     absent,
+	}
+	now := g.cache.clock.Instant()
+	switch {
+	case ans.Stale:
+		if !g.servable(e, req.floor, now) {
+			return answer{}, unusable
+		}
+		e.Retry = now.Add(staleRetry)
+		return g.keep(answer{entry: e, source: SourceStale}), answered
+	case absent && e.Expires <= e.Born:
+		return answer{entry: e, source: sourceOf(ans.Source)}, answered // not to be kept
+	case now >= e.Expires:
+		return answer{}, expired
+	}
+	return g.keep(answer{entry: e, source: sourceOf(ans.Source)}), answered
+}
+
+// sourceOf says where a value came from, as seen from here, that a peer had from
+// s.
+func sourceOf(s peers.Source) Source {
+	switch s {
+	case peers.SourceGetter:
+		return SourceGetter
+	case peers.SourceRegion:
+		return SourceRegion
+	}
+	return SourceOwner
+}
+
+// callGetter loads the key from the origin and keeps what comes.
+func (g *group) callGetter(ctx context.Context, key string) answer {
+	// Before the getter looks at the origin: a write that happens from here
+	// on is newer than what it finds.
+	generation, born := g.cache.clock.Now(), g.cache.clock.Instant()
+	g.stats.loads.Add(1)
+
+	// On a goroutine of its own, since a getter that ignores its context must
+	// not hold the key.
+	type result struct {
+		loaded loaded
+		err    error
+	}
+	done := make(chan result, 1)
+	running := g.cache.spawn(func() {
+		r := result{err: errGoexit} // what stands if the getter does not return
+		defer func() {
+			if p := recover(); p != nil {
+				r.err = g.panicked(key, p)
+			}
+			done <- r
+		}()
+		r.loaded, r.err = g.get(ctx, key)
+	})
+	if !running {
+		return answer{err: ErrClosed}
+	}
+	var r result
+	select {
+	case r = <-done:
+	case <-ctx.Done():
+		select {
+		case r = <-done: // both: the value is there
+		default:
+			g.stats.abandoned.Add(1)
+			r.err = endOf(context.Cause(ctx))
+		}
+	}
+	absent := errors.Is(r.err, ErrNotFound)
+	if r.err != nil && !absent {
+		g.stats.loadErrors.Add(1)
+		return answer{err: located(g.cache.node.ID, g.cache.node.Region, r.err)}
+	}
+	e := &store.Entry{
+		Key:        key,
+		Value:      r.loaded.value,
+		Generation: generation,
+		Born:       born,
+		Expires:    born.Add(g.life(key, absent, r.loaded.ttl)),
+		Class:      store.Owned,
+		Absent:     absent,
+	}
+	if e.Expires <= e.Born {
+		return answer{entry: e, source: SourceGetter} // an absence that is not to be kept
+	}
+	return g.keep(answer{entry: e, source: SourceGetter})
+}
+
+// panicked makes the error of a load whose getter panicked with p.
+func (g *group) panicked(key string, p any) error {
+	err := &PanicError{Value: p, Stack: debug.Stack()}
+	g.stats.panics.Add(1)
+	g.cache.log.Error("getter panicked", "group", g.name, "key", key, "panic", p, "stack", string(err.Stack))
+	return err
+}
+
+// keep puts the answer's entry into the store, or takes over what is there if it
+// is newer.
+//
+// A write may happen at any point of a fill. It (1) raises the floor, (2)
+// forgets the fill, (3) drops the entry. If the fill stores before (3), its entry
+// is dropped there; if it stores after (3), then (1) is over and the floor is
+// seen here. So storing first and looking at the floor afterwards leaves no
+// order in which the old value stays; looking first would.
+func (g *group) keep(a answer) answer {
+	e := a.entry
+	if there := g.store.Set(e); there != nil && there != e && there.Generation > e.Generation {
+		return answer{entry: there, source: a.source}
+	}
+	if e.Generation <= g.floors.Floor(e.Key) {
+		g.store.DeleteIf(e)
+	}
+	return a
+}
+
+// remembered answers from the store, in case that another flight ended between
+// the miss and this flight's beginning.
+func (g *group) remembered(key string, floor expiry.Generation) (answer, bool) {
+	e, ok := g.store.Get(key)
+	if !ok || e.Generation <= floor || g.cache.clock.Instant() >= e.Expires {
+		return answer{}, false
+	}
+	return answer{entry: e, source: SourceStore}, true
+}
+
+// orStale returns a, or if it is an error, an expired value that the group
+// allows to be served in its place.
+func (g *group) orStale(key string, floor expiry.Generation, a answer) answer {
+	if a.err == nil || errors.Is(a.err, ErrClosed) {
+		return a
+	}
+	e, ok := g.store.Peek(key)
+	now := g.cache.clock.Instant()
+	if !ok || !g.servable(e, floor, now) {
+		return a
+	}
+	g.cache.log.Debug("serving stale", "group", g.name, "key", key, "age", now.Sub(e.Born), "err", a.err)
+	return g.keep(answer{entry: e.Retrying(now.Add(staleRetry)), source: SourceStale})
+}
+
+// servable reports whether e may be served as a stale value.
+func (g *group) servable(e *store.Entry, floor expiry.Generation, now expiry.Instant) bool {
+	return !e.Absent && e.Generation > floor && now < e.Expires.Add(g.config.staleIfError)
+}
+
+// life returns the time to live of a key, or of its absence. own is the item's
+// own, or 0.
+func (g *group) life(key string, absent bool, own time.Duration) time.Duration {
+	switch {
+	case absent:
+		return g.config.negativeTTL
+	case own > 0 && own < g.config.ttl:
+		return own
+	}
+	return expiry.Life(g.config.ttl, xxh3.HashString(key))
+}
+
+// share returns a context with num/den of the time that ctx has left.
+func share(ctx context.Context, num, den int) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)*time.Duration(num)/time.Duration(den))
+}
+
+// endOf says in this package's words why a context ended.
+func endOf(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return ErrTimeout
+	}
+	return err
+}

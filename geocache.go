@@ -1,0 +1,428 @@
+package geocache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// A Cache is one process's seat in the cluster. Groups are added to it with
+// NewGroup. Its methods are safe for concurrent use.
+type Cache struct {
+	config    config
+	node      regions.Node
+	log       *slog.Logger
+	clock     *expiry.Clock
+	members   *regions.Members
+	transport *peers.Transport // nil without a listener
+
+	// coarse is an instant a moment ago, or noCoarse. See before.
+	coarse atomic.Int64
+
+	// groups is replaced as a whole under mu and read without it.
+	groups atomic.Pointer[map[string]*group]
+
+	// ctx ends everything that Close does not have to end in order.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	// leaving ends the discovery, which then withdraws the announcement.
+	leaving context.Context
+	leave   context.CancelFunc
+	closing sync.Once
+
+	// relist asks for the transport's peers to be set anew: a health report
+	// must not do so itself, being called by the transport.
+	relist chan struct{}
+
+	mu     sync.RWMutex // guards the following; never held across I/O
+	closed bool
+	wg     sync.WaitGroup // every goroutine; Add only with mu held and !closed, or from one of them
+}
+
+// Open makes this process a node of the cluster: it listens for peers, announces
+// itself and looks for the others. Without a listener it is alone, and everything
+// works. The error reports every mistake in the options at once.
+//
+// Open waits a while (WithJoinWait) to have found and reached the others. If it
+// has not by then it goes on without, logs that, and they come in later: a
+// discovery that is down does not keep a service from starting. If ctx ends
+// before, Open returns its error. ctx is not used afterwards.
+func Open(ctx context.Context, opts ...Option) (*Cache, error) {
+	config := defaultConfig()
+	for _, o := range opts {
+		o.applyCache(&config)
+	}
+	if err := config.check(); err != nil {
+		return nil, fmt.Errorf("geocache: %w", err)
+	}
+	c, err := newCache(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("geocache: %w", err)
+	}
+	if err := c.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("geocache: %w", err), c.Close())
+	}
+	return c, nil
+}
+
+// newCache makes a Cache that nothing runs in yet.
+func newCache(ctx context.Context, config config) (*Cache, error) {
+	c := &Cache{config: config, relist: make(chan struct{}, 1)}
+	c.groups.Store(&map[string]*group{})
+	if c.config.logger == nil {
+		c.config.logger = slog.Default()
+	}
+	c.coarse.Store(noCoarse)
+	c.clock = expiry.NewClock(config.clock, config.maxDrift)
+
+	region, err := c.findRegion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	listener := config.listener
+	if config.listen != "" {
+		if listener, err = net.Listen("tcp", config.listen); err != nil {
+			return nil, err
+		}
+	}
+	c.node = regions.Node{ID: config.id, Region: region, Address: config.advertise, Weight: config.weight}
+	if listener != nil && c.node.Address == "" {
+		c.node.Address = listener.Addr().String()
+	}
+	if c.node.ID == "" {
+		c.node.ID = c.node.Address
+	}
+	if c.node.ID == "" {
+		c.node.ID = "alone"
+	}
+	c.log = c.config.logger.With("cluster", config.cluster, "self", c.node.ID)
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.leaving, c.leave = context.WithCancel(c.ctx)
+
+	if err := c.connect(listener); err != nil {
+		if listener != nil {
+			listener.Close()
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// findRegion returns the region that the user named, else that the discovery
+// names, else "local".
+func (c *Cache) findRegion(ctx context.Context) (string, error) {
+	if c.config.region != "" {
+		return c.config.region, nil
+	}
+	if c.config.discovery != nil {
+		region, err := c.config.discovery.Region(ctx)
+		if err != nil {
+			return "", fmt.Errorf("the discovery did not tell this process's region; name it by WithRegion to start without: %w", err)
+		}
+		if region != "" {
+			return region, nil
+		}
+	}
+	return "local", nil
+}
+
+// connect makes the members, and with a listener the transport.
+func (c *Cache) connect(listener net.Listener) (err error) {
+	if c.members, err = regions.NewMembers(c.node, c.config.seed, c.config.grace, c.clock.Instant()); err != nil || listener == nil {
+		return err
+	}
+	c.transport, err = peers.New(peers.Config{
+		Cluster:   c.config.cluster,
+		ID:        c.node.ID,
+		Region:    c.node.Region,
+		SeedCheck: xxh3.HashStringSeed("geocache ring seed", c.config.seed),
+		Clock:     c.clock,
+		Handler:   handler{c},
+		Dial:      c.config.dial,
+		TLS:       c.config.tls,
+		Lease:     c.config.lease,
+		Limits:    c.config.limits,
+		Logger:    c.log,
+		OnChange:  c.health,
+	})
+	if err != nil {
+		return err
+	}
+	c.transport.Serve(listener)
+	return nil
+}
+
+// start starts what runs in the background, and waits for the cluster to be
+// found.
+func (c *Cache) start(ctx context.Context) error {
+	if c.config.clock == nil {
+		c.spawn(c.tick)
+	}
+	c.spawn(c.housekeep)
+	if c.config.discovery == nil {
+		return nil
+	}
+	found := make(chan struct{})
+	c.spawn(func() { c.discover(found) })
+
+	ctx, cancel := context.WithTimeoutCause(ctx, c.config.joinWait, errJoinWait)
+	defer cancel()
+	select {
+	case <-found:
+		c.transport.Tried(ctx)
+	case <-ctx.Done():
+	}
+	switch err := context.Cause(ctx); {
+	case err == nil:
+		top := c.topology()
+		c.log.Info("joined", "region", c.node.Region, "address", c.node.Address, "nodes", len(top.Home.Nodes), "regions", 1+len(top.Remote))
+	case errors.Is(err, errJoinWait):
+		c.log.Warn("not all of the cluster found or reached yet, starting without", "waited", c.config.joinWait)
+	default:
+		return err
+	}
+	return nil
+}
+
+var errJoinWait = errors.New("join wait over")
+
+// discover runs the discovery until Close.
+func (c *Cache) discover(first chan<- struct{}) {
+	found := func(v regions.View) {
+		change := c.members.Found(c.clock.Instant(), v)
+		for _, n := range change.Refused {
+			c.log.Warn("unusable node found, ignored", "node", n.ID, "region", n.Region, "address", n.Address, "weight", n.Weight)
+		}
+		c.apply(change)
+		if first != nil {
+			close(first)
+			first = nil
+		}
+	}
+	for c.leaving.Err() == nil {
+		err := c.config.discovery.Run(c.leaving, c.node, c.healthy, found)
+		if c.leaving.Err() != nil {
+			if err != nil {
+				c.log.Warn("discovery did not end well; this node may stay announced", "err", err)
+			}
+			return
+		}
+		c.log.Error("discovery failed, members stay as they are", "err", err)
+		select {
+		case <-time.After(discoveryRetry):
+		case <-c.leaving.Done():
+		}
+	}
+}
+
+// discoveryRetry is the pause before a discovery that failed is run again.
+const discoveryRetry = 5 * time.Second
+
+// healthy tells the discovery whether this node can serve.
+func (c *Cache) healthy() error {
+	if c.leaving.Err() != nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+// health takes in that a peer has come up or gone down.
+func (c *Cache) health(p *peers.Peer, up bool) {
+	change := c.members.Health(c.clock.Instant(), p.ID(), up)
+	if len(change.Left) > 0 {
+		c.logChange(change)
+		select {
+		case c.relist <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// apply has the transport follow a change of the members.
+func (c *Cache) apply(change regions.Change) {
+	c.logChange(change)
+	if len(change.Joined)+len(change.Moved)+len(change.Left) > 0 {
+		c.setPeers()
+	}
+}
+
+func (c *Cache) logChange(change regions.Change) {
+	for _, n := range change.Joined {
+		c.log.Info("node found", "node", n.ID, "region", n.Region, "address", n.Address)
+	}
+	for _, n := range change.Left {
+		c.log.Info("node left", "node", n.ID, "region", n.Region)
+	}
+}
+
+func (c *Cache) setPeers() {
+	var endpoints []peers.Endpoint
+	for _, n := range c.members.Nodes() {
+		endpoints = append(endpoints, peers.Endpoint{ID: n.ID, Region: n.Region, Address: n.Address})
+	}
+	c.transport.SetPeers(endpoints)
+}
+
+// housekeep does once a second what has to be done from time to time.
+func (c *Cache) housekeep() {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	swept := map[*group]expiry.Instant{}
+	for {
+		select {
+		case <-ticker.C:
+		case <-c.relist:
+			c.setPeers()
+			continue
+		case <-c.ctx.Done():
+			return
+		}
+		now := c.clock.Instant()
+		if c.transport != nil {
+			c.apply(c.members.Tick(now, c.roundTrip))
+		}
+		next := make(map[*group]expiry.Instant)
+		for _, g := range *c.groups.Load() {
+			next[g] = swept[g]
+			if now.Sub(swept[g]) >= g.sweepEvery() {
+				g.sweep()
+				next[g] = now
+			}
+		}
+		swept = next
+	}
+}
+
+func (c *Cache) roundTrip(id string) (time.Duration, bool) {
+	p := c.transport.Peer(id)
+	if p == nil {
+		return 0, false
+	}
+	return p.RTT()
+}
+
+// coarseGuard is by how much the coarse clock may be late. A goroutine that is
+// ready waits for its turn while others run, so a margin of many turns is taken;
+// only reads within it of the expiry pay for the exact clock.
+const coarseGuard = 250 * time.Millisecond
+
+// noCoarse is the coarse clock when nobody keeps it: later than everything, so
+// that the exact clock decides.
+const noCoarse = math.MaxInt64
+
+// before reports whether t is still to come. Reading the clock costs as much
+// as the rest of a hit, so while t is further away than the coarse clock may be
+// late, that one decides.
+func (c *Cache) before(t expiry.Instant) bool {
+	if coarse := expiry.Instant(c.coarse.Load()); coarse < t.Add(-coarseGuard) {
+		return true
+	}
+	return c.clock.Instant() < t
+}
+
+// tick keeps the coarse clock.
+func (c *Cache) tick() {
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for {
+		c.coarse.Store(int64(c.clock.Instant()))
+		select {
+		case <-ticker.C:
+		case <-c.ctx.Done():
+			c.coarse.Store(noCoarse)
+			return
+		}
+	}
+}
+
+// Node returns this process as the others see it.
+func (c *Cache) Node() regions.Node { return c.node }
+
+// topology returns the cluster as this node sees it now.
+func (c *Cache) topology() *regions.Topology { return c.members.Topology() }
+
+// group returns the named group, or nil. It takes no lock.
+func (c *Cache) group(name string) *group { return (*c.groups.Load())[name] }
+
+// add adds a group.
+func (c *Cache) add(g *group) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrClosed
+	}
+	if c.group(g.name) != nil {
+		return errors.New("there is one of that name already")
+	}
+	groups := maps.Clone(*c.groups.Load())
+	groups[g.name] = g
+	c.groups.Store(&groups)
+	return nil
+}
+
+// spawn runs f on a goroutine that Close waits for. It reports false if Close
+// has been called.
+func (c *Cache) spawn(f func()) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.closed {
+		return false
+	}
+	c.wg.Go(f)
+	return true
+}
+
+// closeTimeout bounds how long Close waits for the requests of peers, and then
+// for getters that ignore that their context has ended.
+const closeTimeout = 5 * time.Second
+
+// Close takes this process out of the cluster: peers are told, the discovery's
+// registration is withdrawn, requests that peers are waiting for are finished,
+// and every goroutine of the cache ends. From then on reads that memory does not
+// answer return ErrClosed.
+//
+// The error says what could not be waited for. Calling Close again waits for the
+// first call and returns nil.
+func (c *Cache) Close() error {
+	var errs []error
+	c.closing.Do(func() {
+		// Leaving comes first: whoever looks for nodes, and whoever would
+		// ask this one, must go elsewhere while requests are still answered.
+		c.leave()
+		if c.transport != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+			defer cancel()
+			if err := c.transport.Close(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("geocache: closing: requests of peers were cut off: %w", err))
+			}
+		}
+		c.mu.Lock()
+		c.closed = true
+		c.mu.Unlock()
+		c.cancel(ErrClosed)
+
+		ended := make(chan struct{})
+		go func() { c.wg.Wait(); close(ended) }()
+		select {
+		case <-ended:
+		case <-time.After(closeTimeout):
+			errs = append(errs, errors.New("geocache: closing: a getter or the discovery still runs although its context has ended"))
+		}
+		c.log.Info("closed")
+	})
+	return errors.Join(errs...)
+}

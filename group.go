@@ -1,0 +1,352 @@
+package geocache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/regions"
+)
+
+// A Group is a named key space with values of type V and one Getter. Groups of
+// the same name on all nodes of a cluster are one group. Its methods are safe
+// for concurrent use.
+//
+// Values are shared between their readers and must not be modified.
+type Group[V any] struct {
+	*group
+	codec Codec[V]
+}
+
+// group is what a Group is without the type of its values: it deals in encoded
+// ones. It is a type of its own so that peers' requests can be answered without
+// knowing V.
+type group struct {
+	cache  *Cache
+	name   string
+	config groupConfig
+	get    func(ctx context.Context, key string) (loaded, error) // the user's getter
+
+	store  *store.Store
+	floors *expiry.Floors
+	stats  groupStats
+
+	// See the head of fill.go.
+	asks  *flights
+	owns  *flights
+	loads *flights
+}
+
+// loaded is what the getter returned, encoded.
+type loaded struct {
+	value []byte
+	ttl   time.Duration // the item's own, or 0
+}
+
+// maxFloors is how many keys of a group can have a floor of their own before
+// the oldest is folded into the group's.
+const maxFloors = 1 << 20
+
+// NewGroup adds a group to the cache. Its name must be free in this cache and at
+// most 255 bytes long. The error reports every mistake in the options at once.
+//
+// All nodes should give a group the same options. While they differ, as during
+// a deploy, each node keeps the promises of its own: a value that another node
+// would let live longer expires here after this node's TTL.
+func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOption) (*Group[V], error) {
+	config := defaultGroupConfig()
+	for _, o := range opts {
+		o.applyGroup(&config)
+	}
+	errs := []error{config.check()}
+	if name == "" || len(name) > 255 {
+		errs = append(errs, fmt.Errorf("the name must have 1 to 255 bytes, not %d", len(name)))
+	}
+	if getter == nil {
+		errs = append(errs, errors.New("the getter is nil"))
+	}
+	codec := defaultCodec[V]()
+	if config.codec != nil {
+		var ok bool
+		if codec, ok = config.codec.(Codec[V]); !ok {
+			errs = append(errs, fmt.Errorf("WithCodec: %T is not a Codec[%v]", config.codec, reflect.TypeFor[V]()))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("geocache: group %q: %w", name, err)
+	}
+
+	g := &Group[V]{
+		codec: codec,
+		group: &group{
+			cache:  c,
+			name:   name,
+			config: config,
+			store: store.New(store.Config{
+				MaxBytes:    config.maxBytes,
+				CopyShare:   config.copyShare,
+				DecodedSize: int64(reflect.TypeFor[V]().Size()),
+			}),
+			floors: expiry.NewFloors(maxFloors),
+			stats:  groupStats{hits: xsync.NewCounter()},
+			owns:   newFlights(c.ctx, config.loadTimeout, c.spawn),
+			loads:  newFlights(c.ctx, config.loadTimeout, c.spawn),
+			// Longer than the owner may take, so that what the owner falls
+			// back to is here before this node gives up on it.
+			asks: newFlights(c.ctx, config.loadTimeout+config.loadTimeout/4, c.spawn),
+		},
+	}
+	g.get = encoded(getter, codec)
+	if err := c.add(g.group); err != nil {
+		return nil, fmt.Errorf("geocache: group %q: %w", name, err)
+	}
+	return g, nil
+}
+
+// encoded returns a getter of encoded values.
+func encoded[V any](getter Getter[V], codec Codec[V]) func(context.Context, string) (loaded, error) {
+	load := func(ctx context.Context, key string) (Loaded[V], error) {
+		v, err := getter.Get(ctx, key)
+		return Loaded[V]{Value: v}, err
+	}
+	if ig, ok := getter.(ItemGetter[V]); ok {
+		load = ig.GetItem
+	}
+	return func(ctx context.Context, key string) (loaded, error) {
+		l, err := load(ctx, key)
+		if err != nil {
+			return loaded{}, err
+		}
+		if l.TTL < 0 {
+			return loaded{}, fmt.Errorf("the getter returned a negative TTL, %v", l.TTL)
+		}
+		value, err := codec.Encode(l.Value)
+		if err != nil {
+			return loaded{}, fmt.Errorf("the getter's value cannot be encoded: %w", err)
+		}
+		return loaded{value, l.TTL}, nil
+	}
+}
+
+// Name returns the group's name.
+func (g *group) Name() string { return g.name }
+
+// Get returns the value of key: from this process's memory, else from the owner
+// in this region, else from the getter, else from another region. If the origin
+// has no such key the error is ErrNotFound.
+//
+// ctx bounds the wait of this call. A load goes on for others that wait for it,
+// and ends when nobody does. Other errors are of type *Error, or ctx's own.
+func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
+	if e, ok := g.store.Get(key); ok && g.alive(e) {
+		if v, ok := e.Decoded().(*V); ok {
+			g.stats.hits.Add(1)
+			return *v, nil
+		}
+	}
+	item, err := g.read(ctx, "Get", key)
+	return item.Value, err
+}
+
+// GetItem is Get, and tells where the value came from and how old it is.
+func (g *Group[V]) GetItem(ctx context.Context, key string) (Item[V], error) {
+	return g.read(ctx, "GetItem", key)
+}
+
+// GetMany returns the values of many keys with one request to each owner, all
+// at the same time. A key that the origin does not have is missing from the map.
+// If keys could not be read, the map has the others, and the error joins theirs.
+func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, error) {
+	values := make(map[string]V, len(keys))
+	var errs []error
+	take := func(key string, a answer) {
+		item, err := g.item(ctx, "GetMany", key, a)
+		switch {
+		case err == nil:
+			values[key] = item.Value
+		case !errors.Is(err, ErrNotFound):
+			errs = append(errs, err)
+		}
+	}
+	seen := make(map[string]bool, len(keys))
+	missed := keys[:0:0]
+	for _, key := range keys {
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		if a, ok := g.lookup(key); ok {
+			take(key, a)
+		} else {
+			missed = append(missed, key)
+		}
+	}
+	if len(missed) > 0 {
+		g.fillMany(ctx, missed, take)
+	}
+	return values, errors.Join(errs...)
+}
+
+// Peek returns the value of key if this process has it in memory and it has not
+// expired. It asks nobody, is not counted, and leaves the order of eviction as it
+// is.
+func (g *Group[V]) Peek(key string) (V, bool) {
+	var zero V
+	e, ok := g.store.Peek(key)
+	if !ok || !g.alive(e) || e.Absent {
+		return zero, false
+	}
+	v, err := g.decode(e)
+	if err != nil {
+		return zero, false
+	}
+	return *v, true
+}
+
+// A Location is where a key is at home in one region.
+type Location struct {
+	Region   string
+	Distance time.Duration // the round trip from here; 0 in this node's region, or not known
+
+	// Owner is the node that keeps the key, and Successor the one that takes
+	// its place when it is gone. Successor has no ID if Owner is the only
+	// node in the region that answers.
+	Owner, Successor regions.Node
+}
+
+// Locate returns where key is at home: this node's region first, then the
+// others, nearest first, as this node sees them now.
+func (g *group) Locate(key string) []Location {
+	top := g.cache.topology()
+	var locations []Location
+	for _, r := range append([]*regions.Region{top.Home}, top.Remote...) {
+		l := Location{Region: r.Name, Distance: r.Distance}
+		owners := r.Owners(key, 2)
+		l.Owner = owners[0]
+		if len(owners) > 1 {
+			l.Successor = owners[1]
+		}
+		locations = append(locations, l)
+	}
+	return locations
+}
+
+// read answers a read of this process, and counts it.
+func (g *Group[V]) read(ctx context.Context, op, key string) (Item[V], error) {
+	a, ok := g.lookup(key)
+	if !ok {
+		a = g.fill(ctx, key)
+	}
+	return g.item(ctx, op, key, a)
+}
+
+// item makes of an answer what the caller gets, and counts it.
+func (g *Group[V]) item(ctx context.Context, op, key string, a answer) (Item[V], error) {
+	var v *V
+	if a.err == nil && !a.entry.Absent {
+		v, a = g.decodeOrLoad(ctx, a)
+	}
+	switch {
+	case a.err != nil:
+		g.stats.errors.Add(1)
+		if err := ctx.Err(); err != nil {
+			a.err = err // the caller's own end, not the load's
+		}
+		return Item[V]{}, inCall(op, g.name, key, a.err)
+	case a.entry.Absent:
+		g.stats.notFound.Add(1)
+		return Item[V]{}, inCall(op, g.name, key, ErrNotFound)
+	}
+	if a.source == SourceStore {
+		g.stats.hits.Add(1)
+	} else {
+		g.stats.bySource[a.source].Add(1)
+	}
+	now := g.cache.clock.Instant()
+	return Item[V]{
+		Value:      *v,
+		Generation: a.entry.Generation,
+		Age:        now.Sub(a.entry.Born),
+		Expires:    g.cache.clock.Wall().Add(a.entry.Expires.Sub(now)),
+		Source:     a.source,
+	}, nil
+}
+
+// decodeOrLoad decodes the answer's value. One that does not decode, because a
+// node of another version encoded it or because it was damaged, is dropped and
+// loaded here: the getter's value went through this node's own codec.
+func (g *Group[V]) decodeOrLoad(ctx context.Context, a answer) (*V, answer) {
+	v, err := g.decode(a.entry)
+	if err == nil {
+		return v, a
+	}
+	g.stats.undecoded.Add(1)
+	g.cache.log.Warn("value does not decode, loading it here", "group", g.name, "key", a.entry.Key, "err", err)
+	g.store.DeleteIf(a.entry)
+	a = g.load(ctx, a.entry.Key, a.entry.Generation)
+	if a.err != nil || a.entry.Absent {
+		return nil, a
+	}
+	if v, err = g.decode(a.entry); err != nil {
+		return nil, answer{err: located(g.cache.node.ID, g.cache.node.Region, fmt.Errorf("the value does not decode: %w", err))}
+	}
+	return v, a
+}
+
+// decode returns the entry's decoded value, and leaves it there for the next
+// reader.
+func (g *Group[V]) decode(e *store.Entry) (*V, error) {
+	if v, ok := e.Decoded().(*V); ok {
+		return v, nil
+	}
+	v, err := g.codec.Decode(e.Value)
+	if err != nil {
+		return nil, err
+	}
+	return e.SetDecoded(&v).(*V), nil
+}
+
+// lookup answers from memory: a live value, a live absence, or a stale value
+// whose load failed a moment ago.
+func (g *group) lookup(key string) (answer, bool) {
+	e, ok := g.store.Get(key)
+	switch {
+	case !ok:
+		return answer{}, false
+	case g.alive(e):
+		return answer{entry: e, source: SourceStore}, true
+	}
+	if now := g.cache.clock.Instant(); now < e.Retry && g.servable(e, g.floors.Floor(key), now) {
+		return answer{entry: e, source: SourceStale}, true
+	}
+	return answer{}, false
+}
+
+// alive reports whether an entry of the store may be served. Of the floors only
+// the group's is looked at: a write that raises a key's own drops its entry from
+// the store (see keep).
+func (g *group) alive(e *store.Entry) bool {
+	return e.Generation > g.floors.Group() && g.cache.before(e.Expires)
+}
+
+// sweep frees the memory of what can no longer be served.
+func (g *group) sweep() {
+	now := g.cache.clock.Instant()
+	cleared := g.floors.Group()
+	g.store.Sweep(func(e *store.Entry) bool {
+		return now >= e.Expires.Add(g.config.staleIfError) || e.Generation <= cleared
+	})
+	// What began before this is dead by age, wherever it is.
+	g.floors.Forget(g.cache.clock.Read().Add(-g.config.ttl - g.config.staleIfError - g.asks.limit - g.cache.config.maxDrift))
+}
+
+// sweepEvery is how often sweep is worth its pass over the whole store.
+func (g *group) sweepEvery() time.Duration {
+	return min(max(g.config.ttl/4, time.Second), time.Minute)
+}

@@ -1,0 +1,311 @@
+// Package testcluster runs whole clusters in one test: nodes in several regions
+// on a simulated network, with a discovery and an origin that fail on command,
+// in the virtual time of a testing/synctest bubble. Hours of cluster life take
+// milliseconds.
+//
+//	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+//		c.Node("eu-1").MustGet("ada")
+//		c.Net.Cut("eu", "us")
+//		...
+//	})
+//
+// Every read through a [Node] is checked against guarantee 1: a value whose load
+// began longer ago than the time to live, in true time and whatever the nodes'
+// clocks say, fails the test unless it is marked stale.
+//
+// The nodes are real: [geocache.Cache] with its real transport. What is
+// simulated is what they stand on. A frozen or crashed process keeps its
+// goroutines here, cut off from the network; tests with real processes and the
+// real Consul are elsewhere.
+package testcluster
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster/network"
+)
+
+// TTL is the time to live of the group that nodes have, unless the Config's
+// options change it.
+const TTL = time.Minute
+
+// Config describes a cluster. Zero values are the defaults.
+type Config struct {
+	Regions []string // default: "eu"
+	Nodes   int      // in each region; default 3
+	Seed    uint64   // of the network's losses and the rings
+
+	// TTL is the group's; default TTL.
+	TTL time.Duration
+	// Cache and Group are options for all nodes.
+	Cache []geocache.Option
+	Group []geocache.GroupOption
+}
+
+// A Cluster is a running cluster. Its methods are for the test's goroutine.
+type Cluster struct {
+	T         *testing.T
+	Net       *network.Network
+	Origin    *Origin
+	Directory *Directory
+
+	config Config
+	nodes  map[string]*Node // by name; those that were closed or crashed too
+	next   map[string]int   // by region: the number of the next node
+	log    logBuffer
+}
+
+// Run builds a cluster in a bubble, calls f, and shuts it down. A goroutine that
+// is left afterwards fails the test.
+func Run(t *testing.T, config Config, f func(c *Cluster)) {
+	t.Helper()
+	if config.Regions == nil {
+		config.Regions = []string{"eu"}
+	}
+	if config.Nodes == 0 {
+		config.Nodes = 3
+	}
+	if config.TTL == 0 {
+		config.TTL = TTL
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c := &Cluster{
+			T:         t,
+			Net:       network.New(config.Seed),
+			Origin:    newOrigin(),
+			Directory: newDirectory(),
+			config:    config,
+			nodes:     make(map[string]*Node),
+			next:      make(map[string]int),
+		}
+		defer c.shutDown()
+		// All at once, as a deploy does: each waits in Open for the others.
+		var starting sync.WaitGroup
+		for range config.Nodes {
+			for _, region := range config.Regions {
+				n := c.place(region)
+				starting.Go(func() { n.start() })
+			}
+		}
+		starting.Wait()
+		c.Settle()
+		f(c)
+	})
+}
+
+// shutDown closes all nodes, whatever state the test left them in.
+func (c *Cluster) shutDown() {
+	if c.T.Failed() {
+		c.T.Logf("log of the nodes:\n%s", c.Log())
+	}
+	c.Origin.Unblock()
+	c.Net.HealAll()
+	var closing sync.WaitGroup
+	for _, n := range c.nodes {
+		n.host.Thaw()
+		closing.Go(func() { n.Cache.Close() })
+	}
+	closing.Wait()
+}
+
+// place adds a node to a region without starting it.
+func (c *Cluster) place(region string) *Node {
+	c.next[region]++
+	name := fmt.Sprintf("%s-%d", region, c.next[region])
+	n := &Node{Name: name, Region: region, c: c, host: c.Net.Host(name, region)}
+	c.nodes[name] = n
+	return n
+}
+
+// Add starts one more node in region, with more options, and returns once it
+// serves.
+func (c *Cluster) Add(region string, opts ...geocache.Option) *Node {
+	n := c.place(region)
+	n.options = opts
+	n.start()
+	return n
+}
+
+// Node returns a node by its name: "eu-1" is the first in eu.
+func (c *Cluster) Node(name string) *Node {
+	n := c.nodes[name]
+	if n == nil {
+		c.T.Fatalf("no node %q", name)
+	}
+	return n
+}
+
+// Nodes returns the nodes of the named regions, or of all, that run.
+func (c *Cluster) Nodes(in ...string) []*Node {
+	var nodes []*Node
+	for _, n := range c.nodes {
+		if !n.gone && (len(in) == 0 || slices.Contains(in, n.Region)) {
+			nodes = append(nodes, n)
+		}
+	}
+	slices.SortFunc(nodes, func(a, b *Node) int { return strings.Compare(a.Name, b.Name) })
+	return nodes
+}
+
+// Owner returns the node that owns key in a region, as seen by the first node
+// there that runs.
+func (c *Cluster) Owner(region, key string) *Node {
+	return c.Node(c.Nodes(region)[0].Group.Locate(key)[0].Owner.ID)
+}
+
+// KeyOf returns a key that the named node owns in its region, other than those
+// given.
+func (c *Cluster) KeyOf(node string, not ...string) string {
+	for i := range 100_000 {
+		key := fmt.Sprintf("key-%d", i)
+		if c.Owner(c.Node(node).Region, key).Name == node && !slices.Contains(not, key) {
+			return key
+		}
+	}
+	c.T.Fatalf("no key is owned by %s", node)
+	return ""
+}
+
+// Settle lets the cluster come to rest: heartbeats have noticed what there is to
+// notice, and everybody knows.
+func (c *Cluster) Settle() { time.Sleep(5 * time.Second) }
+
+// Log returns what the nodes have logged.
+func (c *Cluster) Log() string { return c.log.String() }
+
+// A Node is one process of the cluster.
+type Node struct {
+	Name   string
+	Region string
+	Cache  *geocache.Cache
+	Group  *geocache.Group[string]
+
+	c       *Cluster
+	host    *network.Host
+	options []geocache.Option
+	offset  time.Duration // of its wall clock
+	gone    bool          // closed or crashed
+}
+
+// start makes the node a member.
+func (n *Node) start() {
+	l, err := n.host.Listen()
+	if err != nil {
+		n.c.T.Errorf("%s: %v", n.Name, err)
+		return
+	}
+	host, offset := n.host, n.offset
+	opts := []geocache.Option{
+		geocache.WithRegion(n.Region),
+		geocache.WithNodeID(n.Name),
+		geocache.WithSeed(n.c.config.Seed),
+		geocache.WithListener(l),
+		geocache.WithDialer(func(ctx context.Context, address string) (net.Conn, error) { return host.Dial(ctx, address) }),
+		geocache.WithDiscovery(n.c.Directory),
+		geocache.WithClock(func() time.Time { return time.Now().Add(offset) }),
+		geocache.WithLogger(slog.New(slog.NewTextHandler(&n.c.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+	}
+	opts = append(append(opts, n.c.config.Cache...), n.options...)
+	if n.Cache, err = geocache.Open(context.Background(), opts...); err != nil {
+		n.c.T.Errorf("%s: %v", n.Name, err)
+		return
+	}
+	groupOpts := append([]geocache.GroupOption{geocache.WithTTL(n.c.config.TTL)}, n.c.config.Group...)
+	if n.Group, err = geocache.NewGroup(n.Cache, "test", n.c.Origin.getter(n.Region), groupOpts...); err != nil {
+		n.c.T.Errorf("%s: %v", n.Name, err)
+	}
+}
+
+// Get reads key with a deadline of 30 s and checks the age of what comes.
+func (n *Node) Get(key string) (geocache.Item[string], error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return n.GetContext(ctx, key)
+}
+
+// GetContext is Get with the caller's context.
+func (n *Node) GetContext(ctx context.Context, key string) (geocache.Item[string], error) {
+	item, err := n.Group.GetItem(ctx, key)
+	if err != nil {
+		return item, err
+	}
+	of, loaded := parse(item.Value)
+	if of != key {
+		n.c.T.Errorf("%s: Get(%q) returned the value of %q", n.Name, key, of)
+	}
+	if age := time.Since(loaded); item.Source != geocache.SourceStale && age > n.c.config.TTL {
+		n.c.T.Errorf("%s: Get(%q) returned a value loaded %v ago, from %v; the TTL is %v", n.Name, key, age, item.Source, n.c.config.TTL)
+	}
+	return item, nil
+}
+
+// MustGet is Get that fails the test on an error.
+func (n *Node) MustGet(key string) geocache.Item[string] {
+	n.c.T.Helper()
+	item, err := n.Get(key)
+	if err != nil {
+		n.c.T.Fatalf("%s: %v", n.Name, err)
+	}
+	return item
+}
+
+// Close closes the node's cache, as a service does that is stopped.
+func (n *Node) Close() {
+	if err := n.Cache.Close(); err != nil {
+		n.c.T.Errorf("%s: %v", n.Name, err)
+	}
+	n.gone = true
+	n.host.Crash()
+}
+
+// Crash kills the node's process. The directory still lists it for a while, as
+// Consul does until the check has expired.
+func (n *Node) Crash() {
+	n.host.Crash()
+	n.gone = true
+	n.c.Directory.crashed(n.Name)
+	n.Cache.Close() // cut off already: only its goroutines end
+}
+
+// Restart starts a node that was closed or crashed, empty and under the same
+// name. Its clock is off by offset.
+func (n *Node) Restart(offset time.Duration) {
+	n.host = n.host.Restart()
+	n.gone, n.offset = false, offset
+	n.start()
+}
+
+// Freeze stops the node as SIGSTOP does, as far as others can see.
+func (n *Node) Freeze() { n.host.Freeze() }
+
+// Thaw ends a Freeze.
+func (n *Node) Thaw() { n.host.Thaw() }
+
+// logBuffer is a writer for many goroutines.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}

@@ -1,0 +1,115 @@
+package geocache
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// fillMany answers a read of many keys that memory could not: fill for all of
+// them, with one request for each owner. It calls answered once for each key,
+// on this goroutine. The keys are distinct.
+func (g *group) fillMany(ctx context.Context, keys []string, answered func(key string, a answer)) {
+	home := g.cache.topology().Home
+	type waiting struct {
+		in     *flights
+		flight *flight
+	}
+	var all []waiting
+	batches := map[string]*batch{}
+	for _, key := range keys {
+		floor := g.floors.Floor(key)
+		owners := home.Owners(key, 2)
+		if owners[0].ID == g.cache.node.ID {
+			f, leads := g.owns.join(key, floor)
+			if leads {
+				g.owns.start(f, g.owning(key, floor))
+			}
+			all = append(all, waiting{g.owns, f})
+			continue
+		}
+		f, leads := g.asks.join(key, floor)
+		all = append(all, waiting{g.asks, f})
+		if !leads {
+			continue
+		}
+		b := batches[owners[0].ID]
+		if b == nil {
+			b = &batch{owner: owners[0]}
+			batches[owners[0].ID] = b
+		}
+		b.flights = append(b.flights, f)
+		b.owners = append(b.owners, owners)
+	}
+	for _, b := range batches {
+		if !g.cache.spawn(func() { g.askMany(b) }) {
+			for _, f := range b.flights {
+				g.asks.finish(f, answer{err: ErrClosed})
+			}
+		}
+	}
+	for _, w := range all {
+		answered(w.flight.key, w.in.wait(ctx, w.flight))
+	}
+}
+
+// A batch is the flights of one GetMany whose keys have the same owner.
+type batch struct {
+	owner   regions.Node
+	flights []*flight
+	owners  [][]regions.Node // of each flight's key: the owner and its successor
+}
+
+// askMany is the work of all flights in b: one request to the owner, and for
+// the keys that it does not answer what ask does.
+func (g *group) askMany(b *batch) {
+	// The request is for all of them, so it ends when all have ended.
+	ctx, cancel := context.WithTimeout(g.asks.parent, g.asks.limit)
+	defer cancel()
+	var left atomic.Int64
+	left.Store(int64(len(b.flights)))
+
+	req := peers.Batch{Group: g.name, Hop: peers.HopOwner}
+	for _, f := range b.flights {
+		context.AfterFunc(f.ctx, func() {
+			if left.Add(-1) == 0 {
+				cancel()
+			}
+		})
+		req.Keys = append(req.Keys, peers.Key{Key: f.key, Floor: f.floor})
+	}
+	alone := func(i int, nodes []regions.Node) {
+		f := b.flights[i]
+		g.asks.start(f, func(ctx context.Context) answer { return g.ask(ctx, f.key, f.floor, nodes) })
+	}
+	peer := g.cache.transport.Peer(b.owner.ID)
+	if peer == nil {
+		for i := range b.flights {
+			alone(i, b.owners[i][1:])
+		}
+		return
+	}
+	sent := g.cache.clock.Instant()
+	peer.FetchMany(ctx, req, func(i int, ans peers.Answer, err error) {
+		f := b.flights[i]
+		a, verdict := g.judge(g.copyOf(f.key, f.floor), b.owner, sent, ans, err)
+		switch verdict {
+		case answered:
+			g.asks.finish(f, g.orStale(f.key, f.floor, a))
+		case expired:
+			alone(i, b.owners[i])
+		case unusable:
+			alone(i, b.owners[i][1:])
+		}
+	})
+}
+
+// copyOf is the request of a node that does not own the key to the one that
+// does.
+func (g *group) copyOf(key string, floor expiry.Generation) request {
+	return request{key: key, floor: floor, hop: peers.HopOwner, class: store.Copy}
+}

@@ -1,0 +1,153 @@
+package peers
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// A Config configures a Transport. Cluster, ID, Region, Clock and Handler are
+// required; the zero value of everything else is its default.
+type Config struct {
+	Cluster string // nodes of other clusters are refused
+	ID      string // this node's id, unique in the cluster
+	Region  string // this node's region
+
+	// SeedCheck is a hash of the ring's seed. Nodes with another one are
+	// refused: their rings would place every key elsewhere.
+	SeedCheck uint64
+
+	// Clock is read into every frame sent and merged with every one
+	// received.
+	Clock *expiry.Clock
+
+	// Handler answers the requests of peers.
+	Handler Handler
+
+	// Dial connects to a peer's address; by default with TCP. ctx bounds the
+	// dialling only.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+
+	// TLS, if not nil, is used for all connections in both directions. If
+	// it has ClientCAs, clients must show a certificate from them. ServerName
+	// is by default the host in the peer's address.
+	TLS *tls.Config
+
+	// Lease is how long a peer may be silent before it is taken to be down,
+	// and for how long this node's pongs grant a lease; pings are sent four
+	// times as often. Default 1 s. It should be the same on all nodes.
+	Lease time.Duration
+
+	Limits Limits
+
+	// Logger is where connections and refusals are logged; by default
+	// slog.Default().
+	Logger *slog.Logger
+
+	// OnChange, if not nil, is called when a peer has come up or gone down:
+	// for each Peer in order, with no lock held, and on the goroutine that
+	// reads its connection, so it must not block. It is not called for a
+	// peer that SetPeers has dropped, nor once Close has begun.
+	OnChange func(p *Peer, up bool)
+}
+
+// Limits bound what a peer can make this node spend. They are enforced before
+// memory is taken. Nodes tell each other their limits in the handshake, and
+// keep to those of the other: only a node that breaks the protocol exceeds
+// them and loses its connection for it. Zero values are the defaults.
+type Limits struct {
+	MaxKey      int // bytes in a key; default 4 KiB, at most 65,535
+	MaxValue    int // bytes in a value, in either direction; default 64 MiB, at most 1 GiB
+	MaxKeys     int // keys in one frame; default 1,024, at most 65,535; larger batches are split
+	MaxInFlight int // loads running at once for one connection; default 4,096; beyond it the answer is CodeBusy
+
+	// MaxQueued is how many bytes may wait to be written to one connection;
+	// default 4 MiB. Beyond it a server reads no further requests from that
+	// connection, and requests to that peer fail with CodeBusy.
+	MaxQueued int
+
+	// HandshakeTimeout is how long connecting, TLS and the handshake may
+	// take together; default 5 s.
+	HandshakeTimeout time.Duration
+
+	// FrameTimeout is how long a frame may take once its first byte is
+	// there, in either direction, with a second more for each MiB of it;
+	// default 10 s.
+	FrameTimeout time.Duration
+}
+
+// maxName is the length limit of cluster names, node ids, regions and groups:
+// one byte counts them.
+const maxName = 255
+
+// withDefaults returns c with defaults filled in, or everything that is wrong
+// with it.
+func (c Config) withDefaults() (Config, error) {
+	var errs []error
+	name := func(what, s string) {
+		switch {
+		case s == "":
+			errs = append(errs, fmt.Errorf("peers: Config.%s is required", what))
+		case len(s) > maxName:
+			errs = append(errs, fmt.Errorf("peers: Config.%s has %d bytes, at most %d are allowed", what, len(s), maxName))
+		}
+	}
+	number := func(what string, n *int, byDefault, most int) {
+		switch {
+		case *n == 0:
+			*n = byDefault
+		case *n < 0 || *n > most:
+			errs = append(errs, fmt.Errorf("peers: Config.Limits.%s is %d, it must be between 1 and %d", what, *n, most))
+		}
+	}
+	duration := func(what string, d *time.Duration, byDefault time.Duration) {
+		switch {
+		case *d == 0:
+			*d = byDefault
+		case *d < 0:
+			errs = append(errs, fmt.Errorf("peers: Config.%s is %v, it must be positive", what, *d))
+		}
+	}
+
+	name("Cluster", c.Cluster)
+	name("ID", c.ID)
+	name("Region", c.Region)
+	if c.Clock == nil {
+		errs = append(errs, errors.New("peers: Config.Clock is required"))
+	}
+	if c.Handler == nil {
+		errs = append(errs, errors.New("peers: Config.Handler is required"))
+	}
+	number("MaxKey", &c.Limits.MaxKey, 4<<10, math.MaxUint16)
+	number("MaxValue", &c.Limits.MaxValue, 64<<20, 1<<30)
+	number("MaxKeys", &c.Limits.MaxKeys, 1024, math.MaxUint16)
+	number("MaxInFlight", &c.Limits.MaxInFlight, 4096, math.MaxInt32)
+	number("MaxQueued", &c.Limits.MaxQueued, 4<<20, math.MaxInt32)
+	duration("Lease", &c.Lease, time.Second)
+	duration("Limits.HandshakeTimeout", &c.Limits.HandshakeTimeout, 5*time.Second)
+	duration("Limits.FrameTimeout", &c.Limits.FrameTimeout, 10*time.Second)
+
+	if c.Dial == nil {
+		c.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	}
+	if c.TLS != nil {
+		c.TLS = c.TLS.Clone()
+		if c.TLS.ClientCAs != nil {
+			c.TLS.ClientAuth = tls.RequireAndVerifyClientCert
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	c.Logger = c.Logger.With("cluster", c.Cluster)
+	return c, errors.Join(errs...)
+}

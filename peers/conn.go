@@ -1,0 +1,50 @@
+package peers
+
+import (
+	"crypto/tls"
+	"net"
+	"sync"
+	"time"
+)
+
+// A conn is a connection that frames go over, in either role.
+type conn struct {
+	net.Conn
+	reader reader
+	writer writer
+	tasks  sync.WaitGroup // goroutines besides the one that reads
+	closed chan struct{}
+	once   sync.Once
+}
+
+// newConn makes a conn of c. frame is how long a frame may take to be written.
+func newConn(c net.Conn, limits *Limits, traffic *traffic, write time.Duration) *conn {
+	nc := &conn{Conn: c, closed: make(chan struct{})}
+	nc.reader = reader{conn: c, traffic: traffic, frame: limits.FrameTimeout}
+	nc.writer.init(c, traffic, write, &nc.tasks)
+	return nc
+}
+
+// close ends the connection at once because of err, and returns why it ended:
+// what the first to notice said, or err if that is a refusal. (Telling the
+// other side of it often finds the connection gone.)
+func (c *conn) close(err error) error {
+	first := c.writer.fail(err)
+	if !isRefusal(err) {
+		err = first
+	}
+	c.once.Do(func() {
+		close(c.closed)
+		_ = closeNow(c.Conn)
+	})
+	return err
+}
+
+// closeNow closes the connection under TLS: tls.Conn.Close would first try to
+// say so, for up to five seconds.
+func closeNow(c net.Conn) error {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return c.Close()
+}

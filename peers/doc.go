@@ -1,0 +1,98 @@
+// Package peers is how the processes of a cluster reach each other: the wire
+// protocol, its client and its server. It knows nothing of rings, regions or
+// what a value means; it carries a [Request] to a node and an [Answer] back,
+// and says which nodes can be reached.
+//
+// Begin with [New], [Transport.Serve] and [Transport.SetPeers]; then ask with
+// [Peer.Fetch] and [Peer.FetchMany], and answer with a [Handler].
+//
+// # Promises
+//
+//   - A request ends: with an answer, with an error that says who said what
+//     ([Error]), or with its context. To a peer that is down it ends at once.
+//   - A peer that cannot be reached is down within one [Config.Lease] and comes
+//     back by itself.
+//   - Deadlines and cancellation travel to the node that works for them.
+//   - No node with another cluster's name, another ring seed or a clock too far
+//     ahead is ever talked to, in either direction.
+//   - What a peer sends costs that peer its connection at most. It is counted
+//     by [Reason] and logged, no memory is taken for it beyond [Limits], and no
+//     other connection notices.
+//   - After [Transport.Close] has returned there is no goroutine and no
+//     connection left.
+//
+// Not promised: that a request is carried out only once or not at all when the
+// answer is an inferred error; fairness between the callers of one peer; and,
+// without TLS and client certificates, that a node is who it says it is.
+//
+// # Connections
+//
+// Roles are simple. A node dials every peer it knows and asks over that
+// connection only; over those it accepts it answers only. All requests to a
+// peer share one TCP or TLS connection: that is what lets the frames of many
+// callers share a system call, which counts for more than parallel streams.
+//
+// A client pings four times in a lease. It takes its peer to be down when
+// nothing at all, pong or not, has come for a lease, so that a huge value under
+// way does not look like death. A server closes a connection over which it has
+// heard nothing for ten leases.
+//
+// # Wire format
+//
+// All numbers are big endian. A string8 is a length in one byte and as many
+// bytes. Times are in microseconds (µs). Everything is sent in frames:
+//
+//	length u32   bytes after this field
+//	type   u8    see below
+//	id     u64   numbers the requests of a connection; 0 where there is none
+//	clock  u64   the sender's clock; the receiver merges it, or closes the connection
+//	body
+//
+// The client's frames:
+//
+//	1 Hello    "geocache", lowest u16 and highest u16 version spoken, ring seed check u64,
+//	           largest value taken u32, cluster string8, node id string8, region string8
+//	4 Fetch    hop u8, flags u8 (1 peek), time left µs u64 (0 no limit), group string8,
+//	           n u16 (not 0), n × (floor u64, key length u16, key);
+//	           asks for n keys, of which key i has the number id+i
+//	6 Cancel   any number of request numbers u64: nobody waits for these any more
+//	7 Ping     empty
+//
+// The server's:
+//
+//	2 Welcome  version u16, longest key u16, most keys in a fetch u16, node id string8, region string8
+//	3 Refused  reason u8, text; then the connection is closed. At any time.
+//	5 Answer   code u8, source u8, flags u8 (1 stale), generation u64, age µs u64, life µs u64,
+//	           held µs u64, then the value, or a text where the code is an error;
+//	           id is that of the key, and answers come in any order
+//	8 Pong     lease µs u64; id is that of the ping
+//	9 Goodbye  empty: send no more requests, and close when you have your answers
+//
+// The numbers of [Code], [Reason], [Hop] and [Source]:
+//
+//	Code    0 ok, 1 not found, 2 miss, 3 unknown group, 4 failed, 5 busy, 6 closing,
+//	        7 timeout, 8 too large, 9 bad request
+//	Reason  1 protocol, 2 version, 3 cluster, 4 seed, 5 clock, 6 identity, 7 tls,
+//	        8 limit, 9 slow, 10 idle, 11 busy
+//	Hop     1 owner, 2 successor, 3 previous, 4 region, 5 origin
+//	Source  1 store, 2 owner, 3 region, 4 getter
+//
+// Freshness compares no clocks. An answer says how old the item is, as measured
+// by the node that gives it, how long it lives in all, and for how long the
+// request was held there. The asker measures the whole exchange, takes off the
+// time held, and adds the rest to the age: it was under way no longer than
+// that. That a key is not found is an answer like a value, with an age and a
+// life.
+//
+// # Versions
+//
+// A connection begins with Hello and Welcome or Refused. Their layout and that
+// of the frame header stay in every version; later ones may append to Hello and
+// Welcome, and a receiver ignores what it finds appended. All other frames must
+// be exactly as above in version 1, to the last byte and flag.
+//
+// The server chooses the highest version that both speak, and both keep to it:
+// a newer node sends an older one only what that one knows. A frame of an
+// unknown type is therefore a fault, and closes the connection. To ignore it
+// would be to drop something that the sender relies on.
+package peers

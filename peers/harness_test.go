@@ -1,0 +1,137 @@
+package peers
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// handler is a Handler made of two functions. The defaults hit nothing and
+// load "<key> from <id>".
+type handler struct {
+	id     string
+	lookup func(req *Request) (Answer, bool)
+	load   func(ctx context.Context, req *Request) Answer
+}
+
+func (h *handler) Lookup(req *Request) (Answer, bool) {
+	if h.lookup == nil {
+		return Answer{}, false
+	}
+	return h.lookup(req)
+}
+
+func (h *handler) Load(ctx context.Context, req *Request) Answer {
+	if h.load == nil {
+		return Answer{Value: []byte(req.Key + " from " + h.id)}
+	}
+	return h.load(ctx, req)
+}
+
+// A node is a Transport in a test, with what it logged.
+type node struct {
+	*Transport
+	handler *handler
+	log     *logBuffer
+	address string
+}
+
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// newNode makes a node that is closed when the test ends. change may change its
+// configuration.
+func newNode(t testing.TB, id string, change func(*Config)) *node {
+	t.Helper()
+	n := &node{handler: &handler{id: id}, log: new(logBuffer)}
+	config := Config{
+		Cluster: "test",
+		ID:      id,
+		Region:  "here",
+		Clock:   expiry.NewClock(nil, 0),
+		Handler: n.handler,
+		Logger:  slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if change != nil {
+		change(&config)
+	}
+	transport, err := New(config)
+	require.NoError(t, err)
+	n.Transport = transport
+	t.Cleanup(func() { n.stop() })
+	return n
+}
+
+// stop closes n without waiting for anybody.
+func (n *node) stop() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = n.Close(ctx)
+}
+
+// listen makes n accept connections over loopback.
+func (n *node) listen(t testing.TB) *node {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	n.Serve(l)
+	n.address = l.Addr().String()
+	return n
+}
+
+// endpoint returns what others list n as.
+func (n *node) endpoint() Endpoint {
+	return Endpoint{ID: n.config.ID, Region: n.config.Region, Address: n.address}
+}
+
+// connect makes to the only peer of n, and waits for the first attempt.
+func (n *node) connect(t testing.TB, to *node) *Peer {
+	t.Helper()
+	n.SetPeers([]Endpoint{to.endpoint()})
+	require.NoError(t, n.Tried(t.Context()))
+	return n.Peer(to.config.ID)
+}
+
+// pair returns a client and a server that are connected over loopback.
+func pair(t testing.TB, change func(*Config)) (client, server *node, peer *Peer) {
+	t.Helper()
+	server = newNode(t, "server", change).listen(t)
+	client = newNode(t, "client", change)
+	peer = client.connect(t, server)
+	require.True(t, peer.Up(), "%v", peer.Err())
+	return client, server, peer
+}
+
+func withTLS(config *tls.Config) func(*Config) { return func(c *Config) { c.TLS = config } }
+
+// eventually polls in real time, for tests over real connections.
+func eventually(t testing.TB, condition func() bool, message ...any) {
+	t.Helper()
+	require.Eventually(t, condition, 10*time.Second, time.Millisecond, message...)
+}

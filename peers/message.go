@@ -1,0 +1,104 @@
+package peers
+
+import (
+	"context"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// A Hop says in which role a node is asked, so that it answers in that role
+// whatever its own ring says: two nodes whose rings differ never wait for each
+// other. Its numbers are part of the wire format. The transport only carries
+// it.
+type Hop uint8
+
+// The hops.
+const (
+	HopOwner     Hop = 1 // as the key's owner in the region that both are in
+	HopSuccessor Hop = 2 // in place of the owner, which cannot be reached
+	HopPrevious  Hop = 3 // as the owner before the ring changed; with Peek
+	HopRegion    Hop = 4 // by an owner in another region, whose own getter failed
+	HopOrigin    Hop = 5 // by an owner in another region, as the owner in the origin region
+)
+
+// A Source says where the node that answers had the value from. Its numbers
+// are part of the wire format. The transport only carries it.
+type Source uint8
+
+// The sources.
+const (
+	SourceStore  Source = 1 // its own memory
+	SourceOwner  Source = 2 // another node of its region
+	SourceRegion Source = 3 // another region
+	SourceGetter Source = 4 // its getter
+)
+
+// A Request asks for one key.
+type Request struct {
+	Group string            // at most 255 bytes
+	Key   string            // at most Limits.MaxKey bytes
+	Floor expiry.Generation // the generation that the answer must be newer than
+	Hop   Hop
+	Peek  bool // answer from memory or not at all: no load
+
+	// From is the id of the node that asks. Only the server sets it.
+	From string
+}
+
+// A Batch asks for several keys of one group.
+type Batch struct {
+	Group string
+	Hop   Hop
+	Peek  bool
+	Keys  []Key
+}
+
+// A Key is one of the keys of a Batch.
+type Key struct {
+	Key   string
+	Floor expiry.Generation
+}
+
+// An Answer is what a node says to a Request.
+type Answer struct {
+	Code   Code
+	Source Source
+	Stale  bool // past its life, and served because there was nothing better
+
+	Generation expiry.Generation // when the load began
+	Life       time.Duration     // the age at which it expires, in microseconds
+
+	// Age is the time since the load began, in microseconds. A Handler says
+	// how old the value is as it answers. Fetch returns how old it can be
+	// by then: it adds the time under way, which it overestimates by the
+	// way there. No clocks are compared.
+	Age time.Duration
+
+	// Value is the encoded value. The transport may hold on to a value it
+	// is given, so it must not be modified; a value it returns belongs to
+	// the caller.
+	Value []byte
+
+	// Text says what went wrong where Code is an error. It travels in the
+	// place of Value.
+	Text string
+}
+
+// A Handler answers the requests of peers. Its methods are called from many
+// goroutines at once.
+type Handler interface {
+	// Lookup answers from memory. It is called on the goroutine that reads
+	// the connection, so it must not block; and neither req nor its strings
+	// may be kept, which are overwritten by the next request (strings.Clone
+	// what must outlive the call).
+	//
+	// If ok is false the request goes on to Load or, if it is a peek, is
+	// answered with CodeMiss.
+	Lookup(req *Request) (ans Answer, ok bool)
+
+	// Load answers a request that Lookup did not. It is called on a
+	// goroutine of its own and may keep req. ctx ends when the asker's time
+	// is up, when it cancels and when the connection to it breaks.
+	Load(ctx context.Context, req *Request) Answer
+}

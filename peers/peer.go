@@ -1,0 +1,367 @@
+package peers
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+const (
+	firstBackoff = 50 * time.Millisecond
+	lastBackoff  = 2 * time.Second
+)
+
+var (
+	errConnecting = errors.New("not connected yet")
+	errGoodbye    = errors.New("the node is leaving")
+	errDropped    = errors.New("the node is no longer a peer")
+	errClosed     = errors.New("the transport is closed")
+)
+
+// A Peer is another node as this node's requests reach it: a connection, made
+// anew whenever it is lost. Its methods are safe for concurrent use, and none
+// but Fetch and FetchMany ever waits. A Peer that SetPeers has dropped stays
+// down.
+type Peer struct {
+	transport *Transport
+	endpoint  Endpoint
+
+	ctx    context.Context // ends when the peer is dropped: no more connections
+	cancel context.CancelFunc
+	tried  chan struct{} // closed when the first attempt to connect is over
+
+	conn    atomic.Pointer[clientConn] // for new requests; nil while there is none
+	up      atomic.Bool
+	rtt     atomic.Int64 // zero until measured
+	lease   atomic.Int64 // an expiry.Instant
+	trips   window       // only for the goroutine that reads
+	traffic traffic
+
+	connects, requests, failures atomic.Uint64
+
+	mu      sync.Mutex  // guards the following
+	current *clientConn // the one that run uses, also when it takes no new requests
+	dropped bool
+	err     error // why there is no connection
+}
+
+// newPeer returns a peer whose run is still to be started.
+func newPeer(t *Transport, endpoint Endpoint) *Peer {
+	p := &Peer{transport: t, endpoint: endpoint, tried: make(chan struct{}), err: errConnecting}
+	p.ctx, p.cancel = context.WithCancel(t.ctx)
+	return p
+}
+
+// ID returns the peer's id.
+func (p *Peer) ID() string { return p.endpoint.ID }
+
+// Region returns the peer's region.
+func (p *Peer) Region() string { return p.endpoint.Region }
+
+// Address returns the address at which the peer is dialled.
+func (p *Peer) Address() string { return p.endpoint.Address }
+
+// Up reports whether the peer is up. It is from a completed handshake on. It
+// goes down when it says goodbye, when nothing at all has been heard from it
+// for Config.Lease, or when the connection breaks and a new one cannot be made
+// at once. Between a break and the end of that one attempt it counts as up
+// although requests to it fail.
+func (p *Peer) Up() bool { return p.up.Load() }
+
+// RTT returns the round-trip time to the peer: the least that any of the last
+// sixteen pings took, which with the default Lease are the last four seconds.
+// The least and not a mean, because queues, collections and busy processors
+// only ever add to a round trip: the least is nearest to the distance. A
+// window, so that it follows a route that has changed. It returns false while
+// there has been no ping.
+func (p *Peer) RTT() (time.Duration, bool) {
+	rtt := time.Duration(p.rtt.Load())
+	return rtt, rtt > 0
+}
+
+// LeaseEnd returns the moment, on Config.Clock, when the lease ends that the
+// peer granted last. It counts from when the ping was sent that the peer
+// answered, so that it ends here before it ends there, whatever the clocks
+// say. It is zero before the first.
+func (p *Peer) LeaseEnd() expiry.Instant { return expiry.Instant(p.lease.Load()) }
+
+// Err returns why there is no connection to the peer, or nil if there is one.
+// It is or wraps a *RefusedError if one side has refused the other.
+func (p *Peer) Err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+func (p *Peer) setErr(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
+}
+
+// drop ends the peer when the requests in flight are answered.
+func (p *Peer) drop(why error) {
+	p.mu.Lock()
+	p.dropped = true
+	p.err = why
+	p.conn.Store(nil)
+	current := p.current
+	p.mu.Unlock()
+	p.up.Store(false)
+	p.cancel()
+	if current != nil {
+		current.drain(why)
+	}
+}
+
+// abort ends a dropped peer at once.
+func (p *Peer) abort() {
+	p.mu.Lock()
+	current := p.current
+	p.mu.Unlock()
+	if current != nil {
+		current.close(errClosed)
+	}
+}
+
+// run keeps a connection to the peer until it is dropped.
+func (p *Peer) run() {
+	defer p.cancel()
+	failures := 0
+	for {
+		limit := p.transport.config.Limits.HandshakeTimeout
+		if p.up.Load() {
+			limit = min(limit, p.transport.config.Lease)
+		}
+		c, err := p.connect(limit)
+		if err == nil {
+			began := time.Now()
+			err = p.use(c)
+			if time.Since(began) >= p.transport.config.Lease {
+				failures = 0
+			}
+			p.setErr(err)
+			// A connection that has lasted and breaks is made anew at once.
+			// (One that has not might break again, and again.)
+			broken := failures == 0 && !errors.Is(err, errGoodbye) && !isRefusal(err)
+			if broken && p.ctx.Err() == nil {
+				if err == errSilent || err == errStalled {
+					p.change(false, err)
+				} else {
+					p.log(slog.LevelDebug, "connection to peer lost", slog.Any("error", err))
+				}
+				failures++
+				continue
+			}
+		}
+		if p.ctx.Err() != nil {
+			p.tryOver()
+			return
+		}
+		p.failed(err)
+		failures++
+		if isRefusal(err) {
+			failures = max(failures, 10) // it will take somebody to change it
+		}
+		if !p.pause(failures) {
+			return
+		}
+	}
+}
+
+// connect makes a connection within the limit.
+func (p *Peer) connect(limit time.Duration) (*clientConn, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, limit)
+	defer cancel()
+	raw, err := p.transport.config.Dial(ctx, p.endpoint.Address)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	nc, m, err := p.transport.greet(ctx, raw, p.endpoint, &p.traffic)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = raw.Close()
+		if nc != nil {
+			nc.close(err)
+			nc.tasks.Wait()
+		}
+		if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused.Reason == ReasonSlow {
+			err = errors.New(refused.Text) // it may be busy or cut off, which is nothing to refuse it for
+		}
+		return nil, err
+	}
+	return newClientConn(p, nc, m), nil
+}
+
+// use sends requests over c until it ends, and returns why it did.
+func (p *Peer) use(c *clientConn) error {
+	p.mu.Lock()
+	p.current = c
+	dropped := p.dropped
+	if !dropped {
+		p.err = nil
+		p.conn.Store(c)
+	}
+	p.mu.Unlock()
+	if dropped {
+		c.drain(errDropped)
+	}
+
+	p.connects.Add(1)
+	c.tasks.Go(c.heartbeat)
+	p.change(true, nil)
+	p.tryOver()
+	err := c.close(c.run())
+	p.conn.Store(nil)
+	c.fail(err)
+	c.tasks.Wait()
+	return err
+}
+
+// failed notes an attempt that came to nothing, or a connection that ended and
+// is not made anew at once.
+func (p *Peer) failed(err error) {
+	again := sameRefusal(err, p.Err())
+	p.setErr(err)
+	p.change(false, err)
+	if refused := (*RefusedError)(nil); errors.As(err, &refused) {
+		level := slog.LevelDebug
+		if !again {
+			level = slog.LevelWarn
+		}
+		if !refused.Remote {
+			p.transport.refusals.count(refused.Reason)
+		}
+		p.log(level, "no connection to peer", slog.Any("reason", refused.Reason), slog.Any("error", err))
+	} else {
+		p.log(slog.LevelDebug, "no connection to peer", slog.Any("error", err))
+	}
+	p.tryOver()
+}
+
+// tryOver notes that the first attempt to connect is over, if it was that. It
+// is called by run's goroutine only.
+func (p *Peer) tryOver() {
+	select {
+	case <-p.tried:
+	default:
+		close(p.tried)
+	}
+}
+
+// pause waits before the next attempt to connect: longer after each failure,
+// and never as long as another peer, so that not all come back in the same
+// moment. It returns false if there is to be no other attempt.
+func (p *Peer) pause(failures int) bool {
+	delay := lastBackoff
+	if shift := failures - 1; shift < 6 {
+		delay = min(firstBackoff<<shift, lastBackoff)
+	}
+	timer := time.NewTimer(delay/2 + rand.N(delay/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-p.ctx.Done():
+		return false
+	}
+}
+
+// change sets whether the peer is up, and tells if it was not so before. It is
+// called by run's goroutine only, hence in order.
+func (p *Peer) change(up bool, why error) {
+	p.mu.Lock()
+	told := !p.dropped && p.up.Swap(up) != up
+	p.mu.Unlock()
+	if !told {
+		return
+	}
+	if up {
+		p.log(slog.LevelInfo, "peer is up")
+	} else {
+		p.log(slog.LevelInfo, "peer is down", slog.Any("error", why))
+	}
+	if hook := p.transport.config.OnChange; hook != nil {
+		hook(p, up)
+	}
+}
+
+// leaving is called when the peer has said goodbye over c.
+func (p *Peer) leaving(c *clientConn) {
+	p.setErr(errGoodbye)
+	p.conn.Store(nil)
+	p.change(false, errGoodbye)
+	c.drain(errGoodbye)
+}
+
+// ponged is called when the peer has answered a ping.
+func (p *Peer) ponged(sent ping, lease time.Duration) {
+	p.rtt.Store(int64(p.trips.add(max(time.Since(sent.at), 1))))
+	end := int64(sent.instant.Add(lease))
+	if end > p.lease.Load() { // only run's goroutine stores
+		p.lease.Store(end)
+	}
+}
+
+func (p *Peer) log(level slog.Level, message string, attrs ...slog.Attr) {
+	attrs = append([]slog.Attr{
+		slog.String("node", p.endpoint.ID),
+		slog.String("region", p.endpoint.Region),
+		slog.String("address", p.endpoint.Address),
+	}, attrs...)
+	p.transport.config.Logger.LogAttrs(p.ctx, level, message, attrs...)
+}
+
+func (p *Peer) stats() PeerStats {
+	p.mu.Lock()
+	current := p.current
+	p.mu.Unlock()
+	rtt, _ := p.RTT()
+	s := PeerStats{
+		ID:       p.endpoint.ID,
+		Region:   p.endpoint.Region,
+		Address:  p.endpoint.Address,
+		Up:       p.Up(),
+		RTT:      rtt,
+		Connects: p.connects.Load(),
+		Requests: p.requests.Load(),
+		Errors:   p.failures.Load(),
+		Traffic:  p.traffic.read(),
+	}
+	if current != nil {
+		s.InFlight = current.inFlight()
+	}
+	return s
+}
+
+func isRefusal(err error) bool { return errors.As(err, new(*RefusedError)) }
+
+// sameRefusal reports whether a and b are refusals by the same node for the
+// same reason.
+func sameRefusal(a, b error) bool {
+	var x, y *RefusedError
+	return errors.As(a, &x) && errors.As(b, &y) && x.Reason == y.Reason && x.Remote == y.Remote
+}
+
+// A window is the last round trips.
+type window struct {
+	trips [16]time.Duration
+	n     int // how many there have been
+}
+
+// add adds a round trip and returns the shortest in the window.
+func (w *window) add(trip time.Duration) time.Duration {
+	w.trips[w.n%len(w.trips)] = trip
+	w.n++
+	return slices.Min(w.trips[:min(w.n, len(w.trips))])
+}

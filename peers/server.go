@@ -1,0 +1,360 @@
+package peers
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxRequest is the size limit of the bodies of fetch and cancel. A
+	// client splits batches that are larger.
+	maxRequest = 1 << 20
+
+	// maxHandshakes is how many connections may be in their handshake at
+	// once: they have shown no right to be here yet.
+	maxHandshakes = 256
+
+	// idleLeases is after how many leases without a byte a server gives a
+	// connection up: the other side's end of it is gone, since it would ping.
+	idleLeases = 10
+)
+
+// Serve accepts the connections of peers from l, which it closes when Close is
+// called. It does not block. It may be called for several listeners.
+func (t *Transport) Serve(l net.Listener) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.leaving.Err() != nil {
+		_ = l.Close()
+		return
+	}
+	stop := context.AfterFunc(t.leaving, func() { _ = l.Close() })
+	t.servers.Go(func() {
+		defer stop()
+		defer l.Close()
+		t.acceptAll(l)
+	})
+}
+
+func (t *Transport) acceptAll(l net.Listener) {
+	var delay time.Duration
+	for {
+		c, err := l.Accept()
+		switch {
+		case err == nil:
+			delay = 0
+			t.servers.Go(func() { t.serve(c) })
+			continue
+		case t.leaving.Err() != nil:
+			return
+		case errors.Is(err, net.ErrClosed):
+			t.config.Logger.Warn("listener was closed: no more peers are accepted", "address", l.Addr(), "error", err)
+			return
+		}
+		// Such as too many open files: it may pass.
+		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+		t.config.Logger.Warn("cannot accept connections of peers", "address", l.Addr(), "error", err, "retry in", delay)
+		select {
+		case <-t.leaving.Done():
+			return
+		case <-time.After(delay):
+		}
+	}
+}
+
+// serve does all for one accepted connection.
+func (t *Transport) serve(c net.Conn) {
+	remote := slog.String("remote", c.RemoteAddr().String())
+	nc, who, err := t.receive(c)
+	if err != nil {
+		_ = closeNow(c)
+		t.report(err, "peer refused", remote, slog.String("node", who.id), slog.String("region", who.region))
+		return
+	}
+	s := &serverConn{conn: nc, transport: t, client: who, loads: make(map[uint64]context.CancelFunc)}
+	s.ctx, s.cancel = context.WithCancel(t.ctx)
+	err = errClosed
+	if t.enter(s) {
+		t.config.Logger.Debug("peer connected to us", "node", who.id, "region", who.region, remote)
+		err = s.run()
+	}
+	if err = s.close(err); errors.Is(err, errStalled) {
+		err = refuse(ReasonSlow, "%v", err)
+	}
+	s.cancel()
+	s.tasks.Wait()
+	t.leave(s)
+	t.report(err, "connection of peer closed", remote, slog.String("node", who.id), slog.String("region", who.region))
+}
+
+// receive makes the handshake, if there are not too many in progress.
+func (t *Transport) receive(c net.Conn) (*conn, hello, error) {
+	if t.handshakes.Add(1) > maxHandshakes {
+		t.handshakes.Add(-1)
+		return nil, hello{}, refuse(ReasonBusy, "more than %d connections in their handshake", maxHandshakes)
+	}
+	defer t.handshakes.Add(-1)
+	stop := context.AfterFunc(t.leaving, func() { _ = c.Close() })
+	nc, who, err := t.welcome(t.leaving, c)
+	if !stop() {
+		err = errClosed
+	}
+	return nc, who, err
+}
+
+// enter makes s one of the connections that Close says goodbye to. It returns
+// false if Close has begun.
+func (t *Transport) enter(s *serverConn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.leaving.Err() != nil {
+		return false
+	}
+	t.accepted[s] = struct{}{}
+	return true
+}
+
+func (t *Transport) leave(s *serverConn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.accepted, s)
+}
+
+// A serverConn answers the requests of one client.
+type serverConn struct {
+	*conn
+	transport *Transport
+	client    hello
+	ctx       context.Context // of all loads; ends with the connection
+	cancel    context.CancelFunc
+	request   Request // for Lookup, overwritten by each
+
+	mu    sync.Mutex                    // guards the following
+	loads map[uint64]context.CancelFunc // running, by request
+}
+
+// run reads frames until the connection ends, and returns why.
+func (s *serverConn) run() error {
+	t := s.transport
+	s.reader.accept = acceptRequests
+	s.reader.idle = idleLeases * t.config.Lease
+	s.reader.until = time.Time{}
+	s.reader.beforeBlock = s.catchUp
+	for {
+		h, body, _, err := s.reader.next()
+		if err == nil {
+			err = t.merge(h.clock)
+		}
+		if err == nil {
+			err = s.handle(h, body)
+		}
+		if err == nil {
+			continue
+		}
+		if err == errSilent {
+			err = refuse(ReasonIdle, "nothing was heard for %v", s.reader.idle)
+		}
+		if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused.Reason != ReasonSlow {
+			t.sendRefused(s.conn, refused)
+		}
+		return err
+	}
+}
+
+func acceptRequests(k kind) (int, bool) {
+	switch k {
+	case kindFetch, kindCancel:
+		return maxRequest, true
+	case kindPing:
+		return 0, true
+	}
+	return 0, false
+}
+
+// catchUp is called before the reader may have to wait: whatever was answered
+// is sent. If the client does not read its answers, it is not read from either.
+func (s *serverConn) catchUp() {
+	s.writer.flush(false)
+	s.writer.waitBelow(s.transport.config.Limits.MaxQueued)
+}
+
+func (s *serverConn) handle(h header, body []byte) error {
+	switch h.kind {
+	case kindPing:
+		if err := decodeEmpty(body); err != nil {
+			return refuse(ReasonProtocol, "a ping that is malformed")
+		}
+		return s.writer.queue(0, nil, func(b []byte) []byte {
+			return appendPong(b, h.id, s.transport.config.Clock.Read(), s.transport.config.Lease)
+		})
+	case kindCancel:
+		ids, err := decodeCancel(body)
+		if err != nil {
+			return refuse(ReasonProtocol, "a cancel that is malformed")
+		}
+		s.cancelLoads(ids)
+		return nil
+	}
+	return s.handleFetch(h, body)
+}
+
+// handleFetch answers what memory has and starts loads for the rest.
+func (s *serverConn) handleFetch(h header, body []byte) error {
+	limits := &s.transport.config.Limits
+	m, err := decodeFetch(body)
+	switch {
+	case err != nil || h.id+uint64(m.n) < h.id:
+		return refuse(ReasonProtocol, "a fetch that is malformed")
+	case m.n > limits.MaxKeys:
+		return refuse(ReasonLimit, "a fetch of %d keys, at most %d are allowed", m.n, limits.MaxKeys)
+	}
+	s.transport.requests.Add(uint64(m.n))
+	for id := h.id; m.n > 0; id++ {
+		floor, key, err := m.nextKey()
+		switch {
+		case err != nil:
+			return refuse(ReasonProtocol, "a fetch that is malformed")
+		case len(key) > limits.MaxKey:
+			return refuse(ReasonLimit, "a key of %d bytes, at most %d are allowed", len(key), limits.MaxKey)
+		}
+		s.request = Request{
+			Group: alias(m.group),
+			Key:   alias(key),
+			Floor: floor,
+			Hop:   m.hop,
+			Peek:  m.peek,
+			From:  s.client.id,
+		}
+		ans, ok := s.transport.config.Handler.Lookup(&s.request)
+		switch {
+		case ok:
+			s.transport.hits.Add(1)
+			err = s.answer(id, &ans)
+		case m.peek:
+			err = s.answer(id, &Answer{Code: CodeMiss})
+		default:
+			err = s.startLoad(id, m.timeout)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answer queues an answer. Should it be the one that fills the queue, answer
+// waits until there is room again: one fetch can ask for many large values.
+func (s *serverConn) answer(id uint64, ans *Answer) error {
+	err := s.queueAnswer(id, ans, 0)
+	s.writer.mu.Lock()
+	full := s.writer.queued.bytes+s.writer.current >= s.transport.config.Limits.MaxQueued
+	s.writer.mu.Unlock()
+	if full {
+		s.catchUp()
+	}
+	return err
+}
+
+// queueAnswer queues the answer to a request that was held for so long.
+func (s *serverConn) queueAnswer(id uint64, ans *Answer, held time.Duration) error {
+	value := ans.Value
+	if most := int(s.client.maxValue); len(value) > most {
+		ans = &Answer{Code: CodeTooLarge, Text: "the value is larger than you take"}
+	}
+	if !ans.Code.carriesValue() {
+		value = []byte(ans.Text[:min(len(ans.Text), maxText)])
+	}
+	return s.writer.queue(0, value, func(b []byte) []byte {
+		return appendAnswer(b, id, s.transport.config.Clock.Read(), ans, held, len(value))
+	})
+}
+
+// startLoad answers s.request by Handler.Load on a goroutine of its own.
+func (s *serverConn) startLoad(id uint64, timeout time.Duration) error {
+	t := s.transport
+	var ctx context.Context
+	var cancel context.CancelFunc
+	if timeout > 0 {
+		ctx, cancel = context.WithTimeout(s.ctx, timeout)
+	} else {
+		ctx, cancel = context.WithCancel(s.ctx)
+	}
+	s.mu.Lock()
+	_, twice := s.loads[id]
+	full := len(s.loads) >= t.config.Limits.MaxInFlight
+	if !twice && !full {
+		s.loads[id] = cancel
+	}
+	s.mu.Unlock()
+	switch {
+	case twice:
+		cancel()
+		return refuse(ReasonProtocol, "a fetch with the number of another that is in flight")
+	case full:
+		cancel()
+		t.busy.Add(1)
+		return s.answer(id, &Answer{Code: CodeBusy, Text: "too many requests in flight"})
+	}
+
+	req := s.request
+	req.Group = strings.Clone(req.Group)
+	req.Key = strings.Clone(req.Key)
+	began := time.Now()
+	t.loading.Add(1)
+	s.tasks.Go(func() {
+		defer t.loading.Add(-1)
+		ans := t.config.Handler.Load(ctx, &req)
+		s.mu.Lock()
+		delete(s.loads, id)
+		s.mu.Unlock()
+		cancel()
+		if s.queueAnswer(id, &ans, time.Since(began)) == nil {
+			s.writer.flush(false)
+		}
+	})
+	return nil
+}
+
+// cancelLoads ends the contexts of those requests that are still running. The
+// client no longer waits for the answers and ignores them.
+func (s *serverConn) cancelLoads(ids []uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		if cancel, ok := s.loads[id]; ok {
+			cancel()
+		}
+	}
+}
+
+// goodbye asks the client to send no more requests, and to close the
+// connection when it has all its answers.
+func (s *serverConn) goodbye() {
+	err := s.writer.queue(0, nil, func(b []byte) []byte {
+		return appendEmpty(b, kindGoodbye, 0, s.transport.config.Clock.Read())
+	})
+	if err == nil {
+		s.writer.flushSoon()
+	}
+}
+
+// report counts and logs why a connection ended or never stood.
+func (t *Transport) report(err error, message string, attrs ...slog.Attr) {
+	level := slog.LevelDebug
+	if refused := (*RefusedError)(nil); errors.As(err, &refused) && !refused.Remote {
+		if t.refusals.count(refused.Reason) {
+			level = slog.LevelWarn
+		}
+		attrs = append(attrs, slog.Any("reason", refused.Reason))
+	}
+	if err != io.EOF {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	t.config.Logger.LogAttrs(context.Background(), level, message, attrs...)
+}

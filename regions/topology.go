@@ -1,0 +1,70 @@
+package regions
+
+import (
+	"time"
+
+	"github.com/geocache/geocache/consistenthash"
+	"github.com/geocache/geocache/expiry"
+)
+
+// A Topology is the cluster as one node sees it at one moment. It is immutable
+// and safe for concurrent use.
+type Topology struct {
+	// Self is the node whose view this is.
+	Self Node
+	// Home is the region of Self. It always has at least one node, Self.
+	Home *Region
+	// Remote are the other regions that have a node that answers, nearest
+	// first.
+	Remote []*Region
+	// Changed is when the ring of Home last changed.
+	Changed expiry.Instant
+}
+
+// A Region is the part of a Topology that lies in one region.
+type Region struct {
+	Name string
+	// Nodes are the nodes that answer, by ascending ID.
+	Nodes []Node
+	// Distance is the round trip from Self to the nearest of them: measured,
+	// or else the discovery's estimate, or else 0 for not known.
+	Distance time.Duration
+
+	ring *consistenthash.Ring
+	byID map[string]Node
+}
+
+// Owner returns the node that owns key in this region, and false if the region
+// has none.
+func (r *Region) Owner(key string) (Node, bool) {
+	id, ok := r.ring.Owner(key)
+	if !ok {
+		return Node{}, false
+	}
+	return r.byID[id], true
+}
+
+// Owners returns the first n distinct nodes in the succession of key, or all
+// if there are fewer: the owner, then the node that would own the key if the
+// owner were gone, and so on.
+func (r *Region) Owners(key string, n int) []Node {
+	ids := r.ring.Owners(key, n)
+	nodes := make([]Node, len(ids))
+	for i, id := range ids {
+		nodes[i] = r.byID[id]
+	}
+	return nodes
+}
+
+// Region returns the named region, or nil if it has no node that answers.
+func (t *Topology) Region(name string) *Region {
+	if name == t.Home.Name {
+		return t.Home
+	}
+	for _, r := range t.Remote {
+		if r.Name == name {
+			return r
+		}
+	}
+	return nil
+}
