@@ -221,9 +221,8 @@ func (g *group) fetch(ctx context.Context, n regions.Node, req request) (answer,
 		if peer == nil {
 			return answer{}, false
 		}
-		sent := g.cache.clock.Instant()
 		ans, err := peer.Fetch(ctx, peers.Request{Group: g.name, Key: req.key, Floor: req.floor, Hop: req.hop, Peek: req.peek})
-		a, verdict := g.judge(req, n, sent, ans, err)
+		a, verdict := g.judge(req, n, ans, err)
 		if verdict != expired {
 			return a, verdict == answered
 		}
@@ -240,9 +239,8 @@ const (
 	unusable                // another node should be asked
 )
 
-// judge turns what a peer said to a request that left at the instant sent into
-// an answer, and keeps its entry.
-func (g *group) judge(req request, n regions.Node, sent expiry.Instant, ans peers.Answer, err error) (answer, verdict) {
+// judge turns what a peer said into an answer, and keeps its entry.
+func (g *group) judge(req request, n regions.Node, ans peers.Answer, err error) (answer, verdict) {
 	if err != nil {
 		var pe *peers.Error
 		if !errors.As(err, &pe) { // our own context ended
@@ -259,9 +257,10 @@ func (g *group) judge(req request, n regions.Node, sent expiry.Instant, ans peer
 	if ans.Code == peers.CodeMiss || ans.Generation <= req.floor {
 		return answer{}, unusable
 	}
-	// The load began no earlier than its age before the request left, on this
-	// node's clock: nobody's wall clock is trusted with the time to live.
-	born := sent.Add(-ans.Age)
+	// The age is measured: by the node that answered until it did, and by the
+	// transport since. Nobody's wall clock is trusted with the time to live.
+	now := g.cache.clock.Instant()
+	born := now.Add(-ans.Age)
 	absent := ans.Code == peers.CodeNotFound
 	e := &store.Entry{
 		Key:        req.key,
@@ -272,7 +271,6 @@ func (g *group) judge(req request, n regions.Node, sent expiry.Instant, ans peer
 		Class:      req.class,
 		Absent:     absent,
 	}
-	now := g.cache.clock.Instant()
 	switch {
 	case ans.Stale:
 		if !g.servable(e, req.floor, now) {

@@ -203,11 +203,7 @@ var errJoinWait = errors.New("join wait over")
 // discover runs the discovery until Close.
 func (c *Cache) discover(first chan<- struct{}) {
 	found := func(v regions.View) {
-		change := c.members.Found(c.clock.Instant(), v)
-		for _, n := range change.Refused {
-			c.log.Warn("unusable node found, ignored", "node", n.ID, "region", n.Region, "address", n.Address, "weight", n.Weight)
-		}
-		c.apply(change)
+		c.apply(c.members.Found(c.clock.Instant(), v))
 		if first != nil {
 			close(first)
 			first = nil
@@ -243,8 +239,8 @@ func (c *Cache) healthy() error {
 // health takes in that a peer has come up or gone down.
 func (c *Cache) health(p *peers.Peer, up bool) {
 	change := c.members.Health(c.clock.Instant(), p.ID(), up)
+	c.logChange(change)
 	if len(change.Left) > 0 {
-		c.logChange(change)
 		select {
 		case c.relist <- struct{}{}:
 		default:
@@ -261,11 +257,17 @@ func (c *Cache) apply(change regions.Change) {
 }
 
 func (c *Cache) logChange(change regions.Change) {
+	for _, n := range change.Refused {
+		c.log.Warn("unusable node found, ignored", "node", n.ID, "region", n.Region, "address", n.Address, "weight", n.Weight)
+	}
 	for _, n := range change.Joined {
 		c.log.Info("node found", "node", n.ID, "region", n.Region, "address", n.Address)
 	}
 	for _, n := range change.Left {
 		c.log.Info("node left", "node", n.ID, "region", n.Region)
+	}
+	if change.Err != nil {
+		c.log.Error("ring cannot be built, the region stays as it was", "err", change.Err)
 	}
 }
 

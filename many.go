@@ -93,10 +93,9 @@ func (g *group) askMany(b *batch) {
 		}
 		return
 	}
-	sent := g.cache.clock.Instant()
 	peer.FetchMany(ctx, req, func(i int, ans peers.Answer, err error) {
 		f := b.flights[i]
-		a, verdict := g.judge(g.copyOf(f.key, f.floor), b.owner, sent, ans, err)
+		a, verdict := g.judge(g.copyOf(f.key, f.floor), b.owner, ans, err)
 		switch verdict {
 		case answered:
 			g.asks.finish(f, g.orStale(f.key, f.floor, a))

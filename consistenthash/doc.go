@@ -45,7 +45,7 @@
 // and a key belongs to the member whose point comes next. It differs from
 // others of its kind in having many points, and a table that finds the next.
 // What else there is, with the standard deviation of the share at 100 members
-// (here 1.8 to 2.1%):
+// (here 1.9%):
 //
 //   - A ring of 50 points a member and CRC-32, as in groupcache: the busiest of
 //     100 members has 1.6 to 1.7 times the mean, and more points do not cure

@@ -26,18 +26,24 @@ type Clock struct {
 	// Invariant: it never falls, so generations issued here strictly rise.
 	last atomic.Uint64
 
-	// skipped is the most by which the wall clock was ever seen to have
-	// advanced further than the monotonic one since start, in nanoseconds.
-	// Invariant: it never falls, so instants never do.
-	skipped atomic.Int64
+	// ahead is by how much the wall clock has advanced further than the
+	// monotonic one since start, as of its last step; skipped is the sum of
+	// its steps forward. Both in nanoseconds.
+	// Invariant: skipped never falls, so instants never do.
+	ahead, skipped atomic.Int64
 }
+
+// step is the least difference between the wall clock and the monotonic one that
+// is taken for a step. Two readings of a machine's clocks differ by less.
+const step = 50 * time.Millisecond
 
 // DefaultMaxDrift is how far ahead of this node's clock another's may be.
 const DefaultMaxDrift = 500 * time.Millisecond
 
 // NewClock returns a clock that reads the physical time from now (time.Now if
 // nil) and refuses generations more than maxDrift ahead of it
-// (DefaultMaxDrift if maxDrift is not positive).
+// (DefaultMaxDrift if maxDrift is not positive). Times from now must have a
+// monotonic reading, as those of time.Now do, or never go back.
 func NewClock(now func() time.Time, maxDrift time.Duration) *Clock {
 	if now == nil {
 		now = time.Now
@@ -112,21 +118,19 @@ func (t Instant) Sub(u Instant) time.Duration { return time.Duration(t - u) }
 
 // Instant returns the present moment on this node. It never goes back, and it
 // never runs slower than the monotonic clock: a wall clock that is set back
-// does not lengthen the life of a value. A wall clock that jumps forward does
+// does not lengthen the life of a value. A wall clock that is set forward does
 // shorten it, because a machine that was suspended looks just like that and
 // its monotonic clock does not count the time it slept. Time can be found to
 // have passed; it cannot be taken back.
 func (c *Clock) Instant() Instant {
 	now := c.now()
-	elapsed := now.Sub(c.start)                             // monotonic
-	skipped := now.Round(0).Sub(c.start.Round(0)) - elapsed // Round strips the monotonic reading
-	for {
-		most := c.skipped.Load()
-		if int64(skipped) <= most {
-			return Instant(int64(elapsed) + most)
-		}
-		if c.skipped.CompareAndSwap(most, int64(skipped)) {
-			return Instant(elapsed + skipped)
+	elapsed := now.Sub(c.start)                                  // monotonic
+	ahead := int64(now.Round(0).Sub(c.start.Round(0)) - elapsed) // Round strips the monotonic reading
+	if was := c.ahead.Load(); ahead-was >= int64(step) || was-ahead >= int64(step) {
+		// Of several who notice one adds the step.
+		if c.ahead.CompareAndSwap(was, ahead) && ahead > was {
+			c.skipped.Add(ahead - was)
 		}
 	}
+	return Instant(int64(elapsed) + c.skipped.Load())
 }

@@ -2,6 +2,7 @@ package expiry
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -24,12 +25,9 @@ type Generation uint64
 const counterBits = 12
 
 // At returns the lowest generation of the microsecond that t falls in.
-// Times before 1970 give zero.
+// Times that a Generation cannot tell give the nearest that it can.
 func At(t time.Time) Generation {
-	us := t.UnixMicro()
-	if us < 0 {
-		return 0
-	}
+	us := min(max(t.UnixMicro(), 0), 1<<(64-counterBits)-1)
 	return Generation(us) << counterBits
 }
 
@@ -44,16 +42,20 @@ func (g Generation) Sub(h Generation) time.Duration {
 }
 
 // Add returns the generation d after g, or before it if d is negative, keeping
-// g's counter. It does not go below zero.
+// g's counter. It ends at the lowest and the highest generation.
 func (g Generation) Add(d time.Duration) Generation {
-	delta := Generation(d.Abs().Microseconds()) << counterBits
-	if d >= 0 {
-		return g + delta
+	us := uint64(d.Abs().Microseconds())
+	delta := Generation(us) << counterBits
+	if us >= 1<<(64-counterBits) {
+		delta = math.MaxUint64
 	}
-	if delta > g {
-		return 0
+	switch {
+	case d < 0:
+		return g - min(delta, g)
+	case delta > math.MaxUint64-g:
+		return math.MaxUint64
 	}
-	return g - delta
+	return g + delta
 }
 
 // String shows g as a time and a counter, such as

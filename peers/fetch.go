@@ -3,7 +3,6 @@ package peers
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	"github.com/geocache/geocache/expiry"
 )
@@ -39,7 +38,10 @@ func (p *Peer) fetch(ctx context.Context, req Request) (Answer, error) {
 	if err := c.check(req.Group, req.Key); err != nil {
 		return Answer{}, err
 	}
-	cl := calls.Get().(*call)
+	cl, _ := p.transport.calls.Get().(*call)
+	if cl == nil {
+		cl = &call{results: make(chan result, 1)}
+	}
 	cl.sent = p.transport.config.Clock.Instant()
 	keys := [1]Key{{Key: req.Key, Floor: req.Floor}}
 	sp, err := c.send(ctx, cl, fetch{hop: req.Hop, peek: req.Peek}, req.Group, keys[:], 0)
@@ -49,17 +51,13 @@ func (p *Peer) fetch(ctx context.Context, req Request) (Answer, error) {
 	select {
 	case r := <-cl.results:
 		sent := cl.sent
-		calls.Put(cl)
+		p.transport.calls.Put(cl)
 		return p.outcome(r, sent)
 	case <-ctx.Done():
 		c.cancel(cl, sp)
 		return Answer{}, ctx.Err()
 	}
 }
-
-// calls keeps calls for one key. Only a call whose result has been received is
-// put back: the result of any other may still come.
-var calls = sync.Pool{New: func() any { return &call{results: make(chan result, 1)} }}
 
 // FetchMany asks the peer for several keys, in one frame unless the limits ask
 // for more, and calls answered once for each, with its index in batch.Keys, as

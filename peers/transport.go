@@ -13,6 +13,12 @@ import (
 // A Transport is one node's connections to its peers: those it makes, to ask,
 // and those it accepts, to answer. Its methods are safe for concurrent use.
 type Transport struct {
+	// calls keeps calls for one key. Only a call whose result has been received
+	// is put back: the result of any other may still come. It belongs to the
+	// Transport, and not to the package, because testing/synctest does not let
+	// a channel of one bubble be used in another.
+	calls sync.Pool
+
 	config Config
 
 	// leaving ends when Close begins: no more connections are accepted.

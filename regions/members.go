@@ -2,6 +2,8 @@ package regions
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -38,12 +40,16 @@ type Members struct {
 	seed  uint64
 	grace time.Duration
 
-	mu        sync.Mutex // guards the following
+	mu        sync.Mutex // guards the following; not held while rings are built
 	nodes     map[string]*member
 	believed  map[string]bool // by region: the last view may remove its nodes
 	estimates map[string]time.Duration
+	changed   bool           // since the Topology was last built
+	building  bool           // somebody is building one
+	now       expiry.Instant // the latest that was given
 
-	// topology is replaced under mu and read without it.
+	// topology is replaced only by whoever has set building, and read by
+	// anybody.
 	topology atomic.Pointer[Topology]
 }
 
@@ -67,16 +73,16 @@ func NewMembers(self Node, seed uint64, grace time.Duration, now expiry.Instant)
 		nodes:    map[string]*member{self.ID: {Node: self, up: true, listed: true}},
 		believed: map[string]bool{},
 	}
-	// The others were refused on arrival if their ring would not build, so
-	// only this one can fail.
-	if _, err := consistenthash.New(seed, ringMember(self)); err != nil {
-		return nil, err
+	m.topology.Store(&Topology{Self: self, Home: &Region{Name: self.Region}})
+	if change := m.step(now, func() Change { return Change{} }); change.Err != nil {
+		return nil, change.Err
 	}
-	m.rebuildLocked(now)
 	return m, nil
 }
 
-// Topology returns the present snapshot. It takes no lock.
+// Topology returns the present snapshot. It takes no lock. A change is in it when
+// the method that took it in returns, or, if another call was building a
+// snapshot then, when that one returns.
 func (m *Members) Topology() *Topology { return m.topology.Load() }
 
 // Nodes returns all members but this node, whether they answer or not, by
@@ -99,80 +105,104 @@ type Change struct {
 	Joined  []Node // new members
 	Moved   []Node // members found at another address or in another region
 	Left    []Node // no longer members
-	Refused []Node // found, but unusable: no ID or address, or a weight out of range
+	Refused []Node // found, but unusable: no ID, region or address, or a weight out of range
+
+	// Err says that the nodes of a region cannot be put on a ring, there being
+	// too many or too heavy ones. The region stays as it was.
+	Err error
 }
 
 // Found takes in what the discovery reports.
 func (m *Members) Found(now expiry.Instant, v View) Change {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var change Change
-	m.estimates = maps.Clone(v.Distances)
-
-	listed := make(map[string]bool, len(v.Nodes))
-	believed := map[string]bool{}
-	for _, n := range v.Nodes {
-		if n.ID == m.self.ID {
+	return m.step(now, func() (change Change) {
+		m.estimates = maps.Clone(v.Distances)
+		listed := make(map[string]bool, len(v.Nodes))
+		m.believed = map[string]bool{}
+		for _, n := range v.Nodes {
+			if n.ID != m.self.ID && !usable(n) {
+				change.Refused = append(change.Refused, n)
+				continue
+			}
 			listed[n.ID] = true
-			continue
+			if n.ID != m.self.ID {
+				m.believed[n.Region] = true
+				m.foundLocked(n, &change)
+			}
 		}
-		if !usable(n) {
-			change.Refused = append(change.Refused, n)
-			continue
+		m.believed[m.self.Region] = listed[m.self.ID]
+		for id, mb := range m.nodes {
+			if mb.listed && !listed[id] && id != m.self.ID {
+				mb.listed, mb.unlisted = false, now
+			}
 		}
-		listed[n.ID] = true
-		believed[n.Region] = true
-		mb := m.nodes[n.ID]
-		if mb == nil {
-			mb = &member{}
-			m.nodes[n.ID] = mb
-			change.Joined = append(change.Joined, n)
-		} else if mb.Region != n.Region || mb.Address != n.Address {
-			mb.up = false // it has to answer there first
-			change.Moved = append(change.Moved, n)
-		}
-		mb.Node, mb.listed = n, true
-	}
-	believed[m.self.Region] = listed[m.self.ID]
-	m.believed = believed
+		return change
+	})
+}
 
-	for id, mb := range m.nodes {
-		if mb.listed && !listed[id] && id != m.self.ID {
-			mb.listed, mb.unlisted = false, now
-		}
+// foundLocked takes in that another node is listed.
+func (m *Members) foundLocked(n Node, change *Change) {
+	mb := m.nodes[n.ID]
+	if mb == nil {
+		mb = &member{}
+		m.nodes[n.ID] = mb
+		change.Joined = append(change.Joined, n)
+	} else if mb.Region != n.Region || mb.Address != n.Address {
+		mb.up = false // it has to answer there first
+		change.Moved = append(change.Moved, n)
 	}
-	change.Left = m.pruneLocked(now)
-	m.rebuildLocked(now)
-	return change
+	mb.Node, mb.listed = n, true
 }
 
 // Health takes in whether a node answers.
 func (m *Members) Health(now expiry.Instant, id string, up bool) Change {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	mb := m.nodes[id]
-	if mb == nil || mb.up == up || id == m.self.ID {
+	return m.step(now, func() Change {
+		if mb := m.nodes[id]; mb != nil && id != m.self.ID {
+			mb.up = up
+		}
 		return Change{}
-	}
-	mb.up = up
-	change := Change{Left: m.pruneLocked(now)}
-	m.rebuildLocked(now)
-	return change
+	})
 }
 
 // Tick lets time pass: grace periods end, and round trips are read anew from
 // rtt, which reports false for a node not measured yet. Call it about once a
 // second.
 func (m *Members) Tick(now expiry.Instant, rtt func(id string) (time.Duration, bool)) Change {
+	return m.step(now, func() Change {
+		for id, mb := range m.nodes {
+			if d, ok := rtt(id); ok {
+				mb.rtt = d
+			}
+		}
+		return Change{}
+	})
+}
+
+// step lets take change the state, removes the members that are none any more,
+// and brings the Topology up to date. Whoever finds no Topology being built
+// builds it, and takes along what has changed meanwhile: when a thousand nodes
+// come up at once, rings are built a few times and not a thousand.
+func (m *Members) step(now expiry.Instant, take func() Change) Change {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id, mb := range m.nodes {
-		if d, ok := rtt(id); ok {
-			mb.rtt = d
+	change := take()
+	m.now = max(m.now, now)
+	change.Left = m.pruneLocked(m.now)
+	m.changed = true
+	for m.changed && !m.building {
+		m.changed, m.building = false, true
+		now, estimates := m.now, m.estimates // replaced as a whole, never changed
+		up := map[string][]member{}
+		for _, mb := range m.nodes {
+			if mb.up {
+				up[mb.Region] = append(up[mb.Region], *mb)
+			}
 		}
+		m.mu.Unlock()
+		err := m.build(now, up, estimates)
+		m.mu.Lock()
+		m.building = false
+		change.Err = errors.Join(change.Err, err)
 	}
-	change := Change{Left: m.pruneLocked(now)}
-	m.rebuildLocked(now)
 	return change
 }
 
@@ -196,26 +226,22 @@ func (m *Members) pruneLocked(now expiry.Instant) (left []Node) {
 	return left
 }
 
-// rebuildLocked publishes a new Topology if anything in it changed. Rings are
-// taken over from the present one where their nodes are the same: building one
-// is by far the most expensive part.
-func (m *Members) rebuildLocked(now expiry.Instant) {
+// build publishes a new Topology of the nodes that are up, by region, if
+// anything in it is new. It is called by whoever has set m.building.
+func (m *Members) build(now expiry.Instant, up map[string][]member, estimates map[string]time.Duration) error {
 	old := m.topology.Load()
-	if old == nil {
-		old = &Topology{Home: &Region{Name: m.self.Region}}
-	}
-	up := map[string][]*member{}
-	for _, mb := range m.nodes {
-		if mb.up {
-			up[mb.Region] = append(up[mb.Region], mb)
-		}
-	}
-	next := &Topology{Self: m.self, Changed: old.Changed}
+	next := &Topology{Self: m.self, Home: old.Home, Changed: old.Changed}
+	var errs []error
 	for name, members := range up {
-		r := m.region(name, members, old.Region(name))
-		if name == m.self.Region {
+		r, err := m.region(name, members, estimates[name], old.Region(name))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("regions: %s: %w", name, err))
+		}
+		switch {
+		case r == nil:
+		case name == m.self.Region:
 			next.Home = r
-		} else {
+		default:
 			next.Remote = append(next.Remote, r)
 		}
 	}
@@ -228,57 +254,45 @@ func (m *Members) rebuildLocked(now expiry.Instant) {
 	if next.Home != old.Home || !slices.Equal(next.Remote, old.Remote) {
 		m.topology.Store(next)
 	}
+	return errors.Join(errs...)
 }
 
-// region returns old if the members make no difference to it.
-func (m *Members) region(name string, members []*member, old *Region) *Region {
-	r := &Region{Name: name, Nodes: make([]Node, 0, len(members))}
+// region makes the region of the given members. It returns old if they make no
+// difference to it, or if their ring cannot be built, and takes over its ring
+// if it can: building one is by far the most expensive part.
+func (m *Members) region(name string, members []member, estimate time.Duration, old *Region) (*Region, error) {
+	r := &Region{Name: name, Nodes: make([]Node, 0, len(members)), byID: make(map[string]Node, len(members))}
+	ringMembers := make([]consistenthash.Member, 0, len(members))
 	for _, mb := range members {
 		r.Nodes = append(r.Nodes, mb.Node)
+		r.byID[mb.ID] = mb.Node
+		ringMembers = append(ringMembers, consistenthash.Member{ID: mb.ID, Weight: mb.Weight})
 		if mb.rtt > 0 && (r.Distance == 0 || mb.rtt < r.Distance) {
 			r.Distance = mb.rtt
 		}
 	}
 	slices.SortFunc(r.Nodes, byID)
 	if r.Distance == 0 && name != m.self.Region {
-		r.Distance = m.estimates[name]
+		r.Distance = estimate
 	}
-	if old != nil && slices.Equal(r.Nodes, old.Nodes) {
-		if near(r.Distance, old.Distance) {
-			return old
-		}
-		r.ring, r.byID = old.ring, old.byID
-		return r
-	}
-	r.byID = make(map[string]Node, len(r.Nodes))
-	ringMembers := make([]consistenthash.Member, len(r.Nodes))
-	for i, n := range r.Nodes {
-		r.byID[n.ID] = n
-		ringMembers[i] = ringMember(n)
+	if old != nil && slices.Equal(r.Nodes, old.Nodes) && near(r.Distance, old.Distance) {
+		return old, nil
 	}
 	if old != nil && slices.EqualFunc(r.Nodes, old.Nodes, samePlace) {
 		r.ring = old.ring
-		return r
+		return r, nil
 	}
-	ring, err := consistenthash.New(m.seed, ringMembers...)
-	if err != nil {
-		panic("regions: usable let a node through that the ring refuses: " + err.Error())
+	var err error
+	if r.ring, err = consistenthash.New(m.seed, ringMembers...); err != nil {
+		return old, err
 	}
-	r.ring = ring
-	return r
+	return r, nil
 }
 
 // usable reports whether a node can be reached and put on a ring.
 func usable(n Node) bool {
-	if n.Address == "" || n.Region == "" {
-		return false
-	}
-	_, err := consistenthash.New(0, ringMember(n))
-	return err == nil
-}
-
-func ringMember(n Node) consistenthash.Member {
-	return consistenthash.Member{ID: n.ID, Weight: n.Weight}
+	weight := n.Weight == 0 || n.Weight >= consistenthash.MinWeight && n.Weight <= consistenthash.MaxWeight
+	return n.ID != "" && n.Region != "" && n.Address != "" && weight
 }
 
 // samePlace reports whether two nodes sit at the same points of a ring.

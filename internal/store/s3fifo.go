@@ -26,9 +26,8 @@ const (
 	maxReads = 3
 
 	// promoteReads are the reads in the small queue that lead to the main one.
-	// With one instead, real traces
-	// gain up to 3.5 points of hit ratio in caches of 1% of the keys, and lose
-	// up to one at 5% and 20%.
+	// With one instead, real traces gain up to 3.5 points of hit ratio in caches
+	// of 1% of the keys, and lose up to one at 5% and 20%.
 	promoteReads = 2
 
 	// smallShare is the part of the bytes that the small queue holds: one in

@@ -1,0 +1,270 @@
+package expiry
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// A machine has the two clocks of a real one, to be moved by hand.
+type machine struct {
+	boot time.Time
+	wall atomic.Int64 // what the wall clock has advanced since boot, jumps included
+	mono atomic.Int64 // what the monotonic clock has
+}
+
+func newMachine() *machine { return &machine{boot: time.Now()} }
+
+func (m *machine) pass(d time.Duration) {
+	m.wall.Add(int64(d))
+	m.mono.Add(int64(d))
+}
+
+func (m *machine) setWall(ahead time.Duration) { m.wall.Add(int64(ahead)) }
+
+// now returns a reading of both clocks. Package time moves the two readings of
+// a Time together only, so now reaches into it; TestMachine tells if the
+// layout of time.Time has changed.
+func (m *machine) now() time.Time {
+	wall, mono := m.wall.Load(), m.mono.Load()
+	t := m.boot.Add(time.Duration(wall))
+	layout := (*struct {
+		wall uint64
+		ext  int64 // the monotonic reading
+		loc  *time.Location
+	})(unsafe.Pointer(&t))
+	layout.ext += mono - wall
+	return t
+}
+
+func TestMachine(t *testing.T) {
+	m := newMachine()
+	m.pass(time.Minute)
+	m.setWall(-time.Hour)
+	require.Equal(t, time.Minute, m.now().Sub(m.boot))
+	require.Equal(t, time.Minute-time.Hour, m.now().Round(0).Sub(m.boot.Round(0)))
+}
+
+// Generations, told by a model: the highest seen so far is all that a clock
+// has to know.
+func TestClockGenerations(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMachine()
+		limit := time.Duration(rapid.Int64Range(1, int64(10*time.Second)).Draw(t, "limit"))
+		c := NewClock(m.now, limit)
+		var highest Generation // issued or merged
+
+		t.Repeat(map[string]func(*rapid.T){
+			"time passes": func(t *rapid.T) {
+				m.pass(time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "d")))
+			},
+			"wall clock is set": func(t *rapid.T) {
+				m.setWall(time.Duration(rapid.Int64Range(-int64(time.Hour), int64(time.Hour)).Draw(t, "ahead")))
+			},
+			"now": func(t *rapid.T) {
+				g := c.Now()
+				require.Greater(t, g, highest)
+				require.Equal(t, max(At(m.now()), highest+1), g)
+				highest = g
+			},
+			"merge": func(t *rapid.T) {
+				ahead := time.Duration(rapid.Int64Range(-2*int64(limit), 2*int64(limit)).Draw(t, "ahead"))
+				g := At(m.now()).Add(ahead) + Generation(rapid.IntRange(0, 1<<counterBits-1).Draw(t, "counter"))
+				err := c.Merge(g)
+				if ahead = g.Sub(At(m.now())); ahead <= limit || g <= highest {
+					require.NoError(t, err)
+					highest = max(highest, g)
+					return
+				}
+				var drift *DriftError
+				require.ErrorAs(t, err, &drift)
+				require.Equal(t, DriftError{Ahead: ahead, Limit: limit}, *drift)
+			},
+			"": func(t *rapid.T) { // after each: nothing is forgotten, nothing learnt that was refused
+				require.Equal(t, max(At(m.now()), highest), c.Read())
+			},
+		})
+	})
+}
+
+func TestClockIssuesMoreThanTheCounterHolds(t *testing.T) {
+	m := newMachine()
+	c := NewClock(m.now, 0)
+	first := c.Now()
+	for i := range Generation(3 << counterBits) {
+		require.Equal(t, first+i+1, c.Now())
+	}
+}
+
+func TestClockConcurrently(t *testing.T) {
+	const goroutines, each = 8, 2000
+	m := newMachine()
+	c := NewClock(m.now, time.Hour)
+	issued := make([][]Generation, goroutines)
+
+	var running sync.WaitGroup
+	for i := range issued {
+		running.Go(func() {
+			for j := range each {
+				m.setWall(time.Duration(rand.Int64N(int64(2*time.Second)) - int64(time.Second)))
+				if j%10 == 0 {
+					other := c.Read().Add(time.Duration(rand.Int64N(int64(time.Millisecond))))
+					// The wall clock may have been set back far enough to refuse it.
+					if c.Merge(other) == nil {
+						g := c.Now()
+						if g <= other {
+							t.Errorf("%v issued after %v was merged", g, other)
+						}
+						issued[i] = append(issued[i], g)
+					}
+				}
+				issued[i] = append(issued[i], c.Now())
+			}
+		})
+	}
+	running.Wait()
+
+	seen := make(map[Generation]bool)
+	for _, generations := range issued {
+		last := Generation(0)
+		for _, g := range generations {
+			require.Greater(t, g, last)
+			require.False(t, seen[g], "%v was issued twice", g)
+			seen[g], last = true, g
+		}
+	}
+}
+
+// In one microsecond all depends on the counter, and with nothing else to do
+// the goroutines meet.
+func TestClockIssuesNoGenerationTwice(t *testing.T) {
+	const goroutines, each = 4, 500_000
+	moment := time.Now()
+	c := NewClock(func() time.Time { return moment }, 0)
+
+	var running sync.WaitGroup
+	for range goroutines {
+		running.Go(func() {
+			for range each {
+				c.Now()
+			}
+		})
+	}
+	running.Wait()
+	require.Equal(t, At(moment)+goroutines*each, c.Now())
+}
+
+func TestClockRefusesDriftAndSaysHowMuch(t *testing.T) {
+	m := newMachine()
+	c := NewClock(m.now, 0)
+	require.NoError(t, c.Merge(At(m.now()).Add(DefaultMaxDrift)))
+	before := c.Read()
+
+	err := c.Merge(At(m.now()).Add(10 * time.Second))
+	require.EqualError(t, err, "clock is 10s ahead of ours, 500ms are allowed: check time synchronisation on both machines")
+	require.Equal(t, before, c.Read())
+	require.Equal(t, before+1, c.Now())
+
+	m.pass(9500 * time.Millisecond)
+	require.NoError(t, c.Merge(At(m.boot).Add(10*time.Second)), "no longer ahead")
+}
+
+// Instants, told by a model: what the monotonic clock says, and all the steps
+// that the wall clock was seen to make forward.
+func TestClockInstants(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMachine()
+		c := NewClock(m.now, 0)
+		require.Zero(t, c.Instant())
+		var last Instant
+		var lastMono, ahead, skipped int64
+
+		t.Repeat(map[string]func(*rapid.T){
+			"time passes": func(t *rapid.T) {
+				m.pass(time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "d")))
+			},
+			"wall clock is set": func(t *rapid.T) {
+				m.setWall(time.Duration(rapid.Int64Range(-int64(time.Hour), int64(time.Hour)).Draw(t, "ahead")))
+			},
+			"instant": func(t *rapid.T) {
+				mono := m.mono.Load()
+				if d := m.wall.Load() - mono - ahead; time.Duration(d).Abs() >= step {
+					ahead += d
+					skipped += max(d, 0)
+				}
+				now := c.Instant()
+				require.Equal(t, Instant(mono+skipped), now)
+				require.GreaterOrEqual(t, now, last, "goes back")
+				require.GreaterOrEqual(t, now.Sub(last), time.Duration(mono-lastMono), "runs slower than the monotonic clock")
+				last, lastMono = now, mono
+			},
+		})
+	})
+}
+
+func TestClockInstantCountsSleepAndIgnoresSettingBack(t *testing.T) {
+	m := newMachine()
+	c := NewClock(m.now, 0)
+
+	m.setWall(-time.Hour)
+	m.pass(time.Second)
+	require.Equal(t, Instant(0).Add(time.Second), c.Instant(), "set back")
+
+	m.setWall(30 * time.Minute) // suspended: only the wall clock went on
+	require.Equal(t, Instant(0).Add(time.Second+30*time.Minute), c.Instant(), "asleep after it was set back")
+	m.setWall(-time.Minute)
+	m.pass(time.Second)
+	require.Equal(t, Instant(0).Add(2*time.Second+30*time.Minute), c.Instant(), "not taken back")
+
+	for range 10 {
+		m.setWall(step / 5)
+	}
+	require.Equal(t, Instant(0).Add(2*time.Second+30*time.Minute+2*step), c.Instant(), "small steps add up")
+	for range 1000 {
+		m.setWall(step / 5)
+		c.Instant()
+		m.setWall(-step / 5)
+		c.Instant()
+	}
+	require.Equal(t, Instant(0).Add(2*time.Second+30*time.Minute+2*step), c.Instant(), "noise does not")
+}
+
+func TestClockInstantConcurrently(t *testing.T) {
+	m := newMachine()
+	c := NewClock(m.now, 0)
+	var running sync.WaitGroup
+	for range 8 {
+		running.Go(func() {
+			var last Instant
+			for range 2000 {
+				m.pass(time.Duration(rand.Int64N(int64(time.Millisecond))))
+				m.setWall(time.Duration(rand.Int64N(int64(2*time.Second)) - int64(time.Second)))
+				now := c.Instant()
+				if now < last {
+					t.Errorf("%v after %v", now, last)
+				}
+				last = now
+			}
+		})
+	}
+	running.Wait()
+}
+
+// Time in a synctest bubble has no monotonic reading.
+func TestClockInBubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewClock(nil, 0)
+		g, instant := c.Now(), c.Instant()
+		time.Sleep(time.Hour)
+		require.Equal(t, time.Hour, c.Instant().Sub(instant))
+		require.Equal(t, time.Hour, c.Now().Sub(g))
+		require.Equal(t, time.Now(), c.Wall())
+	})
+}
