@@ -156,7 +156,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		TLS:       c.config.tls,
 		Lease:     c.config.lease,
 		Limits:    c.config.limits,
-		Logger:    c.log,
+		Logger:    c.config.logger.With("self", c.node.ID), // it adds the cluster itself
 		OnChange:  c.health,
 	})
 	if err != nil {

@@ -177,6 +177,11 @@ func (c *config) check() error {
 	if c.limits.MaxValue < 0 || c.limits.MaxValue > 1<<30 {
 		bad("WithMaxValueBytes(%d): must be from 1 to 1 GiB", c.limits.MaxValue)
 	}
+	if v, ok := c.discovery.(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			bad("WithDiscovery: %w", err)
+		}
+	}
 	switch {
 	case c.listen != "" && c.listener != nil:
 		bad("WithListen and WithListener exclude each other")

@@ -28,6 +28,9 @@ type View struct {
 
 // A Discovery finds the nodes of a cluster and announces this one to them.
 // Package regions/consul has the one for Consul; Static needs no service.
+//
+// If a Discovery also has a method Validate() error, that is called before the
+// others and reports everything that is wrong with its configuration.
 type Discovery interface {
 	// Region returns the name of the region that this process is in, or "" if
 	// the discovery has no notion of it. It is called once, before Run, when

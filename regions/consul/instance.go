@@ -1,0 +1,150 @@
+package consul
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/geocache/geocache/consistenthash"
+	"github.com/geocache/geocache/regions"
+	"github.com/hashicorp/consul/api"
+)
+
+// A node is registered as a service instance with the following tag and meta.
+const (
+	tag = "geocache"
+
+	metaProtocol = "protocol" // how to read the rest, see protocol
+	metaNode     = "node"     // Node.ID
+	metaRegion   = "region"   // Node.Region; the datacenter if missing
+	metaWeight   = "weight"   // Node.Weight; 1 if missing
+
+	// protocol is the version of the meta. It changes only where an older
+	// process would misread a newer one's instance; additions leave it.
+	protocol = "1"
+)
+
+// registration returns how self is registered.
+func (d *Discovery) registration(self regions.Node) (*api.AgentServiceRegistration, error) {
+	if self.ID == "" {
+		return nil, errors.New("it has no ID")
+	}
+	host, portText, err := net.SplitHostPort(self.Address)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil || port == 0 {
+		return nil, fmt.Errorf("address %s: port must be a number from 1 to 65535", self.Address)
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "" // nobody can dial it; without one, Consul offers the agent's
+	}
+
+	meta := map[string]string{metaProtocol: protocol, metaNode: self.ID}
+	if self.Region != "" {
+		meta[metaRegion] = self.Region
+	}
+	if self.Weight != 0 {
+		meta[metaWeight] = strconv.FormatFloat(self.Weight, 'g', -1, 64)
+	}
+	id := serviceID(d.service, self.ID)
+	return &api.AgentServiceRegistration{
+		ID:      id,
+		Name:    d.service,
+		Tags:    []string{tag},
+		Address: host,
+		Port:    int(port),
+		Meta:    meta,
+		Check: &api.AgentServiceCheck{
+			CheckID:                        "service:" + id,
+			Name:                           "geocache node " + self.ID,
+			TTL:                            d.checkTTL.String(),
+			DeregisterCriticalServiceAfter: d.deregisterAfter.String(),
+		},
+	}, nil
+}
+
+// serviceID returns the ID under which the agent keeps a node's instance. The
+// node's ID is part of it because many processes of a service may share one
+// agent. Bytes that mean something in a URL are written as ~xx: percent signs
+// would not do, because some versions of Consul unescape a path twice.
+func serviceID(service, node string) string {
+	var b strings.Builder
+	b.WriteString(service + "-")
+	for _, c := range []byte(node) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.', c == ':':
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "~%02x", c)
+		}
+	}
+	return b.String()
+}
+
+// nodes returns the nodes among a datacenter's instances, ordered by ID, and
+// why others were skipped, by instance. One that cannot be read harms no other.
+//
+// Critical instances are left out without a reason: the process said that it
+// cannot serve, or has not said anything for a TTL, or its machine is gone.
+// A warning, such as a disk that fills up, takes no node out of the ring: it
+// still serves, and leaving would only make the others load its keys. For the
+// same reason the query does not ask Consul for passing instances only.
+func nodes(datacenter string, entries []*api.ServiceEntry) ([]regions.Node, map[string]string) {
+	// A process that was moved to another agent may have left its former
+	// instance there: of two instances of a node the newer one counts.
+	slices.SortFunc(entries, func(a, b *api.ServiceEntry) int {
+		return cmp.Compare(b.Service.CreateIndex, a.Service.CreateIndex)
+	})
+	list := make([]regions.Node, 0, len(entries))
+	seen := make(map[string]bool)
+	skipped := make(map[string]string)
+	for _, e := range entries {
+		if s := e.Checks.AggregatedStatus(); s != api.HealthPassing && s != api.HealthWarning {
+			continue
+		}
+		n, err := node(datacenter, e)
+		if err == nil && seen[n.ID] {
+			err = fmt.Errorf("there is a newer instance of node %q", n.ID)
+		}
+		if err != nil {
+			skipped[e.Node.Node+"/"+e.Service.ID] = err.Error()
+			continue
+		}
+		seen[n.ID] = true
+		list = append(list, n)
+	}
+	slices.SortFunc(list, func(a, b regions.Node) int { return cmp.Compare(a.ID, b.ID) })
+	return list, skipped
+}
+
+// node reads back what registration has written. The instance may be somebody
+// else's, under the same service name and tag.
+func node(datacenter string, e *api.ServiceEntry) (regions.Node, error) {
+	meta := e.Service.Meta
+	if v := meta[metaProtocol]; v != protocol {
+		return regions.Node{}, fmt.Errorf("meta %s is %q, only %q is understood", metaProtocol, v, protocol)
+	}
+	n := regions.Node{ID: meta[metaNode], Region: cmp.Or(meta[metaRegion], datacenter)}
+	if n.ID == "" {
+		return regions.Node{}, fmt.Errorf("meta %s is missing", metaNode)
+	}
+	if text, ok := meta[metaWeight]; ok {
+		w, err := strconv.ParseFloat(text, 64)
+		if err != nil || !(w >= consistenthash.MinWeight && w <= consistenthash.MaxWeight) { // NaN is neither
+			return regions.Node{}, fmt.Errorf("meta %s is %q, must be a number from %v to %v", metaWeight, text, consistenthash.MinWeight, consistenthash.MaxWeight)
+		}
+		n.Weight = w
+	}
+	host := cmp.Or(e.Service.Address, e.Node.Address)
+	if host == "" || e.Service.Port <= 0 || e.Service.Port > 65535 {
+		return regions.Node{}, fmt.Errorf("address %q, port %d cannot be dialled", host, e.Service.Port)
+	}
+	n.Address = net.JoinHostPort(host, strconv.Itoa(e.Service.Port))
+	return n, nil
+}
