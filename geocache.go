@@ -59,8 +59,9 @@ type Cache struct {
 //
 // Open waits a while (WithJoinWait) to have found and reached the others. If it
 // has not by then it goes on without, logs that, and they come in later: a
-// discovery that is down does not keep a service from starting. If ctx ends
-// before, Open returns its error. ctx is not used afterwards.
+// discovery that is down does not keep a service from starting, provided that
+// WithRegion says where it is. If ctx ends before, Open returns its error. ctx is
+// not used afterwards.
 func Open(ctx context.Context, opts ...Option) (*Cache, error) {
 	config := defaultConfig()
 	for _, o := range opts {
@@ -71,6 +72,9 @@ func Open(ctx context.Context, opts ...Option) (*Cache, error) {
 	}
 	c, err := newCache(ctx, config)
 	if err != nil {
+		if config.listener != nil {
+			config.listener.Close()
+		}
 		return nil, fmt.Errorf("geocache: %w", err)
 	}
 	if err := c.start(ctx); err != nil {

@@ -84,8 +84,8 @@ func WithSeed(seed uint64) Option { return cacheOption(func(c *config) { c.seed 
 // Cache has no peers.
 func WithListen(address string) Option { return cacheOption(func(c *config) { c.listen = address }) }
 
-// WithListener is WithListen with a listener of the caller's making. The Cache
-// closes it.
+// WithListener is WithListen with a listener of the caller's making. Once Open
+// has found the options good, the Cache closes it.
 func WithListener(l net.Listener) Option { return cacheOption(func(c *config) { c.listener = l }) }
 
 // WithAdvertise sets the address that other nodes are told to dial. Default:

@@ -39,6 +39,17 @@ func TestOneLoadForAllCallers(t *testing.T) {
 	})
 }
 
+// A load that takes no time ends between one caller's miss and its joining.
+func TestOneLoadHoweverShort(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 1}, func(c *testcluster.Cluster) {
+		for i := range 500 {
+			key := fmt.Sprint("key-", i)
+			everybody(t, c.Nodes(), 30, key)
+			require.Equal(t, 1, c.Origin.Loads(key))
+		}
+	})
+}
+
 func TestOneLoadPerRegion(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us", "ap"}}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(2 * time.Second))
