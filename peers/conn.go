@@ -17,7 +17,8 @@ type conn struct {
 	once   sync.Once
 }
 
-// newConn makes a conn of c. frame is how long a frame may take to be written.
+// newConn makes a conn of c, which allows write for writing a small frame. The
+// reader's accept, idle and until are still to be set.
 func newConn(c net.Conn, limits *Limits, traffic *traffic, write time.Duration) *conn {
 	nc := &conn{Conn: c, closed: make(chan struct{})}
 	nc.reader = reader{conn: c, traffic: traffic, frame: limits.FrameTimeout}

@@ -35,7 +35,9 @@
 // A client pings four times in a lease. It takes its peer to be down when
 // nothing at all, pong or not, has come for a lease, so that a huge value under
 // way does not look like death. A server closes a connection over which it has
-// heard nothing for ten leases.
+// heard nothing for ten leases. A connection that breaks is made anew at once,
+// and if that fails after pauses from 50 ms to 2 s, with jitter; after a refusal,
+// which it takes a person to mend, after the longest.
 //
 // # Wire format
 //
@@ -74,8 +76,8 @@
 //	        7 timeout, 8 too large, 9 bad request
 //	Reason  1 protocol, 2 version, 3 cluster, 4 seed, 5 clock, 6 identity, 7 tls,
 //	        8 limit, 9 slow, 10 idle, 11 busy
-//	Hop     1 owner, 2 successor, 3 previous, 4 region, 5 origin
-//	Source  1 store, 2 owner, 3 region, 4 getter
+//	Hop     1 owner, 2 region
+//	Source  1 store, 2 region, 3 getter
 //
 // Freshness compares no clocks. An answer says how old the item is, as measured
 // by the node that gives it, how long it lives in all, and for how long the

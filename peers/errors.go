@@ -1,8 +1,6 @@
 package peers
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // A Code is the outcome of a request. Its numbers are part of the wire format.
 //
@@ -74,7 +72,7 @@ func (e *Error) Error() string {
 	if e.Inferred {
 		said = "taken to be"
 	}
-	s := fmt.Sprintf("node %s in region %s %s %v", e.Node, e.Region, said, e.Code)
+	s := fmt.Sprintf("node %s in region %s %s %s", e.Node, e.Region, said, e.Code.String())
 	if e.Text != "" {
 		s += ": " + e.Text
 	}

@@ -21,7 +21,7 @@ var background = context.Background()
 // TestFetch: all of a request gets there, and all of an answer back.
 func TestFetch(t *testing.T) {
 	_, server, peer := pair(t, nil)
-	want := Request{Group: "g", Key: "k", Floor: 77, Hop: HopOrigin, From: "client"}
+	want := Request{Group: "g", Key: "k", Floor: 77, Hop: HopRegion, From: "client"}
 	answer := Answer{Source: SourceGetter, Stale: true, Generation: 78, Age: time.Minute, Life: time.Second, Value: []byte("v")}
 	server.handler.lookup = func(req *Request) (Answer, bool) {
 		require.Equal(t, want, *req)
@@ -33,7 +33,7 @@ func TestFetch(t *testing.T) {
 		require.False(t, limited)
 		return answer
 	}
-	ans, err := peer.Fetch(background, Request{Group: "g", Key: "k", Floor: 77, Hop: HopOrigin})
+	ans, err := peer.Fetch(background, Request{Group: "g", Key: "k", Floor: 77, Hop: HopRegion})
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, ans.Age, answer.Age)
 	ans.Age = answer.Age
@@ -57,7 +57,7 @@ func TestCodes(t *testing.T) {
 		require.ErrorIs(t, err, code)
 		require.NotErrorIs(t, err, CodeUnavailable)
 		require.Equal(t, &Error{Node: "server", Region: "here", Code: code, Text: "because"}, err)
-		require.Equal(t, fmt.Sprintf("node server in region here answered %v: because", code), err.Error())
+		require.Equal(t, fmt.Sprintf("node server in region here answered %s: because", code.String()), err.Error())
 	}
 }
 
@@ -72,7 +72,7 @@ func TestPeek(t *testing.T) {
 // TestFetchMany: one frame out, an answer for each key, in the order in which
 // they become known.
 func TestFetchMany(t *testing.T) {
-	client, server, peer := pair(t, nil)
+	client, server, peer := quietPair(t, nil)
 	release := make(chan struct{})
 	server.handler.lookup = func(req *Request) (Answer, bool) {
 		return Answer{Value: []byte(strings.Clone(req.Key))}, strings.HasPrefix(req.Key, "hit")
@@ -84,7 +84,7 @@ func TestFetchMany(t *testing.T) {
 		return Answer{Code: CodeFailed, Text: req.Key}
 	}
 	batch := Batch{Group: "g", Keys: []Key{{Key: "slow"}, {Key: "quick"}, {Key: "hit 1"}, {Key: "hit 2"}, {Key: strings.Repeat("x", 5000)}}}
-	before := fetchFrames(client)
+	before := framesOut(client)
 	var order []int
 	peer.FetchMany(background, batch, func(i int, ans Answer, err error) {
 		order = append(order, i)
@@ -105,30 +105,32 @@ func TestFetchMany(t *testing.T) {
 	})
 	require.ElementsMatch(t, []int{0, 1, 2, 3, 4}, order)
 	require.Equal(t, 0, order[4], "the slow one held up the others")
-	require.EqualValues(t, 1, fetchFrames(client)-before)
+	require.EqualValues(t, 1, framesOut(client)-before)
 	require.EqualValues(t, 4, server.Stats().Requests)
 
 	peer.FetchMany(background, Batch{Group: "g"}, func(int, Answer, error) { panic("nothing was asked for") })
 }
 
-// fetchFrames returns how many frames n has sent that are not pings: the
-// heartbeat must not disturb the count.
-func fetchFrames(n *node) uint64 {
-	var sum uint64
-	for _, p := range n.Peers() {
-		c := p.conn.Load()
-		c.mu.Lock()
-		sum += p.traffic.framesOut.Load() - c.pinged
-		c.mu.Unlock()
-	}
-	return sum
+func framesOut(n *node) uint64 { return n.Stats().Peers[0].Traffic.FramesOut }
+
+// quietPair is a pair that sends no pings after the first, so that frames can
+// be counted.
+func quietPair(t *testing.T, change func(*Config)) (client, server *node, peer *Peer) {
+	client, server, peer = pair(t, func(c *Config) {
+		c.Lease = time.Hour
+		if change != nil {
+			change(c)
+		}
+	})
+	eventually(t, func() bool { _, ok := peer.RTT(); return ok })
+	return client, server, peer
 }
 
 // TestFetchManySplits: a batch over the limits goes in several frames.
 func TestFetchManySplits(t *testing.T) {
-	client, _, peer := pair(t, func(c *Config) { c.Limits.MaxKeys = 10 })
+	client, _, peer := quietPair(t, func(c *Config) { c.Limits.MaxKeys = 10 })
 	for _, c := range []struct{ keys, size, frames int }{{10, 1, 1}, {11, 1, 2}, {25, 1, 3}, {9, 4096, 1}} {
-		before := fetchFrames(client)
+		before := framesOut(client)
 		batch := Batch{Group: "g"}
 		for i := range c.keys {
 			batch.Keys = append(batch.Keys, Key{Key: fmt.Sprintf("%*d", c.size, i)})
@@ -141,7 +143,7 @@ func TestFetchManySplits(t *testing.T) {
 			seen[i] = true
 		})
 		require.Len(t, seen, c.keys)
-		require.EqualValues(t, c.frames, fetchFrames(client)-before)
+		require.EqualValues(t, c.frames, framesOut(client)-before)
 	}
 }
 
@@ -265,7 +267,7 @@ func TestDeadlineAndCancelTravel(t *testing.T) {
 func TestAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, client, server := memoryPair(t, nil)
-		network.latency = 40 * time.Millisecond
+		network.setLatency(40 * time.Millisecond)
 		server.handler.load = func(ctx context.Context, req *Request) Answer {
 			time.Sleep(2 * time.Second)
 			return Answer{Age: 2 * time.Second, Life: time.Minute}

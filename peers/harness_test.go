@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // handler is a Handler made of two functions. The defaults hit nothing and
-// load "<key> from <id>".
+// load "<key> from <id>", but hold the key "hold" until it is cancelled.
 type handler struct {
 	id     string
 	lookup func(req *Request) (Answer, bool)
@@ -35,6 +35,9 @@ func (h *handler) Lookup(req *Request) (Answer, bool) {
 
 func (h *handler) Load(ctx context.Context, req *Request) Answer {
 	if h.load == nil {
+		if req.Key == "hold" {
+			<-ctx.Done()
+		}
 		return Answer{Value: []byte(req.Key + " from " + h.id)}
 	}
 	return h.load(ctx, req)

@@ -66,6 +66,18 @@ func (m *memory) setCut(cut bool) {
 	m.cut = cut
 }
 
+func (m *memory) setLatency(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.latency = d
+}
+
+func (m *memory) dialled() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dials
+}
+
 // breakAll ends every connection there is, as if the cables were pulled and
 // the machines had noticed.
 func (m *memory) breakAll() {

@@ -15,11 +15,8 @@ type Hop uint8
 
 // The hops.
 const (
-	HopOwner     Hop = 1 // as the key's owner in the region that both are in
-	HopSuccessor Hop = 2 // in place of the owner, which cannot be reached
-	HopPrevious  Hop = 3 // as the owner before the ring changed; with Peek
-	HopRegion    Hop = 4 // by an owner in another region, whose own getter failed
-	HopOrigin    Hop = 5 // by an owner in another region, as the owner in the origin region
+	HopOwner  Hop = 1 // as the key's owner in the region that both are in
+	HopRegion Hop = 2 // for another region: by what it can do without asking others
 )
 
 // A Source says where the node that answers had the value from. Its numbers
@@ -28,10 +25,9 @@ type Source uint8
 
 // The sources.
 const (
-	SourceStore  Source = 1 // its own memory
-	SourceOwner  Source = 2 // another node of its region
-	SourceRegion Source = 3 // another region
-	SourceGetter Source = 4 // its getter
+	SourceStore  Source = 1 // memory, its own or that of a node in its region
+	SourceRegion Source = 2 // another region
+	SourceGetter Source = 3 // a getter
 )
 
 // A Request asks for one key.

@@ -147,11 +147,11 @@ func (p *Peer) run() {
 			if time.Since(began) >= p.transport.config.Lease {
 				failures = 0
 			}
-			p.setErr(err)
 			// A connection that has lasted and breaks is made anew at once.
 			// (One that has not might break again, and again.)
 			broken := failures == 0 && !errors.Is(err, errGoodbye) && !isRefusal(err)
 			if broken && p.ctx.Err() == nil {
+				p.setErr(err)
 				if err == errSilent || err == errStalled {
 					p.change(false, err)
 				} else {
@@ -242,7 +242,7 @@ func (p *Peer) failed(err error) {
 		if !refused.Remote {
 			p.transport.refusals.count(refused.Reason)
 		}
-		p.log(level, "no connection to peer", slog.Any("reason", refused.Reason), slog.Any("error", err))
+		p.log(level, "no connection to peer", slog.String("reason", refused.Reason.String()), slog.Any("error", err))
 	} else {
 		p.log(slog.LevelDebug, "no connection to peer", slog.Any("error", err))
 	}

@@ -351,7 +351,7 @@ func (t *Transport) report(err error, message string, attrs ...slog.Attr) {
 		if t.refusals.count(refused.Reason) {
 			level = slog.LevelWarn
 		}
-		attrs = append(attrs, slog.Any("reason", refused.Reason))
+		attrs = append(attrs, slog.String("reason", refused.Reason.String()))
 	}
 	if err != io.EOF {
 		attrs = append(attrs, slog.Any("error", err))
