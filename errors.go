@@ -1,6 +1,7 @@
 package geocache
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -42,8 +43,8 @@ type Error struct {
 	Node   string
 	Region string
 
-	// Inferred is true if that node did not say so itself: it could not be
-	// reached, or the connection broke before it answered.
+	// Inferred is true if that node did not say so itself, but this one
+	// concluded it: from the limits the other has told it, say.
 	Inferred bool
 
 	Err error
@@ -57,11 +58,10 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "geocache: %s %s/%q", strings.ToLower(e.Op), e.Group, key)
 	if e.Node != "" {
-		verb := "at"
+		fmt.Fprintf(&b, " at %s in %s", e.Node, e.Region)
 		if e.Inferred {
-			verb = "from unreachable"
+			b.WriteString(" (inferred)")
 		}
-		fmt.Fprintf(&b, " %s %s in %s", verb, e.Node, e.Region)
 	}
 	return b.String() + ": " + strings.TrimPrefix(e.Err.Error(), "geocache: ")
 }
@@ -87,12 +87,8 @@ func (e *PanicError) Unwrap() error {
 // errGoexit is the error of callers whose getter left by runtime.Goexit.
 var errGoexit = errors.New("getter called runtime.Goexit")
 
-// located says on which node err arose. Errors that say so already keep it.
+// located says on which node err arose.
 func located(node, region string, err error) error {
-	var e *Error
-	if err == nil || errors.As(err, &e) {
-		return err
-	}
 	return &Error{Node: node, Region: region, Err: err}
 }
 
@@ -108,19 +104,18 @@ func fromPeer(err error) error {
 	case peers.CodeTimeout:
 		cause = ErrTimeout
 	case peers.CodeTooLarge:
-		cause = fmt.Errorf("%w: %s", ErrTooLarge, pe.Text)
+		cause = fmt.Errorf("%w: %s", ErrTooLarge, cmp.Or(pe.Text, fmt.Sprint(pe.Unwrap())))
 	case peers.CodeFailed:
 		cause = errors.New(pe.Text)
 	}
 	return &Error{Node: pe.Node, Region: pe.Region, Inferred: pe.Inferred, Err: cause}
 }
 
-// inCall completes err with what the caller asked for, and takes the contexts'
-// errors as they are.
+// inCall completes err with what the caller asked for. An Error that err only
+// wraps is none of this call's: the getter has it from another group.
 func inCall(op, group, key string, err error) error {
 	out := &Error{Op: op, Group: group, Key: key, Err: err}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := err.(*Error); ok {
 		out.Node, out.Region, out.Inferred, out.Err = e.Node, e.Region, e.Inferred, e.Err
 	}
 	return out

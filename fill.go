@@ -54,25 +54,31 @@ const (
 // fill answers a read of this process that memory could not.
 func (g *group) fill(ctx context.Context, key string) answer {
 	floor := g.floors.Floor(key)
-	owners := g.cache.topology().Home.Owners(key, 2)
-	if owners[0].ID == g.cache.node.ID {
+	home := g.cache.topology().Home
+	owner := home.Owner(key)
+	if owner.ID == g.cache.node.ID {
 		return g.own(ctx, key, floor)
 	}
 	return g.asks.do(ctx, key, floor, func(ctx context.Context) answer {
 		if a, ok := g.remembered(key, floor); ok {
 			return a
 		}
-		return g.ask(ctx, key, floor, owners)
+		return g.ask(ctx, key, floor, home, owner)
 	})
 }
 
-// ask is the work of a flight in asks: it asks the nodes in turn.
-func (g *group) ask(ctx context.Context, key string, floor expiry.Generation, nodes []regions.Node) answer {
-	for _, n := range nodes {
-		if n.ID == g.cache.node.ID {
-			break
-		}
-		if a, ok := g.fetch(ctx, n, request{key: key, floor: floor, hop: peers.HopOwner, class: store.Copy}); ok {
+// ask is the work of a flight in asks: the owner, its successor, own.
+func (g *group) ask(ctx context.Context, key string, floor expiry.Generation, home *regions.Region, owner regions.Node) answer {
+	if a, ok := g.fetch(ctx, owner, copyOf(key, floor)); ok {
+		return g.orStale(key, floor, a)
+	}
+	return g.askSuccessor(ctx, key, floor, home)
+}
+
+// askSuccessor is the rest of ask when the owner has not answered.
+func (g *group) askSuccessor(ctx context.Context, key string, floor expiry.Generation, home *regions.Region) answer {
+	if owners := home.Owners(key, 2); len(owners) == 2 && owners[1].ID != g.cache.node.ID {
+		if a, ok := g.fetch(ctx, owners[1], copyOf(key, floor)); ok {
 			return g.orStale(key, floor, a)
 		}
 	}
@@ -208,6 +214,12 @@ type request struct {
 	hop   peers.Hop
 	peek  bool
 	class store.Class // of the entry that is kept
+}
+
+// copyOf is the request of a node that does not own the key to one that answers
+// as if it did.
+func copyOf(key string, floor expiry.Generation) request {
+	return request{key: key, floor: floor, hop: peers.HopOwner, class: store.Copy}
 }
 
 // fetch asks a node and keeps what it answers. It reports false if the node did
@@ -365,7 +377,7 @@ func (g *group) panicked(key string, p any) error {
 }
 
 // keep puts the answer's entry into the store, or takes over what is there if it
-// is newer.
+// is newer and has not expired.
 //
 // A write may happen at any point of a fill. It (1) raises the floor, (2)
 // forgets the fill, (3) drops the entry. If the fill stores before (3), its entry
@@ -374,7 +386,8 @@ func (g *group) panicked(key string, p any) error {
 // order in which the old value stays; looking first would.
 func (g *group) keep(a answer) answer {
 	e := a.entry
-	if there := g.store.Set(e); there != nil && there != e && there.Generation > e.Generation {
+	there := g.store.Set(e)
+	if there != nil && there.Generation > e.Generation && g.cache.clock.Instant() < there.Expires {
 		return answer{entry: there, source: a.source}
 	}
 	if e.Generation <= g.floors.Floor(e.Key) {

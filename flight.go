@@ -89,13 +89,18 @@ func (fs *flights) join(key string, floor expiry.Generation) (f *flight, leads b
 	return f, true
 }
 
-// wait returns the flight's answer, or the error of ctx if that ends first. The
+// wait returns the flight's answer, or why ctx ended if that ends first. The
 // last one to give up ends the flight.
 func (fs *flights) wait(ctx context.Context, f *flight) answer {
 	select {
 	case <-f.done:
 		return f.answer
 	case <-ctx.Done():
+	}
+	select {
+	case <-f.done: // both: the answer is there, which GetMany's waits one after the other count on
+		return f.answer
+	default:
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -105,7 +110,7 @@ func (fs *flights) wait(ctx context.Context, f *flight) answer {
 		fs.forgetLocked(f)
 		f.cancel()
 	}
-	return answer{err: context.Cause(ctx)}
+	return answer{err: endOf(context.Cause(ctx))}
 }
 
 // finish ends the flight with a.

@@ -48,6 +48,10 @@ type Cache struct {
 	// must not do so itself, being called by the transport.
 	relist chan struct{}
 
+	// setting is held from reading the members to telling the transport, so that
+	// of two who do so the later reading is told last.
+	setting sync.Mutex
+
 	mu     sync.RWMutex // guards the following; never held across I/O
 	closed bool
 	wg     sync.WaitGroup // every goroutine; Add only with mu held and !closed, or from one of them
@@ -276,6 +280,8 @@ func (c *Cache) logChange(change regions.Change) {
 }
 
 func (c *Cache) setPeers() {
+	c.setting.Lock()
+	defer c.setting.Unlock()
 	var endpoints []peers.Endpoint
 	for _, n := range c.members.Nodes() {
 		endpoints = append(endpoints, peers.Endpoint{ID: n.ID, Region: n.Region, Address: n.Address})

@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync/atomic"
 
-	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -23,8 +21,8 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 	batches := map[string]*batch{}
 	for _, key := range keys {
 		floor := g.floors.Floor(key)
-		owners := home.Owners(key, 2)
-		if owners[0].ID == g.cache.node.ID {
+		owner := home.Owner(key)
+		if owner.ID == g.cache.node.ID {
 			f, leads := g.owns.join(key, floor)
 			if leads {
 				g.owns.start(f, g.owning(key, floor))
@@ -37,13 +35,12 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 		if !leads {
 			continue
 		}
-		b := batches[owners[0].ID]
+		b := batches[owner.ID]
 		if b == nil {
-			b = &batch{owner: owners[0]}
-			batches[owners[0].ID] = b
+			b = &batch{home: home, owner: owner}
+			batches[owner.ID] = b
 		}
 		b.flights = append(b.flights, f)
-		b.owners = append(b.owners, owners)
 	}
 	for _, b := range batches {
 		if !g.cache.spawn(func() { g.askMany(b) }) {
@@ -59,9 +56,9 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 
 // A batch is the flights of one GetMany whose keys have the same owner.
 type batch struct {
+	home    *regions.Region
 	owner   regions.Node
 	flights []*flight
-	owners  [][]regions.Node // of each flight's key: the owner and its successor
 }
 
 // askMany is the work of all flights in b: one request to the owner, and for
@@ -82,33 +79,26 @@ func (g *group) askMany(b *batch) {
 		})
 		req.Keys = append(req.Keys, peers.Key{Key: f.key, Floor: f.floor})
 	}
-	alone := func(i int, nodes []regions.Node) {
-		f := b.flights[i]
-		g.asks.start(f, func(ctx context.Context) answer { return g.ask(ctx, f.key, f.floor, nodes) })
+	successor := func(f *flight) {
+		g.asks.start(f, func(ctx context.Context) answer { return g.askSuccessor(ctx, f.key, f.floor, b.home) })
 	}
 	peer := g.cache.transport.Peer(b.owner.ID)
 	if peer == nil {
-		for i := range b.flights {
-			alone(i, b.owners[i][1:])
+		for _, f := range b.flights {
+			successor(f)
 		}
 		return
 	}
 	peer.FetchMany(ctx, req, func(i int, ans peers.Answer, err error) {
 		f := b.flights[i]
-		a, verdict := g.judge(g.copyOf(f.key, f.floor), b.owner, ans, err)
+		a, verdict := g.judge(copyOf(f.key, f.floor), b.owner, ans, err)
 		switch verdict {
 		case answered:
 			g.asks.finish(f, g.orStale(f.key, f.floor, a))
 		case expired:
-			alone(i, b.owners[i])
+			g.asks.start(f, func(ctx context.Context) answer { return g.ask(ctx, f.key, f.floor, b.home, b.owner) })
 		case unusable:
-			alone(i, b.owners[i][1:])
+			successor(f)
 		}
 	})
-}
-
-// copyOf is the request of a node that does not own the key to the one that
-// does.
-func (g *group) copyOf(key string, floor expiry.Generation) request {
-	return request{key: key, floor: floor, hop: peers.HopOwner, class: store.Copy}
 }

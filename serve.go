@@ -86,8 +86,7 @@ func (g *group) reply(a answer) peers.Answer {
 // rootText is the text of err without the places it arose at, which the asker
 // knows, or is told by the transport.
 func rootText(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := err.(*Error); ok {
 		err = e.Err
 	}
 	return err.Error()

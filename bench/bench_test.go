@@ -168,7 +168,7 @@ func BenchmarkPeerHit(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			g := openGeocache(b, l, clientID, 0.01, server)
+			g := openGeocache(b, l, clientID, 1, server)
 			var owned []string
 			for _, k := range key {
 				if g.Locate(k)[0].Owner.ID == serverID {

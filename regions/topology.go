@@ -21,7 +21,8 @@ type Topology struct {
 	Changed expiry.Instant
 }
 
-// A Region is the part of a Topology that lies in one region.
+// A Region is the part of a Topology that lies in one region. It has at least
+// one node.
 type Region struct {
 	Name string
 	// Nodes are the nodes that answer, by ascending ID.
@@ -34,14 +35,10 @@ type Region struct {
 	byID map[string]Node
 }
 
-// Owner returns the node that owns key in this region, and false if the region
-// has none.
-func (r *Region) Owner(key string) (Node, bool) {
-	id, ok := r.ring.Owner(key)
-	if !ok {
-		return Node{}, false
-	}
-	return r.byID[id], true
+// Owner returns the node that owns key in this region.
+func (r *Region) Owner(key string) Node {
+	id, _ := r.ring.Owner(key) // a region without a node is not in a Topology
+	return r.byID[id]
 }
 
 // Owners returns the first n distinct nodes in the succession of key, or all

@@ -1,0 +1,504 @@
+package regions
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache/consistenthash"
+	"github.com/geocache/geocache/expiry"
+)
+
+const grace = time.Minute
+
+// at returns the instant d after the beginning.
+func at(d time.Duration) expiry.Instant { return expiry.Instant(0).Add(d) }
+
+// node returns a usable node: its region is what its ID begins with. It is
+// light, since rings of heavy ones take long to build.
+func node(id string) Node {
+	return Node{ID: id, Region: id[:2], Address: id + ":7946", Weight: 0.05}
+}
+
+// view lists the nodes with these IDs.
+func view(ids ...string) View {
+	var v View
+	for _, id := range ids {
+		v.Nodes = append(v.Nodes, node(id))
+	}
+	return v
+}
+
+func ids(nodes []Node) []string {
+	var ids []string
+	for _, n := range nodes {
+		ids = append(ids, n.ID)
+	}
+	return ids
+}
+
+// A world is Members as a test uses them: in eu-1, with time that passes by
+// hand.
+type world struct {
+	*testing.T
+	*Members
+	now expiry.Instant
+}
+
+// newWorld returns the world of eu-1 that has found the others, all of which
+// answer.
+func newWorld(t *testing.T, others ...string) *world {
+	m, err := NewMembers(node("eu-1"), 7, grace, 0)
+	require.NoError(t, err)
+	w := &world{t, m, 0}
+	if others == nil {
+		return w
+	}
+	w.found(view(append(others, "eu-1")...))
+	w.up(others...)
+	return w
+}
+
+func (w *world) found(v View) Change { return w.Found(w.now, v) }
+
+func (w *world) up(ids ...string) {
+	for _, id := range ids {
+		w.Health(w.now, id, true)
+	}
+}
+
+func (w *world) down(nodes ...string) (left []string) {
+	for _, id := range nodes {
+		left = append(left, ids(w.Health(w.now, id, false).Left)...)
+	}
+	return left
+}
+
+// wait lets d pass and returns who left meanwhile.
+func (w *world) wait(d time.Duration) (left []string) {
+	w.now = w.now.Add(d)
+	return ids(w.Tick(w.now, func(string) (time.Duration, bool) { return 0, false }).Left)
+}
+
+// measure sets the round trips to nodes.
+func (w *world) measure(rtts map[string]time.Duration) {
+	w.Tick(w.now, func(id string) (time.Duration, bool) { d, ok := rtts[id]; return d, ok })
+}
+
+func (w *world) members() []string { return ids(w.Nodes()) }
+
+func (w *world) home() []string { return ids(w.Topology().Home.Nodes) }
+
+// remote returns the names of the other regions, nearest first.
+func (w *world) remote() (names []string) {
+	for _, r := range w.Topology().Remote {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
+func TestMembersBeginAlone(t *testing.T) {
+	w := newWorld(t)
+	top := w.Topology()
+	require.Equal(t, node("eu-1"), top.Self)
+	require.Equal(t, []string{"eu-1"}, w.home())
+	require.Empty(t, top.Remote)
+	require.Empty(t, w.Nodes())
+	require.Same(t, top.Home, top.Region("eu"))
+	require.Nil(t, top.Region("us"))
+
+	require.Equal(t, node("eu-1"), top.Home.Owner("ada"))
+	require.Equal(t, []Node{node("eu-1")}, top.Home.Owners("ada", 3))
+}
+
+func TestMembersRefuseABadSelf(t *testing.T) {
+	self := node("eu-1")
+	self.Weight = consistenthash.MaxWeight + 1
+	_, err := NewMembers(self, 7, grace, 0)
+	require.ErrorContains(t, err, `member "eu-1" has weight 101`)
+}
+
+func TestANodeIsAMemberWhenFoundAndInTheTopologyWhenItAnswers(t *testing.T) {
+	w := newWorld(t)
+	change := w.found(view("eu-2", "us-1", "eu-1"))
+	require.Equal(t, Change{Joined: []Node{node("eu-2"), node("us-1")}}, change)
+	require.Equal(t, []string{"eu-2", "us-1"}, w.members())
+	require.Equal(t, []string{"eu-1"}, w.home())
+	require.Empty(t, w.remote(), "a region that nobody answers for is none")
+
+	w.up("us-1", "eu-2", "nobody")
+	require.Equal(t, []string{"eu-1", "eu-2"}, w.home())
+	require.Equal(t, []string{"us"}, w.remote())
+	require.Equal(t, []string{"eu-2", "us-1"}, w.members())
+
+	require.Empty(t, w.down("us-1", "eu-2"), "listed, so still members")
+	require.Equal(t, []string{"eu-1"}, w.home())
+	require.Empty(t, w.remote())
+	require.Equal(t, []string{"eu-2", "us-1"}, w.members())
+
+	require.Equal(t, Change{}, w.found(view("eu-1", "eu-2", "us-1")), "nothing new")
+}
+
+func TestSelfDoesNotDependOnAnybody(t *testing.T) {
+	w := newWorld(t, "eu-2")
+	w.down("eu-1")
+	elsewhere := node("us-9")
+	elsewhere.ID = "eu-1" // somebody lists this node as something else
+	w.found(View{Nodes: []Node{elsewhere, node("eu-2")}})
+	w.found(View{})
+	w.wait(2 * oblivion)
+	require.Contains(t, w.home(), "eu-1")
+	require.Equal(t, node("eu-1"), w.Topology().Self)
+}
+
+func TestViewsThatAreNotBelieved(t *testing.T) {
+	for name, test := range map[string]struct {
+		view View
+		keep []string // of eu-2, eu-3, us-1 and us-2, none of which answers
+	}{
+		"empty":                    {View{}, []string{"eu-2", "eu-3", "us-1", "us-2"}},
+		"without this node":        {view("eu-2", "us-1"), []string{"eu-2", "eu-3", "us-1"}},
+		"nobody in another region": {view("eu-1", "eu-2"), []string{"eu-2", "us-1", "us-2"}},
+		"only this node":           {view("eu-1"), []string{"us-1", "us-2"}},
+		"only the other region":    {view("us-1"), []string{"eu-2", "eu-3", "us-1"}},
+		"unusable there": {View{Nodes: []Node{node("eu-1"), node("eu-2"), node("eu-3"), {ID: "us-9", Region: "us"}}},
+			[]string{"eu-2", "eu-3", "us-1", "us-2"}},
+		"believed": {view("eu-1", "us-2"), []string{"us-2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "eu-2", "eu-3", "us-1", "us-2")
+			w.down("eu-2", "eu-3", "us-1", "us-2")
+			w.found(test.view)
+			w.wait(2 * grace)
+			require.Equal(t, test.keep, w.members())
+			w.up(test.keep...)
+			w.wait(oblivion - 3*grace)
+			require.Subset(t, test.keep, w.members())
+		})
+	}
+}
+
+func TestANodeThatAnswersButIsUnlistedHasTheGracePeriod(t *testing.T) {
+	w := newWorld(t, "eu-2", "eu-3")
+	require.Empty(t, w.found(view("eu-1", "eu-3")).Left)
+	require.Empty(t, w.wait(grace-1))
+	require.Equal(t, []string{"eu-1", "eu-2", "eu-3"}, w.home())
+
+	w.found(view("eu-1", "eu-2", "eu-3")) // listed again: the period begins anew next time
+	w.wait(time.Second)
+	w.found(view("eu-1", "eu-3"))
+	require.Empty(t, w.wait(grace-1))
+	w.found(view("eu-1", "eu-3")) // still unlisted: it does not
+	require.Equal(t, []string{"eu-2"}, w.wait(1))
+	require.Equal(t, []string{"eu-1", "eu-3"}, w.home())
+	require.Equal(t, []string{"eu-3"}, w.members())
+}
+
+func TestANodeThatIsDownAndUnlistedIsGoneAtOnce(t *testing.T) {
+	w := newWorld(t, "eu-2", "eu-3")
+	w.found(view("eu-1", "eu-3"))
+	require.Equal(t, []string{"eu-2"}, w.down("eu-2"), "unlisted, then down")
+
+	w.down("eu-3")
+	require.Equal(t, []string{"eu-3"}, ids(w.found(view("eu-1")).Left), "down, then unlisted")
+	require.Empty(t, w.members())
+}
+
+func TestGraceDoesNotEndWhileTheDiscoveryHasLostItsMemory(t *testing.T) {
+	w := newWorld(t, "eu-2", "us-1")
+	w.found(View{})
+	require.Empty(t, w.wait(10*grace))
+	require.Equal(t, []string{"eu-1", "eu-2"}, w.home())
+
+	// It remembers, one by one. What it has to say counts from then on.
+	require.Equal(t, []string{"eu-2"}, ids(w.found(view("eu-1")).Left), "unlisted for longer than the grace period")
+	require.Equal(t, []string{"us-1"}, w.members())
+}
+
+func TestOblivion(t *testing.T) {
+	w := newWorld(t, "eu-2", "us-1", "us-2")
+	w.down("us-1", "us-2", "eu-2")
+	w.found(view("eu-1", "eu-2"))
+	require.Empty(t, w.wait(oblivion-1))
+	require.Equal(t, []string{"eu-2", "us-1", "us-2"}, w.members())
+	w.up("us-2")
+	require.Equal(t, []string{"us-1"}, w.wait(1), "us-2 answers and eu-2 is listed")
+	require.Equal(t, []string{"us-2"}, w.down("us-2"))
+	require.Equal(t, []string{"eu-2"}, w.members())
+}
+
+func TestANodeThatMovedHasToAnswerThere(t *testing.T) {
+	for name, move := range map[string]func(*Node){
+		"address": func(n *Node) { n.Address = "elsewhere:7946" },
+		"region":  func(n *Node) { n.Region = "us" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "eu-2")
+			moved := node("eu-2")
+			move(&moved)
+			change := w.found(View{Nodes: []Node{node("eu-1"), moved}})
+			require.Equal(t, Change{Moved: []Node{moved}}, change)
+			require.Equal(t, []string{"eu-1"}, w.home())
+			require.Equal(t, []Node{moved}, w.Nodes())
+
+			w.up("eu-2")
+			require.Contains(t, w.Topology().Region(moved.Region).Nodes, moved)
+		})
+	}
+}
+
+func TestANodeThatChangesItsWeightGoesOnAnswering(t *testing.T) {
+	w := newWorld(t, "eu-2")
+	before := w.Topology()
+	heavier := node("eu-2")
+	heavier.Weight *= 2
+	w.now = at(time.Hour)
+	require.Equal(t, Change{}, w.found(View{Nodes: []Node{node("eu-1"), heavier}}))
+	top := w.Topology()
+	require.Contains(t, top.Home.Nodes, heavier)
+	require.NotSame(t, before.Home.ring, top.Home.ring)
+	require.Equal(t, at(time.Hour), top.Changed)
+}
+
+func TestUnusableNodesAreRefused(t *testing.T) {
+	w := newWorld(t, "eu-2")
+	var bad []Node
+	for _, spoil := range []func(*Node){
+		func(n *Node) { n.ID = "" },
+		func(n *Node) { n.Region = "" },
+		func(n *Node) { n.Address = "" },
+		func(n *Node) { n.Weight = -1 },
+		func(n *Node) { n.Weight = consistenthash.MinWeight / 2 },
+		func(n *Node) { n.Weight = consistenthash.MaxWeight * 2 },
+		func(n *Node) { n.Weight = math.Inf(1) },
+		func(n *Node) { n.ID, n.Address = "eu-2", "" }, // a member before
+	} {
+		n := node(fmt.Sprintf("eu-%d", 10+len(bad)))
+		spoil(&n)
+		bad = append(bad, n)
+	}
+	change := w.found(View{Nodes: append(bad, node("eu-1"), node("eu-3"))})
+	require.Equal(t, bad, change.Refused)
+	require.Equal(t, []Node{node("eu-3")}, change.Joined)
+	require.NoError(t, change.Err)
+	require.Equal(t, []string{"eu-2", "eu-3"}, w.members())
+	require.Equal(t, []string{"eu-1", "eu-2"}, w.home(), "eu-2 as it was")
+	require.Equal(t, []string{"eu-2"}, w.down("eu-2"), "refused is not listed")
+}
+
+func TestARegionThatFitsOnNoRingStaysAsItWas(t *testing.T) {
+	w := newWorld(t, "eu-2", "us-1")
+	heavy := []Node{node("eu-1"), node("eu-2"), node("us-1")}
+	for i := range consistenthash.MaxTotalWeight/consistenthash.MaxWeight + 1 {
+		n := node(fmt.Sprintf("us-%d", 10+i))
+		n.Weight = consistenthash.MaxWeight
+		heavy = append(heavy, n)
+	}
+	before := w.Topology()
+	// They are up before they are known to be too heavy, so that no ring of
+	// all but one of them has to be built.
+	w.Members.mu.Lock()
+	for _, n := range heavy[3:] {
+		w.Members.nodes[n.ID] = &member{Node: n, up: true}
+	}
+	w.Members.mu.Unlock()
+	change := w.found(View{Nodes: heavy})
+	require.ErrorContains(t, change.Err, "regions: us: consistenthash: the weights sum up to")
+	require.Same(t, before, w.Topology())
+	require.Len(t, w.members(), len(heavy)-1)
+
+	w.found(view("eu-1", "eu-2", "us-1"))
+	w.wait(grace)
+	require.Equal(t, []string{"eu-2", "us-1"}, w.members())
+	require.Len(t, w.Topology().Region("us").Nodes, 1)
+}
+
+func TestRingsAreReusedWhileOnlyDistancesAndAddressesChange(t *testing.T) {
+	w := newWorld(t, "eu-2", "us-1", "us-2", "ap-1")
+	w.measure(map[string]time.Duration{"us-1": 80 * time.Millisecond})
+	before := w.Topology()
+
+	w.now = at(time.Hour)
+	w.measure(map[string]time.Duration{"us-1": 120 * time.Millisecond})
+	top := w.Topology()
+	require.Equal(t, 120*time.Millisecond, top.Region("us").Distance)
+	require.Same(t, before.Region("us").ring, top.Region("us").ring)
+	require.Same(t, before.Home, top.Home)
+	require.Same(t, before.Region("ap"), top.Region("ap"))
+	require.Equal(t, before.Changed, top.Changed)
+
+	moved := node("us-2")
+	moved.Address = "elsewhere:7946"
+	w.found(View{Nodes: []Node{node("eu-1"), node("eu-2"), node("us-1"), moved, node("ap-1")}})
+	w.up("us-2")
+	top = w.Topology()
+	for _, n := range top.Region("us").Owners("ada", 2) {
+		require.Contains(t, []Node{node("us-1"), moved}, n, "as it is now")
+	}
+
+	same := w.Topology()
+	w.found(View{Nodes: []Node{moved, node("ap-1"), node("us-1"), node("eu-2"), node("eu-1")}})
+	w.wait(time.Hour)
+	require.Same(t, same, w.Topology(), "nothing has changed")
+}
+
+func TestChangedIsWhenTheHomeRingChanged(t *testing.T) {
+	w := newWorld(t, "eu-2", "us-1")
+	require.Zero(t, w.Topology().Changed)
+	for i, test := range []struct {
+		name    string
+		do      func()
+		changed bool
+	}{
+		{"node goes", func() { w.down("eu-2") }, true},
+		{"node returns", func() { w.up("eu-2") }, true},
+		{"node is found", func() { w.found(view("eu-1", "eu-2", "eu-3", "us-1")) }, false},
+		{"node that was not up goes", func() { w.down("eu-3") }, false},
+		{"node elsewhere goes", func() { w.down("us-1") }, false},
+		{"time passes", func() { w.wait(0) }, false},
+		{"home is measured", func() { w.measure(map[string]time.Duration{"eu-2": time.Millisecond}) }, false},
+	} {
+		before := w.Topology().Changed
+		w.now = at(time.Duration(i+1) * time.Minute)
+		test.do()
+		if test.changed {
+			require.Equal(t, w.now, w.Topology().Changed, test.name)
+		} else {
+			require.Equal(t, before, w.Topology().Changed, test.name)
+		}
+	}
+}
+
+func TestRemoteRegionsAreNearestFirst(t *testing.T) {
+	w := newWorld(t, "us-1", "us-2", "ap-1", "af-1", "sa-1")
+	v := view("eu-1", "us-1", "us-2", "ap-1", "af-1", "sa-1")
+	require.Equal(t, []string{"af", "ap", "sa", "us"}, w.remote(), "all unknown: by name")
+
+	v.Distances = map[string]time.Duration{"us": 90 * time.Millisecond, "ap": 180 * time.Millisecond, "eu": time.Second, "xx": 1}
+	w.found(v)
+	require.Equal(t, []string{"us", "ap", "af", "sa"}, w.remote(), "those not known last")
+	require.Equal(t, 90*time.Millisecond, w.Topology().Region("us").Distance)
+
+	w.measure(map[string]time.Duration{"us-1": 200 * time.Millisecond, "us-2": 210 * time.Millisecond, "sa-1": 300 * time.Millisecond})
+	require.Equal(t, []string{"ap", "us", "sa", "af"}, w.remote(), "measured counts, estimates until then")
+	require.Equal(t, 200*time.Millisecond, w.Topology().Region("us").Distance, "the nearest node's")
+
+	w.down("us-1")
+	require.Equal(t, 210*time.Millisecond, w.Topology().Region("us").Distance, "of those that answer")
+
+	w.found(view("eu-1", "us-1", "us-2", "ap-1", "af-1", "sa-1"))
+	require.Equal(t, []string{"us", "sa", "af", "ap"}, w.remote(), "no more estimates")
+}
+
+func TestDistancesThatWaverChangeNothing(t *testing.T) {
+	w := newWorld(t, "us-1")
+	trip := func(ms int) *Topology {
+		w.measure(map[string]time.Duration{"us-1": time.Duration(ms) * time.Millisecond})
+		return w.Topology()
+	}
+	first := trip(100)
+	for _, ms := range []int{109, 91, 105, 100, 111} { // 111 − 100 is a tenth of 111
+		require.Same(t, first, trip(ms), "%d ms", ms)
+	}
+	require.Equal(t, 112*time.Millisecond, trip(112).Remote[0].Distance)
+	// What counts is the distance that was published, so that no slow drift
+	// goes unnoticed.
+	drifting := trip(100)
+	for ms := 101; ms <= 111; ms++ {
+		require.Same(t, drifting, trip(ms))
+	}
+	require.NotSame(t, drifting, trip(112))
+
+	for _, test := range []struct {
+		a, b time.Duration
+		near bool
+	}{
+		{0, 0, true}, {0, 1, false}, {1, 0, false}, {9, 10, true}, {10, 9, true}, {89, 99, false}, {90, 100, true}, {100, 89, false},
+	} {
+		require.Equal(t, test.near, near(test.a, test.b), "%d and %d", test.a, test.b)
+	}
+}
+
+func TestWhoBuildsTakesAlongWhatHasChangedMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	heavy := node("us-1")
+	heavy.Weight = consistenthash.MaxWeight // so that its ring takes long to build
+	w.found(View{Nodes: append(view("eu-1", "eu-2", "ap-1").Nodes, heavy)})
+	building := func() bool {
+		w.Members.mu.Lock()
+		defer w.Members.mu.Unlock()
+		return w.Members.building
+	}
+	var running sync.WaitGroup
+	running.Go(func() { w.up("us-1") })
+	for !building() && w.Topology().Region("us") == nil {
+		runtime.Gosched()
+	}
+	require.True(t, building())
+	w.up("eu-2", "ap-1")
+	require.True(t, building(), "they did not wait for the ring")
+	require.Equal(t, []string{"eu-1"}, w.home())
+	running.Wait()
+	require.Equal(t, []string{"eu-1", "eu-2"}, w.home())
+	require.Equal(t, []string{"ap", "us"}, w.remote())
+}
+
+func TestMembersConcurrently(t *testing.T) {
+	const nodes = 64
+	w := newWorld(t)
+	v := view("eu-1")
+	for i := range nodes {
+		v.Nodes = append(v.Nodes, node(fmt.Sprintf("%s-%d", [...]string{"eu", "us"}[i%2], 10+i)))
+	}
+	w.found(v)
+	for range 5 {
+		want := make([]bool, nodes)
+		var running sync.WaitGroup
+		for i, n := range v.Nodes[1:] {
+			running.Go(func() {
+				for range 5 {
+					want[i] = !want[i]
+					w.Health(at(time.Second), n.ID, want[i])
+				}
+			})
+		}
+		running.Go(func() { w.found(v) })
+		running.Go(func() {
+			last := expiry.Instant(0)
+			for range 50 {
+				top := w.Topology()
+				if top.Changed < last {
+					t.Errorf("Changed went back from %v to %v", last, top.Changed)
+				}
+				last = top.Changed
+				for _, r := range append([]*Region{top.Home}, top.Remote...) {
+					if owners := r.Owners("ada", 2); len(owners) != min(2, len(r.Nodes)) || owners[0].ID == "" {
+						t.Errorf("%d nodes, owners %v", len(r.Nodes), owners)
+					}
+				}
+			}
+		})
+		running.Wait()
+
+		up := map[string][]string{"eu": {"eu-1"}}
+		for i, n := range v.Nodes[1:] {
+			if want[i] {
+				up[n.Region] = append(up[n.Region], n.ID)
+			}
+		}
+		for name, want := range up {
+			require.ElementsMatch(t, want, ids(w.Topology().Region(name).Nodes))
+		}
+		for i, n := range v.Nodes[1:] { // down again
+			if want[i] {
+				w.Health(0, n.ID, false)
+			}
+		}
+		require.Equal(t, []string{"eu-1"}, w.home())
+	}
+}

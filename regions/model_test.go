@@ -1,0 +1,224 @@
+package regions
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// A model says who is a member by asking, at any moment, what the doc comment
+// of Members asks. It is slow, and knows nothing of steps, rings or reuse.
+type model struct {
+	now   expiry.Instant
+	last  View // the discovery's
+	nodes map[string]*modelled
+}
+
+type modelled struct {
+	Node
+	up     bool
+	rtt    time.Duration
+	seen   expiry.Instant // of the last view that listed it, or the first that did not
+	listed bool           // in the present one
+}
+
+// lists reports whether the last view has a usable node for which want holds.
+func (m *model) lists(want func(Node) bool) bool {
+	return slices.ContainsFunc(m.last.Nodes, func(n Node) bool { return usable(n) && want(n) })
+}
+
+func (m *model) believed(region string) bool {
+	if region == "eu" {
+		return m.lists(func(n Node) bool { return n.ID == "eu-1" })
+	}
+	return m.lists(func(n Node) bool { return n.Region == region })
+}
+
+// found takes in a view.
+func (m *model) found(v View) {
+	m.last = v
+	for _, mb := range m.nodes {
+		listed := m.lists(func(n Node) bool { return n.ID == mb.ID })
+		if listed || mb.listed {
+			mb.seen = m.now
+		}
+		mb.listed = listed
+	}
+	for _, n := range v.Nodes {
+		if n.ID == "eu-1" || !usable(n) {
+			continue
+		}
+		mb := m.nodes[n.ID]
+		if mb == nil {
+			mb = &modelled{seen: m.now, listed: true}
+			m.nodes[n.ID] = mb
+		}
+		mb.up = mb.up && mb.Address == n.Address && mb.Region == n.Region
+		mb.Node = n
+	}
+}
+
+// prune removes who is a member no longer, and returns them.
+func (m *model) prune() (left []string) {
+	for id, mb := range m.nodes {
+		missing := m.now.Sub(mb.seen)
+		var gone bool
+		switch {
+		case mb.listed:
+		case m.believed(mb.Region) && !mb.up:
+			gone = true
+		case m.believed(mb.Region):
+			gone = missing >= grace
+		default:
+			gone = !mb.up && missing >= oblivion
+		}
+		if gone {
+			delete(m.nodes, id)
+			left = append(left, id)
+		}
+	}
+	slices.Sort(left)
+	return left
+}
+
+// up returns the nodes that belong into the Topology, by region.
+func (m *model) up() map[string][]Node {
+	up := map[string][]Node{"eu": {node("eu-1")}}
+	for _, mb := range m.nodes {
+		if mb.up {
+			up[mb.Region] = append(up[mb.Region], mb.Node)
+		}
+	}
+	for _, nodes := range up {
+		slices.SortFunc(nodes, byID)
+	}
+	return up
+}
+
+// distance returns that of another region.
+func (m *model) distance(region string) (d time.Duration) {
+	for _, mb := range m.nodes {
+		if mb.up && mb.Region == region && mb.rtt > 0 && (d == 0 || mb.rtt < d) {
+			d = mb.rtt
+		}
+	}
+	return cmp.Or(d, m.last.Distances[region])
+}
+
+// ring tells what the ring of the home region depends on.
+func (m *model) ring() (ring []string) {
+	for _, n := range m.up()["eu"] {
+		ring = append(ring, fmt.Sprint(n.ID, n.Weight))
+	}
+	return ring
+}
+
+func TestMembersBehaveAsTheModel(t *testing.T) {
+	all := []string{"eu-2", "eu-3", "eu-4", "us-1", "us-2", "ap-1"}
+	drawNode := rapid.Custom(func(t *rapid.T) Node {
+		n := node(rapid.SampledFrom(all).Draw(t, "id"))
+		switch rapid.IntRange(0, 15).Draw(t, "change") {
+		case 0:
+			n.Address = "elsewhere:7946"
+		case 1:
+			n.Region = "us"
+		case 2:
+			n.Weight = 0.1
+		case 3:
+			n.Weight = -1
+		case 4:
+			n.Address = ""
+		}
+		return n
+	})
+	drawRTT := rapid.Custom(func(t *rapid.T) time.Duration {
+		return time.Duration(rapid.IntRange(1, 40).Draw(t, "ms")) * time.Millisecond
+	})
+
+	rapid.Check(t, func(t *rapid.T) {
+		members, err := NewMembers(node("eu-1"), 7, grace, 0)
+		require.NoError(t, err)
+		m := &model{nodes: map[string]*modelled{}}
+		var changed expiry.Instant
+		var change Change
+
+		// step compares what a method did with what the model did.
+		step := func(t *rapid.T, call func() Change, model func()) {
+			ring := m.ring()
+			known := slices.Sorted(maps.Keys(m.nodes))
+			model()
+			now := slices.Sorted(maps.Keys(m.nodes))
+			change = call()
+			require.NoError(t, change.Err)
+			var joined []string
+			for _, id := range now {
+				if !slices.Contains(known, id) {
+					joined = append(joined, id)
+				}
+			}
+			require.ElementsMatch(t, joined, ids(change.Joined))
+			require.Equal(t, m.prune(), ids(change.Left))
+			if !slices.Equal(ring, m.ring()) {
+				changed = m.now
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"found": func(t *rapid.T) {
+				v := View{Nodes: rapid.SliceOfNDistinct(drawNode, 0, len(all), func(n Node) string { return n.ID }).Draw(t, "nodes")}
+				if rapid.IntRange(0, 3).Draw(t, "self") > 0 {
+					v.Nodes = append(v.Nodes, node("eu-1"))
+				}
+				v.Distances = rapid.MapOf(rapid.SampledFrom([]string{"eu", "us", "ap"}), drawRTT).Draw(t, "distances")
+				step(t, func() Change { return members.Found(m.now, v) }, func() { m.found(v) })
+			},
+			"health": func(t *rapid.T) {
+				id, up := rapid.SampledFrom(all).Draw(t, "id"), rapid.IntRange(0, 2).Draw(t, "up") > 0
+				step(t, func() Change { return members.Health(m.now, id, up) }, func() {
+					if mb := m.nodes[id]; mb != nil {
+						mb.up = up
+					}
+				})
+			},
+			"tick": func(t *rapid.T) {
+				d := rapid.SampledFrom([]time.Duration{0, time.Second, grace / 2, grace, oblivion / 2, oblivion}).Draw(t, "d")
+				rtts := rapid.MapOf(rapid.SampledFrom(all), drawRTT).Draw(t, "rtts")
+				rtt := func(id string) (time.Duration, bool) { d, ok := rtts[id]; return d, ok }
+				step(t, func() Change { return members.Tick(m.now, rtt) }, func() {
+					m.now = m.now.Add(d)
+					for id, mb := range m.nodes {
+						if d, ok := rtts[id]; ok {
+							mb.rtt = d
+						}
+					}
+				})
+			},
+			"": func(t *rapid.T) {
+				require.Equal(t, slices.Sorted(maps.Keys(m.nodes)), append([]string(nil), ids(members.Nodes())...))
+				top := members.Topology()
+				require.Equal(t, changed, top.Changed)
+				up := m.up()
+				require.Len(t, top.Remote, len(up)-1)
+				for name, nodes := range up {
+					r := top.Region(name)
+					require.NotNil(t, r, name)
+					require.Equal(t, nodes, r.Nodes)
+					require.ElementsMatch(t, nodes, r.Owners("ada", 10))
+				}
+				for i, r := range top.Remote {
+					require.True(t, near(m.distance(r.Name), r.Distance), "%s: %v, but %v is published", r.Name, m.distance(r.Name), r.Distance)
+					if i > 0 {
+						require.LessOrEqual(t, compareDistance(top.Remote[i-1].Distance, r.Distance), 0)
+					}
+				}
+			},
+		})
+	})
+}
