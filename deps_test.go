@@ -1,0 +1,54 @@
+package geocache_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/geocache/geocache"
+
+// imports returns all packages that a package of this module needs, tests left
+// out, without those of the standard library.
+func imports(t *testing.T, pkg string) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
+	require.NoError(t, err)
+	var all []string
+	for path := range strings.Lines(string(out)) {
+		if path = strings.TrimSpace(path); path != pkg {
+			all = append(all, path)
+		}
+	}
+	return all
+}
+
+// Imports run one way: root → peers, regions, internal/store → consistenthash,
+// expiry. And who embeds the cache gets what it needs and nothing else.
+func TestImports(t *testing.T) {
+	for pkg, allowed := range map[string][]string{
+		"":                {"/peers", "/regions", "/internal/store", "/consistenthash", "/expiry"},
+		"/peers":          {"/expiry"},
+		"/regions":        {"/consistenthash", "/expiry"},
+		"/regions/consul": {"/regions", "/consistenthash", "/expiry"},
+		"/internal/store": {"/expiry"},
+		"/consistenthash": {},
+		"/expiry":         {},
+	} {
+		all := imports(t, module+pkg)
+		for _, path := range all {
+			if of, ok := strings.CutPrefix(path, module); ok {
+				require.Contains(t, allowed, of, "imported by %s", module+pkg)
+			}
+			for _, unwanted := range []string{"prometheus", "opentelemetry", "testify", "rapid", "goleak"} {
+				require.NotContains(t, path, unwanted, "imported by %s", module+pkg)
+			}
+			if pkg != "/regions/consul" {
+				require.NotContains(t, path, "consul", "imported by %s", module+pkg)
+			}
+		}
+		require.Equal(t, len(allowed) > 0, strings.Contains(strings.Join(all, " "), module), "go list has found %v", all)
+	}
+}

@@ -1,0 +1,197 @@
+package geocache_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/regions"
+)
+
+// silent keeps the log out of the examples' output.
+var silent = geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
+
+var names = map[string]string{"ada": "Ada Lovelace", "grace": "Grace Hopper"}
+
+// load stands for a query to a database.
+func load(_ context.Context, key string) (string, error) {
+	if name, ok := names[key]; ok {
+		return name, nil
+	}
+	return "", fmt.Errorf("user %s: %w", key, geocache.ErrNotFound)
+}
+
+// A Cache without a listener is alone. Everything works.
+func Example() {
+	ctx := context.Background()
+	cache, err := geocache.Open(ctx, silent)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+
+	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load), geocache.WithTTL(5*time.Minute))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	name, err := users.Get(ctx, "ada")
+	fmt.Println(name, err)
+
+	_, err = users.Get(ctx, "bob")
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, geocache.ErrNotFound))
+	// Output:
+	// Ada Lovelace <nil>
+	// geocache: get users/"bob": key not found
+	// true
+}
+
+// Two nodes, of which the second is told of the first. In a service each is a
+// process, and all know of all, from their configuration or from Consul.
+func Example_nodes() {
+	ctx := context.Background()
+	open := func(id, address string, others ...regions.Node) *geocache.Cache {
+		cache, err := geocache.Open(ctx, silent,
+			geocache.WithRegion("eu-west"),
+			geocache.WithNodeID(id),
+			geocache.WithListen(address),
+			geocache.WithDiscovery(regions.Static(others...)))
+		if err != nil {
+			panic(err)
+		}
+		return cache
+	}
+	first := open("node-1", "127.0.0.1:0")
+	defer first.Close()
+	second := open("node-2", "127.0.0.1:0", first.Node())
+	defer second.Close()
+
+	users, err := geocache.NewGroup(second, "users", geocache.GetterFunc[string](load))
+	if err != nil {
+		panic(err)
+	}
+	for _, key := range []string{"ada", "grace"} {
+		at := users.Locate(key)[0]
+		fmt.Println(key, "is at", at.Owner.ID, "or else at", at.Successor.ID)
+	}
+	// Output:
+	// ada is at node-1 or else at node-2
+	// grace is at node-2 or else at node-1
+}
+
+func ExampleGroup_GetItem() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load), geocache.WithTTL(time.Minute))
+
+	for range 2 {
+		item, err := users.GetItem(ctx, "ada")
+		fmt.Println(item.Value, err, "from", item.Source)
+		fmt.Println(item.Age < time.Second, time.Until(item.Expires) <= time.Minute)
+	}
+	// Output:
+	// Ada Lovelace <nil> from getter
+	// true true
+	// Ada Lovelace <nil> from store
+	// true true
+}
+
+func ExampleGroup_GetMany() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
+
+	found, err := users.GetMany(ctx, []string{"ada", "bob", "grace"})
+	fmt.Println(len(found), err)
+	fmt.Println(found["ada"])
+	_, ok := found["bob"]
+	fmt.Println(ok)
+	// Output:
+	// 2 <nil>
+	// Ada Lovelace
+	// false
+}
+
+func ExampleGroup_Peek() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
+
+	fmt.Println(users.Peek("ada"))
+	users.Get(ctx, "ada")
+	fmt.Println(users.Peek("ada"))
+	// Output:
+	//  false
+	// Ada Lovelace true
+}
+
+// A getter that knows how long what it loads is good for.
+func ExampleItemGetterFunc() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	tokens, _ := geocache.NewGroup(cache, "tokens",
+		geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
+			return geocache.Loaded[string]{Value: "token of " + key, TTL: 30 * time.Second}, nil
+		}),
+		geocache.WithTTL(time.Hour)) // the longest that any item lives
+
+	item, err := tokens.GetItem(ctx, "ada")
+	fmt.Println(item.Value, err, time.Until(item.Expires) <= 30*time.Second)
+	// Output:
+	// token of ada <nil> true
+}
+
+// uvarint encodes numbers in fewer bytes than JSON.
+type uvarint struct{}
+
+func (uvarint) Encode(v uint64) ([]byte, error) { return binary.AppendUvarint(nil, v), nil }
+
+func (uvarint) Decode(data []byte) (uint64, error) {
+	v, n := binary.Uvarint(data)
+	if n != len(data) {
+		return 0, errors.New("not a number")
+	}
+	return v, nil
+}
+
+func ExampleWithCodec() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	lengths, _ := geocache.NewGroup(cache, "lengths",
+		geocache.GetterFunc[uint64](func(_ context.Context, key string) (uint64, error) { return uint64(len(key)), nil }),
+		geocache.WithCodec[uint64](uvarint{}))
+
+	fmt.Println(lengths.Get(ctx, "ada"))
+	// Output:
+	// 3 <nil>
+}
+
+// Every mistake is reported at once.
+func ExampleOpen_mistakes() {
+	_, err := geocache.Open(context.Background(),
+		geocache.WithListen(":7946"),
+		geocache.WithLease(time.Millisecond))
+	mistakes := strings.Split(err.Error(), "\n")
+	slices.Sort(mistakes)
+	for _, m := range mistakes {
+		fmt.Println(m)
+	}
+	// Output:
+	// WithListen(":7946"): a wildcard is no address that others can dial; name one by WithAdvertise
+	// WithListen(":7946"): beyond loopback use WithTLS, or say WithPlaintext
+	// geocache: WithLease(1ms): must be at least 10ms
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/geocache/geocache"
+)
+
+// readers read rows at a steady rate and tally what they see. A read that takes
+// long holds up no other, so a slow cache does not hide behind fewer reads.
+type readers struct {
+	rows *geocache.Group[row]
+	ttl  time.Duration
+	rate float64
+	keys func() int
+
+	end     context.CancelFunc // ends the reading; nil before the first scene
+	running sync.WaitGroup     // everything that stop waits for
+
+	mu      sync.Mutex // guards the following
+	scene   int
+	tallies map[int]*tally // by scene, since the last report
+	read    []bool         // by key: read before by this process
+	watched []bool         // by key: owned by the watched node; nil if there is none
+}
+
+func newReaders(config nodeConfig, rows *geocache.Group[row]) (*readers, error) {
+	r := &readers{
+		rows:    rows,
+		ttl:     config.TTL,
+		rate:    config.Rate,
+		keys:    zipfKeys(config.Seed, config.Zipf, config.Rows),
+		tallies: make(map[int]*tally),
+		read:    make([]bool, config.Rows),
+	}
+	var err error
+	if config.Keys != "" {
+		r.keys, err = fileKeys(config.Keys)
+	}
+	return r, err
+}
+
+// enter counts reads to another scene from now on. The first one starts the
+// reading.
+func (r *readers) enter(c command, p *parent) {
+	r.mu.Lock()
+	r.scene, r.watched = c.Scene, nil
+	r.mu.Unlock()
+	r.report(p)
+	if c.Watch != "" {
+		r.watch(c.Watch)
+	}
+	if r.end != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.end = cancel
+	r.running.Go(func() { r.issue(ctx) })
+	r.running.Go(func() {
+		for ticker := time.NewTicker(reportEvery); ; {
+			select {
+			case <-ticker.C:
+				r.report(p)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// watch measures the waits for what a node owns now: when it is gone, that can
+// not be asked any more.
+func (r *readers) watch(node string) {
+	watched := make([]bool, len(r.read))
+	for key := range watched {
+		watched[key] = r.rows.Locate(strconv.Itoa(key))[0].Owner.ID == node
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watched = watched
+}
+
+// stop ends the reading, waits for the reads under way, and reports.
+func (r *readers) stop(p *parent) {
+	if r.end != nil {
+		r.end()
+	}
+	r.running.Wait()
+	r.report(p)
+}
+
+// issue begins reads at random times, on average rate a second.
+func (r *readers) issue(ctx context.Context) {
+	for next := time.Now(); ; next = next.Add(time.Duration(rand.ExpFloat64() / r.rate * float64(time.Second))) {
+		select {
+		case <-time.After(time.Until(next)):
+			key := r.keys()
+			r.running.Go(func() { r.readOne(key) })
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *readers) readOne(key int) {
+	r.mu.Lock()
+	scene := r.scene
+	watched := r.watched != nil && r.watched[key]
+	r.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	start := time.Now()
+	item, err := r.rows.GetItem(ctx, strconv.Itoa(key))
+	end := time.Now()
+	if err == nil && item.Value.ID != key {
+		err = fmt.Errorf("got row %d", item.Value.ID)
+	}
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.tallyLocked(scene)
+	if watched {
+		t.MaxWait = max(t.MaxWait, end.Sub(start))
+	}
+	if err != nil {
+		t.Failures = append(t.Failures, failure{Key: key, Start: start, End: end, Err: err.Error()})
+		return
+	}
+	t.Answered[item.Source.String()]++
+	t.Latency.add(end.Sub(start))
+	if !r.read[key] {
+		r.read[key] = true
+		t.First = append(t.First, key)
+	}
+	if item.Source == geocache.SourceStale {
+		return
+	}
+	// What the cache says, and what the row itself says.
+	age := max(item.Age, end.Sub(item.Value.Read))
+	t.MaxAge = max(t.MaxAge, age)
+	if age > r.ttl {
+		t.TooOld = append(t.TooOld, oldValue{Key: key, Age: age, Source: item.Source.String()})
+	}
+}
+
+func (r *readers) tallyLocked(scene int) *tally {
+	t := r.tallies[scene]
+	if t == nil {
+		t = &tally{Scene: scene, Answered: make(map[string]uint64), Latency: make(histogram)}
+		r.tallies[scene] = t
+	}
+	return t
+}
+
+// report sends what has been tallied since the last report.
+func (r *readers) report(p *parent) {
+	r.mu.Lock()
+	tallies := r.tallies
+	r.tallies = make(map[int]*tally)
+	r.mu.Unlock()
+	for _, t := range tallies {
+		t.At = time.Now()
+		p.send(nodeMessage{Tally: t})
+	}
+}

@@ -1,0 +1,173 @@
+package geocache_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+	"github.com/geocache/geocache/peers"
+)
+
+// calm is an option for a cluster that sends no heartbeat while a test counts
+// frames.
+var calm = []geocache.Option{geocache.WithLease(time.Minute)}
+
+// peersOf returns what a node, as a client, has had to do with its peers.
+func peersOf(n *testcluster.Node) map[string]peers.PeerStats {
+	all := map[string]peers.PeerStats{}
+	for _, p := range n.Cache.Stats().Peers {
+		all[p.ID] = p
+	}
+	return all
+}
+
+func TestGetManyAsksEachOwnerOnce(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 5, Cache: calm}, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("eu", "eu", 50*time.Millisecond)
+		time.Sleep(testcluster.TTL) // former owners are not asked any more
+		c.Origin.Behave(testcluster.After(time.Second))
+		all := keys(300)
+		owned := map[string]uint64{}
+		for _, key := range all {
+			owned[c.Owner("eu", key).Name]++
+		}
+		reader := c.Node("eu-1")
+		before := peersOf(reader)
+		begun := time.Now()
+		m, err := reader.Group.GetMany(c.T.Context(), append(all, all[:50]...))
+		require.NoError(t, err)
+		require.Len(t, m, 300)
+		require.Equal(t, 1100*time.Millisecond, time.Since(begun), "a round trip and a load, at all owners at once")
+		for name, p := range peersOf(reader) {
+			require.Equal(t, owned[name], p.Requests-before[name].Requests)
+			require.EqualValues(t, 1, p.Traffic.FramesOut-before[name].Traffic.FramesOut, "frames to %s", name)
+		}
+		require.Equal(t, 300, c.Origin.Total())
+
+		// The next one finds everything at the owners, one round trip away.
+		begun = time.Now()
+		_, err = c.Node("eu-2").Group.GetMany(c.T.Context(), all)
+		require.NoError(t, err)
+		require.Equal(t, 100*time.Millisecond, time.Since(begun))
+		begun = time.Now()
+		_, err = reader.Group.GetMany(c.T.Context(), all)
+		require.NoError(t, err)
+		require.Zero(t, time.Since(begun), "and now it is all here")
+		require.Equal(t, 300, c.Origin.Total())
+	})
+}
+
+func TestGetManyWhenAnOwnerIsGone(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		c.Node("eu-2").Crash()
+		m, err := c.Node("eu-1").Group.GetMany(c.T.Context(), keys(200))
+		require.NoError(t, err)
+		require.Len(t, m, 200)
+		require.Equal(t, 200, c.Origin.Total())
+
+		c.Node("eu-3").Freeze()
+		begun := time.Now()
+		m, err = c.Node("eu-1").Group.GetMany(c.T.Context(), keys(400))
+		require.NoError(t, err)
+		require.Len(t, m, 400)
+		require.LessOrEqual(t, time.Since(begun), detection)
+	})
+}
+
+// slow has the origin answer for the keys of one node only when it is unblocked,
+// or their caller gives up.
+func slow(c *testcluster.Cluster, node string) testcluster.Getter {
+	held := map[string]bool{}
+	for _, key := range keys(100) {
+		held[key] = c.Owner("eu", key).Name == node
+	}
+	return func(ctx context.Context, key string) error {
+		if held[key] {
+			return testcluster.After(time.Hour)(ctx, key)
+		}
+		return nil
+	}
+}
+
+func TestGetManyReturnsWhatItHasWhenItsTimeIsUp(t *testing.T) {
+	for _, held := range []string{"eu-1", "eu-2"} { // the reader's own keys, and a peer's
+		t.Run(held, func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+				c.Origin.Behave(slow(c, held))
+				want := 0
+				for _, key := range keys(100) {
+					if c.Owner("eu", key).Name != held {
+						want++
+					}
+				}
+				ctx, cancel := context.WithTimeout(c.T.Context(), time.Second)
+				defer cancel()
+				begun := time.Now()
+				m, err := c.Node("eu-1").Group.GetMany(ctx, keys(100))
+				require.Equal(t, time.Second, time.Since(begun))
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.NotErrorIs(t, err, geocache.ErrTimeout)
+				require.Len(t, m, want)
+				require.Len(t, err.(interface{ Unwrap() []error }).Unwrap(), 100-want)
+				time.Sleep(time.Millisecond)
+				require.Zero(t, c.Origin.Running(), "nobody waits for the rest")
+			})
+		})
+	}
+}
+
+func TestABatchWhoseCallerGivesUpDoesNotFailTheOthers(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		c.Origin.Behave(testcluster.After(time.Second))
+		n := c.Node("eu-1")
+		key := c.KeyOf("eu-2")
+		results := make(chan error, 3)
+		go func() {
+			ctx, cancel := context.WithTimeout(c.T.Context(), 100*time.Millisecond)
+			defer cancel()
+			m, err := n.Group.GetMany(ctx, []string{key, c.KeyOf("eu-2", key), c.KeyOf("eu-1")})
+			if len(m) > 0 || !errors.Is(err, context.DeadlineExceeded) {
+				c.T.Errorf("impatient caller got %v, %v", m, err)
+			}
+			results <- nil
+		}()
+		time.Sleep(10 * time.Millisecond)
+		go func() { // joins a key of the batch
+			_, err := n.Get(key)
+			results <- err
+		}()
+		go func() { // a batch whose keys others are after already, but for one
+			m, err := n.Group.GetMany(c.T.Context(), []string{key, c.KeyOf("eu-3")})
+			if len(m) != 2 {
+				c.T.Errorf("got %v", m)
+			}
+			results <- err
+		}()
+		for range 3 {
+			require.NoError(t, <-results)
+		}
+		require.Equal(t, 1, c.Origin.Loads(key))
+		require.Zero(t, c.Origin.Running())
+	})
+}
+
+func TestGetManyOfStrangeKeys(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		n := c.Node("eu-1")
+		strange := []string{"", "\x00", "\xff", "ключ", string(make([]byte, 4<<10))}
+		m, err := n.Group.GetMany(c.T.Context(), strange)
+		require.NoError(t, err)
+		require.Len(t, m, len(strange))
+		for _, key := range strange {
+			n.MustGet(key)
+		}
+		m, err = n.Group.GetMany(c.T.Context(), nil)
+		require.NoError(t, err)
+		require.Empty(t, m)
+	})
+}

@@ -1,0 +1,202 @@
+package geocache_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"math"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/regions"
+)
+
+// ada is a getter that has every key.
+var ada = geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) { return "value of " + key, nil })
+
+// picky is a Discovery with mistakes in its configuration.
+type picky struct{ regions.Discovery }
+
+func (picky) Validate() error { return errors.New("no service name\nno token") }
+
+// requireMistakes checks that err is about exactly the mistakes given, each by
+// a part of its text.
+func requireMistakes(t *testing.T, err error, mistakes ...string) {
+	t.Helper()
+	require.Error(t, err)
+	for _, mistake := range mistakes {
+		require.ErrorContains(t, err, mistake)
+	}
+	require.Equal(t, len(mistakes)-1, strings.Count(err.Error(), "\n"), "one line for each:\n%v", err)
+}
+
+func TestOpenReportsEveryMistakeAtOnce(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	_, err := geocache.Open(t.Context(),
+		geocache.WithCluster(""),
+		geocache.WithWeight(0),
+		geocache.WithLease(time.Millisecond),
+		geocache.WithGrace(-1),
+		geocache.WithJoinWait(-1),
+		geocache.WithMaxDrift(0),
+		geocache.WithMaxValueBytes(2<<30),
+		geocache.WithListen(":7946"),
+		geocache.WithAdvertise("nowhere"),
+		geocache.WithDiscovery(picky{regions.Static()}),
+	)
+	requireMistakes(t, err,
+		"geocache: WithCluster: the name is empty",
+		"WithWeight(0): must be positive",
+		"WithLease(1ms): must be at least 10ms",
+		"WithGrace(-1ns): must not be negative",
+		"WithJoinWait(-1ns): must not be negative",
+		"WithMaxDrift(0s): must be positive",
+		"WithMaxValueBytes(2147483648): must be from 1 to 1 GiB",
+		"WithDiscovery: no service name",
+		"no token",
+		`WithListen(":7946"): beyond loopback use WithTLS, or say WithPlaintext`,
+		`WithAdvertise("nowhere"): address nowhere: missing port in address`,
+	)
+}
+
+func TestOpenChecksWhereItListens(t *testing.T) {
+	const wildcard, plaintext = "a wildcard is no address that others can dial", "beyond loopback use WithTLS"
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	for name, test := range map[string]struct {
+		opts     []geocache.Option
+		mistakes []string
+	}{
+		"nothing":                  {[]geocache.Option{geocache.WithListen("nonsense")}, []string{`WithListen("nonsense"): address nonsense: missing port`}},
+		"wildcard":                 {[]geocache.Option{geocache.WithListen(":0")}, []string{wildcard, plaintext}},
+		"wildcard of IPv4":         {[]geocache.Option{geocache.WithListen("0.0.0.0:0")}, []string{wildcard, plaintext}},
+		"wildcard of IPv6":         {[]geocache.Option{geocache.WithListen("[::]:0")}, []string{wildcard, plaintext}},
+		"wildcard in plaintext":    {[]geocache.Option{geocache.WithListen(":0"), geocache.WithPlaintext()}, []string{wildcard}},
+		"advertised, no TLS":       {[]geocache.Option{geocache.WithListen(":0"), geocache.WithAdvertise("10.0.0.1:1")}, []string{plaintext}},
+		"an address, no TLS":       {[]geocache.Option{geocache.WithListen("192.0.2.1:0")}, []string{plaintext}},
+		"a name, no TLS":           {[]geocache.Option{geocache.WithListen("example.com:0")}, []string{plaintext}},
+		"listening twice":          {[]geocache.Option{geocache.WithListen("127.0.0.1:0"), geocache.WithListener(listener)}, []string{"exclude each other"}},
+		"discovery, not listening": {[]geocache.Option{geocache.WithDiscovery(regions.Static())}, []string{"WithDiscovery needs WithListen or WithListener"}},
+		"TLS without certificates": {[]geocache.Option{geocache.WithListen("192.0.2.1:0"), geocache.WithTLS(&tls.Config{})}, []string{"no certificate for this node", "no ClientCAs"}},
+		"TLS that is one-sided": {[]geocache.Option{geocache.WithTLS(&tls.Config{Certificates: make([]tls.Certificate, 1), RootCAs: x509.NewCertPool()})},
+			[]string{"no ClientCAs, so anybody could connect"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := geocache.Open(t.Context(), test.opts...)
+			requireMistakes(t, err, test.mistakes...)
+		})
+	}
+	for _, address := range []string{"127.0.0.1:0", "localhost:0", "[::1]:0"} {
+		cache, err := geocache.Open(t.Context(), geocache.WithListen(address))
+		if address == "[::1]:0" && err != nil {
+			continue // a machine without IPv6
+		}
+		require.NoError(t, err, address)
+		require.NoError(t, cache.Close())
+	}
+}
+
+func TestOpenNamesTheNode(t *testing.T) {
+	open := func(opts ...geocache.Option) regions.Node {
+		cache, err := geocache.Open(t.Context(), opts...)
+		require.NoError(t, err)
+		defer cache.Close()
+		require.Equal(t, cache.Node(), cache.Stats().Node)
+		return cache.Node()
+	}
+	require.Equal(t, regions.Node{ID: "alone", Region: "local", Weight: 1}, open())
+	require.Equal(t, regions.Node{ID: "eu-1", Region: "eu", Weight: 2},
+		open(geocache.WithNodeID("ignored"), geocache.WithNodeID("eu-1"), geocache.WithRegion("eu"), geocache.WithWeight(2)), "the last wins")
+
+	n := open(geocache.WithListen("127.0.0.1:0"))
+	_, port, err := net.SplitHostPort(n.Address)
+	require.NoError(t, err)
+	require.NotEqual(t, "0", port)
+	require.Equal(t, n.Address, n.ID)
+	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithAdvertise("10.0.3.7:7946"))
+	require.Equal(t, "10.0.3.7:7946", n.Address)
+
+	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("us-east")))
+	require.Equal(t, "us-east", n.Region)
+	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("us-east")), geocache.WithRegion("us"))
+	require.Equal(t, "us", n.Region)
+	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static()))
+	require.Equal(t, "local", n.Region)
+
+	_, err = geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("")))
+	require.ErrorContains(t, err, "the discovery did not tell this process's region; name it by WithRegion to start without: no leader")
+}
+
+// inRegion is a Discovery that knows nothing but the region, or not even that.
+type inRegion string
+
+func (r inRegion) Region(context.Context) (string, error) {
+	if r == "" {
+		return "", errors.New("no leader")
+	}
+	return string(r), nil
+}
+
+func (r inRegion) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
+	return regions.Static().Run(ctx, self, healthy, found)
+}
+
+func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
+	cache, err := geocache.Open(t.Context())
+	require.NoError(t, err)
+	defer cache.Close()
+	for name, test := range map[string]struct {
+		name     string
+		getter   geocache.Getter[string]
+		opts     []geocache.GroupOption
+		mistakes []string
+	}{
+		"all": {"", nil, []geocache.GroupOption{
+			geocache.WithTTL(time.Microsecond),
+			geocache.WithNegativeTTL(time.Second),
+			geocache.WithStaleIfError(-1),
+			geocache.WithLoadTimeout(0),
+			geocache.WithMaxBytes(0),
+			geocache.WithCopyShare(1.5),
+			geocache.WithCodec[int](upsideDown[int]{}),
+		}, []string{
+			`geocache: group "": WithTTL(1µs): must be from 1ms to 10 years`,
+			"WithNegativeTTL(1s): must be from 0 to the TTL, 1µs",
+			"WithStaleIfError(-1ns): must be from 0 to 10 years",
+			"WithLoadTimeout(0s): must be at least 1ms",
+			"WithMaxBytes(0): must be positive",
+			"WithCopyShare(1.5): must be from 0 to 1",
+			"the name must have 1 to 255 bytes, not 0",
+			"the getter is nil",
+			"WithCodec: geocache_test.upsideDown[int] is not a Codec[string]",
+		}},
+		"long name":     {strings.Repeat("x", 256), ada, nil, []string{"the name must have 1 to 255 bytes, not 256"}},
+		"long TTL":      {"g", ada, []geocache.GroupOption{geocache.WithTTL(math.MaxInt64)}, []string{"WithTTL("}},
+		"long negative": {"g", ada, []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Hour)}, []string{"WithNegativeTTL(1h0m0s)"}},
+		"no share":      {"g", ada, []geocache.GroupOption{geocache.WithCopyShare(math.NaN())}, []string{"WithCopyShare(NaN)"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := geocache.NewGroup(cache, test.name, test.getter, test.opts...)
+			requireMistakes(t, err, test.mistakes...)
+		})
+	}
+
+	g, err := geocache.NewGroup(cache, strings.Repeat("x", 255), ada)
+	require.NoError(t, err)
+	require.Equal(t, strings.Repeat("x", 255), g.Name())
+	_, err = geocache.NewGroup(cache, g.Name(), ada)
+	require.ErrorContains(t, err, "there is one of that name already")
+	require.Len(t, cache.Stats().Groups, 1)
+
+	require.NoError(t, cache.Close())
+	_, err = geocache.NewGroup(cache, "late", ada)
+	require.ErrorIs(t, err, geocache.ErrClosed)
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package geocache_test
+
+const raceEnabled = true

@@ -1,0 +1,265 @@
+package geocache_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// A tcpNode is a node on loopback, real clocks and real TCP.
+type tcpNode struct {
+	*geocache.Cache
+	group *geocache.Group[string]
+	loads *atomic.Int64 // of all nodes
+}
+
+// openTCP opens nodes that know each other, all at the same time. opts are one
+// node's.
+func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode {
+	ls, all := listeners(t, n)
+	nodes := make([]*tcpNode, n)
+	loads := new(atomic.Int64)
+	var opening sync.WaitGroup
+	for i, l := range ls {
+		opening.Go(func() {
+			cache, err := geocache.Open(t.Context(), append([]geocache.Option{
+				quiet, geocache.WithRegion("eu"), geocache.WithNodeID(all[i].ID), geocache.WithListener(l), geocache.WithDiscovery(regions.Static(all...)),
+			}, opts(i)...)...)
+			if err != nil {
+				t.Errorf("%v", err)
+				return
+			}
+			g, err := geocache.NewGroup(cache, "test", counted(loads, ada))
+			if err != nil {
+				t.Errorf("%v", err)
+			}
+			nodes[i] = &tcpNode{cache, g, loads}
+		})
+	}
+	opening.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return nodes
+}
+
+// joined waits until the nodes, and no others, own keys as each of them sees it.
+func joined(t *testing.T, nodes ...*tcpNode) {
+	t.Helper()
+	for _, n := range nodes {
+		require.Eventually(t, func() bool { return n.Stats().Regions[0].Nodes == len(nodes) }, 10*time.Second, 5*time.Millisecond)
+	}
+}
+
+// readThrough reads keys through all nodes.
+func readThrough(t *testing.T, keys []string, nodes ...*tcpNode) {
+	t.Helper()
+	for _, n := range nodes {
+		for _, key := range keys {
+			v, err := n.group.Get(t.Context(), key)
+			require.NoError(t, err)
+			require.Equal(t, "value of "+key, v)
+		}
+	}
+}
+
+func TestThreeNodesOverTCP(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	nodes := openTCP(t, 3, func(int) []geocache.Option { return nil })
+	joined(t, nodes...)
+	readThrough(t, keys(200), nodes...)
+	require.EqualValues(t, 200, nodes[0].loads.Load())
+	m, err := nodes[1].group.GetMany(t.Context(), keys(400))
+	require.NoError(t, err)
+	require.Len(t, m, 400)
+	require.EqualValues(t, 400, nodes[0].loads.Load())
+	for _, p := range nodes[0].Stats().Peers {
+		require.True(t, p.Up)
+		require.Positive(t, p.Requests)
+		require.Zero(t, p.Errors)
+	}
+
+	require.NoError(t, nodes[2].Close())
+	readThrough(t, keys(600), nodes[:2]...)
+	joined(t, nodes[:2]...)
+
+	var closing sync.WaitGroup
+	for range 3 { // and twice more
+		for _, n := range nodes[:2] {
+			closing.Go(func() {
+				if err := n.Close(); err != nil {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+	}
+	closing.Wait()
+}
+
+// An authority issues certificates for nodes on loopback.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pool *x509.CertPool
+}
+
+func newAuthority(t *testing.T) *authority {
+	a := &authority{pool: x509.NewCertPool()}
+	var err error
+	a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
+	require.NoError(t, err)
+	a.cert, err = x509.ParseCertificate(der)
+	require.NoError(t, err)
+	a.pool.AddCert(a.cert)
+	return a
+}
+
+// config returns the configuration of a node with a certificate of the
+// authority's, which trusts those of another.
+func (a *authority) config(t *testing.T, trusted *authority) *tls.Config {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "node"}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}, a.cert, &key.PublicKey, a.key)
+	require.NoError(t, err)
+	return &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		RootCAs:      trusted.pool,
+		ClientCAs:    trusted.pool,
+	}
+}
+
+func TestMutualTLS(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	ours, theirs := newAuthority(t), newAuthority(t)
+	configs := []*tls.Config{
+		ours.config(t, ours),
+		ours.config(t, ours),
+		theirs.config(t, ours),   // trusts us, so it is we who have to refuse it
+		theirs.config(t, theirs), // another world
+		nil,                      // plaintext
+	}
+	nodes := openTCP(t, len(configs), func(i int) []geocache.Option {
+		return []geocache.Option{geocache.WithTLS(configs[i]), geocache.WithJoinWait(300 * time.Millisecond)}
+	})
+	joined(t, nodes[:2]...)
+	readThrough(t, keys(100), nodes[:2]...)
+	require.EqualValues(t, 100, nodes[0].loads.Load())
+
+	for i, n := range nodes[2:] {
+		joined(t, n)
+		readThrough(t, keys(10), n) // each by itself
+		require.EqualValues(t, 110+10*i, n.loads.Load())
+	}
+	for _, n := range nodes {
+		require.Eventually(t, func() bool { return n.Stats().Refused[peers.ReasonTLS] >= 3 }, 10*time.Second, 5*time.Millisecond, "%s", n.Node().ID)
+	}
+	require.Equal(t, 2, nodes[0].Stats().Regions[0].Nodes, "still")
+	for _, n := range nodes {
+		require.NoError(t, n.Close())
+	}
+}
+
+func TestOpenThatFailsLeavesNothing(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer busy.Close()
+	_, err = geocache.Open(t.Context(), quiet, geocache.WithListen(busy.Addr().String()))
+	require.ErrorContains(t, err, "address already in use")
+
+	ls, nodes := listeners(t, 2)
+	ls[0].Close() // nobody answers there
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = geocache.Open(ctx, quiet, geocache.WithListener(ls[1]), geocache.WithDiscovery(mute{}))
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = net.DialTimeout("tcp", nodes[1].Address, time.Second)
+	require.Error(t, err, "the listener is closed")
+
+	_, err = geocache.Open(t.Context(), quiet, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("")))
+	require.Error(t, err)
+}
+
+// mute is a Discovery that finds nothing.
+type mute struct{}
+
+func (mute) Region(context.Context) (string, error) { return "", nil }
+
+func (mute) Run(ctx context.Context, _ regions.Node, _ func() error, _ func(regions.View)) error {
+	<-ctx.Done()
+	return nil
+}
+
+func TestOpenGoesOnWithoutADiscovery(t *testing.T) {
+	for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
+		begun := time.Now()
+		cache, err := geocache.Open(t.Context(), quiet, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(mute{}), geocache.WithJoinWait(wait))
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, time.Since(begun), wait)
+		g, err := geocache.NewGroup(cache, "test", ada)
+		require.NoError(t, err)
+		_, err = g.Get(t.Context(), "ada")
+		require.NoError(t, err)
+		require.NoError(t, cache.Close())
+	}
+}
+
+// The clock that hits read runs a little late; expiry does not.
+func TestTheCoarseClockExpiresOnTime(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	const ttl = 400 * time.Millisecond
+	cache, err := geocache.Open(t.Context(), quiet)
+	require.NoError(t, err)
+	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[time.Time](func(context.Context, string) (time.Time, error) {
+		return time.Now(), nil
+	}), geocache.WithTTL(ttl))
+	require.NoError(t, err)
+	var loads []time.Time
+	var pause time.Duration // the longest that this goroutine had to wait for its turn
+	last := time.Now()
+	for end := last.Add(4 * ttl); last.Before(end); {
+		called := time.Now()
+		pause, last = max(pause, called.Sub(last)), called
+		loaded, err := g.Get(t.Context(), "ada")
+		require.NoError(t, err)
+		require.LessOrEqual(t, called.Sub(loaded), ttl, "older than its time to live when it was asked for")
+		if len(loads) == 0 || loaded.After(loads[len(loads)-1]) {
+			loads = append(loads, loaded)
+		}
+	}
+	require.GreaterOrEqual(t, len(loads), 4)
+	for i := 1; i < len(loads); i++ {
+		lived := loads[i].Sub(loads[i-1])
+		require.GreaterOrEqual(t, lived, ttl*9/10-time.Millisecond, "not too early either")
+		require.Less(t, lived, ttl+pause+5*time.Millisecond)
+	}
+	require.NoError(t, cache.Close()) // with it goes the ticker
+	require.EqualValues(t, len(loads), g.Stats().Loads)
+}
