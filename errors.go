@@ -51,19 +51,22 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	key := e.Key
-	if len(key) > 64 {
-		key = key[:64] + "…"
-	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "geocache: %s %s/%q", strings.ToLower(e.Op), e.Group, key)
+	b.WriteString("geocache: ")
+	if e.Op != "" {
+		key := e.Key
+		if len(key) > 64 {
+			key = key[:64] + "…"
+		}
+		fmt.Fprintf(&b, "%s %s/%q ", strings.ToLower(e.Op), e.Group, key)
+	}
 	if e.Node != "" {
-		fmt.Fprintf(&b, " at %s in %s", e.Node, e.Region)
+		fmt.Fprintf(&b, "at %s in %s", e.Node, e.Region)
 		if e.Inferred {
 			b.WriteString(" (inferred)")
 		}
 	}
-	return b.String() + ": " + strings.TrimPrefix(e.Err.Error(), "geocache: ")
+	return strings.TrimSuffix(b.String(), " ") + ": " + strings.TrimPrefix(e.Err.Error(), "geocache: ")
 }
 
 // Unwrap returns the cause.

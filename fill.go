@@ -407,9 +407,10 @@ func (g *group) remembered(key string, floor expiry.Generation) (answer, bool) {
 }
 
 // orStale returns a, or if it is an error, an expired value that the group
-// allows to be served in its place.
+// allows to be served in its place. That a fill was cancelled because nobody
+// waits for it any more says nothing about the origin.
 func (g *group) orStale(key string, floor expiry.Generation, a answer) answer {
-	if a.err == nil || errors.Is(a.err, ErrClosed) {
+	if a.err == nil || errors.Is(a.err, context.Canceled) || errors.Is(a.err, ErrClosed) {
 		return a
 	}
 	e, ok := g.store.Peek(key)

@@ -188,7 +188,7 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 		}
 	}
 	if len(missed) > 0 {
-		g.fillMany(ctx, missed, take)
+		g.fillMany(ctx, missed, func(key string, a answer) { take(key, g.inTime(ctx, a)) })
 	}
 	return values, errors.Join(errs...)
 }
@@ -241,9 +241,26 @@ func (g *group) Locate(key string) []Location {
 func (g *Group[V]) read(ctx context.Context, op, key string) (Item[V], error) {
 	a, ok := g.lookup(key)
 	if !ok {
-		a = g.fill(ctx, key)
+		a = g.inTime(ctx, g.fill(ctx, key))
 	}
 	return g.item(ctx, op, key, a)
+}
+
+// inTime makes sure that the answer of a fill is still alive when its caller gets
+// it: a caller on a busy machine may wake up long after its fill has ended. A
+// value that expired meanwhile is filled once more. If that comes too late as
+// well, loading takes longer than values live: it is what there is, marked.
+func (g *group) inTime(ctx context.Context, a answer) answer {
+	expired := func() bool {
+		return a.err == nil && !a.entry.Absent && a.source != SourceStale && !g.cache.before(a.entry.Expires)
+	}
+	if expired() {
+		a = g.fill(ctx, a.entry.Key)
+	}
+	if expired() {
+		a.source = SourceStale
+	}
+	return a
 }
 
 // item makes of an answer what the caller gets, and counts it.

@@ -188,3 +188,34 @@ func TestGetterThatBlocksForEver(t *testing.T) {
 		c.Origin.Unblock()
 	})
 }
+
+func TestALoadThatTakesLongerThanTheTTL(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{TTL: time.Second}, func(c *testcluster.Cluster) {
+		c.Origin.Behave(testcluster.After(1500 * time.Millisecond))
+		for _, n := range c.Nodes() {
+			item := n.MustGet("ada") // which checks the age of what is not marked
+			require.Equal(t, geocache.SourceStale, item.Source)
+		}
+	})
+}
+
+func TestACancelledLoadIsNoFailureOfTheOrigin(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{
+		Group: []geocache.GroupOption{geocache.WithStaleIfError(time.Hour)},
+	}, func(c *testcluster.Cluster) {
+		key := c.KeyOf("eu-1")
+		c.Node("eu-2").MustGet(key)
+		time.Sleep(2 * testcluster.TTL)
+		c.Origin.Behave(testcluster.After(time.Second))
+		for _, n := range c.Nodes() {
+			ctx, cancel := context.WithTimeout(c.T.Context(), 50*time.Millisecond)
+			_, err := n.GetContext(ctx, key)
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			time.Sleep(10 * time.Millisecond)
+		}
+		for _, n := range c.Nodes() {
+			require.NotEqual(t, geocache.SourceStale, n.MustGet(key).Source)
+		}
+	})
+}
