@@ -1,5 +1,5 @@
 # The modules that are checked and tested. tools/* only pin programs.
-MODULES := . examples bench
+MODULES := bench examples .
 LINT    := $(CURDIR)/tools/lint/go.mod
 
 .PHONY: demo demo-consul test check bench consul fuzz clean
