@@ -15,13 +15,18 @@ var (
 	// through other nodes and regions.
 	ErrNotFound = errors.New("geocache: key not found")
 
-	// ErrClosed says that the Cache or the Group has been closed.
+	// ErrClosed says that the Cache has been closed.
 	ErrClosed = errors.New("geocache: closed")
 
 	// ErrTooLarge says that a key or a value is over the limit of what travels
 	// between nodes. A value that only does not fit in memory is not an
 	// error: it is returned and not kept.
 	ErrTooLarge = errors.New("geocache: key or value too large")
+
+	// ErrOverloaded says that the node which owns the key has too many requests
+	// in flight. It is not asked of others then: they would load what the
+	// owner is loading already.
+	ErrOverloaded = errors.New("geocache: too many requests in flight")
 
 	// ErrTimeout says that a load took longer than the group's load timeout.
 	// It is about the load; a caller whose own context ended gets that
@@ -30,7 +35,7 @@ var (
 )
 
 // An Error is what a Group's methods return when a key could not be read.
-// errors.Is finds ErrNotFound, ErrClosed, ErrTooLarge and ErrTimeout in it on
+// errors.Is finds the errors above in it on
 // whichever node they arose, and errors.As and errors.Is find the getter's own
 // error if the getter ran in this process; from another node only its text
 // comes.
@@ -106,6 +111,8 @@ func fromPeer(err error) error {
 	switch pe.Code {
 	case peers.CodeTimeout:
 		cause = ErrTimeout
+	case peers.CodeBusy:
+		cause = ErrOverloaded
 	case peers.CodeTooLarge:
 		cause = fmt.Errorf("%w: %s", ErrTooLarge, cmp.Or(pe.Text, fmt.Sprint(pe.Unwrap())))
 	case peers.CodeFailed:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -53,6 +54,7 @@ const (
 
 // fill answers a read of this process that memory could not.
 func (g *group) fill(ctx context.Context, key string) answer {
+	key = strings.Clone(key) // it may be a piece of something large, which a flight or an entry would keep
 	floor := g.floors.Floor(key)
 	home := g.cache.topology().Home
 	owner := home.Owner(key)
@@ -70,7 +72,7 @@ func (g *group) fill(ctx context.Context, key string) answer {
 // ask is the work of a flight in asks: the owner, its successor, own.
 func (g *group) ask(ctx context.Context, key string, floor expiry.Generation, home *regions.Region, owner regions.Node) answer {
 	if a, ok := g.fetch(ctx, owner, copyOf(key, floor)); ok {
-		return g.orStale(key, floor, a)
+		return g.orStale(ctx, key, floor, a)
 	}
 	return g.askSuccessor(ctx, key, floor, home)
 }
@@ -79,7 +81,7 @@ func (g *group) ask(ctx context.Context, key string, floor expiry.Generation, ho
 func (g *group) askSuccessor(ctx context.Context, key string, floor expiry.Generation, home *regions.Region) answer {
 	if owners := home.Owners(key, 2); len(owners) == 2 && owners[1].ID != g.cache.node.ID {
 		if a, ok := g.fetch(ctx, owners[1], copyOf(key, floor)); ok {
-			return g.orStale(key, floor, a)
+			return g.orStale(ctx, key, floor, a)
 		}
 	}
 	g.stats.takeovers.Add(1)
@@ -134,7 +136,7 @@ func (g *group) elsewhere(ctx context.Context, top *regions.Topology, asked *reg
 			return b
 		}
 	}
-	return g.orStale(key, floor, a)
+	return g.orStale(ctx, key, floor, a)
 }
 
 // load answers with what this node can come by without asking anyone who might
@@ -154,7 +156,7 @@ func (g *group) load(ctx context.Context, key string, floor expiry.Generation) a
 // loadFor answers another region. A stale value is better than none there too,
 // where it is passed on as what it is.
 func (g *group) loadFor(ctx context.Context, key string, floor expiry.Generation) answer {
-	return g.orStale(key, floor, g.load(ctx, key, floor))
+	return g.orStale(ctx, key, floor, g.load(ctx, key, floor))
 }
 
 // peekFormer asks the nodes that owned key before the ring changed for what they
@@ -226,14 +228,17 @@ func copyOf(key string, floor expiry.Generation) request {
 // not answer the question, so that another one should be asked: it cannot be
 // reached, is closing, overloaded or not ready, or has a value that is too old.
 func (g *group) fetch(ctx context.Context, n regions.Node, req request) (answer, bool) {
-	// A value may expire on its way. The node knows no better then, and the
-	// next would load the key a second time, so the same one is asked again.
+	// A value from memory may expire on its way. The next node would load the
+	// key a second time, so the same one is asked again.
 	for range 2 {
 		peer := g.cache.transport.Peer(n.ID)
 		if peer == nil {
 			return answer{}, false
 		}
 		ans, err := peer.Fetch(ctx, peers.Request{Group: g.name, Key: req.key, Floor: req.floor, Hop: req.hop, Peek: req.peek})
+		if err != nil && err == ctx.Err() {
+			err = context.Cause(ctx)
+		}
 		a, verdict := g.judge(req, n, ans, err)
 		if verdict != expired {
 			return a, verdict == answered
@@ -247,7 +252,7 @@ type verdict int
 
 const (
 	answered verdict = iota // it answers the question, be it by an error
-	expired                 // it was alive when it was sent
+	expired                 // it was alive when the node took it from memory
 	unusable                // another node should be asked
 )
 
@@ -259,7 +264,7 @@ func (g *group) judge(req request, n regions.Node, ans peers.Answer, err error) 
 			return answer{err: located(g.cache.node.ID, g.cache.node.Region, endOf(err))}, answered
 		}
 		switch pe.Code {
-		case peers.CodeFailed, peers.CodeTimeout, peers.CodeTooLarge:
+		case peers.CodeFailed, peers.CodeTimeout, peers.CodeTooLarge, peers.CodeBusy:
 			return answer{err: fromPeer(err)}, answered
 		}
 		g.stats.unanswered.Add(1)
@@ -290,12 +295,15 @@ func (g *group) judge(req request, n regions.Node, ans peers.Answer, err error) 
 		}
 		e.Retry = now.Add(staleRetry)
 		return g.keep(answer{entry: e, source: SourceStale}), answered
-	case absent && e.Expires <= e.Born:
-		return answer{entry: e, source: sourceOf(ans.Source)}, answered // not to be kept
-	case now >= e.Expires:
+	case now < e.Expires:
+		return g.keep(answer{entry: e, source: sourceOf(ans.Source)}), answered
+	case ans.Source == peers.SourceStore && e.Expires > e.Born:
 		return answer{}, expired
 	}
-	return g.keep(answer{entry: e, source: sourceOf(ans.Source)}), answered
+	// It was loaded for this request and has expired all the same: it lives
+	// shorter than loading it takes, or is an absence not to be remembered.
+	// It is the answer, and is not kept.
+	return answer{entry: e, source: sourceOf(ans.Source)}, answered
 }
 
 // sourceOf says where a value came from, as seen from here, that a peer had from
@@ -312,41 +320,20 @@ func sourceOf(s peers.Source) Source {
 
 // callGetter loads the key from the origin and keeps what comes.
 func (g *group) callGetter(ctx context.Context, key string) answer {
+	if err := g.loading.Acquire(ctx, 1); err != nil {
+		return answer{err: located(g.cache.node.ID, g.cache.node.Region, endOf(context.Cause(ctx)))}
+	}
 	// Before the getter looks at the origin: a write that happens from here
 	// on is newer than what it finds.
 	generation, born := g.cache.clock.Now(), g.cache.clock.Instant()
 	g.stats.loads.Add(1)
 
-	// On a goroutine of its own, since a getter that ignores its context must
-	// not hold the key.
-	type result struct {
-		loaded loaded
-		err    error
-	}
-	done := make(chan result, 1)
-	running := g.cache.spawn(func() {
-		r := result{err: errGoexit} // what stands if the getter does not return
-		defer func() {
-			if p := recover(); p != nil {
-				r.err = g.panicked(key, p)
-			}
-			done <- r
-		}()
-		r.loaded, r.err = g.get(ctx, key)
-	})
-	if !running {
+	r, ok := g.await(ctx, key)
+	if !ok {
 		return answer{err: ErrClosed}
 	}
-	var r result
-	select {
-	case r = <-done:
-	case <-ctx.Done():
-		select {
-		case r = <-done: // both: the value is there
-		default:
-			g.stats.abandoned.Add(1)
-			r.err = endOf(context.Cause(ctx))
-		}
+	if ctx.Err() != nil && errors.Is(r.err, ctx.Err()) { // in whoever's words
+		r.err = endOf(context.Cause(ctx))
 	}
 	absent := errors.Is(r.err, ErrNotFound)
 	if r.err != nil && !absent {
@@ -368,11 +355,55 @@ func (g *group) callGetter(ctx context.Context, key string) answer {
 	return g.keep(answer{entry: e, source: SourceGetter})
 }
 
+// result is what a getter returned.
+type result struct {
+	loaded loaded
+	err    error
+}
+
+// await calls the getter, on a goroutine of its own: one that ignores its context
+// must not hold the key. It reports false if the cache has been closed.
+func (g *group) await(ctx context.Context, key string) (result, bool) {
+	done := make(chan result, 1)
+	running := g.cache.spawn(func() {
+		r := result{err: errGoexit} // what stands if the getter does not return
+		defer func() {
+			if p := recover(); p != nil {
+				r.err = g.panicked(key, p)
+			}
+			g.loading.Release(1)
+			done <- r
+		}()
+		r.loaded, r.err = g.get(ctx, key)
+	})
+	if !running {
+		g.loading.Release(1)
+		return result{}, false
+	}
+	select {
+	case r := <-done:
+		return r, true
+	case <-ctx.Done():
+	}
+	select {
+	case r := <-done: // it heeds its context, or was done anyway
+		return r, true
+	case <-time.After(heed):
+		g.stats.abandoned.Add(1)
+		return result{err: ctx.Err()}, true
+	}
+}
+
+// heed is how long a getter has to notice that its context has ended.
+const heed = 20 * time.Millisecond
+
 // panicked makes the error of a load whose getter panicked with p.
 func (g *group) panicked(key string, p any) error {
 	err := &PanicError{Value: p, Stack: debug.Stack()}
 	g.stats.panics.Add(1)
-	g.cache.log.Error("getter panicked", "group", g.name, "key", key, "panic", p, "stack", string(err.Stack))
+	if g.panicLog.ok(g.cache.clock.Instant()) {
+		g.cache.log.Error("getter panicked", "group", g.name, "key", key, "panic", p, "so far", g.stats.panics.Load(), "stack", string(err.Stack))
+	}
 	return err
 }
 
@@ -380,18 +411,19 @@ func (g *group) panicked(key string, p any) error {
 // is newer and has not expired.
 //
 // A write may happen at any point of a fill. It (1) raises the floor, (2)
-// forgets the fill, (3) drops the entry. If the fill stores before (3), its entry
-// is dropped there; if it stores after (3), then (1) is over and the floor is
-// seen here. So storing first and looking at the floor afterwards leaves no
-// order in which the old value stays; looking first would.
+// forgets the fill, (3) drops the entry. The floor is looked at under the store's
+// lock, which (3) takes as well: if (1) comes before, the floor is seen and nothing
+// is stored; if after, so does (3), and drops what is stored. Looking before
+// storing would let an old value in for good; looking after it would show one to
+// readers for a moment.
 func (g *group) keep(a answer) answer {
 	e := a.entry
-	there := g.store.Set(e)
+	there := g.store.SetIf(e, func() bool { return e.Generation > g.floors.Floor(e.Key) })
 	if there != nil && there.Generation > e.Generation && g.cache.clock.Instant() < there.Expires {
+		if a.source == SourceStale {
+			a.source = SourceStore
+		}
 		return answer{entry: there, source: a.source}
-	}
-	if e.Generation <= g.floors.Floor(e.Key) {
-		g.store.DeleteIf(e)
 	}
 	return a
 }
@@ -407,10 +439,10 @@ func (g *group) remembered(key string, floor expiry.Generation) (answer, bool) {
 }
 
 // orStale returns a, or if it is an error, an expired value that the group
-// allows to be served in its place. That a fill was cancelled because nobody
-// waits for it any more says nothing about the origin.
-func (g *group) orStale(key string, floor expiry.Generation, a answer) answer {
-	if a.err == nil || errors.Is(a.err, context.Canceled) || errors.Is(a.err, ErrClosed) {
+// allows to be served in its place. That ctx, the fill's, was cancelled because
+// nobody waits for it any more says nothing about the origin.
+func (g *group) orStale(ctx context.Context, key string, floor expiry.Generation, a answer) answer {
+	if a.err == nil || errors.Is(ctx.Err(), context.Canceled) {
 		return a
 	}
 	e, ok := g.store.Peek(key)

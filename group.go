@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync/atomic"
 	"time"
 
 	"github.com/puzpuzpuz/xsync/v4"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/store"
@@ -33,9 +35,12 @@ type group struct {
 	config groupConfig
 	get    func(ctx context.Context, key string) (loaded, error) // the user's getter
 
-	store  *store.Store
-	floors *expiry.Floors
-	stats  groupStats
+	store   *store.Store
+	floors  *expiry.Floors
+	loading *semaphore.Weighted // calls of the getter
+	stats   groupStats
+
+	panicLog, decodeLog throttle
 
 	// See the head of fill.go.
 	asks  *flights
@@ -91,12 +96,13 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 			store: store.New(store.Config{
 				MaxBytes:    config.maxBytes,
 				CopyShare:   config.copyShare,
-				DecodedSize: int64(reflect.TypeFor[V]().Size()),
+				DecodedSize: decodedSize[V](codec),
 			}),
-			floors: expiry.NewFloors(maxFloors),
-			stats:  groupStats{hits: xsync.NewCounter()},
-			owns:   newFlights(c.ctx, config.loadTimeout, c.spawn),
-			loads:  newFlights(c.ctx, config.loadTimeout, c.spawn),
+			floors:  expiry.NewFloors(maxFloors),
+			loading: semaphore.NewWeighted(int64(config.maxLoads)),
+			stats:   groupStats{hits: xsync.NewCounter()},
+			owns:    newFlights(c.ctx, config.loadTimeout, c.spawn),
+			loads:   newFlights(c.ctx, config.loadTimeout, c.spawn),
 			// Longer than the owner may take, so that what the owner falls
 			// back to is here before this node gives up on it.
 			asks: newFlights(c.ctx, config.loadTimeout+config.loadTimeout/4, c.spawn),
@@ -107,6 +113,15 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 		return nil, fmt.Errorf("geocache: group %q: %w", name, err)
 	}
 	return g, nil
+}
+
+// decodedSize returns what a decoded value takes beside its encoded bytes and as
+// many again, or 0 if it shares them.
+func decodedSize[V any](codec Codec[V]) int64 {
+	if _, same := any(codec).(bytesCodec); same {
+		return 0
+	}
+	return int64(reflect.TypeFor[V]().Size())
 }
 
 // encoded returns a getter of encoded values.
@@ -142,7 +157,8 @@ func (g *group) Name() string { return g.name }
 // has no such key the error is ErrNotFound.
 //
 // ctx bounds the wait of this call. A load goes on for others that wait for it,
-// and ends when nobody does. Other errors are of type *Error, or ctx's own.
+// and ends when nobody does. Errors are of type *Error; ErrNotFound and ctx's own
+// error are found in it by errors.Is.
 func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
 	if e, ok := g.store.Get(key); ok && g.alive(e) {
 		if v, ok := e.Decoded().(*V); ok {
@@ -161,19 +177,25 @@ func (g *Group[V]) GetItem(ctx context.Context, key string) (Item[V], error) {
 
 // GetMany returns the values of many keys with one request to each owner, all
 // at the same time. A key that the origin does not have is missing from the map.
-// If keys could not be read, the map has the others, and the error joins theirs.
+// If keys could not be read, the map has the others, and the error joins theirs,
+// or of many some.
 func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, error) {
 	values := make(map[string]V, len(keys))
 	var errs []error
+	more := 0
 	take := func(key string, a answer) {
 		item, err := g.item(ctx, "GetMany", key, a)
 		switch {
 		case err == nil:
 			values[key] = item.Value
-		case !errors.Is(err, ErrNotFound):
+		case errors.Is(err, ErrNotFound):
+		case len(errs) < maxErrors:
 			errs = append(errs, err)
+		default:
+			more++
 		}
 	}
+	begun := g.cache.clock.Read()
 	seen := make(map[string]bool, len(keys))
 	missed := keys[:0:0]
 	for _, key := range keys {
@@ -183,15 +205,23 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 		seen[key] = true
 		if a, ok := g.lookup(key); ok {
 			take(key, a)
+		} else if a := refused(ctx, key); a.err != nil {
+			take(key, a)
 		} else {
 			missed = append(missed, key)
 		}
 	}
 	if len(missed) > 0 {
-		g.fillMany(ctx, missed, func(key string, a answer) { take(key, g.inTime(ctx, a)) })
+		g.fillMany(ctx, missed, func(key string, a answer) { take(key, g.inTime(ctx, begun, a)) })
+	}
+	if more > 0 {
+		errs = append(errs, fmt.Errorf("geocache: getmany %s: %d more keys could not be read", g.name, more))
 	}
 	return values, errors.Join(errs...)
 }
+
+// maxErrors is how many errors GetMany joins: enough to see what is wrong.
+const maxErrors = 20
 
 // Peek returns the value of key if this process has it in memory and it has not
 // expired. It asks nobody, is not counted, and leaves the order of eviction as it
@@ -241,20 +271,36 @@ func (g *group) Locate(key string) []Location {
 func (g *Group[V]) read(ctx context.Context, op, key string) (Item[V], error) {
 	a, ok := g.lookup(key)
 	if !ok {
-		a = g.inTime(ctx, g.fill(ctx, key))
+		begun := g.cache.clock.Read()
+		if a = refused(ctx, key); a.err == nil {
+			a = g.inTime(ctx, begun, g.fill(ctx, key))
+		}
 	}
 	return g.item(ctx, op, key, a)
 }
 
+// maxKey is the longest key, in bytes. It holds for a Cache that is alone too:
+// what works there must work in a cluster.
+const maxKey = 4 << 10
+
+// refused returns the error of a read for which nothing should be started.
+func refused(ctx context.Context, key string) answer {
+	if len(key) > maxKey {
+		return answer{err: fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(key), maxKey)}
+	}
+	return answer{err: ctx.Err()}
+}
+
 // inTime makes sure that the answer of a fill is still alive when its caller gets
 // it: a caller on a busy machine may wake up long after its fill has ended. A
-// value that expired meanwhile is filled once more. If that comes too late as
-// well, loading takes longer than values live: it is what there is, marked.
-func (g *group) inTime(ctx context.Context, a answer) answer {
+// value that expired meanwhile is filled once more, unless it was loaded after
+// the read had begun. Then loading takes longer than the value lives, and it is
+// what there is, marked.
+func (g *group) inTime(ctx context.Context, begun expiry.Generation, a answer) answer {
 	expired := func() bool {
-		return a.err == nil && !a.entry.Absent && a.source != SourceStale && !g.cache.before(a.entry.Expires)
+		return a.err == nil && !a.entry.Absent && a.source != SourceStale && g.cache.clock.Instant() >= a.entry.Expires
 	}
-	if expired() {
+	if expired() && a.entry.Generation <= begun {
 		a = g.fill(ctx, a.entry.Key)
 	}
 	if expired() {
@@ -272,7 +318,8 @@ func (g *Group[V]) item(ctx context.Context, op, key string, a answer) (Item[V],
 	switch {
 	case a.err != nil:
 		g.stats.errors.Add(1)
-		if err := ctx.Err(); err != nil {
+		var known *Error
+		if err := ctx.Err(); err != nil && !errors.As(a.err, &known) {
 			a.err = err // the caller's own end, not the load's
 		}
 		return Item[V]{}, inCall(op, g.name, key, a.err)
@@ -304,7 +351,9 @@ func (g *Group[V]) decodeOrLoad(ctx context.Context, a answer) (*V, answer) {
 		return v, a
 	}
 	g.stats.undecoded.Add(1)
-	g.cache.log.Warn("value does not decode, loading it here", "group", g.name, "key", a.entry.Key, "err", err)
+	if g.decodeLog.ok(g.cache.clock.Instant()) {
+		g.cache.log.Warn("value does not decode, loading it here", "group", g.name, "key", a.entry.Key, "err", err, "so far", g.stats.undecoded.Load())
+	}
 	g.store.DeleteIf(a.entry)
 	a = g.load(ctx, a.entry.Key, a.entry.Generation)
 	if a.err != nil || a.entry.Absent {
@@ -333,19 +382,21 @@ func (g *Group[V]) decode(e *store.Entry) (*V, error) {
 // whose load failed a moment ago.
 func (g *group) lookup(key string) (answer, bool) {
 	e, ok := g.store.Get(key)
-	switch {
-	case !ok:
+	if !ok {
 		return answer{}, false
-	case g.alive(e):
+	}
+	now := g.cache.clock.Instant()
+	if now < e.Expires && e.Generation > g.floors.Group() {
 		return answer{entry: e, source: SourceStore}, true
 	}
-	if now := g.cache.clock.Instant(); now < e.Retry && g.servable(e, g.floors.Floor(key), now) {
+	if now < e.Retry && g.servable(e, g.floors.Floor(key), now) {
 		return answer{entry: e, source: SourceStale}, true
 	}
 	return answer{}, false
 }
 
-// alive reports whether an entry of the store may be served. Of the floors only
+// alive reports whether an entry of the store may be served, by the coarse clock
+// where that will do. Of the floors only
 // the group's is looked at: a write that raises a key's own drops its entry from
 // the store (see keep).
 func (g *group) alive(e *store.Entry) bool {
@@ -366,4 +417,13 @@ func (g *group) sweep() {
 // sweepEvery is how often sweep is worth its pass over the whole store.
 func (g *group) sweepEvery() time.Duration {
 	return min(max(g.config.ttl/4, time.Second), time.Minute)
+}
+
+// A throttle lets one in a second through: of a thousand equal warnings one is
+// read. The zero value is ready.
+type throttle struct{ next atomic.Int64 }
+
+func (t *throttle) ok(now expiry.Instant) bool {
+	next := t.next.Load()
+	return int64(now) >= next && t.next.CompareAndSwap(next, int64(now.Add(time.Second)))
 }

@@ -2,6 +2,8 @@ package geocache
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/geocache/geocache/peers"
@@ -20,6 +22,7 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 	var all []waiting
 	batches := map[string]*batch{}
 	for _, key := range keys {
+		key = strings.Clone(key) // as in fill
 		floor := g.floors.Floor(key)
 		owner := home.Owner(key)
 		if owner.ID == g.cache.node.ID {
@@ -61,17 +64,27 @@ type batch struct {
 	flights []*flight
 }
 
-// askMany is the work of all flights in b: one request to the owner, and for
-// the keys that it does not answer what ask does.
+// batchKeys is how many keys of a batch are asked for at the same time: well
+// below what a node takes from one connection before it calls itself busy.
+const batchKeys = 1024
+
+// askMany is the work of all flights in b: one request to the owner at a time,
+// and for the keys that it does not answer what ask does.
 func (g *group) askMany(b *batch) {
+	for flights := range slices.Chunk(b.flights, batchKeys) {
+		g.askChunk(b, flights)
+	}
+}
+
+func (g *group) askChunk(b *batch, flights []*flight) {
 	// The request is for all of them, so it ends when all have ended.
 	ctx, cancel := context.WithTimeout(g.asks.parent, g.asks.limit)
 	defer cancel()
 	var left atomic.Int64
-	left.Store(int64(len(b.flights)))
+	left.Store(int64(len(flights)))
 
 	req := peers.Batch{Group: g.name, Hop: peers.HopOwner}
-	for _, f := range b.flights {
+	for _, f := range flights {
 		context.AfterFunc(f.ctx, func() {
 			if left.Add(-1) == 0 {
 				cancel()
@@ -84,17 +97,20 @@ func (g *group) askMany(b *batch) {
 	}
 	peer := g.cache.transport.Peer(b.owner.ID)
 	if peer == nil {
-		for _, f := range b.flights {
+		for _, f := range flights {
 			successor(f)
 		}
 		return
 	}
 	peer.FetchMany(ctx, req, func(i int, ans peers.Answer, err error) {
-		f := b.flights[i]
+		f := flights[i]
+		if err != nil && err == ctx.Err() {
+			err = context.Cause(ctx)
+		}
 		a, verdict := g.judge(copyOf(f.key, f.floor), b.owner, ans, err)
 		switch verdict {
 		case answered:
-			g.asks.finish(f, g.orStale(f.key, f.floor, a))
+			g.asks.finish(f, g.orStale(f.ctx, f.key, f.floor, a))
 		case expired:
 			g.asks.start(f, func(ctx context.Context) answer { return g.ask(ctx, f.key, f.floor, b.home, b.owner) })
 		case unusable:

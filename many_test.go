@@ -3,6 +3,7 @@ package geocache_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -113,7 +114,8 @@ func TestGetManyReturnsWhatItHasWhenItsTimeIsUp(t *testing.T) {
 				require.ErrorIs(t, err, context.DeadlineExceeded)
 				require.NotErrorIs(t, err, geocache.ErrTimeout)
 				require.Len(t, m, want)
-				require.Len(t, err.(interface{ Unwrap() []error }).Unwrap(), 100-want)
+				require.Len(t, err.(interface{ Unwrap() []error }).Unwrap(), 21)
+				require.ErrorContains(t, err, strconv.Itoa(80-want)+" more keys could not be read")
 				time.Sleep(time.Millisecond)
 				require.Zero(t, c.Origin.Running(), "nobody waits for the rest")
 			})
@@ -170,4 +172,34 @@ func TestGetManyOfStrangeKeys(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, m)
 	})
+}
+
+// The owner answers with what is alive there, and dead when it arrives. It is the
+// owner that has to load then, and not its successor.
+func TestAValueThatExpiresOnItsWay(t *testing.T) {
+	for name, get := range map[string]func(n *testcluster.Node, key string) error{
+		"Get": func(n *testcluster.Node, key string) error { _, err := n.Get(key); return err },
+		"GetMany": func(n *testcluster.Node, key string) error {
+			m, err := n.Group.GetMany(context.Background(), []string{key})
+			if len(m) != 1 {
+				return errors.Join(err, errors.New("no value"))
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+				c.Net.SetLatency("eu", "eu", 300*time.Millisecond)
+				key := c.KeyOf("eu-2")
+				c.Node("eu-2").MustGet(key)
+				expires := c.Node("eu-2").MustGet(key).Expires
+				time.Sleep(time.Until(expires) - 450*time.Millisecond)
+				require.NoError(t, get(c.Node("eu-1"), key))
+				require.Equal(t, 2, c.Origin.Loads(key))
+				require.EqualValues(t, 2, c.Node("eu-2").Group.Stats().Loads)
+				require.Zero(t, c.Node("eu-1").Group.Stats().Takeovers)
+				require.Zero(t, c.Node("eu-3").Group.Stats().Served)
+			})
+		})
+	}
 }

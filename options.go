@@ -9,6 +9,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/geocache/geocache/consistenthash"
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
@@ -53,6 +54,7 @@ func defaultConfig() config {
 		grace:    time.Minute,
 		joinWait: 5 * time.Second,
 		maxDrift: expiry.DefaultMaxDrift,
+		limits:   peers.Limits{MaxKey: maxKey, MaxValue: 64 << 20},
 	}
 }
 
@@ -70,7 +72,7 @@ func WithRegion(name string) Option { return cacheOption(func(c *config) { c.reg
 func WithNodeID(id string) Option { return cacheOption(func(c *config) { c.id = id }) }
 
 // WithWeight sets the share of its region's keys that this process owns,
-// relative to the others'. Default 1.
+// relative to the others', from 0.01 to 100. Default 1.
 func WithWeight(w float64) Option { return cacheOption(func(c *config) { c.weight = w }) }
 
 // WithSeed sets the seed of the rings, which decides who owns which key. It
@@ -94,7 +96,8 @@ func WithAdvertise(address string) Option {
 	return cacheOption(func(c *config) { c.advertise = address })
 }
 
-// WithDialer sets how peers are dialled. Default: TCP.
+// WithDialer sets how peers are dialled. The function must return when its context
+// ends; Close waits for it. Default: TCP.
 func WithDialer(dial func(ctx context.Context, address string) (net.Conn, error)) Option {
 	return cacheOption(func(c *config) { c.dial = dial })
 }
@@ -145,7 +148,7 @@ func WithMaxDrift(d time.Duration) Option { return cacheOption(func(c *config) {
 // WithClock sets the wall clock, for tests. It must never return a time that
 // its caller has not reached yet. Default: time.Now, which hits read through a
 // clock that is updated every millisecond; a clock that is set here is read
-// exactly, and no ticker runs.
+// exactly, and that ticker does not run.
 func WithClock(now func() time.Time) Option { return cacheOption(func(c *config) { c.clock = now }) }
 
 // WithLogger sets where the Cache logs. Default slog.Default().
@@ -159,8 +162,13 @@ func (c *config) check() error {
 	if c.cluster == "" {
 		bad("WithCluster: the name is empty")
 	}
-	if c.weight <= 0 {
-		bad("WithWeight(%v): must be positive", c.weight)
+	for option, name := range map[string]string{"WithCluster": c.cluster, "WithNodeID": c.id, "WithRegion": c.region} {
+		if len(name) > 255 {
+			bad("%s: a name of %d bytes, at most 255 are allowed", option, len(name))
+		}
+	}
+	if !(c.weight >= consistenthash.MinWeight && c.weight <= consistenthash.MaxWeight) { // NaN too
+		bad("WithWeight(%v): must be from %v to %v", c.weight, consistenthash.MinWeight, consistenthash.MaxWeight)
 	}
 	if c.lease < 10*time.Millisecond {
 		bad("WithLease(%v): must be at least 10ms", c.lease)
@@ -174,7 +182,7 @@ func (c *config) check() error {
 	if c.maxDrift <= 0 {
 		bad("WithMaxDrift(%v): must be positive", c.maxDrift)
 	}
-	if c.limits.MaxValue < 0 || c.limits.MaxValue > 1<<30 {
+	if c.limits.MaxValue < 1 || c.limits.MaxValue > 1<<30 {
 		bad("WithMaxValueBytes(%d): must be from 1 to 1 GiB", c.limits.MaxValue)
 	}
 	if v, ok := c.discovery.(interface{ Validate() error }); ok {
@@ -186,7 +194,11 @@ func (c *config) check() error {
 	case c.listen != "" && c.listener != nil:
 		bad("WithListen and WithListener exclude each other")
 	case c.listen != "":
-		errs = append(errs, c.checkListen()...)
+		errs = append(errs, c.checkListen("WithListen", c.listen)...)
+	case c.listener != nil:
+		if a, ok := c.listener.Addr().(*net.TCPAddr); ok {
+			errs = append(errs, c.checkListen("WithListener", a.String())...)
+		}
 	case c.listener == nil && c.discovery != nil:
 		bad("WithDiscovery needs WithListen or WithListener: nodes that find this one must be able to reach it")
 	}
@@ -196,8 +208,8 @@ func (c *config) check() error {
 		}
 	}
 	if c.tls != nil {
-		if len(c.tls.Certificates) == 0 && c.tls.GetCertificate == nil {
-			bad("WithTLS: no certificate for this node")
+		if len(c.tls.Certificates) == 0 && (c.tls.GetCertificate == nil || c.tls.GetClientCertificate == nil) {
+			bad("WithTLS: no certificate for this node, which is server and client to the others")
 		}
 		if c.tls.ClientCAs == nil {
 			bad("WithTLS: no ClientCAs, so anybody could connect; TLS between nodes is mutual")
@@ -206,17 +218,18 @@ func (c *config) check() error {
 	return errors.Join(errs...)
 }
 
-func (c *config) checkListen() (errs []error) {
-	host, _, err := net.SplitHostPort(c.listen)
+// checkListen returns what is wrong with the address that option listens on.
+func (c *config) checkListen(option, address string) (errs []error) {
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return []error{fmt.Errorf("WithListen(%q): %w", c.listen, err)}
+		return []error{fmt.Errorf("%s(%q): %w", option, address, err)}
 	}
 	ip := net.ParseIP(host)
 	if c.advertise == "" && (host == "" || ip.IsUnspecified()) {
-		errs = append(errs, fmt.Errorf("WithListen(%q): a wildcard is no address that others can dial; name one by WithAdvertise", c.listen))
+		errs = append(errs, fmt.Errorf("%s(%q): a wildcard is no address that others can dial; name one by WithAdvertise", option, address))
 	}
 	if c.tls == nil && !c.plaintext && host != "localhost" && !ip.IsLoopback() {
-		errs = append(errs, fmt.Errorf("WithListen(%q): beyond loopback use WithTLS, or say WithPlaintext", c.listen))
+		errs = append(errs, fmt.Errorf("%s(%q): beyond loopback use WithTLS, or say WithPlaintext", option, address))
 	}
 	return errs
 }
@@ -237,6 +250,7 @@ type groupConfig struct {
 	loadTimeout  time.Duration
 	maxBytes     int64
 	copyShare    float64
+	maxLoads     int
 	originRegion string
 	codec        any // a Codec[V], or nil
 }
@@ -247,6 +261,7 @@ func defaultGroupConfig() groupConfig {
 		loadTimeout: 10 * time.Second,
 		maxBytes:    64 << 20,
 		copyShare:   0.25,
+		maxLoads:    1000,
 	}
 }
 
@@ -278,8 +293,14 @@ func WithLoadTimeout(d time.Duration) GroupOption {
 	return groupOption(func(c *groupConfig) { c.loadTimeout = d })
 }
 
+// WithMaxLoads bounds the calls of the getter that run at the same time in this
+// process; further loads wait for their turn, within the load timeout. A getter
+// that does not return keeps its place. Default 1,000.
+func WithMaxLoads(n int) GroupOption { return groupOption(func(c *groupConfig) { c.maxLoads = n }) }
+
 // WithMaxBytes bounds the memory of this group in this process: keys, encoded
-// and decoded values, and what the cache itself needs for each entry. Default
+// values, and what the cache itself needs for each entry, exactly; and decoded
+// values, by an estimate: each as its encoded bytes and its type's size. Default
 // 64 MiB.
 func WithMaxBytes(n int64) GroupOption { return groupOption(func(c *groupConfig) { c.maxBytes = n }) }
 
@@ -292,8 +313,8 @@ func WithCopyShare(share float64) GroupOption {
 
 // WithOriginRegion names the region that is near the origin: its nodes load the
 // keys, once in the world, and the owners in other regions ask them. If it
-// cannot be reached they load by themselves. Default: each region loads for
-// itself.
+// cannot be reached, or its getter fails, they load by themselves. Default: each
+// region loads for itself.
 func WithOriginRegion(region string) GroupOption {
 	return groupOption(func(c *groupConfig) { c.originRegion = region })
 }
@@ -317,8 +338,11 @@ func (c *groupConfig) check() error {
 	if c.staleIfError < 0 || c.staleIfError > maxTTL {
 		bad("WithStaleIfError(%v): must be from 0 to 10 years", c.staleIfError)
 	}
-	if c.loadTimeout < time.Millisecond {
-		bad("WithLoadTimeout(%v): must be at least 1ms", c.loadTimeout)
+	if c.loadTimeout < time.Millisecond || c.loadTimeout > maxTTL {
+		bad("WithLoadTimeout(%v): must be from 1ms to 10 years", c.loadTimeout)
+	}
+	if c.maxLoads < 1 {
+		bad("WithMaxLoads(%d): must be positive", c.maxLoads)
 	}
 	if c.maxBytes < 1 {
 		bad("WithMaxBytes(%d): must be positive", c.maxBytes)

@@ -53,7 +53,7 @@ func TestOpenReportsEveryMistakeAtOnce(t *testing.T) {
 	)
 	requireMistakes(t, err,
 		"geocache: WithCluster: the name is empty",
-		"WithWeight(0): must be positive",
+		"WithWeight(0): must be from 0.01 to 100",
 		"WithLease(1ms): must be at least 10ms",
 		"WithGrace(-1ns): must not be negative",
 		"WithJoinWait(-1ns): must not be negative",
@@ -171,7 +171,7 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 			`geocache: group "": WithTTL(1µs): must be from 1ms to 10 years`,
 			"WithNegativeTTL(1s): must be from 0 to the TTL, 1µs",
 			"WithStaleIfError(-1ns): must be from 0 to 10 years",
-			"WithLoadTimeout(0s): must be at least 1ms",
+			"WithLoadTimeout(0s): must be from 1ms to 10 years",
 			"WithMaxBytes(0): must be positive",
 			"WithCopyShare(1.5): must be from 0 to 1",
 			"the name must have 1 to 255 bytes, not 0",

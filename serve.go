@@ -53,17 +53,18 @@ func (g *group) reply(a answer) peers.Answer {
 			code = peers.CodeClosing
 		case errors.Is(a.err, ErrTooLarge):
 			code = peers.CodeTooLarge
-		case errors.Is(a.err, ErrTimeout), errors.Is(a.err, context.Canceled), errors.Is(a.err, context.DeadlineExceeded):
+		case errors.Is(a.err, ErrTimeout):
 			code = peers.CodeTimeout
 		}
 		return peers.Answer{Code: code, Text: rootText(a.err)}
 	}
-	e := a.entry
+	e, now := a.entry, g.cache.clock.Instant()
 	ans := peers.Answer{
 		Code:       peers.CodeOK,
 		Generation: e.Generation,
 		// In whole microseconds and never too young.
-		Age:   g.cache.clock.Instant().Sub(e.Born) + time.Microsecond - 1,
+		Age:   now.Sub(e.Born) + time.Microsecond - 1,
+		At:    now,
 		Life:  e.Expires.Sub(e.Born),
 		Value: e.Value,
 	}

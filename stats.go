@@ -26,7 +26,8 @@ const (
 	// SourceGetter is the getter, called by this process or by the owner for
 	// this read or for one that waited for the same load.
 	SourceGetter
-	// SourceStale is a value past its time to live, see WithStaleIfError.
+	// SourceStale is a value past its time to live: one that WithStaleIfError
+	// allows, or one whose loading, for this read, took longer than it lives.
 	SourceStale
 
 	sources
@@ -80,14 +81,14 @@ type GroupStats struct {
 	Owner    uint64 // the owner's memory
 	Region   uint64 // another region
 	Getter   uint64 // a load
-	Stale    uint64 // past the time to live
+	Stale    uint64 // past the time to live, see SourceStale
 	NotFound uint64
 	Errors   uint64
 
 	Loads      uint64 // calls of the getter in this process
 	LoadErrors uint64 // of these, ended by an error other than ErrNotFound
 	Panics     uint64 // of these, by a panic
-	Abandoned  uint64 // of these, still running when the load timeout was over
+	Abandoned  uint64 // of these, still running when their context had ended
 
 	Served     uint64 // keys that peers asked this process for, but for peeks that missed
 	Unanswered uint64 // requests that a peer did not answer, so that the next was tried
@@ -109,13 +110,13 @@ func (s GroupStats) Reads() uint64 {
 	return s.Store + s.Owner + s.Region + s.Getter + s.Stale + s.NotFound + s.Errors
 }
 
-// HitRatio returns the share of reads that no load had to be waited for, or 0
-// if there were none.
+// HitRatio returns the share of reads that were answered from memory in this
+// region, or 0 if there were none.
 func (s GroupStats) HitRatio() float64 {
 	if s.Reads() == 0 {
 		return 0
 	}
-	return float64(s.Store+s.Owner+s.Region) / float64(s.Reads())
+	return float64(s.Store+s.Owner) / float64(s.Reads())
 }
 
 // groupStats holds the counters of a group. The one for reads answered by this

@@ -41,8 +41,8 @@ const step = 50 * time.Millisecond
 const DefaultMaxDrift = 500 * time.Millisecond
 
 // NewClock returns a clock that reads the physical time from now (time.Now if
-// nil) and refuses generations more than maxDrift ahead of it
-// (DefaultMaxDrift if maxDrift is not positive). Times from now must have a
+// nil) and refuses clocks more than maxDrift ahead of it (DefaultMaxDrift if
+// maxDrift is not positive). Times from now must have a
 // monotonic reading, as those of time.Now do, or never go back.
 func NewClock(now func() time.Time, maxDrift time.Duration) *Clock {
 	if now == nil {
@@ -74,16 +74,29 @@ func (c *Clock) Read() Generation {
 	return max(At(c.now()), Generation(c.last.Load()))
 }
 
+// Physical returns the reading of this node's wall clock alone, by which others
+// judge it.
+func (c *Clock) Physical() Generation { return At(c.now()) }
+
+// Check judges another node by its Physical reading. One more than the allowed
+// drift ahead of this node's is refused with a *DriftError: one bad clock must
+// not win every write everywhere.
+func (c *Clock) Check(physical Generation) error {
+	return c.within(physical, c.maxDrift)
+}
+
 // Merge learns that generation g exists somewhere in the cluster: from here on
-// Now returns higher ones. A generation more than the allowed drift ahead of
-// this node's wall clock is refused with a *DriftError and changes nothing: one
-// bad clock must not keep values alive, or win every write, everywhere.
+// Now returns higher ones. Who tells of it may have it from a third node, which
+// is the allowed drift ahead of the second as that may be of this one. So twice
+// the allowed drift is the limit, beyond which g is refused with a *DriftError
+// and changes nothing. With less, a node whose own clock is right would be
+// refused for what it heard.
 func (c *Clock) Merge(g Generation) error {
 	if g <= Generation(c.last.Load()) {
 		return nil
 	}
-	if ahead := g.Sub(At(c.now())); ahead > c.maxDrift {
-		return &DriftError{Ahead: ahead, Limit: c.maxDrift}
+	if err := c.within(g, 2*c.maxDrift); err != nil {
+		return err
 	}
 	for {
 		last := c.last.Load()
@@ -91,6 +104,14 @@ func (c *Clock) Merge(g Generation) error {
 			return nil
 		}
 	}
+}
+
+// within returns a *DriftError if g is more than limit ahead of the wall clock.
+func (c *Clock) within(g Generation, limit time.Duration) error {
+	if ahead := g.Sub(At(c.now())); ahead > limit {
+		return &DriftError{Ahead: ahead, Limit: limit}
+	}
+	return nil
 }
 
 // A DriftError says that another node's clock is too far ahead of this one's.

@@ -73,7 +73,7 @@ func (c *clientConn) run() error {
 		if err != nil {
 			return err
 		}
-		if err := t.merge(h.clock); err != nil {
+		if err := t.merge(h); err != nil {
 			return err
 		}
 		if err := c.handle(h, body, owned); err != nil {
@@ -216,7 +216,7 @@ func (c *clientConn) ping() error {
 	c.pings[number%uint64(len(c.pings))] = ping{number: number, at: time.Now(), instant: clock.Instant()}
 	c.mu.Unlock()
 	err := c.writer.queue(0, nil, func(b []byte) []byte {
-		return appendEmpty(b, kindPing, number, clock.Read())
+		return appendEmpty(b, kindPing, number, clock.Physical())
 	})
 	c.writer.flush(false)
 	return err

@@ -47,7 +47,8 @@
 //	length u32   bytes after this field
 //	type   u8    see below
 //	id     u64   numbers the requests of a connection; 0 where there is none
-//	clock  u64   the sender's clock; the receiver merges it, or closes the connection
+//	clock  u64   the sender's hybrid clock, but in Hello, Welcome, Ping and Pong its wall clock
+//	             alone, to be judged by; the receiver merges it, or closes the connection
 //	body
 //
 // The client's frames:

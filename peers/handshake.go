@@ -9,8 +9,6 @@ import (
 	"net"
 	"os"
 	"time"
-
-	"github.com/geocache/geocache/expiry"
 )
 
 // The protocol versions that this package speaks. In a handshake the highest
@@ -52,7 +50,7 @@ func (t *Transport) greet(ctx context.Context, c net.Conn, to Endpoint, traffic 
 	nc.reader.idle = time.Until(until)
 	nc.reader.until = until
 	err := nc.writer.queue(0, nil, func(b []byte) []byte {
-		return appendHello(b, t.config.Clock.Read(), hello{
+		return appendHello(b, t.config.Clock.Physical(), hello{
 			lowest:   lowestVersion,
 			highest:  highestVersion,
 			seed:     t.config.SeedCheck,
@@ -87,7 +85,7 @@ func (t *Transport) greet(ctx context.Context, c net.Conn, to Endpoint, traffic 
 	case m.id != to.ID || m.region != to.Region:
 		return nil, m, refuse(ReasonIdentity, "at %s is node %q in region %q, not %q in %q", to.Address, m.id, m.region, to.ID, to.Region)
 	}
-	return nc, m, t.merge(h.clock)
+	return nc, m, t.merge(h)
 }
 
 // welcome makes the server's side of the handshake over c. Unless it returns an
@@ -117,7 +115,7 @@ func (t *Transport) welcome(ctx context.Context, c net.Conn) (*conn, hello, erro
 		return nil, m, err
 	}
 	err = nc.writer.queue(0, nil, func(b []byte) []byte {
-		return appendWelcome(b, t.config.Clock.Read(), welcome{
+		return appendWelcome(b, t.config.Clock.Physical(), welcome{
 			version: min(m.highest, highestVersion),
 			maxKey:  uint16(t.config.Limits.MaxKey),
 			maxKeys: uint16(t.config.Limits.MaxKeys),
@@ -155,12 +153,20 @@ func (t *Transport) checkHello(nc *conn, until time.Time) (hello, error) {
 	case m.id == t.config.ID:
 		return m, refuse(ReasonIdentity, "two nodes with the id %q", m.id)
 	}
-	return m, t.merge(h.clock)
+	return m, t.merge(h)
 }
 
-// merge learns of the time in a frame's header, or refuses it.
-func (t *Transport) merge(clock expiry.Generation) error {
-	if err := t.config.Clock.Merge(clock); err != nil {
+// merge learns of the time in a frame's header, or refuses it. The clock of the
+// other node itself is judged where a frame shows it alone: what it knows of
+// third ones' is not its fault.
+func (t *Transport) merge(h header) error {
+	switch h.kind {
+	case kindHello, kindWelcome, kindPing, kindPong:
+		if err := t.config.Clock.Check(h.clock); err != nil {
+			return refuseFor(ReasonClock, err)
+		}
+	}
+	if err := t.config.Clock.Merge(h.clock); err != nil {
 		return refuseFor(ReasonClock, err)
 	}
 	return nil

@@ -339,7 +339,8 @@ func TestTried(t *testing.T) {
 	})
 }
 
-// TestClocksMerge: every frame carries the clock, and a heartbeat is enough.
+// TestClocksMerge: a request and its answer carry what a node knows of time. A
+// heartbeat carries its own clock alone.
 func TestClocksMerge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, client, server := memoryPair(t, nil)
@@ -349,6 +350,9 @@ func TestClocksMerge(t *testing.T) {
 		require.Less(t, client.config.Clock.Read(), ahead)
 		time.Sleep(250 * time.Millisecond)
 		synctest.Wait()
+		require.Less(t, client.config.Clock.Read(), ahead)
+		_, err := client.Peer("server").Fetch(t.Context(), Request{Group: "g", Key: "k", Hop: HopOwner})
+		require.NoError(t, err)
 		require.GreaterOrEqual(t, client.config.Clock.Read(), ahead)
 	})
 }

@@ -71,6 +71,11 @@ type Answer struct {
 	// way there. No clocks are compared.
 	Age time.Duration
 
+	// At is when a Handler's Load has measured Age, on Config.Clock: the time
+	// from then on counts as time under way. Zero is when Load returns. It is
+	// not sent.
+	At expiry.Instant
+
 	// Value is the encoded value. The transport may hold on to a value it
 	// is given, so it must not be modified; a value it returns belongs to
 	// the caller.

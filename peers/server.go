@@ -149,7 +149,7 @@ func (s *serverConn) run() error {
 	for {
 		h, body, _, err := s.reader.next()
 		if err == nil {
-			err = t.merge(h.clock)
+			err = t.merge(h)
 		}
 		if err == nil {
 			err = s.handle(h, body)
@@ -191,7 +191,7 @@ func (s *serverConn) handle(h header, body []byte) error {
 			return refuse(ReasonProtocol, "a ping that is malformed")
 		}
 		return s.writer.queue(0, nil, func(b []byte) []byte {
-			return appendPong(b, h.id, s.transport.config.Clock.Read(), s.transport.config.Lease)
+			return appendPong(b, h.id, s.transport.config.Clock.Physical(), s.transport.config.Lease)
 		})
 	case kindCancel:
 		ids, err := decodeCancel(body)
@@ -305,7 +305,7 @@ func (s *serverConn) startLoad(id uint64, timeout time.Duration) error {
 	req := s.request
 	req.Group = strings.Clone(req.Group)
 	req.Key = strings.Clone(req.Key)
-	began := time.Now()
+	began := t.config.Clock.Instant()
 	t.loading.Add(1)
 	s.tasks.Go(func() {
 		defer t.loading.Add(-1)
@@ -314,7 +314,10 @@ func (s *serverConn) startLoad(id uint64, timeout time.Duration) error {
 		delete(s.loads, id)
 		s.mu.Unlock()
 		cancel()
-		if s.queueAnswer(id, &ans, time.Since(began)) == nil {
+		if ans.At == 0 {
+			ans.At = t.config.Clock.Instant()
+		}
+		if s.queueAnswer(id, &ans, max(ans.At.Sub(began), 0)) == nil {
 			s.writer.flush(false)
 		}
 	})

@@ -44,9 +44,11 @@ type Members struct {
 	nodes     map[string]*member
 	believed  map[string]bool // by region: the last view may remove its nodes
 	estimates map[string]time.Duration
-	changed   bool           // since the Topology was last built
-	building  bool           // somebody is building one
 	now       expiry.Instant // the latest that was given
+	steps     uint64         // taken so far
+	built     uint64         // of these, in the Topology
+	building  bool           // somebody is building one
+	ended     sync.Cond      // a build has
 
 	// topology is replaced only by whoever has set building, and read by
 	// anybody.
@@ -73,6 +75,7 @@ func NewMembers(self Node, seed uint64, grace time.Duration, now expiry.Instant)
 		nodes:    map[string]*member{self.ID: {Node: self, up: true, listed: true}},
 		believed: map[string]bool{},
 	}
+	m.ended.L = &m.mu
 	m.topology.Store(&Topology{Self: self, Home: &Region{Name: self.Region}})
 	if change := m.step(now, func() Change { return Change{} }); change.Err != nil {
 		return nil, change.Err
@@ -81,8 +84,7 @@ func NewMembers(self Node, seed uint64, grace time.Duration, now expiry.Instant)
 }
 
 // Topology returns the present snapshot. It takes no lock. A change is in it when
-// the method that took it in returns, or, if another call was building a
-// snapshot then, when that one returns.
+// the method that took it in returns.
 func (m *Members) Topology() *Topology { return m.topology.Load() }
 
 // Nodes returns all members but this node, whether they answer or not, by
@@ -105,7 +107,7 @@ type Change struct {
 	Joined  []Node // new members
 	Moved   []Node // members found at another address or in another region
 	Left    []Node // no longer members
-	Refused []Node // found, but unusable: no ID, region or address, or a weight out of range
+	Refused []Node // found, but unusable: no ID, region or address, a weight out of range, or an ID that is another's or this node's
 
 	// Err says that the nodes of a region cannot be put on a ring, there being
 	// too many or too heavy ones. The region stays as it was.
@@ -119,12 +121,14 @@ func (m *Members) Found(now expiry.Instant, v View) Change {
 		listed := make(map[string]bool, len(v.Nodes))
 		m.believed = map[string]bool{}
 		for _, n := range v.Nodes {
-			if n.ID != m.self.ID && !usable(n) {
+			self := n.ID == m.self.ID
+			twin := self && (n.Address != m.self.Address || n.Region != m.self.Region)
+			if twin || !self && (!usable(n) || listed[n.ID]) {
 				change.Refused = append(change.Refused, n)
 				continue
 			}
 			listed[n.ID] = true
-			if n.ID != m.self.ID {
+			if !self {
 				m.believed[n.Region] = true
 				m.foundLocked(n, &change)
 			}
@@ -163,14 +167,14 @@ func (m *Members) Health(now expiry.Instant, id string, up bool) Change {
 	})
 }
 
-// Tick lets time pass: grace periods end, and round trips are read anew from
-// rtt, which reports false for a node not measured yet. Call it about once a
-// second.
-func (m *Members) Tick(now expiry.Instant, rtt func(id string) (time.Duration, bool)) Change {
+// Tick lets time pass: grace periods end, and reach is asked anew whether a node
+// answers and how long that takes, 0 if not measured. Whatever Health was told
+// too early or too late is made good then. Call it about once a second.
+func (m *Members) Tick(now expiry.Instant, reach func(id string) (up bool, rtt time.Duration)) Change {
 	return m.step(now, func() Change {
 		for id, mb := range m.nodes {
-			if d, ok := rtt(id); ok {
-				mb.rtt = d
+			if id != m.self.ID {
+				mb.up, mb.rtt = reach(id)
 			}
 		}
 		return Change{}
@@ -178,19 +182,23 @@ func (m *Members) Tick(now expiry.Instant, rtt func(id string) (time.Duration, b
 }
 
 // step lets take change the state, removes the members that are none any more,
-// and brings the Topology up to date. Whoever finds no Topology being built
-// builds it, and takes along what has changed meanwhile: when a thousand nodes
-// come up at once, rings are built a few times and not a thousand.
+// and brings the Topology up to date. Whoever finds no Topology being built builds
+// it, and takes along the steps of those who wait: when a thousand nodes come up
+// at once, rings are built a few times and not a thousand.
 func (m *Members) step(now expiry.Instant, take func() Change) Change {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	change := take()
 	m.now = max(m.now, now)
 	change.Left = m.pruneLocked(m.now)
-	m.changed = true
-	for m.changed && !m.building {
-		m.changed, m.building = false, true
-		now, estimates := m.now, m.estimates // replaced as a whole, never changed
+	m.steps++
+	for mine := m.steps; m.built < mine; {
+		if m.building {
+			m.ended.Wait()
+			continue
+		}
+		m.building = true
+		steps, now, estimates := m.steps, m.now, m.estimates // replaced as a whole, never changed
 		up := map[string][]member{}
 		for _, mb := range m.nodes {
 			if mb.up {
@@ -200,7 +208,8 @@ func (m *Members) step(now expiry.Instant, take func() Change) Change {
 		m.mu.Unlock()
 		err := m.build(now, up, estimates)
 		m.mu.Lock()
-		m.building = false
+		m.building, m.built = false, steps
+		m.ended.Broadcast()
 		change.Err = errors.Join(change.Err, err)
 	}
 	return change
@@ -267,7 +276,7 @@ func (m *Members) region(name string, members []member, estimate time.Duration, 
 		r.Nodes = append(r.Nodes, mb.Node)
 		r.byID[mb.ID] = mb.Node
 		ringMembers = append(ringMembers, consistenthash.Member{ID: mb.ID, Weight: mb.Weight})
-		if mb.rtt > 0 && (r.Distance == 0 || mb.rtt < r.Distance) {
+		if mb.rtt > 0 && (r.Distance == 0 || mb.rtt < r.Distance) && name != m.self.Region {
 			r.Distance = mb.rtt
 		}
 	}

@@ -2,6 +2,7 @@ package regions
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"sync"
@@ -47,7 +48,8 @@ func ids(nodes []Node) []string {
 type world struct {
 	*testing.T
 	*Members
-	now expiry.Instant
+	now  expiry.Instant
+	rtts map[string]time.Duration
 }
 
 // newWorld returns the world of eu-1 that has found the others, all of which
@@ -55,7 +57,7 @@ type world struct {
 func newWorld(t *testing.T, others ...string) *world {
 	m, err := NewMembers(node("eu-1"), 7, grace, 0)
 	require.NoError(t, err)
-	w := &world{t, m, 0}
+	w := &world{t, m, 0, map[string]time.Duration{}}
 	if others == nil {
 		return w
 	}
@@ -82,12 +84,24 @@ func (w *world) down(nodes ...string) (left []string) {
 // wait lets d pass and returns who left meanwhile.
 func (w *world) wait(d time.Duration) (left []string) {
 	w.now = w.now.Add(d)
-	return ids(w.Tick(w.now, func(string) (time.Duration, bool) { return 0, false }).Left)
+	return ids(w.Tick(w.now, w.reach).Left)
 }
 
 // measure sets the round trips to nodes.
 func (w *world) measure(rtts map[string]time.Duration) {
-	w.Tick(w.now, func(id string) (time.Duration, bool) { d, ok := rtts[id]; return d, ok })
+	maps.Copy(w.rtts, rtts)
+	w.Tick(w.now, w.reach)
+}
+
+// reach tells what is so already.
+func (w *world) reach(id string) (bool, time.Duration) {
+	top := w.Topology()
+	up := false
+	for _, r := range append([]*Region{top.Home}, top.Remote...) {
+		_, here := r.byID[id]
+		up = up || here
+	}
+	return up, w.rtts[id]
 }
 
 func (w *world) members() []string { return ids(w.Nodes()) }
@@ -440,9 +454,11 @@ func TestWhoBuildsTakesAlongWhatHasChangedMeanwhile(t *testing.T) {
 		runtime.Gosched()
 	}
 	require.True(t, building())
-	w.up("eu-2", "ap-1")
-	require.True(t, building(), "they did not wait for the ring")
-	require.Equal(t, []string{"eu-1"}, w.home())
+	running.Go(func() {
+		w.up("eu-2")
+		require.Equal(t, []string{"eu-1", "eu-2"}, w.home(), "in it when the method returns")
+	})
+	running.Go(func() { w.up("ap-1") })
 	running.Wait()
 	require.Equal(t, []string{"eu-1", "eu-2"}, w.home())
 	require.Equal(t, []string{"ap", "us"}, w.remote())

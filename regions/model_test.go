@@ -190,13 +190,12 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 			"tick": func(t *rapid.T) {
 				d := rapid.SampledFrom([]time.Duration{0, time.Second, grace / 2, grace, oblivion / 2, oblivion}).Draw(t, "d")
 				rtts := rapid.MapOf(rapid.SampledFrom(all), drawRTT).Draw(t, "rtts")
-				rtt := func(id string) (time.Duration, bool) { d, ok := rtts[id]; return d, ok }
-				step(t, func() Change { return members.Tick(m.now, rtt) }, func() {
+				ups := rapid.MapOf(rapid.SampledFrom(all), rapid.Bool()).Draw(t, "ups")
+				reach := func(id string) (bool, time.Duration) { return ups[id], rtts[id] }
+				step(t, func() Change { return members.Tick(m.now, reach) }, func() {
 					m.now = m.now.Add(d)
 					for id, mb := range m.nodes {
-						if d, ok := rtts[id]; ok {
-							mb.rtt = d
-						}
+						mb.up, mb.rtt = reach(id)
 					}
 				})
 			},

@@ -28,7 +28,8 @@ type Region struct {
 	// Nodes are the nodes that answer, by ascending ID.
 	Nodes []Node
 	// Distance is the round trip from Self to the nearest of them: measured,
-	// or else the discovery's estimate, or else 0 for not known.
+	// or else the discovery's estimate, or else 0 for not known. It is 0 for
+	// Home too.
 	Distance time.Duration
 
 	ring *consistenthash.Ring

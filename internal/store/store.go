@@ -71,9 +71,8 @@ type Config struct {
 //     always right.)
 //
 // Two writers of a key come one after the other. A fill that must not outlive
-// a write is not the Store's to prevent, beyond the comparison of generations:
-// the caller sets, looks at its floors again, and takes back with DeleteIf what
-// has lost.
+// a write is not the Store's to know of, beyond the comparison of generations: that
+// is what SetIf asks its caller.
 type Store struct {
 	entries  *xsync.Map[string, *Entry]
 	policies [classes]policy
@@ -137,6 +136,14 @@ func (s *Store) Peek(key string) (*Entry, bool) {
 // An entry that replaces another of its class keeps its place in the order of
 // eviction. One of the other class moves, and begins anew there.
 func (s *Store) Set(e *Entry) *Entry {
+	return s.SetIf(e, func() bool { return true })
+}
+
+// SetIf is Set provided that admit holds, and leaves the store as it is
+// otherwise. admit is called with the writers' lock held: what it looks at, and
+// whoever changes that and then deletes the entry, are in one order with this
+// Set. It must not call the store.
+func (s *Store) SetIf(e *Entry, admit func() bool) *Entry {
 	hash := uint32(maphash.String(s.seed, e.Key))
 	charge := s.charge(e)
 
@@ -149,6 +156,9 @@ func (s *Store) Set(e *Entry) *Entry {
 	}
 	if old != nil && old.Generation > e.Generation {
 		s.outdated++
+		return old
+	}
+	if !admit() {
 		return old
 	}
 	if charge > s.limits[e.Class] {
