@@ -430,3 +430,26 @@ func TestCloseHandsOverWithoutAnError(t *testing.T) {
 		require.False(t, strings.Contains(c.Log(), "level=ERROR"), c.Log())
 	})
 }
+
+// Each clock is within the limit of every other but one. Hybrid clocks carry the
+// fastest reading to everybody; nobody may be refused for having heard of it.
+func TestANodeIsNotRefusedForWhatItHasHeard(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 5}, func(c *testcluster.Cluster) {
+		for i, offset := range []time.Duration{400, 0, 0, 0, -150} {
+			n := c.Node(fmt.Sprint("eu-", i+1))
+			n.Close()
+			n.Restart(offset * time.Millisecond)
+		}
+		c.Settle()
+		for range 60 {
+			for _, n := range c.Nodes() {
+				readAll(n, keys(10))
+			}
+			time.Sleep(time.Second)
+		}
+		for _, peer := range c.Node("eu-5").Cache.Stats().Peers {
+			require.Equal(t, peer.ID != "eu-1", peer.Up, peer.ID)
+		}
+		require.Equal(t, 5, c.Node("eu-3").Cache.Stats().Regions[0].Nodes)
+	})
+}

@@ -300,7 +300,7 @@ func (g *group) inTime(ctx context.Context, begun expiry.Generation, a answer) a
 	expired := func() bool {
 		return a.err == nil && !a.entry.Absent && a.source != SourceStale && g.cache.clock.Instant() >= a.entry.Expires
 	}
-	if expired() && a.entry.Generation <= begun {
+	if expired() && a.entry.Generation < begun {
 		a = g.fill(ctx, a.entry.Key)
 	}
 	if expired() {

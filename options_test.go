@@ -200,3 +200,12 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 	_, err = geocache.NewGroup(cache, "late", ada)
 	require.ErrorIs(t, err, geocache.ErrClosed)
 }
+
+func TestAListenerIsCheckedAsAnAddressIs(t *testing.T) {
+	l, err := net.Listen("tcp", ":0")
+	require.NoError(t, err)
+	defer l.Close()
+	_, err = geocache.Open(t.Context(), geocache.WithListener(l))
+	require.ErrorContains(t, err, "a wildcard is no address that others can dial")
+	require.ErrorContains(t, err, "beyond loopback use WithTLS, or say WithPlaintext")
+}

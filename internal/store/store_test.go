@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -280,4 +281,32 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+func TestSetIf(t *testing.T) {
+	s := New(Config{MaxBytes: 1 << 20})
+	first := &Entry{Key: "a", Generation: 1}
+	require.Nil(t, s.SetIf(first, func() bool { return false }))
+	require.Same(t, first, s.SetIf(first, func() bool { return true }))
+	require.Same(t, first, s.SetIf(&Entry{Key: "a", Generation: 2}, func() bool { return false }))
+	there, ok := s.Get("a")
+	require.True(t, ok)
+	require.Same(t, first, there)
+
+	// Whoever makes admit fail and then deletes leaves nothing behind, and
+	// nobody sees anything afterwards.
+	for range 2000 {
+		var written atomic.Bool
+		var both sync.WaitGroup
+		both.Go(func() { s.SetIf(&Entry{Key: "b"}, func() bool { return !written.Load() }) })
+		both.Go(func() {
+			written.Store(true)
+			s.Delete("b")
+			_, ok := s.Get("b")
+			require.False(t, ok)
+		})
+		both.Wait()
+		_, ok := s.Get("b")
+		require.False(t, ok)
+	}
 }
