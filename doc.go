@@ -7,7 +7,7 @@
 //	cache, err := geocache.Open(ctx,
 //		geocache.WithListen("10.0.3.7:7946"),
 //		geocache.WithTLS(tlsConfig),
-//		geocache.WithDiscovery(consul.New("profile-api")))
+//		geocache.WithDiscovery(consul.New("profile-cache")))
 //	defer cache.Close()
 //
 //	profiles, err := geocache.NewGroup(cache, "profiles",
