@@ -376,6 +376,25 @@ func TestAValueThatExpiresOnItsWayIsNotLoadedTwice(t *testing.T) {
 	})
 }
 
+func TestADeadOriginIsCalledFromTwoRegionsOnly(t *testing.T) {
+	for name, origin := range map[string][]geocache.GroupOption{
+		"each region for itself": nil,
+		"origin region":          {geocache.WithOriginRegion("us")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us", "ap", "sa"}, Nodes: 2, Group: origin}, func(c *testcluster.Cluster) {
+				c.Node("sa-1").MustGet("known")
+				c.Origin.Behave(testcluster.Failing(errors.New("down")))
+				_, err := c.Node("eu-1").Get("ada")
+				require.ErrorContains(t, err, "down")
+				require.Equal(t, 2, c.Origin.Loads("ada"))
+
+				require.Equal(t, geocache.SourceRegion, c.Node("eu-1").MustGet("known").Source, "in whichever region's memory it is")
+			})
+		})
+	}
+}
+
 func TestAPeerThatDoesNotKnowTheGroup(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		// A rolling deploy: only eu-1 runs the version that has this group.

@@ -47,6 +47,11 @@ const (
 	// put the key's old owner third in its succession.
 	formerOwners = 2
 
+	// maxGetters is how many regions' getters are tried for a read. If two have
+	// failed it is the origin that is down, and a third would only be one more
+	// call for each read; but any region may still have the value in memory.
+	maxGetters = 2
+
 	// staleRetry is how long a stale value is served without trying the
 	// origin again.
 	staleRetry = time.Second
@@ -104,21 +109,26 @@ func (g *group) owning(key string, floor expiry.Generation) func(context.Context
 		if name := g.config.originRegion; name != "" && name != top.Home.Name {
 			origin = top.Region(name)
 		}
+		failed := 0
 		if origin != nil {
 			if a, ok := g.peekFormer(ctx, top, key, floor); ok {
 				return a
 			}
-			if a, ok := g.fetchRegion(ctx, origin, key, floor, 1, 2); ok && a.err == nil && a.source != SourceStale {
+			a, ok := g.fetchRegion(ctx, origin, key, floor, false)
+			switch {
+			case ok && a.fresh():
 				return a
+			case ok:
+				failed = 1
 			}
 		}
-		return g.elsewhere(ctx, top, origin, key, floor)
+		return g.elsewhere(ctx, top, origin, failed, key, floor)
 	}
 }
 
-// elsewhere loads here, and if that fails asks the other regions, but for the
-// one that was asked already.
-func (g *group) elsewhere(ctx context.Context, top *regions.Topology, asked *regions.Region, key string, floor expiry.Generation) answer {
+// elsewhere loads here, and if that fails asks the other regions, but for the one
+// that was asked already. failed is how many getters have failed so far.
+func (g *group) elsewhere(ctx context.Context, top *regions.Topology, asked *regions.Region, failed int, key string, floor expiry.Generation) answer {
 	loadCtx, cancel := ctx, context.CancelFunc(func() {})
 	if len(top.Remote) > 0 {
 		loadCtx, cancel = share(ctx, 3, 4)
@@ -128,12 +138,17 @@ func (g *group) elsewhere(ctx context.Context, top *regions.Topology, asked *reg
 	if a.err == nil {
 		return a
 	}
+	failed++
 	for _, r := range top.Remote {
 		if r == asked {
 			continue
 		}
-		if b, ok := g.fetchRegion(ctx, r, key, floor, 1, 2); ok && b.err == nil && b.source != SourceStale {
+		b, ok := g.fetchRegion(ctx, r, key, floor, failed >= maxGetters)
+		switch {
+		case ok && b.fresh():
 			return b
+		case ok:
+			failed++
 		}
 	}
 	return g.orStale(ctx, key, floor, a)
@@ -177,7 +192,7 @@ func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key strin
 		asked++
 		g.cache.wg.Go(func() { // from a flight, which Close waits for too
 			a, ok := g.fetch(ctx, n, request{key: key, floor: floor, hop: peers.HopOwner, peek: true, class: store.Owned})
-			if !ok || a.err != nil || a.source == SourceStale {
+			if !ok || !a.fresh() {
 				a = answer{}
 			}
 			found <- a
@@ -194,13 +209,13 @@ func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key strin
 }
 
 // fetchRegion asks the key's owner in another region, or its successor, within
-// a part of the time that is left.
-func (g *group) fetchRegion(ctx context.Context, r *regions.Region, key string, floor expiry.Generation, num, den int) (answer, bool) {
-	ctx, cancel := share(ctx, num, den)
+// half of the time that is left.
+func (g *group) fetchRegion(ctx context.Context, r *regions.Region, key string, floor expiry.Generation, peek bool) (answer, bool) {
+	ctx, cancel := share(ctx, 1, 2)
 	defer cancel()
 	for _, n := range r.Owners(key, 2) {
-		if a, ok := g.fetch(ctx, n, request{key: key, floor: floor, hop: peers.HopRegion, class: store.Owned}); ok {
-			if a.err == nil && a.source != SourceStale {
+		if a, ok := g.fetch(ctx, n, request{key: key, floor: floor, hop: peers.HopRegion, peek: peek, class: store.Owned}); ok {
+			if a.fresh() {
 				a.source = SourceRegion
 			}
 			return a, true

@@ -17,6 +17,9 @@ type answer struct {
 	err    error
 }
 
+// fresh reports whether a is a live value or absence.
+func (a answer) fresh() bool { return a.err == nil && a.source != SourceStale }
+
 // flights are the fills under way at one level, at most one for each key: a
 // singleflight whose flights belong to nobody. A flight runs under a context of
 // its own until it ends, its time is up, or nobody waits for it any more; a
