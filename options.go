@@ -295,7 +295,8 @@ func WithLoadTimeout(d time.Duration) GroupOption {
 
 // WithMaxLoads bounds the calls of the getter that run at the same time in this
 // process; further loads wait for their turn, within the load timeout. A getter
-// that does not return keeps its place. Default 1,000.
+// that does not return keeps its place, and one that reads from its own group
+// takes another for what that has to load. Default 1,000.
 func WithMaxLoads(n int) GroupOption { return groupOption(func(c *groupConfig) { c.maxLoads = n }) }
 
 // WithMaxBytes bounds the memory of this group in this process: keys, encoded
