@@ -95,9 +95,9 @@ func (e *PanicError) Unwrap() error {
 // errGoexit is the error of callers whose getter left by runtime.Goexit.
 var errGoexit = errors.New("getter called runtime.Goexit")
 
-// located says on which node err arose.
-func located(node, region string, err error) error {
-	return &Error{Node: node, Region: region, Err: err}
+// located says that err arose on this node.
+func (g *group) located(err error) error {
+	return &Error{Node: g.cache.node.ID, Region: g.cache.node.Region, Err: err}
 }
 
 // fromPeer turns what a peer said, or what the transport inferred, into an

@@ -240,7 +240,7 @@ func copyOf(key string, floor expiry.Generation) request {
 
 // fetch asks a node and keeps what it answers. It reports false if the node did
 // not answer the question, so that another one should be asked: it cannot be
-// reached, is closing, overloaded or not ready, or has a value that is too old.
+// reached, is closing or not ready, or has a value that is too old.
 func (g *group) fetch(ctx context.Context, n regions.Node, req request) (answer, bool) {
 	// A value from memory may expire on its way. The next node would load the
 	// key a second time, so the same one is asked again.
@@ -250,10 +250,7 @@ func (g *group) fetch(ctx context.Context, n regions.Node, req request) (answer,
 			return answer{}, false
 		}
 		ans, err := peer.Fetch(ctx, peers.Request{Group: g.name, Key: req.key, Floor: req.floor, Hop: req.hop, Peek: req.peek})
-		if err != nil && err == ctx.Err() {
-			err = context.Cause(ctx)
-		}
-		a, verdict := g.judge(req, n, ans, err)
+		a, verdict := g.judge(ctx, req, n, ans, err)
 		if verdict != expired {
 			return a, verdict == answered
 		}
@@ -270,12 +267,13 @@ const (
 	unusable                // another node should be asked
 )
 
-// judge turns what a peer said into an answer, and keeps its entry.
-func (g *group) judge(req request, n regions.Node, ans peers.Answer, err error) (answer, verdict) {
+// judge turns what a peer said into an answer, and keeps its entry. ctx is that of
+// the request.
+func (g *group) judge(ctx context.Context, req request, n regions.Node, ans peers.Answer, err error) (answer, verdict) {
 	if err != nil {
 		var pe *peers.Error
 		if !errors.As(err, &pe) { // our own context ended
-			return answer{err: located(g.cache.node.ID, g.cache.node.Region, endOf(err))}, answered
+			return answer{err: g.located(endOf(context.Cause(ctx)))}, answered
 		}
 		switch pe.Code {
 		case peers.CodeFailed, peers.CodeTimeout, peers.CodeTooLarge, peers.CodeBusy:

@@ -61,11 +61,16 @@ func newFlights(parent context.Context, limit time.Duration, spawn func(func()) 
 // do returns the answer of the flight for key, which it starts with run if there
 // is none that its floor allows it to join.
 func (fs *flights) do(ctx context.Context, key string, floor expiry.Generation, run func(context.Context) answer) answer {
+	return fs.wait(ctx, fs.begin(key, floor, run))
+}
+
+// begin is do without the wait: wait must be called for what it returns.
+func (fs *flights) begin(key string, floor expiry.Generation, run func(context.Context) answer) *flight {
 	f, leads := fs.join(key, floor)
 	if leads {
 		fs.start(f, run)
 	}
-	return fs.wait(ctx, f)
+	return f
 }
 
 // start has run do the work of the flight.

@@ -183,7 +183,7 @@ func TestAnAnswerThatIsNotNewerThanTheFloorIsRefused(t *testing.T) {
 		answer := peers.Answer{Code: peers.CodeOK, Value: []byte("v"), Life: time.Minute}
 		for generation, want := range map[expiry.Generation]verdict{floor - 1: unusable, floor: unusable, floor + 1: answered} {
 			answer.Generation = generation
-			_, verdict := g.judge(request{key: "ada", floor: floor}, regions.Node{}, answer, nil)
+			_, verdict := g.judge(t.Context(), request{key: "ada", floor: floor}, regions.Node{}, answer, nil)
 			require.Equal(t, want, verdict, "%d after the floor", generation-floor)
 			_, ok := g.store.Peek("ada")
 			require.Equal(t, want == answered, ok)

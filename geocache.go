@@ -46,10 +46,6 @@ type Cache struct {
 	leave   context.CancelFunc
 	closing sync.Once
 
-	// relist asks for the transport's peers to be set anew: a health report
-	// must not do so itself, being called by the transport.
-	relist chan struct{}
-
 	// setting is held from reading the members to telling the transport, so that
 	// of two who do so the later reading is told last.
 	setting sync.Mutex
@@ -91,7 +87,7 @@ func Open(ctx context.Context, opts ...Option) (*Cache, error) {
 
 // newCache makes a Cache that nothing runs in yet.
 func newCache(ctx context.Context, config config) (*Cache, error) {
-	c := &Cache{config: config, relist: make(chan struct{}, 1)}
+	c := &Cache{config: config}
 	c.groups.Store(&map[string]*group{})
 	if c.config.logger == nil {
 		c.config.logger = slog.Default()
@@ -267,16 +263,7 @@ func (c *Cache) health(p *peers.Peer, _ bool) {
 	// On a goroutine of its own, since this may build a ring and the caller
 	// reads the peer's connection. They may overtake each other, hence the
 	// look at how the peer is by then.
-	c.spawn(func() {
-		change := c.members.Health(c.clock.Instant(), p.ID(), p.Up())
-		c.logChange(change)
-		if len(change.Left) > 0 {
-			select {
-			case c.relist <- struct{}{}:
-			default:
-			}
-		}
-	})
+	c.spawn(func() { c.apply(c.members.Health(c.clock.Instant(), p.ID(), p.Up())) })
 }
 
 // apply has the transport follow a change of the members.
@@ -320,9 +307,6 @@ func (c *Cache) housekeep() {
 	for {
 		select {
 		case <-ticker.C:
-		case <-c.relist:
-			c.setPeers()
-			continue
 		case <-c.ctx.Done():
 			return
 		}

@@ -255,7 +255,7 @@ type Location struct {
 func (g *group) Locate(key string) []Location {
 	top := g.cache.topology()
 	var locations []Location
-	for _, r := range append([]*regions.Region{top.Home}, top.Remote...) {
+	for _, r := range top.Regions() {
 		l := Location{Region: r.Name, Distance: r.Distance}
 		owners := r.Owners(key, 2)
 		l.Owner = owners[0]
@@ -360,7 +360,7 @@ func (g *Group[V]) decodeOrLoad(ctx context.Context, a answer) (*V, answer) {
 		return nil, a
 	}
 	if v, err = g.decode(a.entry); err != nil {
-		return nil, answer{err: located(g.cache.node.ID, g.cache.node.Region, fmt.Errorf("the value does not decode: %w", err))}
+		return nil, answer{err: g.located(fmt.Errorf("the value does not decode: %w", err))}
 	}
 	return v, a
 }

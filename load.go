@@ -12,7 +12,7 @@ import (
 // callGetter loads the key from the origin and keeps what comes.
 func (g *group) callGetter(ctx context.Context, key string) answer {
 	if err := g.loading.Acquire(ctx, 1); err != nil {
-		return answer{err: located(g.cache.node.ID, g.cache.node.Region, endOf(context.Cause(ctx)))}
+		return answer{err: g.located(endOf(context.Cause(ctx)))}
 	}
 	// Before the getter looks at the origin: a write that happens from here
 	// on is newer than what it finds.
@@ -29,7 +29,7 @@ func (g *group) callGetter(ctx context.Context, key string) answer {
 	absent := errors.Is(r.err, ErrNotFound)
 	if r.err != nil && !absent {
 		g.stats.loadErrors.Add(1)
-		return answer{err: located(g.cache.node.ID, g.cache.node.Region, r.err)}
+		return answer{err: g.located(r.err)}
 	}
 	e := &store.Entry{
 		Key:        key,

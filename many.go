@@ -26,11 +26,7 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 		floor := g.floors.Floor(key)
 		owner := home.Owner(key)
 		if owner.ID == g.cache.node.ID {
-			f, leads := g.owns.join(key, floor)
-			if leads {
-				g.owns.start(f, g.owning(key, floor))
-			}
-			all = append(all, waiting{g.owns, f})
+			all = append(all, waiting{g.owns, g.owns.begin(key, floor, g.owning(key, floor))})
 			continue
 		}
 		f, leads := g.asks.join(key, floor)
@@ -104,10 +100,7 @@ func (g *group) askChunk(b *batch, flights []*flight) {
 	}
 	peer.FetchMany(ctx, req, func(i int, ans peers.Answer, err error) {
 		f := flights[i]
-		if err != nil && err == ctx.Err() {
-			err = context.Cause(ctx)
-		}
-		a, verdict := g.judge(copyOf(f.key, f.floor), b.owner, ans, err)
+		a, verdict := g.judge(ctx, copyOf(f.key, f.floor), b.owner, ans, err)
 		switch verdict {
 		case answered:
 			g.asks.finish(f, g.orStale(f.ctx, f.key, f.floor, a))

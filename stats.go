@@ -189,7 +189,7 @@ type RegionStats struct {
 func (c *Cache) Stats() Stats {
 	top := c.topology()
 	s := Stats{Node: c.node, Groups: map[string]GroupStats{}}
-	for _, r := range append([]*regions.Region{top.Home}, top.Remote...) {
+	for _, r := range top.Regions() {
 		s.Regions = append(s.Regions, RegionStats{Name: r.Name, Nodes: len(r.Nodes), Distance: r.Distance})
 	}
 	if c.transport != nil {

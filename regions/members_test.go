@@ -97,7 +97,7 @@ func (w *world) measure(rtts map[string]time.Duration) {
 func (w *world) reach(id string) (bool, time.Duration) {
 	top := w.Topology()
 	up := false
-	for _, r := range append([]*Region{top.Home}, top.Remote...) {
+	for _, r := range top.Regions() {
 		_, here := r.byID[id]
 		up = up || here
 	}
@@ -492,7 +492,7 @@ func TestMembersConcurrently(t *testing.T) {
 					t.Errorf("Changed went back from %v to %v", last, top.Changed)
 				}
 				last = top.Changed
-				for _, r := range append([]*Region{top.Home}, top.Remote...) {
+				for _, r := range top.Regions() {
 					if owners := r.Owners("ada", 2); len(owners) != min(2, len(r.Nodes)) || owners[0].ID == "" {
 						t.Errorf("%d nodes, owners %v", len(r.Nodes), owners)
 					}

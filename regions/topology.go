@@ -54,12 +54,12 @@ func (r *Region) Owners(key string, n int) []Node {
 	return nodes
 }
 
+// Regions returns all regions: Home, then Remote.
+func (t *Topology) Regions() []*Region { return append([]*Region{t.Home}, t.Remote...) }
+
 // Region returns the named region, or nil if it has no node that answers.
 func (t *Topology) Region(name string) *Region {
-	if name == t.Home.Name {
-		return t.Home
-	}
-	for _, r := range t.Remote {
+	for _, r := range t.Regions() {
 		if r.Name == name {
 			return r
 		}
