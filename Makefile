@@ -1,10 +1,10 @@
 # The modules that are checked and tested. tools/* only pin programs.
-MODULES := bench examples .
+MODULES := bench docs examples prom .
 LINT    := $(CURDIR)/tools/lint/go.mod
 
-.PHONY: demo demo-consul test check bench consul fuzz clean
+.PHONY: demo demo-consul e2e test torture check bench bench-quick consul fuzz clean
 
-# Nine processes in three regions, with failures; under a minute.
+# Nine processes in three regions, with writes and failures; a minute.
 demo:
 	go run -C examples ./multiregion
 
@@ -12,9 +12,24 @@ demo:
 demo-consul: consul
 	go run -C examples ./multiregion -consul
 
-# Every test, with the race detector. Consul is the real one.
+# 100,000 writes on nine processes, some of which are killed and restarted every few
+# seconds, and what anybody reads meanwhile; 4 minutes.
+e2e:
+	go run -C examples ./multiregion -e2e 100000
+
+# Every test, with the race detector. Consul is the real one. The examples are tested one
+# after the other: some are ten processes that keep time.
 test: consul
-	@set -e; for m in $(MODULES); do echo "== test $$m"; go test -C $$m -race -timeout 20m ./...; done
+	@set -e; for m in $(MODULES); do echo "== test $$m"; \
+		go test -C $$m -race -timeout 20m $$(test $$m != examples || echo -p 1) ./...; \
+	done
+
+# Many more histories with faults than test runs. FIRST is the first seed; one that fails
+# says how to replay it.
+SEEDS ?= 10000
+FIRST ?= 1
+torture:
+	go test -race -timeout 0 -run '^TestHistory$$' -seeds=$(SEEDS) -first=$(FIRST) .
 
 # What needs no run of the code.
 check:
@@ -24,15 +39,20 @@ check:
 		(cd $$m && go tool -modfile=$(LINT) staticcheck ./... && go mod tidy -diff); \
 	done
 
-# Side by side with golang/groupcache. Nothing else should run meanwhile.
+# Side by side with what one would use instead: groupcache, otter, gRPC, Redis and others, in
+# one table and in bench/results/latest.json; 15 minutes. Nothing else should run meanwhile.
 bench:
-	go test -C bench -run '^$$' -bench . -count 3
+	go run -C bench .
 
-# Ten seconds for each decoder of the wire; make fuzz FUZZTIME=1h for long runs.
+# The short form; 2 minutes.
+bench-quick:
+	go run -C bench . -quick
+
+# Ten seconds for each decoder of the wire and of snapshots; make fuzz FUZZTIME=1h for long runs.
 FUZZTIME ?= 10s
 fuzz:
-	@set -e; for f in $$(go test -list '^Fuzz' ./peers | grep '^Fuzz'); do \
-		go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./peers; done
+	@set -e; for p in . ./peers ./internal/note; do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+		go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
 
 # The real Consul, from its Go module: about 4 minutes, once.
 consul: .bin/consul

@@ -266,7 +266,7 @@ func TestValuesThatDoNotFitAreReturnedAndNotKept(t *testing.T) {
 		s := g.Stats()
 		require.Greater(t, s.Bytes, int64(most)*9/10)
 		require.EqualValues(t, most, s.MaxBytes)
-		require.EqualValues(t, 500, s.Evictions+uint64(s.Entries))
+		require.EqualValues(t, 500, s.Evicted+uint64(s.Entries))
 		for range 2 {
 			v, err := g.Get(t.Context(), "large")
 			require.NoError(t, err)

@@ -84,7 +84,7 @@ func TestCopiesKeepToTheirShare(t *testing.T) {
 			require.LessOrEqual(t, s.Bytes, int64(most))
 			require.LessOrEqual(t, s.CopyBytes, int64(most/4))
 		}
-		require.Positive(t, c.Node("eu-1").Group.Stats().Evictions)
+		require.Positive(t, c.Node("eu-1").Group.Stats().Evicted)
 	})
 }
 

@@ -25,17 +25,25 @@ func imports(t *testing.T, pkg string) []string {
 	return all
 }
 
-// Imports run one way: root → peers, regions, internal/store → consistenthash,
-// expiry. And who embeds the cache gets what it needs and nothing else.
+// Imports run one way: root → peers, regions, internal/store and the rest →
+// consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
+// who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
 	for pkg, allowed := range map[string][]string{
-		"":                {"/peers", "/regions", "/internal/store", "/consistenthash", "/expiry"},
-		"/peers":          {"/expiry"},
-		"/regions":        {"/consistenthash", "/expiry"},
-		"/regions/consul": {"/regions", "/consistenthash", "/expiry"},
-		"/internal/store": {"/expiry"},
-		"/consistenthash": {},
-		"/expiry":         {},
+		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note",
+			"/consistenthash", "/expiry", "/latency"},
+		"/peers":           {"/expiry", "/latency"},
+		"/regions":         {"/consistenthash", "/expiry"},
+		"/regions/consul":  {"/regions", "/consistenthash", "/expiry"},
+		"/internal/store":  {"/expiry"},
+		"/internal/note":   {"/expiry"},
+		"/internal/outbox": {"/internal/note", "/expiry"},
+		"/internal/behind": {"/expiry"},
+		"/consistenthash":  {},
+		"/expiry":          {},
+		"/latency":         {},
+		"/groupcompat": {"", "/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note",
+			"/consistenthash", "/expiry", "/latency"},
 	} {
 		all := imports(t, module+pkg)
 		for _, path := range all {
@@ -47,6 +55,9 @@ func TestImports(t *testing.T) {
 			}
 			if pkg != "/regions/consul" {
 				require.NotContains(t, path, "consul", "imported by %s", module+pkg)
+			}
+			if pkg != "/groupcompat" {
+				require.NotContains(t, path, "github.com/golang/", "imported by %s", module+pkg)
 			}
 		}
 		require.Equal(t, len(allowed) > 0, strings.Contains(strings.Join(all, " "), module), "go list has found %v", all)

@@ -24,7 +24,7 @@ var (
 	ErrTooLarge = errors.New("geocache: key or value too large")
 
 	// ErrOverloaded says that the node which owns the key has too many requests
-	// in flight. It is not asked of others then: they would load what the
+	// in flight, or no room for another write to the origin (WithWriteBehind). It is not asked of others then: they would load what the
 	// owner is loading already.
 	ErrOverloaded = errors.New("geocache: too many requests in flight")
 
@@ -34,7 +34,8 @@ var (
 	ErrTimeout = errors.New("geocache: load timed out")
 )
 
-// An Error is what a Group's methods return when a key could not be read.
+// An Error is what a Group's methods return when a key could not be read or
+// written.
 // errors.Is finds the errors above in it on
 // whichever node they arose, and errors.As and errors.Is find the getter's own
 // error if the getter ran in this process; from another node only its text
@@ -77,16 +78,17 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// A PanicError is the error of the callers whose load panicked. The key is not
+// A PanicError is the error of the callers whose getter, setter, remover or
+// function for Update panicked. The key is not
 // affected otherwise: the next Get loads it anew.
 type PanicError struct {
-	Value any    // what the getter panicked with
+	Value any    // what it panicked with
 	Stack []byte // where
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("getter panicked: %v", e.Value) }
+func (e *PanicError) Error() string { return fmt.Sprintf("panicked: %v", e.Value) }
 
-// Unwrap returns the value the getter panicked with if it was an error.
+// Unwrap returns the value that was panicked with if it was an error.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err

@@ -52,8 +52,8 @@ func TestErrors(t *testing.T) {
 		{"fails", nil, "reading row: open /rows: permission denied", "reading row: open /rows: permission denied"},
 		{"gives-up", nil, "query: context deadline exceeded", "query: context deadline exceeded"},
 		{"heeds", geocache.ErrTimeout, "load timed out", "load timed out"},
-		{"panics", nil, "getter panicked: permission denied", "getter panicked: permission denied"},
-		{"panics-with-text", nil, "getter panicked: at the disco", "getter panicked: at the disco"},
+		{"panics", nil, "panicked: permission denied", "panicked: permission denied"},
+		{"panics-with-text", nil, "panicked: at the disco", "panicked: at the disco"},
 		{"blocks", geocache.ErrTimeout, "load timed out", "load timed out"},
 		{"large", geocache.ErrTooLarge, "", "key or value too large: the value is larger than you take"},
 	} {

@@ -195,3 +195,29 @@ func ExampleOpen_mistakes() {
 	// WithListen(":7946"): beyond loopback use WithTLS, or say WithPlaintext
 	// geocache: WithLease(1ms): must be at least 10ms
 }
+
+// The fields of Stats are for programs. For people, fmt.Print(cache.Stats()) writes all
+// of it as a report.
+func ExampleCache_Stats() {
+	ctx := context.Background()
+	cache, err := geocache.Open(ctx, silent)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+
+	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for range 10 {
+		if _, err := users.Get(ctx, "ada"); err != nil {
+			fmt.Println(err)
+		}
+	}
+	s := cache.Stats().Groups["users"]
+	fmt.Printf("%d reads, %.0f%% from memory, %d load\n", s.Reads(), 100*s.HitRatio(), s.Loads)
+	// Output: 10 reads, 90% from memory, 1 load
+}

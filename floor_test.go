@@ -11,18 +11,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/note"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/internal/testcluster/network"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
 
-// write does to a key what a write does on the node where it arrives, in the
-// order that keep counts on. It returns the write's generation.
-func (g *group) write(key string) expiry.Generation {
+// noted has a node take in that the key has been removed just now, and returns
+// when that was.
+func (g *group) noted(key string) expiry.Generation {
 	generation := g.cache.clock.Now()
-	g.floors.Raise(key, generation)
-	g.store.Delete(key)
+	g.take(&note.Note{Group: g.name, Key: key, Stamp: expiry.Removal(generation)}, 0)
 	return generation
 }
 
@@ -96,7 +96,8 @@ func TestAFillThatBeganBeforeAWriteIsNotKept(t *testing.T) {
 		o := &origin{}
 		g := alone(t, o)
 		before := get(g, "ada")
-		g.write("ada")
+		g.noted("ada")
+		time.Sleep(time.Millisecond) // what begins in the same instant may have begun before
 		o.release(1)
 		require.Equal(t, "ada from load 1", <-before, "its reader was there before the write")
 
@@ -120,7 +121,8 @@ func TestAFillThatBeganBeforeAWriteIsNotJoinedAfterIt(t *testing.T) {
 		joined := get(g, "ada")
 		require.Equal(t, 1, o.total())
 
-		g.write("ada")
+		g.noted("ada")
+		time.Sleep(time.Millisecond)
 		after := get(g, "ada")
 		batch := make(chan map[string]string, 1)
 		go func() {
@@ -150,7 +152,8 @@ func TestAClearHidesEverythingAtOnce(t *testing.T) {
 			require.NoError(t, err)
 		}
 		require.Equal(t, 100, g.Stats().Entries)
-		g.floors.RaiseGroup(g.cache.clock.Now())
+		g.floors.RaiseGroup(g.cache.clock.Now(), g.cache.clock.Elapsed())
+		time.Sleep(time.Millisecond)
 		for i := range 100 {
 			_, ok := g.Peek(fmt.Sprint(i))
 			require.False(t, ok)
@@ -168,7 +171,7 @@ func TestAClearHidesEverythingAtOnce(t *testing.T) {
 func TestFloorsAreForgottenWhenNothingOlderCanBeAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := alone(t, counting(), WithTTL(time.Minute), WithLoadTimeout(10*time.Second), WithStaleIfError(time.Hour))
-		g.write("ada")
+		g.noted("ada")
 		time.Sleep(time.Hour + time.Minute + 10*time.Second)
 		require.Equal(t, 1, g.Stats().FloorsHeld)
 		time.Sleep(time.Minute)
@@ -179,12 +182,16 @@ func TestFloorsAreForgottenWhenNothingOlderCanBeAlive(t *testing.T) {
 func TestAnAnswerThatIsNotNewerThanTheFloorIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := alone(t, counting())
-		floor := g.cache.clock.Now()
+		generation := g.cache.clock.Now()
+		floor := expiry.Removal(generation)
 		answer := peers.Answer{Code: peers.CodeOK, Value: []byte("v"), Life: time.Minute}
-		for generation, want := range map[expiry.Generation]verdict{floor - 1: unusable, floor: unusable, floor + 1: answered} {
-			answer.Generation = generation
+		for stamp, want := range map[expiry.Stamp]verdict{
+			expiry.Loaded(generation - 1): unusable, expiry.Loaded(generation): unusable,
+			floor: answered, expiry.Loaded(generation + 1): answered,
+		} {
+			answer.Stamp = stamp
 			_, verdict := g.judge(t.Context(), request{key: "ada", floor: floor}, regions.Node{}, answer, nil)
-			require.Equal(t, want, verdict, "%d after the floor", generation-floor)
+			require.Equal(t, want, verdict, "%v under %v", stamp, floor)
 			_, ok := g.store.Peek("ada")
 			require.Equal(t, want == answered, ok)
 			g.store.Delete("ada")
@@ -222,7 +229,7 @@ func TestAnOwnerThatHasNotHeardOfTheWriteLoadsAnew(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "load 1", item.Value)
 
-		written := other.write(key)
+		written := other.noted(key)
 		item, err = other.GetItem(t.Context(), key)
 		require.NoError(t, err)
 		require.Equal(t, "load 2", item.Value)
@@ -231,7 +238,7 @@ func TestAnOwnerThatHasNotHeardOfTheWriteLoadsAnew(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, "load 2", v, "and the owner is the wiser for it")
 
-		other.write(key)
+		other.noted(key)
 		m, err := other.GetMany(t.Context(), []string{key})
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{key: "load 3"}, m)
@@ -243,13 +250,13 @@ func TestAnEntryThatIsNewerButExpiredIsNoAnswer(t *testing.T) {
 		g := alone(t, counting())
 		now := g.cache.clock.Instant()
 		entry := func(generation expiry.Generation, life time.Duration) *store.Entry {
-			return &store.Entry{Key: "ada", Value: []byte("v"), Generation: generation, Born: now, Expires: now.Add(life)}
+			return g.store.NewEntry(store.Item{Key: "ada", Value: []byte("v"), Stamp: expiry.Loaded(generation), Born: now, Expires: now.Add(life)})
 		}
 		newer, older := entry(20, time.Second), entry(10, time.Minute)
-		g.keep(answer{entry: newer, source: SourceGetter})
-		require.Same(t, newer, g.keep(answer{entry: older, source: SourceGetter}).entry)
+		g.keep(answer{entry: newer, source: SourceGetter}, g.mark())
+		require.Same(t, newer, g.keep(answer{entry: older, source: SourceGetter}, g.mark()).entry)
 		time.Sleep(2 * time.Second)
-		require.Same(t, older, g.keep(answer{entry: older, source: SourceGetter}).entry)
+		require.Same(t, older, g.keep(answer{entry: older, source: SourceGetter}, g.mark()).entry)
 	})
 }
 
@@ -259,7 +266,7 @@ func TestAnAnswerThatIsThereIsTaken(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		for i := range 100 {
-			f, leads := g.owns.join(fmt.Sprint(i), 0)
+			f, leads := g.owns.join(fmt.Sprint(i), expiry.Stamp{}, 0)
 			require.True(t, leads)
 			g.owns.finish(f, answer{source: SourceGetter})
 			require.NoError(t, g.owns.wait(ctx, f).err)

@@ -6,17 +6,17 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/puzpuzpuz/xsync/v4"
 	"github.com/zeebo/xxh3"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/outbox"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -30,6 +30,14 @@ type Cache struct {
 	clock     *expiry.Clock
 	members   *regions.Members
 	transport *peers.Transport // nil without a listener
+
+	opened    expiry.Instant
+	origin    uint64 // of the stamps of what is set here
+	standing  standing
+	following sync.Mutex                         // held from reading the topology to having followed it
+	reowns    atomic.Int64                       // calls of reown that wait for the end of the pass under way, and that one
+	outboxes  *xsync.Map[string, *outbox.Outbox] // by region
+	inbox     outbox.Inbox
 
 	// coarse is an instant a moment ago, or noCoarse. See before.
 	coarse atomic.Int64
@@ -45,6 +53,10 @@ type Cache struct {
 	leaving context.Context
 	leave   context.CancelFunc
 	closing sync.Once
+
+	// shutting is set when this node begins to part from its peers: it carries
+	// out no more writes.
+	shutting atomic.Bool
 
 	// setting is held from reading the members to telling the transport, so that
 	// of two who do so the later reading is told last.
@@ -87,7 +99,11 @@ func Open(ctx context.Context, opts ...Option) (*Cache, error) {
 
 // newCache makes a Cache that nothing runs in yet.
 func newCache(ctx context.Context, config config) (*Cache, error) {
-	c := &Cache{config: config}
+	c := &Cache{
+		config:   config,
+		outboxes: xsync.NewMap[string, *outbox.Outbox](),
+	}
+	c.standing.known = make(map[string]bool)
 	c.groups.Store(&map[string]*group{})
 	if c.config.logger == nil {
 		c.config.logger = slog.Default()
@@ -115,6 +131,7 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 	if c.node.ID == "" {
 		c.node.ID = "alone"
 	}
+	c.opened, c.origin = c.clock.Instant(), expiry.OriginOf(c.node.ID)
 	c.log = c.config.logger.With("cluster", config.cluster, "self", c.node.ID)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.leaving, c.leave = context.WithCancel(c.ctx)
@@ -125,6 +142,7 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		}
 		return nil, err
 	}
+	c.follow()
 	return c, nil
 }
 
@@ -164,6 +182,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		Limits:    c.config.limits,
 		Logger:    c.config.logger.With("self", c.node.ID), // it adds the cluster itself
 		OnChange:  c.health,
+		OnPong:    c.ponged,
 	})
 	if err != nil {
 		return err
@@ -179,6 +198,9 @@ func (c *Cache) start(ctx context.Context) error {
 		c.spawn(c.tick)
 	}
 	c.spawn(c.housekeep)
+	if c.transport != nil {
+		c.spawn(c.compare)
+	}
 	if c.config.discovery == nil {
 		return nil
 	}
@@ -272,6 +294,7 @@ func (c *Cache) apply(change regions.Change) {
 	if len(change.Joined)+len(change.Moved)+len(change.Left) > 0 {
 		c.setPeers()
 	}
+	c.follow()
 }
 
 func (c *Cache) logChange(change regions.Change) {
@@ -304,6 +327,7 @@ func (c *Cache) housekeep() {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	swept := map[*group]expiry.Instant{}
+	ticks := 0
 	for {
 		select {
 		case <-ticker.C:
@@ -315,16 +339,34 @@ func (c *Cache) housekeep() {
 			c.apply(c.members.Tick(now, c.reach))
 		}
 		next := make(map[*group]expiry.Instant)
+		dead := c.clock.Read()
 		for _, g := range *c.groups.Load() {
+			g.expire()
 			next[g] = swept[g]
 			if now.Sub(swept[g]) >= g.sweepEvery() {
 				g.sweep()
 				next[g] = now
 			}
+			dead = min(dead, g.dead())
 		}
 		swept = next
+		for _, o := range c.outboxes.All() {
+			o.Forget(dead)
+		}
+		c.inbox.Forget(now.Add(-inboxMemory))
+		if ticks++; ticks%reownEvery == 0 {
+			c.spawn(c.reown)
+		}
 	}
 }
+
+// reownEvery is how many seconds pass before queued writes are given to their keys'
+// owners without a change of the ring: one may have lacked the group when the ring did change.
+const reownEvery = 5
+
+// inboxMemory is for how long the stream of a node that is not heard of is
+// remembered.
+const inboxMemory = time.Hour
 
 // reach tells the members how a node answers now.
 func (c *Cache) reach(id string) (up bool, rtt time.Duration) {
@@ -334,52 +376,6 @@ func (c *Cache) reach(id string) (up bool, rtt time.Duration) {
 	}
 	rtt, _ = p.RTT()
 	return p.Up(), rtt
-}
-
-// coarseGuard is by how much the coarse clock may be late: longer than a machine
-// that is overloaded many times keeps a ready goroutine waiting. Only reads so
-// near to the expiry pay for the exact clock, so a long guard costs little: with
-// a time to live of five minutes, one read in 150 if it is read evenly.
-const coarseGuard = 2 * time.Second
-
-// noCoarse is the coarse clock when nobody keeps it: later than everything, so
-// that the exact clock decides.
-const noCoarse = math.MaxInt64
-
-// before reports whether t is still to come, as a hit asks it. Reading the clock costs as much
-// as the rest of a hit, so while t is further away than the coarse clock may be
-// late, that one decides.
-//
-// The goroutine that keeps it may be late: on a machine with much more to do than
-// it can, or just after the process was stopped for a while. So one hit in 64
-// reads the exact clock, and moves the coarse one on for all. Those who read then keep
-// it themselves, the more of them the better. (Without, 400 busy readers on two
-// cores saw values up to 1.2 s past their time, and none with.)
-func (c *Cache) before(t expiry.Instant) bool {
-	coarse := c.coarse.Load()
-	if expiry.Instant(coarse) < t.Add(-coarseGuard) && rand.Uint32()%64 != 0 {
-		return true
-	}
-	now := c.clock.Instant()
-	if int64(now) > coarse {
-		c.coarse.CompareAndSwap(coarse, int64(now))
-	}
-	return now < t
-}
-
-// tick keeps the coarse clock.
-func (c *Cache) tick() {
-	ticker := time.NewTicker(time.Millisecond)
-	defer ticker.Stop()
-	for {
-		c.coarse.Store(int64(c.clock.Instant()))
-		select {
-		case <-ticker.C:
-		case <-c.ctx.Done():
-			c.coarse.Store(noCoarse)
-			return
-		}
-	}
 }
 
 // Node returns this process as the others see it.
@@ -423,8 +419,9 @@ func (c *Cache) spawn(f func()) bool {
 // for getters that ignore that their context has ended.
 const closeTimeout = 5 * time.Second
 
-// Close takes this process out of the cluster: peers are told, the discovery's
-// registration is withdrawn, requests that peers are waiting for are finished,
+// Close takes this process out of the cluster: what it has still to write to the
+// origin is written, the entries that it owns go to their next owners, peers are
+// told, the discovery's registration is withdrawn, requests that peers are waiting for are finished,
 // and every goroutine of the cache ends. From then on reads that memory does not
 // answer return ErrClosed.
 //
@@ -435,10 +432,22 @@ func (c *Cache) Close() error {
 	c.closing.Do(func() {
 		// Leaving comes first: whoever looks for nodes, and whoever would
 		// ask this one, must go elsewhere while requests are still answered.
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		flushing, stop := share(ctx, 1, 2) // what the origin does not take is handed over
+		for name, g := range *c.groups.Load() {
+			if q := g.backing.behind; q != nil {
+				if err := q.Flush(flushing); err != nil {
+					errs = append(errs, fmt.Errorf("geocache: closing: group %q: %w", name, err))
+				}
+			}
+		}
+		stop()
 		c.leave()
 		if c.transport != nil {
-			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-			defer cancel()
+			c.handoff(ctx)
+			c.shutting.Store(true)
+			c.forgoCopies()
 			if err := c.transport.Close(ctx); err != nil {
 				errs = append(errs, fmt.Errorf("geocache: closing: requests of peers were cut off: %w", err))
 			}
@@ -453,7 +462,7 @@ func (c *Cache) Close() error {
 		select {
 		case <-ended:
 		case <-time.After(closeTimeout):
-			errs = append(errs, errors.New("geocache: closing: a getter or the discovery still runs although its context has ended"))
+			errs = append(errs, errors.New("geocache: closing: a getter, a function of WithOnEvict or the discovery still runs although its context has ended"))
 		}
 		c.log.Info("closed")
 	})

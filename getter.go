@@ -2,6 +2,9 @@ package geocache
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"reflect"
 	"time"
 )
 
@@ -40,6 +43,10 @@ type Loaded[V any] struct {
 	// TTL is this item's time to live. Zero is the group's, and a longer one
 	// is cut down to it: the group's TTL is a promise to its readers.
 	TTL time.Duration
+
+	// Tags are what RemoveTag can remove the value by. Each has 1 to 255 bytes, and there
+	// are at most 255.
+	Tags []string
 }
 
 // ItemGetterFunc makes a function an ItemGetter.
@@ -54,4 +61,27 @@ func (f ItemGetterFunc[V]) GetItem(ctx context.Context, key string) (Loaded[V], 
 func (f ItemGetterFunc[V]) Get(ctx context.Context, key string) (V, error) {
 	l, err := f(ctx, key)
 	return l.Value, err
+}
+
+// checkGetter returns what is wrong with the getter, and with the options that
+// need one if there is none.
+func checkGetter(getter any, c *groupConfig) error {
+	if getter != nil {
+		switch v := reflect.ValueOf(getter); v.Kind() {
+		case reflect.Func, reflect.Pointer: // a mistake, most likely, that would show at the first miss
+			if v.IsNil() {
+				return fmt.Errorf("the getter is a nil %T; for a group without one say nil", getter)
+			}
+		}
+		return nil
+	}
+	var errs []error
+	for option, given := range map[string]bool{
+		"WithOriginLag": c.originLag > 0, "WithRefreshAhead": c.refreshAhead > 0, "WithStaleWhileRevalidate": c.revalidate > 0,
+	} {
+		if given {
+			errs = append(errs, fmt.Errorf("%s needs a getter", option))
+		}
+	}
+	return errors.Join(errs...)
 }

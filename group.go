@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"sync/atomic"
 	"time"
@@ -16,14 +17,16 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A Group is a named key space with values of type V and one Getter. Groups of
+// A Group is a named key space with values of type V and at most one Getter. Groups of
 // the same name on all nodes of a cluster are one group. Its methods are safe
 // for concurrent use.
 //
 // Values are shared between their readers and must not be modified.
 type Group[V any] struct {
 	*group
-	codec Codec[V]
+	codec   Codec[V]
+	plain   bool // values are []byte or string, encoded as they are: the entry's bytes are the value
+	updates updates[V]
 }
 
 // group is what a Group is without the type of its values: it deals in encoded
@@ -33,14 +36,30 @@ type group struct {
 	cache  *Cache
 	name   string
 	config groupConfig
-	get    func(ctx context.Context, key string) (loaded, error) // the user's getter
+	get    func(ctx context.Context, key string) (loaded, error) // the user's getter; nil for a group without
+
+	// getMany is the user's getter if it is a BatchGetter, else nil. Keys that it does
+	// not know are missing.
+	getMany func(ctx context.Context, keys []string) (map[string]encodedValue, error)
 
 	store   *store.Store
 	floors  *expiry.Floors
 	loading *semaphore.Weighted // calls of the getter
 	stats   groupStats
 
-	panicLog, decodeLog throttle
+	panicLog, decodeLog, evictLog throttle
+
+	backing    backing
+	writing    locks
+	refreshing refreshing
+
+	// retries has the keys whose expired values are served without another load, since one
+	// has just failed, and until when.
+	retries *xsync.Map[string, expiry.Instant]
+
+	// synced is true once the floors of the region's other nodes have been
+	// taken in.
+	synced atomic.Bool
 
 	// See the head of fill.go.
 	asks  *flights
@@ -50,16 +69,25 @@ type group struct {
 
 // loaded is what the getter returned, encoded.
 type loaded struct {
-	value []byte
-	ttl   time.Duration // the item's own, or 0
+	value  []byte
+	tagged bool          // tags come before the value
+	ttl    time.Duration // the item's own, or 0
 }
 
-// maxFloors is how many keys of a group can have a floor of their own before
-// the oldest is folded into the group's.
-const maxFloors = 1 << 20
+// floorLimit is how many keys of a group can have a floor of their own before the oldest is
+// folded into the group's, and with it all that is as old turns into misses. So it is a
+// million at least, and one for each 256 bytes where that is more: a group that is filled by
+// Set alone has room for about as many values.
+func floorLimit(maxBytes int64) int {
+	return int(min(max(1<<20, maxBytes/256), math.MaxInt32))
+}
 
 // NewGroup adds a group to the cache. Its name must be free in this cache and at
 // most 255 bytes long. The error reports every mistake in the options at once.
+//
+// The getter may be nil: then nothing is loaded, a Get of a key that nobody has Set
+// is ErrNotFound, and what is cached is what Set and Update have put there. A miss
+// asks no other region, unless WithOriginRegion names one.
 //
 // All nodes should give a group the same options. While they differ, as during
 // a deploy, each node keeps the promises of its own: a value that another node
@@ -73,8 +101,10 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 	if name == "" || len(name) > 255 {
 		errs = append(errs, fmt.Errorf("the name must have 1 to 255 bytes, not %d", len(name)))
 	}
-	if getter == nil {
-		errs = append(errs, errors.New("the getter is nil"))
+	errs = append(errs, checkGetter(getter, &config))
+	batch, isBatch := getter.(BatchGetter[V])
+	if _, isItem := getter.(ItemGetter[V]); isBatch && isItem {
+		errs = append(errs, fmt.Errorf("%T is both an ItemGetter and a BatchGetter: what GetBatch returns has no TTLs", getter))
 	}
 	codec := defaultCodec[V]()
 	if config.codec != nil {
@@ -83,45 +113,82 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 			errs = append(errs, fmt.Errorf("WithCodec: %T is not a Codec[%v]", config.codec, reflect.TypeFor[V]()))
 		}
 	}
+	onEvict, err := onEvict[V](config.onEvict)
+	errs = append(errs, err)
+	var setter func(context.Context, string, V) error
+	if config.setter != nil {
+		var ok bool
+		if setter, ok = config.setter.(func(context.Context, string, V) error); !ok {
+			errs = append(errs, fmt.Errorf("WithSetter: %T does not take a %v", config.setter, reflect.TypeFor[V]()))
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("geocache: group %q: %w", name, err)
 	}
 
 	g := &Group[V]{
 		codec: codec,
+		plain: plain(codec),
 		group: &group{
 			cache:  c,
 			name:   name,
 			config: config,
 			store: store.New(store.Config{
 				MaxBytes:    config.maxBytes,
+				MaxEntries:  config.maxEntries,
+				Policy:      store.Policy(config.policy),
 				CopyShare:   config.copyShare,
 				DecodedSize: decodedSize[V](codec),
 			}),
-			floors:  expiry.NewFloors(maxFloors),
-			loading: semaphore.NewWeighted(int64(config.maxLoads)),
-			stats:   groupStats{hits: xsync.NewCounter()},
-			owns:    newFlights(c.ctx, config.loadTimeout, c.spawn),
-			loads:   newFlights(c.ctx, config.loadTimeout, c.spawn),
+			floors:     expiry.NewFloors(floorLimit(config.maxBytes)),
+			loading:    semaphore.NewWeighted(int64(config.maxLoads)),
+			refreshing: newRefreshing(),
+			retries:    xsync.NewMap[string, expiry.Instant](),
+			owns:       newFlights(c.ctx, config.loadTimeout, c.spawn),
+			loads:      newFlights(c.ctx, config.loadTimeout, c.spawn),
 			// Longer than the owner may take, so that what the owner falls
 			// back to is here before this node gives up on it.
 			asks: newFlights(c.ctx, config.loadTimeout+config.loadTimeout/4, c.spawn),
 		},
 	}
-	g.get = encoded(getter, codec)
+	if getter != nil {
+		g.get = encoded(getter, codec)
+	}
+	if isBatch {
+		g.getMany = encodedMany(batch, codec)
+		g.refreshing.together = g.gather(1)
+	}
+	back(g.group, setter, codec)
+	var evicted func() // tells onEvict
+	if onEvict != nil {
+		evicted = g.evictions(onEvict)
+	}
 	if err := c.add(g.group); err != nil {
 		return nil, fmt.Errorf("geocache: group %q: %w", name, err)
 	}
+	if evicted != nil {
+		c.spawn(evicted)
+	}
+	c.join(g.group)
 	return g, nil
+}
+
+// plain reports whether encoded values are the values, byte for byte.
+func plain[V any](codec Codec[V]) bool {
+	switch any(codec).(type) {
+	case bytesCodec, stringCodec:
+		return true
+	}
+	return false
 }
 
 // decodedSize returns what a decoded value takes beside its encoded bytes and as
 // many again, or 0 if it shares them.
 func decodedSize[V any](codec Codec[V]) int64 {
-	if _, same := any(codec).(bytesCodec); same {
+	if plain(codec) {
 		return 0
 	}
-	return int64(reflect.TypeFor[V]().Size())
+	return max(int64(reflect.TypeFor[V]().Size()), 1) // struct{} is decoded too
 }
 
 // encoded returns a getter of encoded values.
@@ -145,7 +212,13 @@ func encoded[V any](getter Getter[V], codec Codec[V]) func(context.Context, stri
 		if err != nil {
 			return loaded{}, fmt.Errorf("the getter's value cannot be encoded: %w", err)
 		}
-		return loaded{value, l.TTL}, nil
+		if uint64(len(value)) > math.MaxUint32 { // more than an entry can have
+			return loaded{}, fmt.Errorf("%w: a value of %d bytes, at most 4 GiB are allowed", ErrTooLarge, len(value))
+		}
+		if err := checkTags(l.Tags); err != nil {
+			return loaded{}, fmt.Errorf("the getter's value: %w", err)
+		}
+		return loaded{withTags(l.Tags, value), len(l.Tags) > 0, l.TTL}, nil
 	}
 }
 
@@ -160,19 +233,32 @@ func (g *group) Name() string { return g.name }
 // and ends when nobody does. Errors are of type *Error; ErrNotFound and ctx's own
 // error are found in it by errors.Is.
 func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
-	if e, ok := g.store.Get(key); ok && g.alive(e) {
-		if v, ok := e.Decoded().(*V); ok {
-			g.stats.hits.Add(1)
-			return *v, nil
+	if e, ok := g.store.Get(key); ok && g.valid(e) && g.cache.before(e.Expires) {
+		if v, ok := g.decoded(e); ok && (!g.stats.hits.add() || g.cache.exactlyBefore(e.Expires)) {
+			if g.config.refreshAhead > 0 && g.cache.reached(e.Expires.Add(-g.config.refreshAhead)) {
+				g.ahead(e)
+			}
+			return v, nil
 		}
 	}
-	item, err := g.read(ctx, "Get", key)
-	return item.Value, err
+	v, _, err := g.read(ctx, "Get", key)
+	return v, err
 }
 
 // GetItem is Get, and tells where the value came from and how old it is.
 func (g *Group[V]) GetItem(ctx context.Context, key string) (Item[V], error) {
-	return g.read(ctx, "GetItem", key)
+	v, a, err := g.read(ctx, "GetItem", key)
+	if err != nil {
+		return Item[V]{}, err
+	}
+	now := g.cache.clock.Instant()
+	return Item[V]{
+		Value:      v,
+		Generation: a.entry.Generation,
+		Age:        now.Sub(a.entry.Born()),
+		Expires:    g.cache.clock.Wall().Add(a.entry.Expires.Sub(now)),
+		Source:     a.source,
+	}, nil
 }
 
 // GetMany returns the values of many keys with one request to each owner, all
@@ -184,10 +270,10 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 	var errs []error
 	more := 0
 	take := func(key string, a answer) {
-		item, err := g.item(ctx, "GetMany", key, a)
+		v, _, err := g.value(ctx, "GetMany", key, a)
 		switch {
 		case err == nil:
-			values[key] = item.Value
+			values[key] = v
 		case errors.Is(err, ErrNotFound):
 		case len(errs) < maxErrors:
 			errs = append(errs, err)
@@ -198,13 +284,18 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 	begun := g.cache.clock.Read()
 	seen := make(map[string]bool, len(keys))
 	missed := keys[:0:0]
+	type found struct {
+		key string
+		answer
+	}
+	all := make([]found, 0, len(keys)) // taken at the end: some may expire while others are waited for
 	for _, key := range keys {
 		if seen[key] {
 			continue
 		}
 		seen[key] = true
-		if a, ok := g.lookup(key); ok {
-			take(key, a)
+		if a, ok := g.atHand(key); ok {
+			all = append(all, found{key, a})
 		} else if a := refused(ctx, key); a.err != nil {
 			take(key, a)
 		} else {
@@ -212,7 +303,10 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 		}
 	}
 	if len(missed) > 0 {
-		g.fillMany(ctx, missed, func(key string, a answer) { take(key, g.inTime(ctx, begun, a)) })
+		g.fillMany(ctx, missed, func(key string, a answer) { all = append(all, found{key, a}) })
+	}
+	for _, f := range all {
+		take(f.key, g.inTime(ctx, begun, f.answer))
 	}
 	if more > 0 {
 		errs = append(errs, fmt.Errorf("geocache: getmany %s: %d more keys could not be read", g.name, more))
@@ -229,14 +323,11 @@ const maxErrors = 20
 func (g *Group[V]) Peek(key string) (V, bool) {
 	var zero V
 	e, ok := g.store.Peek(key)
-	if !ok || !g.alive(e) || e.Absent {
+	if !ok || !g.alive(e) || e.Absent() {
 		return zero, false
 	}
 	v, err := g.decode(e)
-	if err != nil {
-		return zero, false
-	}
-	return *v, true
+	return v, err == nil
 }
 
 // A Location is where a key is at home in one region.
@@ -268,15 +359,15 @@ func (g *group) Locate(key string) []Location {
 }
 
 // read answers a read of this process, and counts it.
-func (g *Group[V]) read(ctx context.Context, op, key string) (Item[V], error) {
-	a, ok := g.lookup(key)
+func (g *Group[V]) read(ctx context.Context, op, key string) (V, answer, error) {
+	a, ok := g.atHand(key)
 	if !ok {
 		begun := g.cache.clock.Read()
 		if a = refused(ctx, key); a.err == nil {
 			a = g.inTime(ctx, begun, g.fill(ctx, key))
 		}
 	}
-	return g.item(ctx, op, key, a)
+	return g.value(ctx, op, key, a)
 }
 
 // maxKey is the longest key, in bytes. It holds for a Cache that is alone too:
@@ -298,10 +389,10 @@ func refused(ctx context.Context, key string) answer {
 // what there is, marked.
 func (g *group) inTime(ctx context.Context, begun expiry.Generation, a answer) answer {
 	expired := func() bool {
-		return a.err == nil && !a.entry.Absent && a.source != SourceStale && g.cache.clock.Instant() >= a.entry.Expires
+		return a.err == nil && !a.entry.Absent() && a.source != SourceStale && g.cache.clock.Instant() >= a.entry.Expires
 	}
 	if expired() && a.entry.Generation < begun {
-		a = g.fill(ctx, a.entry.Key)
+		a = g.fill(ctx, a.entry.Key())
 	}
 	if expired() {
 		a.source = SourceStale
@@ -309,10 +400,9 @@ func (g *group) inTime(ctx context.Context, begun expiry.Generation, a answer) a
 	return a
 }
 
-// item makes of an answer what the caller gets, and counts it.
-func (g *Group[V]) item(ctx context.Context, op, key string, a answer) (Item[V], error) {
-	var v *V
-	if a.err == nil && !a.entry.Absent {
+// value returns the answer's value, from where it came in the end, and counts it.
+func (g *Group[V]) value(ctx context.Context, op, key string, a answer) (v V, _ answer, err error) {
+	if a.err == nil && !a.entry.Absent() {
 		v, a = g.decodeOrLoad(ctx, a)
 	}
 	switch {
@@ -322,101 +412,19 @@ func (g *Group[V]) item(ctx context.Context, op, key string, a answer) (Item[V],
 		if err := ctx.Err(); err != nil && !errors.As(a.err, &known) {
 			a.err = err // the caller's own end, not the load's
 		}
-		return Item[V]{}, inCall(op, g.name, key, a.err)
-	case a.entry.Absent:
+		return v, a, inCall(op, g.name, key, a.err)
+	case a.entry.Absent():
 		g.stats.notFound.Add(1)
-		return Item[V]{}, inCall(op, g.name, key, ErrNotFound)
+		return v, a, inCall(op, g.name, key, ErrNotFound)
 	}
 	if a.source == SourceStore {
-		g.stats.hits.Add(1)
+		if g.stats.hits.add() { // as in Get, or its turn to do it might never come
+			g.cache.exactlyBefore(a.entry.Expires)
+		}
 	} else {
 		g.stats.bySource[a.source].Add(1)
 	}
-	now := g.cache.clock.Instant()
-	return Item[V]{
-		Value:      *v,
-		Generation: a.entry.Generation,
-		Age:        now.Sub(a.entry.Born),
-		Expires:    g.cache.clock.Wall().Add(a.entry.Expires.Sub(now)),
-		Source:     a.source,
-	}, nil
-}
-
-// decodeOrLoad decodes the answer's value. One that does not decode, because a
-// node of another version encoded it or because it was damaged, is dropped and
-// loaded here: the getter's value went through this node's own codec.
-func (g *Group[V]) decodeOrLoad(ctx context.Context, a answer) (*V, answer) {
-	v, err := g.decode(a.entry)
-	if err == nil {
-		return v, a
-	}
-	g.stats.undecoded.Add(1)
-	if g.decodeLog.ok(g.cache.clock.Instant()) {
-		g.cache.log.Warn("value does not decode, loading it here", "group", g.name, "key", a.entry.Key, "err", err, "so far", g.stats.undecoded.Load())
-	}
-	g.store.DeleteIf(a.entry)
-	a = g.load(ctx, a.entry.Key, a.entry.Generation)
-	if a.err != nil || a.entry.Absent {
-		return nil, a
-	}
-	if v, err = g.decode(a.entry); err != nil {
-		return nil, answer{err: g.located(fmt.Errorf("the value does not decode: %w", err))}
-	}
-	return v, a
-}
-
-// decode returns the entry's decoded value, and leaves it there for the next
-// reader.
-func (g *Group[V]) decode(e *store.Entry) (*V, error) {
-	if v, ok := e.Decoded().(*V); ok {
-		return v, nil
-	}
-	v, err := g.codec.Decode(e.Value)
-	if err != nil {
-		return nil, err
-	}
-	return e.SetDecoded(&v).(*V), nil
-}
-
-// lookup answers from memory: a live value, a live absence, or a stale value
-// whose load failed a moment ago.
-func (g *group) lookup(key string) (answer, bool) {
-	e, ok := g.store.Get(key)
-	if !ok {
-		return answer{}, false
-	}
-	now := g.cache.clock.Instant()
-	if now < e.Expires && e.Generation > g.floors.Group() {
-		return answer{entry: e, source: SourceStore}, true
-	}
-	if now < e.Retry && g.servable(e, g.floors.Floor(key), now) {
-		return answer{entry: e, source: SourceStale}, true
-	}
-	return answer{}, false
-}
-
-// alive reports whether an entry of the store may be served, by the coarse clock
-// where that will do. Of the floors only
-// the group's is looked at: a write that raises a key's own drops its entry from
-// the store (see keep).
-func (g *group) alive(e *store.Entry) bool {
-	return e.Generation > g.floors.Group() && g.cache.before(e.Expires)
-}
-
-// sweep frees the memory of what can no longer be served.
-func (g *group) sweep() {
-	now := g.cache.clock.Instant()
-	cleared := g.floors.Group()
-	g.store.Sweep(func(e *store.Entry) bool {
-		return now >= e.Expires.Add(g.config.staleIfError) || e.Generation <= cleared
-	})
-	// What began before this is dead by age, wherever it is.
-	g.floors.Forget(g.cache.clock.Read().Add(-g.config.ttl - g.config.staleIfError - g.asks.limit - g.cache.config.maxDrift))
-}
-
-// sweepEvery is how often sweep is worth its pass over the whole store.
-func (g *group) sweepEvery() time.Duration {
-	return min(max(g.config.ttl/4, time.Second), time.Minute)
+	return v, a, nil
 }
 
 // A throttle lets one in a second through: of a thousand equal warnings one is

@@ -6,55 +6,84 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/store"
 )
 
 // callGetter loads the key from the origin and keeps what comes.
 func (g *group) callGetter(ctx context.Context, key string) answer {
+	if g.get == nil {
+		return g.ended(ctx, g.beginLoad(key), loaded{}, ErrNotFound)
+	}
 	if err := g.loading.Acquire(ctx, 1); err != nil {
 		return answer{err: g.located(endOf(context.Cause(ctx)))}
 	}
-	// Before the getter looks at the origin: a write that happens from here
-	// on is newer than what it finds.
-	generation, born := g.cache.clock.Now(), g.cache.clock.Instant()
+	l := g.beginLoad(key)
 	g.stats.loads.Add(1)
-
-	r, ok := g.await(ctx, key)
+	r, err, ok := await(ctx, g, key, func(ctx context.Context) (loaded, error) { return g.get(ctx, key) })
 	if !ok {
 		return answer{err: ErrClosed}
 	}
-	if ctx.Err() != nil && errors.Is(r.err, ctx.Err()) { // in whoever's words
-		r.err = endOf(context.Cause(ctx))
-	}
-	absent := errors.Is(r.err, ErrNotFound)
-	if r.err != nil && !absent {
+	g.called(l.born, err == nil || errors.Is(err, ErrNotFound))
+	return g.ended(ctx, l, r, err)
+}
+
+// A load is what there is to know about one key before the getter looks at the
+// origin: a write that happens from here on is newer than what it finds.
+type load struct {
+	key        string
+	began      mark
+	generation expiry.Generation
+	born       expiry.Instant
+}
+
+func (g *group) beginLoad(key string) load {
+	return load{key, g.mark(), g.cache.clock.Now(), g.cache.clock.Instant()}
+}
+
+// called counts how a call of the getter has ended that began at an instant.
+func (g *group) called(born expiry.Instant, well bool) {
+	if well {
+		g.stats.loadLatency.Record(g.cache.clock.Instant().Sub(born))
+	} else {
 		g.stats.loadErrors.Add(1)
-		return answer{err: g.located(r.err)}
 	}
-	e := &store.Entry{
-		Key:        key,
-		Value:      r.loaded.value,
-		Generation: generation,
-		Born:       born,
-		Expires:    born.Add(g.life(key, absent, r.loaded.ttl)),
-		Class:      store.Owned,
-		Absent:     absent,
+}
+
+// ended makes an answer of what the getter returned for a key, and keeps it. ctx is what
+// the getter was called with.
+func (g *group) ended(ctx context.Context, l load, r loaded, err error) answer {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // in whoever's words
+		err = endOf(context.Cause(ctx))
 	}
-	if e.Expires <= e.Born {
+	absent := errors.Is(err, ErrNotFound)
+	if err != nil && !absent {
+		return answer{err: g.located(err)}
+	}
+	e := g.store.NewEntry(store.Item{
+		Key:     l.key,
+		Value:   r.value,
+		Stamp:   expiry.Loaded(l.generation),
+		Born:    l.born,
+		Expires: l.born.Add(g.life(l.key, absent, r.ttl)),
+		Class:   store.Owned,
+		Absent:  absent,
+		Tagged:  r.tagged,
+	})
+	if e.Expires <= e.Born() {
 		return answer{entry: e, source: SourceGetter} // an absence that is not to be kept
 	}
-	return g.keep(answer{entry: e, source: SourceGetter})
+	return g.keep(answer{entry: e, source: SourceGetter, here: true}, l.began)
 }
 
-// result is what a getter returned.
-type result struct {
-	loaded loaded
-	err    error
-}
-
-// await calls the getter, on a goroutine of its own: one that ignores its context
-// must not hold the key. It reports false if the cache has been closed.
-func (g *group) await(ctx context.Context, key string) (result, bool) {
+// await runs call, which calls the getter, on a goroutine of its own: one that ignores
+// its context must not hold the key. It gives back the place in g.loading. ok is false if the
+// cache has been closed.
+func await[R any](ctx context.Context, g *group, key string, call func(context.Context) (R, error)) (r R, err error, ok bool) {
+	type result struct {
+		r   R
+		err error
+	}
 	done := make(chan result, 1)
 	running := g.cache.spawn(func() {
 		r := result{err: errGoexit} // what stands if the getter does not return
@@ -65,23 +94,23 @@ func (g *group) await(ctx context.Context, key string) (result, bool) {
 			g.loading.Release(1)
 			done <- r
 		}()
-		r.loaded, r.err = g.get(ctx, key)
+		r.r, r.err = call(ctx)
 	})
 	if !running {
 		g.loading.Release(1)
-		return result{}, false
+		return r, nil, false
 	}
 	select {
 	case r := <-done:
-		return r, true
+		return r.r, r.err, true
 	case <-ctx.Done():
 	}
 	select {
 	case r := <-done: // it heeds its context, or was done anyway
-		return r, true
+		return r.r, r.err, true
 	case <-time.After(heed):
 		g.stats.abandoned.Add(1)
-		return result{err: ctx.Err()}, true
+		return r, ctx.Err(), true
 	}
 }
 

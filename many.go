@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -18,19 +19,22 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 	type waiting struct {
 		in     *flights
 		flight *flight
+		known  expiry.Mark
 	}
 	var all []waiting
 	batches := map[string]*batch{}
+	together := g.gather(1) // the one who gives out the tickets
 	for _, key := range keys {
 		key = strings.Clone(key) // as in fill
-		floor := g.floors.Floor(key)
-		owner := home.Owner(key)
+		known, floor := g.floors.Mark(), g.floors.Floor(key)
+		owner := g.ownerFor(home, key)
 		if owner.ID == g.cache.node.ID {
-			all = append(all, waiting{g.owns, g.owns.begin(key, floor, g.owning(key, floor))})
+			f := g.beginOwn(key, floor, known, together.ticket(key))
+			all = append(all, waiting{g.owns, f, known})
 			continue
 		}
-		f, leads := g.asks.join(key, floor)
-		all = append(all, waiting{g.asks, f})
+		f, leads := g.asks.join(key, floor, known)
+		all = append(all, waiting{g.asks, f, known})
 		if !leads {
 			continue
 		}
@@ -41,6 +45,7 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 		}
 		b.flights = append(b.flights, f)
 	}
+	together.leave()
 	for _, b := range batches {
 		if !g.cache.spawn(func() { g.askMany(b) }) {
 			for _, f := range b.flights {
@@ -49,7 +54,11 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 		}
 	}
 	for _, w := range all {
-		answered(w.flight.key, w.in.wait(ctx, w.flight))
+		a := w.in.wait(ctx, w.flight)
+		if g.isLate(w.flight, a, w.known) {
+			a = g.fillAbove(ctx, w.flight.key, g.floorOf(a.entry)) // as fly does, so that they share it
+		}
+		answered(w.flight.key, a)
 	}
 }
 
@@ -79,14 +88,17 @@ func (g *group) askChunk(b *batch, flights []*flight) {
 	var left atomic.Int64
 	left.Store(int64(len(flights)))
 
+	var requests []request
 	req := peers.Batch{Group: g.name, Hop: peers.HopOwner}
 	for _, f := range flights {
-		context.AfterFunc(f.ctx, func() {
+		context.AfterFunc(g.asks.context(f), func() {
 			if left.Add(-1) == 0 {
 				cancel()
 			}
 		})
 		req.Keys = append(req.Keys, peers.Key{Key: f.key, Floor: f.floor})
+		requests = append(requests, copyOf(f.key, f.floor))
+		requests[len(requests)-1].began = g.mark()
 	}
 	successor := func(f *flight) {
 		g.asks.start(f, func(ctx context.Context) answer { return g.askSuccessor(ctx, f.key, f.floor, b.home) })
@@ -100,14 +112,10 @@ func (g *group) askChunk(b *batch, flights []*flight) {
 	}
 	peer.FetchMany(ctx, req, func(i int, ans peers.Answer, err error) {
 		f := flights[i]
-		a, verdict := g.judge(ctx, copyOf(f.key, f.floor), b.owner, ans, err)
-		switch verdict {
-		case answered:
-			g.asks.finish(f, g.orStale(f.ctx, f.key, f.floor, a))
-		case expired:
-			g.asks.start(f, func(ctx context.Context) answer { return g.ask(ctx, f.key, f.floor, b.home, b.owner) })
-		case unusable:
-			successor(f)
+		if a, rest := g.conclude(ctx, f, b.home, requests[i], b.owner, ans, err); rest == nil {
+			g.asks.finish(f, a)
+		} else {
+			g.asks.start(f, rest)
 		}
 	})
 }

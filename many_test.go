@@ -3,6 +3,7 @@ package geocache_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"testing"
 	"time"
@@ -202,4 +203,25 @@ func TestAValueThatExpiresOnItsWay(t *testing.T) {
 			})
 		})
 	}
+}
+
+// One key that takes long does not make the others old.
+func TestGetManyGivesNothingThatHasExpiredMeanwhile(t *testing.T) {
+	loads := map[string]int{}
+	getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+		if key == "slow" {
+			time.Sleep(3 * time.Second)
+			return "", nil
+		}
+		loads[key]++
+		return fmt.Sprint("load ", loads[key]), nil
+	})
+	alone(t, getter, []geocache.GroupOption{geocache.WithTTL(5 * time.Second)}, func(t *testing.T, g *geocache.Group[string]) {
+		_, err := g.Get(t.Context(), "ada")
+		require.NoError(t, err)
+		time.Sleep(4 * time.Second)
+		values, err := g.GetMany(t.Context(), []string{"ada", "slow"})
+		require.NoError(t, err)
+		require.Equal(t, map[string]string{"ada": "load 2", "slow": ""}, values)
+	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/geocache/geocache/consistenthash"
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -247,13 +248,26 @@ type groupConfig struct {
 	ttl          time.Duration
 	negativeTTL  time.Duration
 	staleIfError time.Duration
+	refreshAhead time.Duration
+	revalidate   time.Duration
 	loadTimeout  time.Duration
 	maxBytes     int64
+	maxEntries   int
+	policy       Policy
+	onEvict      any // a func(string, V, EvictReason), or nil
 	copyShare    float64
 	maxLoads     int
 	originRegion string
+	homeRegion   string
+	originLag    time.Duration
+	setter       any // a func(context.Context, string, V) error, or nil
+	remover      func(ctx context.Context, key string) error
+	behind       int64
 	codec        any // a Codec[V], or nil
 }
+
+// staleness is for how long past its life a value may be served, marked.
+func (c *groupConfig) staleness() time.Duration { return max(c.staleIfError, c.revalidate) }
 
 func defaultGroupConfig() groupConfig {
 	return groupConfig{
@@ -269,7 +283,7 @@ func defaultGroupConfig() groupConfig {
 const maxTTL = 10 * 365 * 24 * time.Hour
 
 // WithTTL sets the time to live: no node serves a value whose load began longer
-// ago, but for WithStaleIfError. Each key lives up to a tenth shorter, so that
+// ago, but for WithStaleIfError and WithStaleWhileRevalidate. Each key lives up to a tenth shorter, so that
 // keys loaded together do not expire together. Default 5 min, at least 1 ms.
 func WithTTL(d time.Duration) GroupOption { return groupOption(func(c *groupConfig) { c.ttl = d }) }
 
@@ -284,6 +298,30 @@ func WithNegativeTTL(d time.Duration) GroupOption {
 // the origin is tried again after a second. Default 0: not at all.
 func WithStaleIfError(d time.Duration) GroupOption {
 	return groupOption(func(c *groupConfig) { c.staleIfError = d })
+}
+
+// WithRefreshAhead has the value of a key that is read within the last d of its life
+// loaded anew in the background, so that keys that are read often never miss. The
+// key's owner loads it, once; readers of copies take the new value over from there.
+// Nothing changes for keys that are not read: they expire. That holds for values that
+// were Set as well, whose place what the getter returns then takes.
+//
+// If loading fails, the value stays until it expires, and loading it is tried again
+// by one of the next reads, after a quarter of d or a second, whichever is
+// shorter. A value that lives shorter than 2d by a TTL of its own is loaded anew from half of
+// its life on. d must be below the group's TTL. Default 0: not at all.
+func WithRefreshAhead(d time.Duration) GroupOption {
+	return groupOption(func(c *groupConfig) { c.refreshAhead = d })
+}
+
+// WithStaleWhileRevalidate has a value served for up to d past its time to live while
+// it is loaded anew: who reads it then does not wait, gets the expired value, and
+// Item.Source says Stale. The key's owner loads it, once; from its answer on all get
+// the new one. Other nodes of the region ask the owner. A value that has been replaced by a
+// write is never served so. If loading fails, it is tried again by one of the next reads, after
+// a second at most. Default 0: not at all.
+func WithStaleWhileRevalidate(d time.Duration) GroupOption {
+	return groupOption(func(c *groupConfig) { c.revalidate = d })
 }
 
 // WithLoadTimeout sets how long a load may take, from the miss to the value,
@@ -301,11 +339,13 @@ func WithMaxLoads(n int) GroupOption { return groupOption(func(c *groupConfig) {
 
 // WithMaxBytes bounds the memory of this group in this process: keys, encoded
 // values, and what the cache itself needs for each entry, exactly; and decoded
-// values, by an estimate: each as its encoded bytes and its type's size. Default
-// 64 MiB.
+// values, by an estimate: each as its encoded bytes and its type's size, but for
+// []byte and string, which need nothing more. What is remembered of writes comes on top, about
+// 150 bytes for each key written within a TTL, of a million keys, or of one for each 256 bytes of n
+// if that is more. See also WithMaxEntries and Resize. Default 64 MiB.
 func WithMaxBytes(n int64) GroupOption { return groupOption(func(c *groupConfig) { c.maxBytes = n }) }
 
-// WithCopyShare sets the most of MaxBytes that may be taken up by copies of
+// WithCopyShare sets the most of MaxBytes, and of MaxEntries, that may be taken up by copies of
 // keys that other nodes own, from 0 to 1. Copies save round trips for keys that
 // are read often; what they do not use is there for the keys owned. Default 0.25.
 func WithCopyShare(share float64) GroupOption {
@@ -318,6 +358,58 @@ func WithCopyShare(share float64) GroupOption {
 // region loads for itself.
 func WithOriginRegion(region string) GroupOption {
 	return groupOption(func(c *groupConfig) { c.originRegion = region })
+}
+
+// WithHomeRegion names the region in which Update takes place. Default: one of the
+// regions for each key, chosen by the key; then all processes must know the same
+// regions, and while they come to know a new one, Updates of some keys may be lost.
+func WithHomeRegion(region string) GroupOption {
+	return groupOption(func(c *groupConfig) { c.homeRegion = region })
+}
+
+// WithSetter has Set and Update write to the origin. They do so at the key's owner,
+// one write of a key at a time: first the origin, then the cache. If set fails, that
+// is the caller's error, and what the cache has of the key is dropped in all
+// regions, since nobody knows what the origin holds; the next Get loads it. set should
+// return when its context ends, which it does after the group's load timeout. A
+// write may be done twice when its owner goes away in the middle, so set must
+// bear that. See WithWriteBehind for writing later. Default: writes are the cache's
+// alone.
+func WithSetter[V any](set func(ctx context.Context, key string, v V) error) GroupOption {
+	return groupOption(func(c *groupConfig) {
+		if c.setter = nil; set != nil { // no typed nil
+			c.setter = set
+		}
+	})
+}
+
+// WithRemover is WithSetter for Remove. Default: Remove drops what the cache has
+// and leaves the origin alone. Clear always does.
+func WithRemover(remove func(ctx context.Context, key string) error) GroupOption {
+	return groupOption(func(c *groupConfig) { c.remover = remove })
+}
+
+// WithWriteBehind has the setter and the remover, both of which it needs, called after Set, Update
+// and Remove have returned. They return when the key's owner and its successor
+// have the write; either of them writes it to the origin, so it is lost only if
+// both are. Of several writes of a key the last one is written. A write that fails is
+// tried again, after 100 ms at first and 30 s at most, until it succeeds. Close writes what there
+// is, for as long as it may. Until the origin has a write, reads in this region are
+// answered with it; a read in another region that has to load may see the origin without it.
+//
+// maxBytes bounds what waits to be written in this process; beyond it, writes wait
+// for room until their context ends, with ErrOverloaded.
+func WithWriteBehind(maxBytes int64) GroupOption {
+	return groupOption(func(c *groupConfig) { c.behind = maxBytes })
+}
+
+// WithOriginLag says that the origins of all regions but one are replicas that may
+// lag by d. For so long after a write, other regions load the key from the region named by
+// WithHomeRegion, else WithOriginRegion, and not from their own origin, which could
+// bring back the value before the write. If that region cannot be reached the load
+// fails. Default 0.
+func WithOriginLag(d time.Duration) GroupOption {
+	return groupOption(func(c *groupConfig) { c.originLag = d })
 }
 
 // WithCodec sets how values become bytes. Default: []byte and string as they
@@ -339,6 +431,12 @@ func (c *groupConfig) check() error {
 	if c.staleIfError < 0 || c.staleIfError > maxTTL {
 		bad("WithStaleIfError(%v): must be from 0 to 10 years", c.staleIfError)
 	}
+	if c.refreshAhead < 0 || c.refreshAhead > 0 && c.refreshAhead >= c.ttl {
+		bad("WithRefreshAhead(%v): must be from 0 to less than the TTL, %v", c.refreshAhead, c.ttl)
+	}
+	if c.revalidate < 0 || c.revalidate > maxTTL {
+		bad("WithStaleWhileRevalidate(%v): must be from 0 to 10 years", c.revalidate)
+	}
 	if c.loadTimeout < time.Millisecond || c.loadTimeout > maxTTL {
 		bad("WithLoadTimeout(%v): must be from 1ms to 10 years", c.loadTimeout)
 	}
@@ -347,6 +445,24 @@ func (c *groupConfig) check() error {
 	}
 	if c.maxBytes < 1 {
 		bad("WithMaxBytes(%d): must be positive", c.maxBytes)
+	}
+	if c.maxEntries < 0 {
+		bad("WithMaxEntries(%d): must not be negative", c.maxEntries)
+	}
+	if !store.Policy(c.policy).Valid() {
+		bad("WithPolicy(%v): no such policy", c.policy)
+	}
+	if c.originLag < 0 || c.originLag > maxTTL {
+		bad("WithOriginLag(%v): must be from 0 to 10 years", c.originLag)
+	}
+	if c.originLag > 0 && c.homeRegion == "" && c.originRegion == "" {
+		bad("WithOriginLag needs WithHomeRegion or WithOriginRegion: the region whose origin does not lag")
+	}
+	if c.behind > 0 && (c.setter == nil || c.remover == nil) {
+		bad("WithWriteBehind needs WithSetter and WithRemover")
+	}
+	if c.behind < 0 {
+		bad("WithWriteBehind(%d): must be positive", c.behind)
 	}
 	if !(c.copyShare >= 0 && c.copyShare <= 1) { // NaN too
 		bad("WithCopyShare(%v): must be from 0 to 1", c.copyShare)

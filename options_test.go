@@ -159,7 +159,7 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 		opts     []geocache.GroupOption
 		mistakes []string
 	}{
-		"all": {"", nil, []geocache.GroupOption{
+		"all": {"", geocache.GetterFunc[string](nil), []geocache.GroupOption{
 			geocache.WithTTL(time.Microsecond),
 			geocache.WithNegativeTTL(time.Second),
 			geocache.WithStaleIfError(-1),
@@ -175,13 +175,20 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 			"WithMaxBytes(0): must be positive",
 			"WithCopyShare(1.5): must be from 0 to 1",
 			"the name must have 1 to 255 bytes, not 0",
-			"the getter is nil",
+			"the getter is a nil geocache.GetterFunc[string]",
 			"WithCodec: geocache_test.upsideDown[int] is not a Codec[string]",
 		}},
 		"long name":     {strings.Repeat("x", 256), ada, nil, []string{"the name must have 1 to 255 bytes, not 256"}},
 		"long TTL":      {"g", ada, []geocache.GroupOption{geocache.WithTTL(math.MaxInt64)}, []string{"WithTTL("}},
 		"long negative": {"g", ada, []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Hour)}, []string{"WithNegativeTTL(1h0m0s)"}},
-		"no share":      {"g", ada, []geocache.GroupOption{geocache.WithCopyShare(math.NaN())}, []string{"WithCopyShare(NaN)"}},
+		"nil pointer":   {"g", (*table)(nil), nil, []string{"the getter is a nil *geocache_test.table"}},
+		"lag of nobody": {"g", nil, []geocache.GroupOption{geocache.WithOriginLag(1), geocache.WithHomeRegion("eu")}, []string{"WithOriginLag needs a getter"}},
+		"nothing to refresh": {"g", nil, []geocache.GroupOption{geocache.WithRefreshAhead(1), geocache.WithStaleWhileRevalidate(1)},
+			[]string{"WithRefreshAhead needs a getter", "WithStaleWhileRevalidate needs a getter"}},
+		"always refreshing": {"g", ada, []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(time.Minute), geocache.WithStaleWhileRevalidate(-1)},
+			[]string{"WithRefreshAhead(1m0s): must be from 0 to less than the TTL, 1m0s", "WithStaleWhileRevalidate(-1ns): must be from 0 to 10 years"}},
+		"two interfaces": {"g", bothGetters{}, nil, []string{"geocache_test.bothGetters is both an ItemGetter and a BatchGetter"}},
+		"no share":       {"g", ada, []geocache.GroupOption{geocache.WithCopyShare(math.NaN())}, []string{"WithCopyShare(NaN)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := geocache.NewGroup(cache, test.name, test.getter, test.opts...)

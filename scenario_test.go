@@ -142,7 +142,7 @@ func TestGetterThatMisbehaves(t *testing.T) {
 			require.ErrorIs(t, err, geocache.ErrNotFound)
 		}},
 		{"panics", func(context.Context, string) error { panic(boom) }, func(t *testing.T, at string, err error) {
-			require.ErrorContains(t, err, "getter panicked: boom")
+			require.ErrorContains(t, err, "panicked: boom")
 		}},
 		{"exits", func(context.Context, string) error { runtime.Goexit(); return nil }, func(t *testing.T, at string, err error) {
 			require.ErrorContains(t, err, "Goexit")

@@ -238,8 +238,11 @@ func (r *Ring) member(i int) int { return int(r.points[i] & (1<<memberBits - 1))
 // Owner returns the ID of the member that owns key. It is not ok only if the
 // ring has no members. It does not allocate.
 func (r *Ring) Owner(key string) (id string, ok bool) {
-	if len(r.members) == 0 {
+	switch len(r.members) {
+	case 0:
 		return "", false
+	case 1:
+		return r.members[0].ID, true
 	}
 	slot := r.slot(key)
 	if r.owners != nil {

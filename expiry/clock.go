@@ -20,7 +20,8 @@ import (
 type Clock struct {
 	now      func() time.Time
 	maxDrift time.Duration
-	start    time.Time
+	start    time.Time // on now
+	made     time.Time // on this machine's clock
 
 	// last is the highest generation issued or merged.
 	// Invariant: it never falls, so generations issued here strictly rise.
@@ -51,7 +52,7 @@ func NewClock(now func() time.Time, maxDrift time.Duration) *Clock {
 	if maxDrift <= 0 {
 		maxDrift = DefaultMaxDrift
 	}
-	return &Clock{now: now, maxDrift: maxDrift, start: now()}
+	return &Clock{now: now, maxDrift: maxDrift, start: now(), made: time.Now()}
 }
 
 // Now returns a generation for an event that begins now: higher than every
@@ -123,6 +124,11 @@ type DriftError struct {
 func (e *DriftError) Error() string {
 	return fmt.Sprintf("clock is %v ahead of ours, %v are allowed: check time synchronisation on both machines", e.Ahead, e.Limit)
 }
+
+// Elapsed returns the time that has passed since the clock was made, and nothing else: it never
+// jumps, and does not count what a suspended machine has slept. Of two events it
+// measures no more than has passed between them.
+func (c *Clock) Elapsed() time.Duration { return time.Since(c.made) }
 
 // Wall returns the physical time, for showing to people.
 func (c *Clock) Wall() time.Time { return c.now() }

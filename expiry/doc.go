@@ -1,16 +1,17 @@
 // Package expiry decides what is fresh. It holds the one rule of the cache:
 //
-// A value loaded at generation g is live while its age is below its time to
-// live and g is above the floor of its key, the floor being the generation of
-// the key's last write or the group's last Clear, whichever is later.
+// A value is live while its age is below its time to live and its stamp is not
+// below the floor of its key, the floor being the stamp of the key's last write
+// or of the group's last Clear, whichever is higher.
 //
 // Time-to-live expiry, Set, Remove and Clear are nothing but this rule. A write
 // does not have to find the values it replaces: it raises a floor, and whatever
 // was loaded before it, anywhere, however late it arrives, is below.
 //
 // The package has the rule's terms: [Generation] and [Clock] order events
-// across the cluster and measure ages on a node, [Floors] remembers writes, and
-// [Life] gives each key its time to live. It does no I/O and starts no
+// across the cluster and measure ages on a node, a [Stamp] orders what was
+// loaded and written, [Floors] remembers writes and tells other nodes of them,
+// and [Life] gives each key its time to live. It does no I/O and starts no
 // goroutine; the time comes from a function that its user passes.
 //
 // It promises that generations issued by one Clock strictly rise and are above

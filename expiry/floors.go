@@ -1,12 +1,15 @@
 package expiry
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// Floors remembers, for one group, the generation that each written key must be
-// newer than. It is the journal of recent writes.
+// Floors remembers, for one group, the stamp that values of each written key must
+// not be below. It is the journal of recent writes (see Journal), which nodes
+// bring each other up to date with.
 //
 // It is bounded: a floor that has to go before its time is folded into the
 // floor of the whole group, so what is forgotten turns into misses and never
@@ -18,20 +21,59 @@ type Floors struct {
 	// it is raised under mu. Invariant: it never falls.
 	group atomic.Uint64
 
+	// seq is how many floors were raised so far, the group's included; scoped is what
+	// it was after the last raise of a scope's. Both are raised under mu, after what
+	// they count can be seen.
+	seq, scoped atomic.Uint64
+
 	mu sync.RWMutex // guards the following
-	// keys holds the floors above the group's.
+	// last is the raise that has made group what it is.
+	last Raised
+	// prefixes are the lengths of the prefixes that have floors, and of how many.
+	prefixes map[int]int
+	// cleared is the last Clear. Invariant: it never falls, and is at most group.
+	cleared Generation
+	// keys holds the floors of keys, those above the group's and for a while
+	// some that it has come to cover.
 	// Invariant: the floor of a key, max(keys[key], group), never falls while
 	// a value older than it may be alive somewhere.
-	keys map[string]Generation
-	// raised lists every raise in the order it came, oldest first, so that the
-	// oldest can be dropped. An element whose key has a newer floor is void.
-	raised []raise
+	keys map[string]*raise
+	// oldest is a heap of the same floors, by generation, and of void ones. Floors come late,
+	// from other regions and in journals, so the order in which they were raised
+	// is not the order in which they have to go. See dropLocked and Raise.
+	//
+	// What is replaced stays in it until it is on top or there are too many of its kind: mostly
+	// floors come in order, and to put one at the end costs nothing. Taking the old one
+	// out of the middle each time was a third of a Set.
+	// Invariant: the one on top is not void.
+	oldest byGeneration
+	// raised is the journal: the same floors in the order in which they were
+	// raised, which is that of their seq, and void ones between them.
+	raised []*raise
 }
 
+// A raise is one floor of one key. It is immutable but for void.
 type raise struct {
-	key   string
-	floor Generation
+	key string
+	Raised
+	void bool // dropped, or replaced by a newer one of its key; guarded by Floors.mu
 }
+
+// A Raised is a floor, and when this node came to know of it.
+type Raised struct {
+	Floor Stamp
+	At    time.Duration // what Raise, RaiseGroup or Clear was called with
+	Mark  Mark          // how many floors were raised before it
+	First Mark          // the same of the first of its name that was held, which this one has replaced, or the one that did
+	Scope bool          // it is a prefix's or a tag's
+}
+
+// A Mark is a moment in the life of Floors: how many have been raised by then.
+type Mark uint64
+
+// chunk is how many floors are looked at or dropped while the lock is held:
+// much less than a millisecond's worth.
+const chunk = 1024
 
 // NewFloors returns Floors that hold at most limit keys. It panics if limit is
 // not positive.
@@ -39,107 +81,180 @@ func NewFloors(limit int) *Floors {
 	if limit <= 0 {
 		panic("expiry: the limit of Floors must be positive")
 	}
-	return &Floors{limit: limit, keys: make(map[string]Generation)}
+	return &Floors{limit: limit, keys: make(map[string]*raise), prefixes: make(map[int]int)}
 }
 
-// Floor returns the generation that a value of key must be newer than.
-func (f *Floors) Floor(key string) Generation {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	return max(f.keys[key], f.Group())
+// Floor returns the stamp that a value of key must not be below, unless it has tags:
+// its own, that of a prefix, or the group's.
+func (f *Floors) Floor(key string) Stamp {
+	floor := Removal(0)
+	f.Over(key, nil, func(r Raised) bool {
+		floor = floor.Max(r.Floor)
+		return true
+	})
+	return floor
 }
+
+// Mark returns the present moment. It takes no lock.
+func (f *Floors) Mark() Mark { return Mark(f.seq.Load()) }
 
 // Group returns the generation that every value must be newer than. It takes
 // no lock.
 func (f *Floors) Group() Generation { return Generation(f.group.Load()) }
 
-// Raise lifts the floor of key to g. It reports false, and changes nothing, if
-// the floor is there or above already.
-func (f *Floors) Raise(key string, g Generation) bool {
+// Cleared returns the generation of the last Clear. Group is not below it, and
+// above it if floors have been folded since.
+func (f *Floors) Cleared() Generation {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.cleared
+}
+
+// Raise lifts the floor of key to s, or of the scope whose name key is, unless it is there
+// or above already. It returns what Floor would have before. at is the present moment on a
+// clock of the caller's, which is given back by Over.
+//
+// A lower s that comes late is a write too, which may have happened after the one that
+// the floor is from, by another clock. The floor stays and counts as raised now.
+//
+// If there are too many floors, the one of the lowest generation is folded into
+// the group's, whenever it came. No other choice lifts the group's floor less.
+// And what it is lifted to does not depend on the order in which floors came, so
+// nodes that have the same floors have the same floor of the group.
+func (f *Floors) Raise(key string, s Stamp, at time.Duration) (was Stamp) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if g <= max(f.keys[key], f.Group()) {
+	own := Removal(f.Group())
+	old, held := f.keys[key]
+	if held {
+		own = own.Max(old.Floor)
+	}
+	was = own
+	f.overPrefixesLocked(key, func(r Raised) bool {
+		was = was.Max(r.Floor)
+		return true
+	})
+	switch {
+	case own.Below(s):
+		own = s
+	case !held || !s.Below(old.Floor):
+		return was
+	default:
+		own = old.Floor
+	}
+	r := &raise{key: key, Raised: Raised{Floor: own, At: at, Mark: f.Mark(), First: f.Mark(), Scope: isScope(key)}}
+	if held {
+		r.First = old.First
+		old.void = true
+	} else {
+		f.countPrefixLocked(key, 1)
+	}
+	f.oldest.push(r)
+	f.cleanLocked()
+	f.keys[key] = r
+	f.raised = append(f.raised, r)
+	f.seq.Add(1)
+	if r.Scope {
+		f.scoped.Store(f.seq.Load())
+	}
+	if len(f.keys) > f.limit {
+		f.raiseGroupLocked(f.oldest[0].generation, f.oldest[0].At)
+	}
+	f.dropLocked(f.Group(), 2) // what raiseGroupLocked has left: faster than more can come
+	return was
+}
+
+// RaiseGroup lifts the floor of every key to g, the group's floor of another
+// node. It reports false, and changes nothing, if the group's floor is there or
+// above already.
+func (f *Floors) RaiseGroup(g Generation, at time.Duration) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.raiseGroupLocked(g, at)
+}
+
+// Clear lifts the floor of every key to g and remembers g as the last Clear. It
+// reports false, and changes nothing, if that is g or later already.
+func (f *Floors) Clear(g Generation, at time.Duration) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if g <= f.cleared {
 		return false
 	}
-	f.keys[key] = g
-	f.raised = append(f.raised, raise{key, g})
-	for len(f.keys) > f.limit {
-		if oldest, ok := f.popLocked(); ok {
-			f.raiseGroupLocked(oldest.floor)
-		}
-	}
-	f.compactLocked()
+	f.cleared = g
+	f.raiseGroupLocked(g, at)
 	return true
 }
 
-// RaiseGroup lifts the floor of every key to g: a Clear. It reports false, and
-// changes nothing, if the group's floor is there or above already.
-func (f *Floors) RaiseGroup(g Generation) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if g <= f.Group() {
-		return false
-	}
-	f.raiseGroupLocked(g)
-	return true
-}
-
-// Forget drops the floors below before and returns how many it dropped. The
+// Forget drops the floors below before, in whatever order they were raised, and
+// those that the group's floor covers. It returns how many it dropped. The
 // caller promises that every value loaded before then is dead by age: before
 // must be older than the longest time to live and load timeout together.
 func (f *Floors) Forget(before Generation) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := len(f.keys)
-	for len(f.raised) > 0 && f.raised[0].floor < before {
-		f.popLocked()
+	for dropped := 0; ; {
+		f.mu.Lock()
+		through := f.Group()
+		if before > 0 {
+			through = max(through, before-1)
+		}
+		n := f.dropLocked(through, chunk)
+		f.mu.Unlock()
+		dropped += n
+		if n < chunk {
+			return dropped
+		}
 	}
-	return n - len(f.keys)
 }
 
-// Len returns the number of keys that have a floor of their own.
+// Len returns the number of keys whose floor is held, which counts some that
+// the group's floor covers and that have not been dropped yet.
 func (f *Floors) Len() int {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return len(f.keys)
 }
 
-// raiseGroupLocked lifts the group's floor and drops the keys it covers, of
-// those at the old end. The rest are dropped when they get there; Floor takes
-// the higher one until then.
-func (f *Floors) raiseGroupLocked(g Generation) {
-	if g > f.Group() {
-		f.group.Store(uint64(g))
+// raiseGroupLocked lifts the group's floor and drops keys it covers. If they
+// are many the rest goes by and by; Floor takes the higher one until then.
+func (f *Floors) raiseGroupLocked(g Generation, at time.Duration) bool {
+	if g <= f.Group() {
+		return false
 	}
-	for len(f.raised) > 0 && f.raised[0].floor <= f.Group() {
-		f.popLocked()
+	first := f.last.First
+	if f.Group() == 0 {
+		first = f.Mark()
 	}
+	f.last = Raised{Floor: Removal(g), At: at, Mark: f.Mark(), First: first}
+	f.group.Store(uint64(g))
+	f.seq.Add(1)
+	f.dropLocked(g, chunk)
+	return true
 }
 
-// popLocked takes the oldest raise off the list, and its key's floor with it.
-// It reports false if the raise was void.
-func (f *Floors) popLocked() (raise, bool) {
-	oldest := f.raised[0]
-	f.raised[0] = raise{} // lets go of the key
-	f.raised = f.raised[1:]
-	if f.keys[oldest.key] != oldest.floor {
-		return oldest, false
+// dropLocked drops the floors whose generation is at most through, no more than
+// limit of them, oldest first. It returns how many it dropped.
+func (f *Floors) dropLocked(through Generation, limit int) int {
+	n := 0
+	for ; n < limit && len(f.oldest) > 0 && f.oldest[0].generation <= through; n++ {
+		r := f.oldest[0].raise
+		r.void = true
+		delete(f.keys, r.key)
+		f.countPrefixLocked(r.key, -1)
+		f.cleanLocked()
 	}
-	delete(f.keys, oldest.key)
-	return oldest, true
+	f.compactLocked()
+	return n
 }
 
-// compactLocked drops void raises once they are the larger part, so that
-// writing one key for ever does not grow the list for ever.
-func (f *Floors) compactLocked() {
-	if len(f.raised) < 2*len(f.keys)+64 {
+// cleanLocked takes void floors off the top of the heap, and all of them once they are the
+// larger part.
+func (f *Floors) cleanLocked() {
+	for len(f.oldest) > 0 && f.oldest[0].void {
+		f.oldest.pop()
+	}
+	if len(f.oldest) < 2*len(f.keys)+64 {
 		return
 	}
-	live := make([]raise, 0, len(f.keys)+64)
-	for _, r := range f.raised {
-		if f.keys[r.key] == r.floor {
-			live = append(live, r)
-		}
-	}
-	f.raised = live
+	f.oldest = slices.DeleteFunc(f.oldest, func(a aged) bool { return a.void })
+	f.oldest.init()
 }

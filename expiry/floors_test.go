@@ -9,41 +9,48 @@ import (
 	"pgregory.net/rapid"
 )
 
+// raises raises a floor, and reports whether that has lifted it.
+func raises(f *Floors, key string, s Stamp) bool { return f.Raise(key, s, 0).Below(s) }
+
 func TestFloorsRaise(t *testing.T) {
 	f := NewFloors(10)
-	require.Zero(t, f.Floor("a"))
-	require.True(t, f.Raise("a", 5))
-	require.False(t, f.Raise("a", 5), "the same floor is no raise")
-	require.False(t, f.Raise("a", 4), "an older write arrives late")
-	require.Equal(t, Generation(5), f.Floor("a"))
-	require.Zero(t, f.Floor("b"))
+	require.Equal(t, Removal(0), f.Floor("a"), "below everything that exists")
+	set := Stamp{5, 77}
+	require.True(t, raises(f, "a", set))
+	require.False(t, raises(f, "a", set), "the same floor is no raise")
+	require.False(t, raises(f, "a", Removal(4)), "an older write arrives late")
+	require.False(t, raises(f, "a", Stamp{5, 76}), "a lower origin loses")
+	require.Equal(t, set, f.Floor("a"))
+	require.True(t, raises(f, "a", Stamp{5, 78}), "a higher origin wins")
+	require.True(t, raises(f, "a", Removal(5)), "and a Remove beats both")
+	require.Equal(t, Removal(0), f.Floor("b"))
 
-	require.True(t, f.RaiseGroup(7))
-	require.False(t, f.RaiseGroup(6))
-	require.Equal(t, Generation(7), f.Floor("a"))
-	require.Equal(t, Generation(7), f.Floor("b"))
+	require.True(t, f.RaiseGroup(7, 0))
+	require.False(t, f.RaiseGroup(6, 0))
+	require.Equal(t, Removal(7), f.Floor("a"))
+	require.Equal(t, Removal(7), f.Floor("b"))
 	require.Zero(t, f.Len(), "the group's floor covers the key's")
-	require.False(t, f.Raise("a", 6), "a write from before the Clear")
-	require.True(t, f.Raise("a", 8))
-	require.Equal(t, Generation(8), f.Floor("a"))
+	require.False(t, raises(f, "a", Removal(6)), "a write from before the Clear")
+	require.True(t, raises(f, "a", Removal(8)))
+	require.Equal(t, Removal(8), f.Floor("a"))
 }
 
 func TestFloorsForgetByAge(t *testing.T) {
 	f := NewFloors(10)
 	for g := range Generation(5) {
-		f.Raise(fmt.Sprintf("k%d", g+1), g+1)
+		f.Raise(fmt.Sprintf("k%d", g+1), Removal(g+1), 0)
 	}
-	f.Raise("k1", 9) // newer now: the old raise must not take it along
+	f.Raise("k1", Removal(9), 0) // newer now: the old raise must not take it along
 	require.Equal(t, 2, f.Forget(4))
-	require.Equal(t, Generation(9), f.Floor("k1"))
-	require.Zero(t, f.Floor("k2"))
+	require.Equal(t, Removal(9), f.Floor("k1"))
+	require.Equal(t, Removal(0), f.Floor("k2"))
 	require.Zero(t, f.Group(), "dropped by age: nobody needs to be told")
 }
 
 func TestFloorsOneKeyWrittenForEver(t *testing.T) {
 	f := NewFloors(10)
 	for g := range Generation(100_000) {
-		f.Raise("a", g+1)
+		f.Raise("a", Removal(g+1), 0)
 	}
 	require.Equal(t, 1, f.Len())
 	require.Less(t, len(f.raised), 100)
@@ -55,29 +62,30 @@ func TestFloorsNeverForgetTowardsStale(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(1, 5).Draw(t, "limit")
 		f := NewFloors(limit)
-		highest := map[string]Generation{}
+		highest := map[string]Stamp{}
 		var cleared Generation
 		key := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", "g"})
 		for range rapid.IntRange(1, 60).Draw(t, "writes") {
 			g := Generation(rapid.Uint64Range(1, 1000).Draw(t, "generation"))
-			before := map[string]Generation{}
+			before := map[string]Stamp{}
 			for k := range highest {
 				before[k] = f.Floor(k)
 			}
 			if rapid.IntRange(0, 9).Draw(t, "kind") == 0 {
-				f.RaiseGroup(g)
+				f.RaiseGroup(g, 0)
 				cleared = max(cleared, g)
 			} else {
 				k := key.Draw(t, "key")
-				f.Raise(k, g)
-				highest[k] = max(highest[k], g)
+				stamp := Stamp{g, rapid.SampledFrom([]uint64{0, 1, 2, removed}).Draw(t, "origin")}
+				f.Raise(k, stamp, 0)
+				highest[k] = highest[k].Max(stamp)
 			}
-			for k, g := range highest {
-				if f.Floor(k) < max(g, cleared) {
-					t.Fatalf("floor of %s is %d, written at %d, cleared at %d", k, f.Floor(k), g, cleared)
+			for k, s := range highest {
+				if f.Floor(k).Below(s.Max(Removal(cleared))) {
+					t.Fatalf("floor of %s is %v, written at %v, cleared at %v", k, f.Floor(k), s, cleared)
 				}
-				if f.Floor(k) < before[k] {
-					t.Fatalf("floor of %s fell from %d to %d", k, before[k], f.Floor(k))
+				if f.Floor(k).Below(before[k]) {
+					t.Fatalf("floor of %s fell from %v to %v", k, before[k], f.Floor(k))
 				}
 			}
 			if f.Len() > limit {

@@ -16,32 +16,46 @@ type clientConn struct {
 	peer   *Peer
 	server welcome // its limits
 
+	pingSoon chan struct{} // has room for one: heartbeat is to ping at once
+
 	mu       sync.Mutex      // guards the following
-	calls    map[uint64]slot // requests that wait for an answer
+	slots    map[uint64]slot // requests that wait for an answer
 	next     uint64          // number of the next request
-	draining error           // if not nil: why the connection ends when calls is empty
+	draining error           // if not nil: why the connection ends when slots is empty
 	ended    error           // if not nil: why the connection has ended
 	pings    [8]ping         // the last, by number
 	pinged   uint64          // number of the last ping
+	ponged   uint64          // of the last that was answered
+	turns    turns
+	instant  expiry.Instant // of the server, as it sent its last frame that tells
+	told     time.Time      // when that came
 }
 
 // A slot is where the answer to a request belongs.
 type slot struct {
-	call *call
-	i    int
+	waiter *waiter
+	i      int
 }
 
-// A call is what a caller of Fetch or FetchMany waits for.
-type call struct {
+// A waiter is a caller of Fetch, FetchMany or Call.
+type waiter struct {
 	sent    expiry.Instant // no later than its first frame
+	call    bool           // of Call
+	reads   bool           // it waits at once, and can read its answer itself
 	results chan result    // has room for all answers, so that no sender waits
+
+	// For one request only, and for one goroutine at a time.
+	result result // if ready
+	ready  bool
+	timer  *time.Timer // of Await; kept from one request to the next
 }
 
-// A result is the answer to key i of a call.
+// A result is the answer to request i of a waiter.
 type result struct {
 	i    int
 	ans  Answer
 	held time.Duration // by the peer, before it answered
+	took time.Duration // until the answer came; only of a call
 	err  error
 }
 
@@ -56,36 +70,49 @@ type ping struct {
 	number  uint64
 	at      time.Time
 	instant expiry.Instant
+	view    *view // that it carried
 }
 
 func newClientConn(p *Peer, nc *conn, m welcome) *clientConn {
-	return &clientConn{conn: nc, peer: p, server: m, calls: make(map[uint64]slot), next: 1}
+	return &clientConn{
+		conn: nc, peer: p, server: m, pingSoon: make(chan struct{}, 1),
+		slots: make(map[uint64]slot), next: 1, instant: m.instant, told: time.Now(),
+		turns: turns{back: make(chan struct{}, 1)},
+	}
 }
 
 // run reads frames until the connection ends, and returns why.
 func (c *clientConn) run() error {
-	t := c.peer.transport
 	c.reader.accept = c.acceptAnswers
-	c.reader.idle = t.config.Lease
-	c.reader.until = time.Time{}
+	c.reader.setIdle(c.peer.transport.config.Lease)
+	c.reader.until, c.reader.waiting = time.Time{}, time.Time{}
 	for {
-		h, body, owned, err := c.reader.next()
+		k, err := c.readFrame()
+		if err == nil && k == kindAnswer {
+			err = c.stepAside()
+		}
 		if err != nil {
-			return err
-		}
-		if err := t.merge(h); err != nil {
-			return err
-		}
-		if err := c.handle(h, body, owned); err != nil {
 			return err
 		}
 	}
 }
 
+// readFrame reads a frame and handles it. It is called by whose turn it is, see turns.
+func (c *clientConn) readFrame() (kind, error) {
+	h, body, owned, err := c.reader.next()
+	if err == nil {
+		err = c.peer.transport.merge(h)
+	}
+	if err == nil {
+		err = c.handle(h, body, owned)
+	}
+	return h.kind, err
+}
+
 func (c *clientConn) acceptAnswers(k kind) (int, bool) {
 	switch k {
 	case kindAnswer:
-		return answerSize + max(c.peer.transport.config.Limits.MaxValue, maxText), true
+		return answerSize + c.peer.transport.config.Limits.maxCall(), true
 	case kindPong, kindGoodbye, kindRefused:
 		return maxHandshake, true
 	}
@@ -101,15 +128,17 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 		}
 		return c.deliver(h.id, ans, held, owned)
 	case kindPong:
-		lease, err := decodePong(body)
+		m, err := decodePong(body)
 		if err != nil {
 			return refuse(ReasonProtocol, "a pong that is malformed")
 		}
 		c.mu.Lock()
+		c.instant, c.told = m.instant, time.Now()
 		sent := c.pings[h.id%uint64(len(c.pings))]
+		c.ponged = max(c.ponged, h.id)
 		c.mu.Unlock()
 		if sent.number == h.id && h.id != 0 {
-			c.peer.ponged(sent, lease)
+			c.peer.ponged(sent, m)
 		}
 		return nil
 	case kindGoodbye:
@@ -130,8 +159,8 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 // crossed with a cancel.
 func (c *clientConn) deliver(id uint64, ans Answer, held time.Duration, owned bool) error {
 	c.mu.Lock()
-	s, waiting := c.calls[id]
-	delete(c.calls, id)
+	s, waiting := c.slots[id]
+	delete(c.slots, id)
 	unasked := id >= c.next
 	drained := c.drainedLocked()
 	c.mu.Unlock()
@@ -142,7 +171,13 @@ func (c *clientConn) deliver(id uint64, ans Answer, held time.Duration, owned bo
 		if !owned {
 			ans.Value = bytes.Clone(ans.Value)
 		}
-		s.call.results <- result{i: s.i, ans: ans, held: held}
+		r := result{i: s.i, ans: ans, held: held}
+		if s.waiter.call {
+			// Not when the caller gets it: who has begun many calls waits for one
+			// after the other, and all would seem as slow as the slowest before them.
+			r.took = c.peer.transport.config.Clock.Instant().Sub(s.waiter.sent)
+		}
+		s.waiter.results <- r
 	}
 	if drained != nil {
 		c.close(drained)
@@ -152,7 +187,7 @@ func (c *clientConn) deliver(id uint64, ans Answer, held time.Duration, owned bo
 
 // drainedLocked returns why the connection is to be closed now, or nil.
 func (c *clientConn) drainedLocked() error {
-	if len(c.calls) == 0 {
+	if len(c.slots) == 0 {
 		return c.draining
 	}
 	return nil
@@ -172,22 +207,22 @@ func (c *clientConn) drain(why error) {
 	}
 }
 
-// fail ends all calls because the connection has ended.
+// fail ends all requests because the connection has ended.
 func (c *clientConn) fail(why error) {
 	c.mu.Lock()
-	calls := c.calls
-	c.calls = nil
+	slots := c.slots
+	c.slots = nil
 	c.ended = why
 	c.mu.Unlock()
-	for _, s := range calls {
-		s.call.results <- result{i: s.i, err: c.peer.inferred(CodeUnavailable, why)}
+	for _, s := range slots {
+		s.waiter.results <- result{i: s.i, err: c.peer.inferred(CodeUnavailable, why)}
 	}
 }
 
 func (c *clientConn) inFlight() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.calls)
+	return len(c.slots)
 }
 
 // heartbeat pings the peer until the connection is closed.
@@ -200,6 +235,7 @@ func (c *clientConn) heartbeat() {
 		}
 		select {
 		case <-ticker.C:
+		case <-c.pingSoon:
 		case <-c.closed:
 			return
 		}
@@ -210,57 +246,75 @@ func (c *clientConn) heartbeat() {
 // than the time between two of them.
 func (c *clientConn) ping() error {
 	clock := c.peer.transport.config.Clock
+	sent := ping{at: time.Now(), instant: clock.Instant(), view: c.peer.transport.view.Load()}
+	view := sent.view.hash
+	if !c.peer.home() {
+		view = 0
+	}
 	c.mu.Lock()
 	c.pinged++
-	number := c.pinged
-	c.pings[number%uint64(len(c.pings))] = ping{number: number, at: time.Now(), instant: clock.Instant()}
+	sent.number = c.pinged
+	c.pings[sent.number%uint64(len(c.pings))] = sent
+	c.returnLocked()
 	c.mu.Unlock()
 	err := c.writer.queue(0, nil, func(b []byte) []byte {
-		return appendEmpty(b, kindPing, number, clock.Physical())
+		return appendPing(b, sent.number, clock.Physical(), view)
 	})
 	c.writer.flush(false)
 	return err
 }
 
-// send sends one frame that asks for keys, the first of which is key i of the
-// call. If it returns no error, every key gets its result.
-func (c *clientConn) send(ctx context.Context, cl *call, m fetch, group string, keys []Key, i int) (span, error) {
-	if deadline, ok := ctx.Deadline(); ok {
-		m.timeout = max(time.Until(deadline), time.Microsecond)
-	}
-	sp := span{n: len(keys)}
+// send sends one frame with n requests, the first of which is request i of w:
+// what encode makes of its number, and then value. If it returns no error, every
+// request gets its result.
+func (c *clientConn) send(w *waiter, n, i int, value []byte, encode func(b []byte, first uint64) []byte) (span, error) {
+	sp := span{n: n}
 	c.mu.Lock()
 	if err := cmp.Or(c.ended, c.draining); err != nil {
 		c.mu.Unlock()
 		return sp, c.peer.inferred(CodeUnavailable, err)
 	}
 	sp.first = c.next
-	c.next += uint64(sp.n)
-	for j := range keys {
-		c.calls[sp.first+uint64(j)] = slot{call: cl, i: i + j}
+	c.next += uint64(n)
+	for j := range n {
+		c.slots[sp.first+uint64(j)] = slot{waiter: w, i: i + j}
 	}
-	company := len(c.calls) > len(keys)
+	company := len(c.slots) > n
+	if company {
+		c.turns.alone = 0
+	}
+	if company || !w.reads {
+		c.returnLocked()
+	}
 	c.mu.Unlock()
 
-	config := &c.peer.transport.config
-	err := c.writer.queue(config.Limits.MaxQueued, nil, func(b []byte) []byte {
-		return appendFetch(b, sp.first, config.Clock.Read(), m, group, keys)
+	err := c.writer.queue(c.peer.transport.config.Limits.MaxQueued, value, func(b []byte) []byte {
+		return encode(b, sp.first)
 	})
 	if err == errQueueFull {
-		c.forget(cl, sp)
+		c.forget(w, sp)
 		return sp, c.peer.inferred(CodeBusy, err)
 	}
-	// Any other error is the connection's end, of which fail tells the call.
+	// Any other error is the connection's end, of which fail tells w.
 	c.writer.flush(company)
 	return sp, nil
 }
 
+// timeLeft is how much time a request may say that it has: zero is without
+// limit.
+func timeLeft(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return max(time.Until(deadline), time.Microsecond)
+	}
+	return 0
+}
+
 // cancel makes the peer stop working for a caller that no longer waits. It
 // does not wait either.
-func (c *clientConn) cancel(cl *call, spans ...span) {
+func (c *clientConn) cancel(w *waiter, spans ...span) {
 	var ids []uint64
 	for _, sp := range spans {
-		ids = append(ids, c.forget(cl, sp)...)
+		ids = append(ids, c.forget(w, sp)...)
 	}
 	const most = maxRequest / 8
 	for len(ids) > 0 {
@@ -275,12 +329,12 @@ func (c *clientConn) cancel(cl *call, spans ...span) {
 
 // forget removes those requests of sp that still wait, and returns their
 // numbers.
-func (c *clientConn) forget(cl *call, sp span) []uint64 {
+func (c *clientConn) forget(w *waiter, sp span) []uint64 {
 	var ids []uint64
 	c.mu.Lock()
 	for id := sp.first; id < sp.first+uint64(sp.n); id++ {
-		if c.calls[id].call == cl {
-			delete(c.calls, id)
+		if c.slots[id].waiter == w {
+			delete(c.slots, id)
 			ids = append(ids, id)
 		}
 	}

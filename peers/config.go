@@ -32,7 +32,8 @@ type Config struct {
 	Handler Handler
 
 	// Dial connects to a peer's address; by default with TCP. ctx bounds the
-	// dialling only.
+	// dialling only. A deadline that is set while a Read waits must end it, as
+	// net.Conn demands.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 
 	// TLS, if not nil, is used for all connections in both directions. If
@@ -42,7 +43,8 @@ type Config struct {
 
 	// Lease is how long a peer may be silent before it is taken to be down,
 	// and for how long this node's pongs grant a lease; pings are sent four
-	// times as often. Default 1 s. It should be the same on all nodes.
+	// times as often. Default 1 s. It should be the same on all nodes, and
+	// what is promised of leases needs that within a region.
 	Lease time.Duration
 
 	Limits Limits
@@ -56,6 +58,11 @@ type Config struct {
 	// reads its connection, so it must not block. It is not called for a
 	// peer that SetPeers has dropped, nor once Close has begun.
 	OnChange func(p *Peer, up bool)
+
+	// OnPong, if not nil, is called after each pong of a peer has been taken
+	// in, with no lock held, and on the goroutine that reads its connection,
+	// so it must not block. LeaseEnd and Settled then say what the pong said.
+	OnPong func(p *Peer)
 }
 
 // Limits bound what a peer can make this node spend. They are enforced before
@@ -66,7 +73,7 @@ type Limits struct {
 	MaxKey      int // bytes in a key; default 4 KiB, at most 65,535
 	MaxValue    int // bytes in a value, in either direction; default 64 MiB, at most 1 GiB
 	MaxKeys     int // keys in one frame; default 1,024, at most 65,535; larger batches are split
-	MaxInFlight int // loads running at once for one connection; default 4,096; beyond it the answer is CodeBusy
+	MaxInFlight int // loads and calls running at once for one connection; default 4,096; beyond it the answer is CodeBusy
 
 	// MaxQueued is how many bytes may wait to be written to one connection;
 	// default 4 MiB. Beyond it a server reads no further requests from that
@@ -82,6 +89,13 @@ type Limits struct {
 	// default 10 s.
 	FrameTimeout time.Duration
 }
+
+// maxCall is the largest payload of a call that is taken: the largest value, and
+// room for what is said of it.
+func (l *Limits) maxCall() int { return l.MaxValue + callRoom }
+
+// callRoom is what a call's payload or reply may have beyond the largest value.
+const callRoom = 1 << 20
 
 // maxName is the length limit of cluster names, node ids, regions and groups:
 // one byte counts them.

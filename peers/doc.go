@@ -1,10 +1,10 @@
 // Package peers is how the processes of a cluster reach each other: the wire
 // protocol, its client and its server. It knows nothing of rings, regions or
-// what a value means; it carries a [Request] to a node and an [Answer] back,
-// and says which nodes can be reached.
+// what a value means; it carries a [Request] or a [Call] to a node and an
+// [Answer] back, and says which nodes can be reached and what they have leased.
 //
 // Begin with [New], [Transport.Serve] and [Transport.SetPeers]; then ask with
-// [Peer.Fetch] and [Peer.FetchMany], and answer with a [Handler].
+// [Peer.Fetch], [Peer.FetchMany] and [Peer.Call], and answer with a [Handler].
 //
 // # Promises
 //
@@ -25,6 +25,28 @@
 // answer is an inferred error; fairness between the callers of one peer; and,
 // without TLS and client certificates, that a node is who it says it is.
 //
+// # Views and leases
+//
+// What a lease is good for is its holder's business. Here is what it says. A
+// node's view is a hash of the nodes of its region that it takes for present
+// ([Transport.SetView]); its pings carry it. A node grants a lease to a node of
+// its region that pings it only if
+//
+//   - the view of that ping is its own, and none is not a view; and
+//   - of all nodes of the region that it has heard in the last two leases, be
+//     they its peers or not and their connections gone or not, none had another
+//     view in its last ping.
+//
+// So while a node pings with view V, and for two leases after, the nodes it
+// pings grant leases under V or none at all. Those that they had granted under
+// others end by the moment that [Peer.Settled] and [Transport.OwnLeasesEnd]
+// tell: never too early, if clocks differ in speed by less than 1%. A lease runs
+// on when the connection is gone or the holder's view has changed. To the holder
+// it ends earlier than to the granter ([Peer.LeaseEnd]).
+//
+// What a node has granted it forgets when it ends: a process that is started
+// again under its old id within a lease does not know of the leases before.
+//
 // # Connections
 //
 // Roles are simple. A node dials every peer it knows and asks over that
@@ -42,7 +64,7 @@
 // # Wire format
 //
 // All numbers are big endian. A string8 is a length in one byte and as many
-// bytes. Times are in microseconds (µs). Everything is sent in frames:
+// bytes. A stamp is a generation u64 and an origin u64. Times are in microseconds (µs). Everything is sent in frames:
 //
 //	length u32   bytes after this field
 //	type   u8    see below
@@ -56,19 +78,25 @@
 //	1 Hello    "geocache", lowest u16 and highest u16 version spoken, ring seed check u64,
 //	           largest value taken u32, cluster string8, node id string8, region string8
 //	4 Fetch    hop u8, flags u8 (1 peek), time left µs u64 (0 no limit), group string8,
-//	           n u16 (not 0), n × (floor u64, key length u16, key);
+//	           n u16 (not 0), n × (floor stamp, key length u16, key);
 //	           asks for n keys, of which key i has the number id+i
 //	6 Cancel   any number of request numbers u64: nobody waits for these any more
-//	7 Ping     empty
+//	7 Ping     view u64 (0 none, or to another region; all ones: the node leaves and holds no lease)
+//	10 Call    method u8, time left µs u64 (0 no limit), instant u64, then the payload;
+//	           instant is the server's, estimated from below, as the call is sent;
+//	           one with the number of a call that has come already is a duplicate and ignored
 //
 // The server's:
 //
-//	2 Welcome  version u16, longest key u16, most keys in a fetch u16, node id string8, region string8
+//	2 Welcome  version u16, longest key u16, most keys in a fetch u16, node id string8, region string8,
+//	           largest payload of a call taken u32, instant u64
 //	3 Refused  reason u8, text; then the connection is closed. At any time.
-//	5 Answer   code u8, source u8, flags u8 (1 stale), generation u64, age µs u64, life µs u64,
+//	5 Answer   code u8, source u8, flags u8 (1 stale, 2 tagged), stamp, age µs u64, life µs u64,
 //	           held µs u64, then the value, or a text where the code is an error;
-//	           id is that of the key, and answers come in any order
-//	8 Pong     lease µs u64; id is that of the ping
+//	           id is that of the key or the call, and answers come in any order
+//	8 Pong     lease µs u64, others µs u64, instant u64; id is that of the ping; others is
+//	           for how long a lease granted under another view than the ping's may still run.
+//	           Id 0 is for no ping: it says that the client's frame, a large one, is arriving
 //	9 Goodbye  empty: send no more requests, and close when you have your answers
 //
 // The numbers of [Code], [Reason], [Hop] and [Source]:
@@ -86,6 +114,11 @@
 // time held, and adds the rest to the age: it was under way no longer than
 // that. That a key is not found is an answer like a value, with an age and a
 // life.
+//
+// An instant is nanoseconds on a clock that only the node it is of can read. A
+// call carries the server's instant back to it: what the server told last, and
+// the time that has passed since that came. The call left no earlier than that,
+// which is how the server knows how long at most it was under way.
 //
 // # Versions
 //

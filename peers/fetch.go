@@ -3,6 +3,7 @@ package peers
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/geocache/geocache/expiry"
 )
@@ -19,44 +20,114 @@ import (
 // Writing can hold Fetch up beyond ctx's deadline, but only if the peer has
 // stopped reading, and then for no longer than it takes to be found down.
 func (p *Peer) Fetch(ctx context.Context, req Request) (Answer, error) {
-	p.requests.Add(1)
-	ans, err := p.fetch(ctx, req)
+	f, err := p.beginFetch(ctx, timeLeft(ctx), req)
 	if err != nil {
-		p.failures.Add(1)
+		return Answer{}, err
 	}
-	return ans, err
+	return f.Wait(ctx)
 }
 
-func (p *Peer) fetch(ctx context.Context, req Request) (Answer, error) {
-	if err := ctx.Err(); err != nil {
-		return Answer{}, err
-	}
-	c := p.conn.Load()
-	if c == nil {
-		return Answer{}, p.inferred(CodeUnavailable, p.Err())
-	}
-	if err := c.check(req.Group, req.Key); err != nil {
-		return Answer{}, err
-	}
-	cl, _ := p.transport.calls.Get().(*call)
-	if cl == nil {
-		cl = &call{results: make(chan result, 1)}
-	}
-	cl.sent = p.transport.config.Clock.Instant()
+// A PendingFetch is a Fetch that is on its way.
+type PendingFetch struct{ pending }
+
+// BeginFetch is the part of Fetch before it waits. limit is how much time the peer is
+// told to have.
+func (p *Peer) BeginFetch(limit time.Duration, req Request) (PendingFetch, error) {
+	return p.beginFetch(context.Background(), limit, req)
+}
+
+func (p *Peer) beginFetch(ctx context.Context, limit time.Duration, req Request) (PendingFetch, error) {
 	keys := [1]Key{{Key: req.Key, Floor: req.Floor}}
-	sp, err := c.send(ctx, cl, fetch{hop: req.Hop, peek: req.Peek}, req.Group, keys[:], 0)
-	if err != nil {
-		return Answer{}, err
+	a, err := p.begin(ctx, false, true, func(c *clientConn, w *waiter) (span, error) {
+		if err := c.check(req.Group, req.Key); err != nil {
+			return span{}, err
+		}
+		return c.sendFetch(limit, w, fetch{hop: req.Hop, peek: req.Peek}, req.Group, keys[:], 0)
+	})
+	return PendingFetch{a}, err
+}
+
+// Await waits until the answer is there, so that Wait returns at once, and reports
+// whether it is. It gives up after limit, or when ctx ends: nothing has been
+// cancelled then, and Wait is still to be called, by any goroutine.
+func (f PendingFetch) Await(ctx context.Context, limit time.Duration) bool {
+	w := f.w
+	if f.conn.readFor(ctx, w, limit) {
+		return w.ready
 	}
+	if w.timer == nil {
+		w.timer = time.NewTimer(limit)
+	} else {
+		w.timer.Reset(limit)
+	}
+	defer w.timer.Stop()
 	select {
-	case r := <-cl.results:
-		sent := cl.sent
-		p.transport.calls.Put(cl)
-		return p.outcome(r, sent)
+	case w.result = <-w.results:
+		w.ready = true
 	case <-ctx.Done():
-		c.cancel(cl, sp)
-		return Answer{}, ctx.Err()
+	case <-w.timer.C:
 	}
+	return w.ready
+}
+
+// Wait is the rest of Fetch. It must be called, once.
+func (f PendingFetch) Wait(ctx context.Context) (Answer, error) { return f.wait(ctx) }
+
+// A pending is a request that is on its way.
+type pending struct {
+	peer *Peer
+	conn *clientConn
+	w    *waiter
+	span span
+}
+
+// begin sends a request. waits says that its caller is going to wait at once.
+func (p *Peer) begin(ctx context.Context, call, waits bool, send func(*clientConn, *waiter) (span, error)) (a pending, err error) {
+	p.requests.Add(1)
+	defer func() {
+		if err != nil {
+			p.failures.Add(1)
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return a, err
+	}
+	a = pending{peer: p, conn: p.conn.Load()}
+	if a.conn == nil {
+		return a, p.inferred(CodeUnavailable, p.Err())
+	}
+	a.w, _ = p.transport.waiters.Get().(*waiter)
+	if a.w == nil {
+		a.w = &waiter{results: make(chan result, 1)}
+	}
+	a.w.sent, a.w.call, a.w.reads = p.transport.config.Clock.Instant(), call, waits
+	a.span, err = send(a.conn, a.w)
+	return a, err
+}
+
+// wait must be called once for what begin has returned without an error.
+func (a *pending) wait(ctx context.Context) (ans Answer, err error) {
+	w := a.w
+	if !w.ready && w.reads {
+		a.conn.readFor(ctx, w, 0)
+	}
+	if !w.ready {
+		select {
+		case w.result = <-w.results:
+			w.ready = true
+		case <-ctx.Done():
+			a.conn.cancel(w, a.span)
+			a.peer.failures.Add(1)
+			return Answer{}, ctx.Err()
+		}
+	}
+	r, sent, call := w.result, w.sent, w.call
+	w.result, w.ready = result{}, false
+	a.peer.transport.waiters.Put(w)
+	if ans, err = a.peer.outcome(ctx, r, sent, call); err != nil {
+		a.peer.failures.Add(1)
+	}
+	return ans, err
 }
 
 // FetchMany asks the peer for several keys, in one frame unless the limits ask
@@ -76,7 +147,7 @@ func (p *Peer) FetchMany(ctx context.Context, batch Batch, answered func(i int, 
 func (p *Peer) fetchMany(ctx context.Context, batch Batch, answered func(i int, ans Answer, err error)) {
 	waiting := make([]bool, len(batch.Keys)) // sent and not answered
 	left := 0                                // how many are
-	cl := &call{sent: p.transport.config.Clock.Instant(), results: make(chan result, len(batch.Keys))}
+	w := &waiter{sent: p.transport.config.Clock.Instant(), results: make(chan result, len(batch.Keys))}
 	c := p.conn.Load()
 	var spans []span
 	for i := 0; i < len(batch.Keys); {
@@ -90,7 +161,7 @@ func (p *Peer) fetchMany(ctx context.Context, batch Batch, answered func(i int, 
 		if err == nil {
 			n = c.fitting(batch.Group, batch.Keys[i:])
 			var sp span
-			sp, err = c.send(ctx, cl, fetch{hop: batch.Hop, peek: batch.Peek}, batch.Group, batch.Keys[i:i+n], i)
+			sp, err = c.sendFetch(timeLeft(ctx), w, fetch{hop: batch.Hop, peek: batch.Peek}, batch.Group, batch.Keys[i:i+n], i)
 			spans = append(spans, sp)
 		}
 		for range n {
@@ -105,12 +176,12 @@ func (p *Peer) fetchMany(ctx context.Context, batch Batch, answered func(i int, 
 	}
 	for ; left > 0; left-- {
 		select {
-		case r := <-cl.results:
+		case r := <-w.results:
 			waiting[r.i] = false
-			ans, err := p.outcome(r, cl.sent)
+			ans, err := p.outcome(ctx, r, w.sent, false)
 			answered(r.i, ans, err)
 		case <-ctx.Done():
-			c.cancel(cl, spans...)
+			c.cancel(w, spans...)
 			for i := range waiting {
 				if waiting[i] {
 					answered(i, Answer{}, ctx.Err())
@@ -119,6 +190,15 @@ func (p *Peer) fetchMany(ctx context.Context, batch Batch, answered func(i int, 
 			return
 		}
 	}
+}
+
+// sendFetch sends one frame that asks for keys, the first of which is key i of w.
+func (c *clientConn) sendFetch(timeout time.Duration, w *waiter, m fetch, group string, keys []Key, i int) (span, error) {
+	m.timeout = timeout
+	clock := c.peer.transport.config.Clock
+	return c.send(w, len(keys), i, nil, func(b []byte, first uint64) []byte {
+		return appendFetch(b, first, clock.Read(), m, group, keys)
+	})
 }
 
 // check returns an error for a request that the peer would close the
@@ -146,21 +226,44 @@ func (c *clientConn) fitting(group string, keys []Key) int {
 	return len(keys)
 }
 
-// outcome turns the result of a request sent then into what the caller gets.
+// outcome turns the result of a request sent then into what the caller gets, and
+// counts how long that took if it is no error.
 //
 // The answer was some time under way, which nobody can measure without
 // comparing clocks. But it was no more than the whole exchange has taken here,
 // less what the peer held the request for, and by that its age is raised: too
 // much by the time the request took to get there, never too little.
-func (p *Peer) outcome(r result, sent expiry.Instant) (Answer, error) {
+//
+// When the caller's time is up it is up for the peer too, and what either says
+// of that comes at the same moment. The caller's own word goes first. Its context may
+// not have ended yet, since timers are late; it has when outcome says so, for the caller
+// looks there for the cause.
+func (p *Peer) outcome(ctx context.Context, r result, sent expiry.Instant, call bool) (Answer, error) {
 	switch {
 	case r.err != nil:
-		return Answer{}, r.err
-	case r.ans.Code.carriesValue():
-		r.ans.Age += max(p.transport.config.Clock.Instant().Sub(sent)-r.held, 0)
+	case call && r.ans.Code == CodeOK:
+		p.calls.Record(r.took)
+		return r.ans, nil
+	case !call && r.ans.Code.carriesValue():
+		took := p.transport.config.Clock.Instant().Sub(sent)
+		p.fetches.Record(took)
+		r.ans.Age += max(took-r.held, 0)
 		return r.ans, nil
 	}
-	return Answer{}, &Error{Node: p.endpoint.ID, Region: p.endpoint.Region, Code: r.ans.Code, Text: r.ans.Text}
+	deadline, limited := ctx.Deadline()
+	switch {
+	case ctx.Err() != nil || limited && !time.Now().Before(deadline):
+		<-ctx.Done()
+		return Answer{}, ctx.Err()
+	case r.err != nil:
+		return Answer{}, r.err
+	}
+	return Answer{}, p.answered(r.ans)
+}
+
+// answered returns an answer that is an error as one.
+func (p *Peer) answered(ans Answer) error {
+	return &Error{Node: p.endpoint.ID, Region: p.endpoint.Region, Code: ans.Code, Text: ans.Text}
 }
 
 // inferred returns an error that this node concludes from err.

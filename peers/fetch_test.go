@@ -21,8 +21,8 @@ var background = context.Background()
 // TestFetch: all of a request gets there, and all of an answer back.
 func TestFetch(t *testing.T) {
 	_, server, peer := pair(t, nil)
-	want := Request{Group: "g", Key: "k", Floor: 77, Hop: HopRegion, From: "client"}
-	answer := Answer{Source: SourceGetter, Stale: true, Generation: 78, Age: time.Minute, Life: time.Second, Value: []byte("v")}
+	want := Request{Group: "g", Key: "k", Floor: expiry.Loaded(77), Hop: HopRegion, From: "client"}
+	answer := Answer{Source: SourceGetter, Stale: true, Stamp: expiry.Loaded(78), Age: time.Minute, Life: time.Second, Value: []byte("v")}
 	server.handler.lookup = func(req *Request) (Answer, bool) {
 		require.Equal(t, want, *req)
 		return Answer{}, false
@@ -33,7 +33,7 @@ func TestFetch(t *testing.T) {
 		require.False(t, limited)
 		return answer
 	}
-	ans, err := peer.Fetch(background, Request{Group: "g", Key: "k", Floor: 77, Hop: HopRegion})
+	ans, err := peer.Fetch(background, Request{Group: "g", Key: "k", Floor: expiry.Loaded(77), Hop: HopRegion})
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, ans.Age, answer.Age)
 	ans.Age = answer.Age
@@ -45,13 +45,13 @@ func TestCodes(t *testing.T) {
 	_, server, peer := pair(t, nil)
 	for code := CodeOK; code <= CodeBadRequest+1; code++ {
 		server.handler.lookup = func(*Request) (Answer, bool) {
-			return Answer{Code: code, Generation: 5, Life: time.Second, Text: "because"}, true
+			return Answer{Code: code, Stamp: expiry.Loaded(5), Life: time.Second, Text: "because"}, true
 		}
 		ans, err := peer.Fetch(background, Request{Group: "g", Key: "k"})
 		if code <= CodeMiss {
 			require.NoError(t, err)
 			require.Equal(t, code, ans.Code)
-			require.Equal(t, expiry.Generation(5), ans.Generation)
+			require.Equal(t, expiry.Loaded(5), ans.Stamp)
 			continue
 		}
 		require.ErrorIs(t, err, code)

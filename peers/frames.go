@@ -58,6 +58,8 @@ type welcome struct {
 	maxKey     uint16 // the longest key it takes
 	maxKeys    uint16 // the most keys in a fetch
 	id, region string
+	maxCall    uint32         // the largest payload of a call it takes
+	instant    expiry.Instant // of the server, as it sent this
 }
 
 func appendWelcome(b []byte, clock expiry.Generation, m welcome) []byte {
@@ -68,6 +70,8 @@ func appendWelcome(b []byte, clock expiry.Generation, m welcome) []byte {
 	b = binary.BigEndian.AppendUint16(b, m.maxKeys)
 	b = appendString8(b, m.id)
 	b = appendString8(b, m.region)
+	b = binary.BigEndian.AppendUint32(b, m.maxCall)
+	b = appendInstant(b, m.instant)
 	return endFrame(b, start, 0)
 }
 
@@ -79,6 +83,8 @@ func decodeWelcome(body []byte) (welcome, error) {
 		maxKeys: d.uint16(),
 		id:      d.string8(),
 		region:  d.string8(),
+		maxCall: d.uint32(),
+		instant: d.instant(),
 	}, d.atLeast()
 }
 
@@ -115,7 +121,7 @@ type fetch struct {
 
 const (
 	fetchSize = 1 + 1 + 8 + 1 + 2 // without the group and the keys
-	keySize   = 8 + 2             // without the key itself
+	keySize   = 16 + 2            // without the key itself
 )
 
 // appendFetch appends a fetch for keys. The caller keeps to the limits.
@@ -131,7 +137,7 @@ func appendFetch(b []byte, id uint64, clock expiry.Generation, m fetch, group st
 	b = appendString8(b, group)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(keys)))
 	for _, k := range keys {
-		b = binary.BigEndian.AppendUint64(b, uint64(k.Floor))
+		b = appendStamp(b, k.Floor)
 		b = binary.BigEndian.AppendUint16(b, uint16(len(k.Key)))
 		b = append(b, k.Key...)
 	}
@@ -157,8 +163,8 @@ func decodeFetch(body []byte) (fetch, error) {
 
 // nextKey returns the next key, which aliases the body; after the last one it
 // must find nothing left over.
-func (m *fetch) nextKey() (floor expiry.Generation, key []byte, err error) {
-	floor = m.keys.generation()
+func (m *fetch) nextKey() (floor expiry.Stamp, key []byte, err error) {
+	floor = m.keys.stamp()
 	key = m.keys.bytes(int(m.keys.uint16()))
 	if m.n--; m.n == 0 {
 		return floor, key, m.keys.exactly()
@@ -166,11 +172,43 @@ func (m *fetch) nextKey() (floor expiry.Generation, key []byte, err error) {
 	return floor, key, m.keys.atLeast()
 }
 
-// answerStale is the one flag of an answer.
-const answerStale = 1
+// A call asks for an answer to a payload.
+type call struct {
+	method  uint8
+	timeout time.Duration  // what is left to the asker; zero if without limit
+	instant expiry.Instant // of the server, as the call was sent, or earlier
+	payload []byte
+}
+
+// callSize is the size of a call's body without the payload.
+const callSize = 1 + 8 + 8
+
+// appendCall appends a call, but not its payload, which is to follow.
+func appendCall(b []byte, id uint64, clock expiry.Generation, m call) []byte {
+	start := len(b)
+	b = beginFrame(b, kindCall, id, clock)
+	b = append(b, m.method)
+	b = appendMicros(b, m.timeout)
+	b = appendInstant(b, m.instant)
+	return endFrame(b, start, len(m.payload))
+}
+
+// decodeCall decodes a call, whose payload aliases body.
+func decodeCall(body []byte) (call, error) {
+	d := decoder{b: body}
+	m := call{method: d.uint8(), timeout: d.micros(), instant: d.instant()}
+	m.payload = d.b[:len(d.b):len(d.b)]
+	return m, d.atLeast()
+}
+
+// The flags of an answer.
+const (
+	answerStale  = 1
+	answerTagged = 2
+)
 
 // answerSize is the size of an answer's body without the value.
-const answerSize = 1 + 1 + 1 + 8 + 8 + 8 + 8
+const answerSize = 1 + 1 + 1 + 16 + 8 + 8 + 8
 
 // appendAnswer appends an answer to a request that was held for so long, but
 // not its value, of size bytes, which is to follow.
@@ -181,8 +219,11 @@ func appendAnswer(b []byte, id uint64, clock expiry.Generation, ans *Answer, hel
 	if ans.Stale {
 		flags |= answerStale
 	}
+	if ans.Tagged {
+		flags |= answerTagged
+	}
 	b = append(b, byte(ans.Code), byte(ans.Source), flags)
-	b = binary.BigEndian.AppendUint64(b, uint64(ans.Generation))
+	b = appendStamp(b, ans.Stamp)
 	b = appendMicros(b, ans.Age)
 	b = appendMicros(b, ans.Life)
 	b = appendMicros(b, held)
@@ -195,11 +236,12 @@ func decodeAnswer(body []byte) (ans Answer, held time.Duration, err error) {
 	ans = Answer{Code: Code(d.uint8()), Source: Source(d.uint8())}
 	flags := d.uint8()
 	ans.Stale = flags&answerStale != 0
-	ans.Generation = d.generation()
+	ans.Tagged = flags&answerTagged != 0
+	ans.Stamp = d.stamp()
 	ans.Age = d.micros()
 	ans.Life = d.micros()
 	held = d.micros()
-	if flags&^answerStale != 0 {
+	if flags&^(answerStale|answerTagged) != 0 {
 		return ans, held, errMalformed
 	}
 	if ans.Code.carriesValue() {
@@ -234,7 +276,7 @@ func decodeCancel(body []byte) ([]uint64, error) {
 	return ids, nil
 }
 
-// appendEmpty appends a frame without a body: a ping or a goodbye.
+// appendEmpty appends a frame without a body: a goodbye.
 func appendEmpty(b []byte, k kind, id uint64, clock expiry.Generation) []byte {
 	start := len(b)
 	return endFrame(beginFrame(b, k, id, clock), start, 0)
@@ -247,15 +289,41 @@ func decodeEmpty(body []byte) error {
 	return nil
 }
 
-func appendPong(b []byte, id uint64, clock expiry.Generation, lease time.Duration) []byte {
+// pingSize is the size of a ping's body.
+const pingSize = 8
+
+// appendPing appends a ping of a node with this view of its region, or zero.
+func appendPing(b []byte, id uint64, clock expiry.Generation, view uint64) []byte {
 	start := len(b)
-	b = beginFrame(b, kindPong, id, clock)
-	b = appendMicros(b, lease)
+	b = beginFrame(b, kindPing, id, clock)
+	b = binary.BigEndian.AppendUint64(b, view)
 	return endFrame(b, start, 0)
 }
 
-func decodePong(body []byte) (lease time.Duration, err error) {
+func decodePing(body []byte) (view uint64, err error) {
 	d := decoder{b: body}
-	lease = d.micros()
-	return lease, d.exactly()
+	view = d.uint64()
+	return view, d.exactly()
+}
+
+// A pong is what a server answers to a ping.
+type pong struct {
+	lease   time.Duration  // granted, from when the ping was sent
+	others  time.Duration  // for which a lease granted under another view may still run
+	instant expiry.Instant // of the server, as it sent this
+}
+
+func appendPong(b []byte, id uint64, clock expiry.Generation, m pong) []byte {
+	start := len(b)
+	b = beginFrame(b, kindPong, id, clock)
+	b = appendMicros(b, m.lease)
+	b = appendMicros(b, m.others+time.Microsecond-1) // rounded up: it is a promise
+	b = appendInstant(b, m.instant)
+	return endFrame(b, start, 0)
+}
+
+func decodePong(body []byte) (pong, error) {
+	d := decoder{b: body}
+	m := pong{lease: d.micros(), others: d.micros(), instant: d.instant()}
+	return m, d.exactly()
 }

@@ -47,7 +47,7 @@ func (t *Transport) greet(ctx context.Context, c net.Conn, to Endpoint, traffic 
 	}
 	nc := newConn(c, &t.config.Limits, traffic, t.config.Lease)
 	nc.reader.accept = acceptOnly(kindWelcome, kindRefused)
-	nc.reader.idle = time.Until(until)
+	nc.reader.setIdle(time.Until(until))
 	nc.reader.until = until
 	err := nc.writer.queue(0, nil, func(b []byte) []byte {
 		return appendHello(b, t.config.Clock.Physical(), hello{
@@ -121,6 +121,8 @@ func (t *Transport) welcome(ctx context.Context, c net.Conn) (*conn, hello, erro
 			maxKeys: uint16(t.config.Limits.MaxKeys),
 			id:      t.config.ID,
 			region:  t.config.Region,
+			maxCall: uint32(t.config.Limits.maxCall()),
+			instant: t.config.Clock.Instant(),
 		})
 	})
 	nc.writer.flush(false)
@@ -132,7 +134,7 @@ func (t *Transport) welcome(ctx context.Context, c net.Conn) (*conn, hello, erro
 // none of ours.
 func (t *Transport) checkHello(nc *conn, until time.Time) (hello, error) {
 	nc.reader.accept = acceptOnly(kindHello)
-	nc.reader.idle = time.Until(until)
+	nc.reader.setIdle(time.Until(until))
 	nc.reader.until = until
 	h, body, _, err := nc.reader.next()
 	if err != nil {

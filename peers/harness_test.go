@@ -18,12 +18,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// handler is a Handler made of two functions. The defaults hit nothing and
-// load "<key> from <id>", but hold the key "hold" until it is cancelled.
+// handler is a Handler made of functions. The defaults hit nothing and load
+// "<key> from <id>", but hold the key "hold" until it is cancelled. Likewise
+// they take no call and answer with the payload.
 type handler struct {
 	id     string
 	lookup func(req *Request) (Answer, bool)
 	load   func(ctx context.Context, req *Request) Answer
+	take   func(call *Call) (Answer, bool)
+	call   func(ctx context.Context, call *Call) Answer
 }
 
 func (h *handler) Lookup(req *Request) (Answer, bool) {
@@ -41,6 +44,23 @@ func (h *handler) Load(ctx context.Context, req *Request) Answer {
 		return Answer{Value: []byte(req.Key + " from " + h.id)}
 	}
 	return h.load(ctx, req)
+}
+
+func (h *handler) Take(call *Call) (Answer, bool) {
+	if h.take == nil {
+		return Answer{}, false
+	}
+	return h.take(call)
+}
+
+func (h *handler) Call(ctx context.Context, call *Call) Answer {
+	if h.call == nil {
+		if string(call.Payload) == "hold" {
+			<-ctx.Done()
+		}
+		return Answer{Value: call.Payload}
+	}
+	return h.call(ctx, call)
 }
 
 // A node is a Transport in a test, with what it logged.

@@ -173,26 +173,6 @@ func TestRTT(t *testing.T) {
 	})
 }
 
-// TestLease: it is counted from when the ping was sent, and is not extended by
-// a peer that is silent.
-func TestLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		network, client, _ := memoryPair(t, nil)
-		peer, clock := client.Peer("server"), client.config.Clock
-		network.setLatency(100 * time.Millisecond)
-		time.Sleep(time.Minute + time.Millisecond)
-		synctest.Wait()
-		// The last ping that was answered was sent at the last quarter second
-		// that is a round trip ago.
-		left := peer.LeaseEnd().Sub(clock.Instant())
-		require.Equal(t, 749*time.Millisecond, left)
-		network.setCut(true)
-		end := peer.LeaseEnd()
-		time.Sleep(time.Minute)
-		require.Equal(t, end, peer.LeaseEnd())
-	})
-}
-
 // TestGoodbye: a node that closes finishes what it was asked before, is out for
 // its clients at once, and costs nobody an error.
 func TestGoodbye(t *testing.T) {
@@ -251,6 +231,20 @@ func TestCloseIsBounded(t *testing.T) {
 		require.ErrorIs(t, server.Close(ctx), context.DeadlineExceeded)
 		require.Equal(t, 2*time.Second, time.Since(begin))
 		require.ErrorIs(t, <-failed, CodeUnavailable)
+	})
+}
+
+// TestCloseDoesNotWaitForTheSilent: a client that has gone without a word does not hold Close up
+// for as long as it would be listened for otherwise.
+func TestCloseDoesNotWaitForTheSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, client, server := memoryPair(t, nil)
+		_, err := client.Peer("server").Fetch(t.Context(), Request{Group: "g", Key: "k"})
+		require.NoError(t, err)
+		network.setCut(true)
+		begun := time.Now()
+		require.NoError(t, server.Close(t.Context()))
+		require.LessOrEqual(t, time.Since(begun), server.config.Lease)
 	})
 }
 

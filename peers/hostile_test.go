@@ -129,6 +129,11 @@ func someFetchFrame(id uint64, n int, key string) []byte {
 	return appendFetch(nil, id, now(), fetch{hop: HopOwner}, "g", keys)
 }
 
+// someCallFrame is a call with this payload.
+func someCallFrame(id uint64, payload string) []byte {
+	return append(appendCall(nil, id, now(), call{method: 1, payload: []byte(payload)}), payload...)
+}
+
 // frameOf is a frame with any kind, length and body.
 func frameOf(k kind, length uint32, body string) []byte {
 	b := append(beginFrame(nil, k, 1, now()), body...)
@@ -185,7 +190,7 @@ func TestHostileFrames(t *testing.T) {
 	}{
 		"oversized":       {frameOf(kindFetch, headerRest+maxRequest+1, ""), ReasonLimit},
 		"huge":            {frameOf(kindFetch, 1<<32-1, ""), ReasonLimit},
-		"ping with body":  {frameOf(kindPing, headerRest+1, "x"), ReasonLimit},
+		"ping with body":  {frameOf(kindPing, headerRest+9, "123456789"), ReasonLimit},
 		"key too long":    {someFetchFrame(1, 1, strings.Repeat("k", 4097)), ReasonLimit},
 		"too many keys":   {someFetchFrame(1, 1025, "k"), ReasonLimit},
 		"no keys":         {someFetchFrame(1, 0, "k"), ReasonProtocol},
@@ -193,10 +198,16 @@ func TestHostileFrames(t *testing.T) {
 		"number twice":    {append(someFetchFrame(1, 1, "hold"), someFetchFrame(1, 1, "hold")...), ReasonProtocol},
 		"second hello":    {appendHello(nil, now(), honest), ReasonProtocol},
 		"answer":          {appendAnswer(nil, 1, now(), new(Answer), 0, 0), ReasonProtocol},
-		"unknown kind":    {frameOf(10, headerRest, ""), ReasonProtocol},
+		"unknown kind":    {frameOf(11, headerRest, ""), ReasonProtocol},
+		"ping cut short":  {frameOf(kindPing, headerRest+7, "1234567"), ReasonProtocol},
+		"huge call":       {frameOf(kindCall, headerRest+callSize+65<<20+1, ""), ReasonLimit},
+		"short call":      {frameOf(kindCall, headerRest+callSize-1, strings.Repeat("x", callSize-1)), ReasonProtocol},
+		"call's instant":  {frameOf(kindCall, headerRest+callSize, "\x01"+strings.Repeat("\x00", 8)+strings.Repeat("\xff", 8)), ReasonProtocol},
+		"call's number":   {append(someFetchFrame(1, 1, "hold"), someCallFrame(1, "x")...), ReasonProtocol},
+		"fetch's number":  {append(someCallFrame(1, "hold"), someFetchFrame(1, 1, "x")...), ReasonProtocol},
 		"short fetch":     {frameOf(kindFetch, headerRest+5, "12345"), ReasonProtocol},
 		"odd cancel":      {frameOf(kindCancel, headerRest+5, "12345"), ReasonProtocol},
-		"clock":           {appendEmpty(nil, kindPing, 1, now().Add(10*time.Second)), ReasonClock},
+		"clock":           {appendPing(nil, 1, now().Add(10*time.Second), 0), ReasonClock},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server, r := hostile(t, nil)
@@ -369,6 +380,9 @@ func TestHostileServer(t *testing.T) {
 		"clock":          {appendWelcome(nil, now().Add(10*time.Second), welcome{version: 1, id: "server", region: "here"}), ReasonClock},
 		"no welcome":     {appendEmpty(nil, kindGoodbye, 0, now()), ReasonProtocol},
 		"unasked answer": {greeted(appendAnswer(nil, 99, now(), new(Answer), 0, 0)), ReasonProtocol},
+		"short welcome":  {frameOf(kindWelcome, headerRest+19, strings.Repeat("\x00", 19)), ReasonProtocol},
+		"short pong":     {greeted(frameOf(kindPong, headerRest+8, "12345678")), ReasonProtocol},
+		"huge lease":     {greeted(frameOf(kindPong, headerRest+24, strings.Repeat("\xff", 24))), ReasonProtocol},
 		"huge answer":    {greeted(frameOf(kindAnswer, 1<<31, "")), ReasonLimit},
 		"late clock":     {greeted(appendEmpty(nil, kindGoodbye, 0, now().Add(10*time.Second))), ReasonClock},
 	} {

@@ -2,6 +2,7 @@ package peers
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
@@ -32,14 +33,32 @@ const (
 
 // A Request asks for one key.
 type Request struct {
-	Group string            // at most 255 bytes
-	Key   string            // at most Limits.MaxKey bytes
-	Floor expiry.Generation // the generation that the answer must be newer than
+	Group string       // at most 255 bytes
+	Key   string       // at most Limits.MaxKey bytes
+	Floor expiry.Stamp // what the answer's stamp must not be below
 	Hop   Hop
 	Peek  bool // answer from memory or not at all: no load
 
 	// From is the id of the node that asks. Only the server sets it.
 	From string
+
+	// Together is the same for all keys of one batch for which Load is called, and nil if
+	// that is only one. Only the server sets it.
+	Together *Together
+}
+
+// A Together is what the keys of a batch have in common for which Load is called.
+type Together struct {
+	Keys int // for how many it is
+
+	once  sync.Once
+	value any
+}
+
+// Value returns what the first of its calls has made.
+func (t *Together) Value(make func() any) any {
+	t.once.Do(func() { t.value = make() })
+	return t.value
 }
 
 // A Batch asks for several keys of one group.
@@ -53,7 +72,7 @@ type Batch struct {
 // A Key is one of the keys of a Batch.
 type Key struct {
 	Key   string
-	Floor expiry.Generation
+	Floor expiry.Stamp
 }
 
 // An Answer is what a node says to a Request.
@@ -62,8 +81,8 @@ type Answer struct {
 	Source Source
 	Stale  bool // past its life, and served because there was nothing better
 
-	Generation expiry.Generation // when the load began
-	Life       time.Duration     // the age at which it expires, in microseconds
+	Stamp expiry.Stamp  // of the load or write that the value is from
+	Life  time.Duration // the age at which it expires, in microseconds
 
 	// Age is the time since the load began, in microseconds. A Handler says
 	// how old the value is as it answers. Fetch returns how old it can be
@@ -81,9 +100,35 @@ type Answer struct {
 	// the caller.
 	Value []byte
 
+	// Tagged says that the value has tags, which come before it. The transport
+	// only carries it.
+	Tagged bool
+
+	// reply says that Value is the reply to a call, for which there is more room.
+	reply bool
+
 	// Text says what went wrong where Code is an error. It travels in the
 	// place of Value.
 	Text string
+}
+
+// A Call is a message of which the transport only knows that it is answered.
+type Call struct {
+	Method uint8
+
+	// Payload is at most Limits.MaxValue and a MiB of the node that is
+	// called. The transport may hold on to a payload it is given, so it must
+	// not be modified.
+	Payload []byte
+
+	// From and Region are the id and the region of the node that calls. Only
+	// the server sets them.
+	From, Region string
+
+	// Transit is at most how long the call was under way: it is never too
+	// little, so that what a payload carries can be given an honest age. No
+	// clocks are compared. Only the server sets it.
+	Transit time.Duration
 }
 
 // A Handler answers the requests of peers. Its methods are called from many
@@ -102,4 +147,14 @@ type Handler interface {
 	// goroutine of its own and may keep req. ctx ends when the asker's time
 	// is up, when it cancels and when the connection to it breaks.
 	Load(ctx context.Context, req *Request) Answer
+
+	// Take answers a call on the goroutine that reads the connection, so it
+	// must not block; and neither call nor its Payload, which is overwritten
+	// by the next frame, may be kept. The Answer has a Code and a Value or a
+	// Text. If ok is false the call goes on to Call.
+	Take(call *Call) (ans Answer, ok bool)
+
+	// Call answers a call that Take did not. It is called on a goroutine of
+	// its own and may keep call and its Payload. ctx is as in Load.
+	Call(ctx context.Context, call *Call) Answer
 }

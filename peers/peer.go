@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/geocache/geocache/expiry"
 )
 
 const (
@@ -27,7 +25,7 @@ var (
 
 // A Peer is another node as this node's requests reach it: a connection, made
 // anew whenever it is lost. Its methods are safe for concurrent use, and none
-// but Fetch and FetchMany ever waits. A Peer that SetPeers has dropped stays
+// but Fetch, FetchMany and Call ever waits. A Peer that SetPeers has dropped stays
 // down.
 type Peer struct {
 	transport *Transport
@@ -36,15 +34,18 @@ type Peer struct {
 	ctx    context.Context // ends when the peer is dropped: no more connections
 	cancel context.CancelFunc
 	tried  chan struct{} // closed when the first attempt to connect is over
+	seen   chan struct{} // holds one while the peer has connected to this node since the last attempt
 
 	conn    atomic.Pointer[clientConn] // for new requests; nil while there is none
 	up      atomic.Bool
 	rtt     atomic.Int64 // zero until measured
 	lease   atomic.Int64 // an expiry.Instant
-	trips   window       // only for the goroutine that reads
+	settled atomic.Pointer[settled]
+	trips   window // only for the goroutine that reads
 	traffic traffic
 
-	connects, requests, failures atomic.Uint64
+	connects atomic.Uint64
+	exchanges
 
 	mu      sync.Mutex  // guards the following
 	current *clientConn // the one that run uses, also when it takes no new requests
@@ -54,7 +55,7 @@ type Peer struct {
 
 // newPeer returns a peer whose run is still to be started.
 func newPeer(t *Transport, endpoint Endpoint) *Peer {
-	p := &Peer{transport: t, endpoint: endpoint, tried: make(chan struct{}), err: errConnecting}
+	p := &Peer{transport: t, endpoint: endpoint, tried: make(chan struct{}), seen: make(chan struct{}, 1), err: errConnecting}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	return p
 }
@@ -85,12 +86,6 @@ func (p *Peer) RTT() (time.Duration, bool) {
 	rtt := time.Duration(p.rtt.Load())
 	return rtt, rtt > 0
 }
-
-// LeaseEnd returns the moment, on Config.Clock, when the lease ends that the
-// peer granted last. It counts from when the ping was sent that the peer
-// answered, so that it ends here before it ends there, whatever the clocks
-// say. It is zero before the first.
-func (p *Peer) LeaseEnd() expiry.Instant { return expiry.Instant(p.lease.Load()) }
 
 // Err returns why there is no connection to the peer, or nil if there is one.
 // It is or wraps a *RefusedError if one side has refused the other.
@@ -222,6 +217,7 @@ func (p *Peer) use(c *clientConn) error {
 	p.change(true, nil)
 	p.tryOver()
 	err := c.close(c.run())
+	p.settled.Store(nil) // what is behind the next one may know nothing of it
 	p.conn.Store(nil)
 	c.fail(err)
 	c.tasks.Wait()
@@ -272,6 +268,8 @@ func (p *Peer) pause(failures int) bool {
 	select {
 	case <-timer.C:
 		return true
+	case <-p.seen: // it is there, so there is nothing to wait for
+		return true
 	case <-p.ctx.Done():
 		return false
 	}
@@ -304,15 +302,6 @@ func (p *Peer) leaving(c *clientConn) {
 	c.drain(errGoodbye)
 }
 
-// ponged is called when the peer has answered a ping.
-func (p *Peer) ponged(sent ping, lease time.Duration) {
-	p.rtt.Store(int64(p.trips.add(max(time.Since(sent.at), 1))))
-	end := int64(sent.instant.Add(lease))
-	if end > p.lease.Load() { // only run's goroutine stores
-		p.lease.Store(end)
-	}
-}
-
 func (p *Peer) log(level slog.Level, message string, attrs ...slog.Attr) {
 	attrs = append([]slog.Attr{
 		slog.String("node", p.endpoint.ID),
@@ -328,15 +317,14 @@ func (p *Peer) stats() PeerStats {
 	p.mu.Unlock()
 	rtt, _ := p.RTT()
 	s := PeerStats{
-		ID:       p.endpoint.ID,
-		Region:   p.endpoint.Region,
-		Address:  p.endpoint.Address,
-		Up:       p.Up(),
-		RTT:      rtt,
-		Connects: p.connects.Load(),
-		Requests: p.requests.Load(),
-		Errors:   p.failures.Load(),
-		Traffic:  p.traffic.read(),
+		ID:        p.endpoint.ID,
+		Region:    p.endpoint.Region,
+		Address:   p.endpoint.Address,
+		Up:        p.Up(),
+		RTT:       rtt,
+		Connects:  p.connects.Load(),
+		Exchanges: p.exchanges.read(),
+		Traffic:   p.traffic.read(),
 	}
 	if current != nil {
 		s.InFlight = current.inFlight()

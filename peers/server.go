@@ -77,7 +77,7 @@ func (t *Transport) serve(c net.Conn) {
 		t.report(err, "peer refused", remote, slog.String("node", who.id), slog.String("region", who.region))
 		return
 	}
-	s := &serverConn{conn: nc, transport: t, client: who, loads: make(map[uint64]context.CancelFunc)}
+	s := &serverConn{conn: nc, transport: t, client: who, loads: make(map[uint64]load)}
 	s.ctx, s.cancel = context.WithCancel(t.ctx)
 	err = errClosed
 	if t.enter(s) {
@@ -117,6 +117,12 @@ func (t *Transport) enter(s *serverConn) bool {
 		return false
 	}
 	t.accepted[s] = struct{}{}
+	if p := t.Peer(s.client.id); p != nil && !p.Up() {
+		select {
+		case p.seen <- struct{}{}:
+		default:
+		}
+	}
 	return true
 }
 
@@ -133,32 +139,41 @@ type serverConn struct {
 	client    hello
 	ctx       context.Context // of all loads; ends with the connection
 	cancel    context.CancelFunc
-	request   Request // for Lookup, overwritten by each
+	request   Request   // for Lookup, overwritten by each
+	call      Call      // for Take, overwritten by each
+	calls     numbers   // of those that have come
+	assured   time.Time // when the client was last told that a frame of its is arriving
 
-	mu    sync.Mutex                    // guards the following
-	loads map[uint64]context.CancelFunc // running, by request
+	mu    sync.Mutex      // guards the following
+	loads map[uint64]load // running, by request
+}
+
+// A load is a request that a goroutine is answering.
+type load struct {
+	kind   kind // fetch or call
+	cancel context.CancelFunc
 }
 
 // run reads frames until the connection ends, and returns why.
 func (s *serverConn) run() error {
 	t := s.transport
-	s.reader.accept = acceptRequests
-	s.reader.idle = idleLeases * t.config.Lease
-	s.reader.until = time.Time{}
+	s.reader.accept = acceptRequests(&t.config.Limits)
+	s.reader.setIdle(idleLeases * t.config.Lease)
+	s.reader.until, s.reader.waiting = time.Time{}, time.Time{}
 	s.reader.beforeBlock = s.catchUp
 	for {
-		h, body, _, err := s.reader.next()
+		h, body, owned, err := s.reader.next()
 		if err == nil {
 			err = t.merge(h)
 		}
 		if err == nil {
-			err = s.handle(h, body)
+			err = s.handle(h, body, owned)
 		}
 		if err == nil {
 			continue
 		}
 		if err == errSilent {
-			err = refuse(ReasonIdle, "nothing was heard for %v", s.reader.idle)
+			err = refuse(ReasonIdle, "nothing was heard for %v", time.Duration(s.reader.idle.Load()))
 		}
 		if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused.Reason != ReasonSlow {
 			t.sendRefused(s.conn, refused)
@@ -167,32 +182,49 @@ func (s *serverConn) run() error {
 	}
 }
 
-func acceptRequests(k kind) (int, bool) {
-	switch k {
-	case kindFetch, kindCancel:
-		return maxRequest, true
-	case kindPing:
-		return 0, true
+func acceptRequests(limits *Limits) func(kind) (int, bool) {
+	return func(k kind) (int, bool) {
+		switch k {
+		case kindFetch, kindCancel:
+			return maxRequest, true
+		case kindCall:
+			return callSize + limits.maxCall(), true
+		case kindPing:
+			return pingSize, true
+		}
+		return 0, false
 	}
-	return 0, false
 }
 
 // catchUp is called before the reader may have to wait: whatever was answered
 // is sent. If the client does not read its answers, it is not read from either.
+//
+// A client whose large payload is under way has its pings behind it and would
+// take this node to be down. So it gets pongs to none as long as bytes come.
 func (s *serverConn) catchUp() {
+	if began := s.reader.began; !began.IsZero() {
+		if began.After(s.assured) {
+			s.assured = began
+		}
+		if time.Since(s.assured) >= s.transport.config.Lease/4 {
+			s.assured = time.Now()
+			_ = s.queuePong(0, pong{})
+		}
+	}
 	s.writer.flush(false)
 	s.writer.waitBelow(s.transport.config.Limits.MaxQueued)
 }
 
-func (s *serverConn) handle(h header, body []byte) error {
+func (s *serverConn) handle(h header, body []byte, owned bool) error {
 	switch h.kind {
 	case kindPing:
-		if err := decodeEmpty(body); err != nil {
+		view, err := decodePing(body)
+		if err != nil {
 			return refuse(ReasonProtocol, "a ping that is malformed")
 		}
-		return s.writer.queue(0, nil, func(b []byte) []byte {
-			return appendPong(b, h.id, s.transport.config.Clock.Physical(), s.transport.config.Lease)
-		})
+		return s.pong(h.id, view)
+	case kindCall:
+		return s.handleCall(h, body, owned)
 	case kindCancel:
 		ids, err := decodeCancel(body)
 		if err != nil {
@@ -215,6 +247,10 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 		return refuse(ReasonLimit, "a fetch of %d keys, at most %d are allowed", m.n, limits.MaxKeys)
 	}
 	s.transport.requests.Add(uint64(m.n))
+	// Loads begin when it is known how many they are, those of a fetch that turns out
+	// to be malformed too: they have places that must be given back.
+	var loads []loading
+	defer func() { s.startLoads(loads) }()
 	for id := h.id; m.n > 0; id++ {
 		floor, key, err := m.nextKey()
 		switch {
@@ -239,7 +275,7 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 		case m.peek:
 			err = s.answer(id, &Answer{Code: CodeMiss})
 		default:
-			err = s.startLoad(id, m.timeout)
+			loads, err = s.beginLoad(loads, id, m.timeout)
 		}
 		if err != nil {
 			return err
@@ -264,7 +300,11 @@ func (s *serverConn) answer(id uint64, ans *Answer) error {
 // queueAnswer queues the answer to a request that was held for so long.
 func (s *serverConn) queueAnswer(id uint64, ans *Answer, held time.Duration) error {
 	value := ans.Value
-	if most := int(s.client.maxValue); len(value) > most {
+	most := int(s.client.maxValue)
+	if ans.reply {
+		most += callRoom
+	}
+	if len(value) > most {
 		ans = &Answer{Code: CodeTooLarge, Text: "the value is larger than you take"}
 	}
 	if !ans.Code.carriesValue() {
@@ -275,9 +315,61 @@ func (s *serverConn) queueAnswer(id uint64, ans *Answer, held time.Duration) err
 	})
 }
 
-// startLoad answers s.request by Handler.Load on a goroutine of its own.
-func (s *serverConn) startLoad(id uint64, timeout time.Duration) error {
-	t := s.transport
+// A loading is a request that has begun.
+type loading struct {
+	id  uint64
+	ctx context.Context
+	req *Request
+}
+
+// beginLoad adds s.request to loads.
+func (s *serverConn) beginLoad(loads []loading, id uint64, timeout time.Duration) ([]loading, error) {
+	if s.running(id) != 0 {
+		return loads, refuse(ReasonProtocol, "a fetch with the number of another request that is in flight")
+	}
+	ctx := s.begin(id, kindFetch, timeout)
+	if ctx == nil {
+		return loads, s.answer(id, &errTooMany)
+	}
+	req := s.request
+	req.Group = strings.Clone(req.Group)
+	req.Key = strings.Clone(req.Key)
+	return append(loads, loading{id, ctx, &req}), nil
+}
+
+// startLoads answers requests by Handler.Load, each on a goroutine of its own.
+func (s *serverConn) startLoads(loads []loading) {
+	var together *Together
+	if len(loads) > 1 {
+		together = &Together{Keys: len(loads)}
+	}
+	for _, l := range loads {
+		l.req.Together = together
+		s.finish(l.id, func() Answer { return s.transport.config.Handler.Load(l.ctx, l.req) })
+	}
+}
+
+// running returns the kind of the request with this number that a goroutine is
+// answering, or zero if there is none.
+func (s *serverConn) running(id uint64) kind {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.loads[id].kind
+}
+
+// errTooMany is the answer to a request that begin turns away.
+var errTooMany = Answer{Code: CodeBusy, Text: "too many requests in flight"}
+
+// begin makes a request one of those that are being answered, and returns its
+// context. It returns nil if there are too many. The request is not running
+// yet: only the goroutine that reads begins any.
+func (s *serverConn) begin(id uint64, k kind, timeout time.Duration) context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.loads) >= s.transport.config.Limits.MaxInFlight {
+		s.transport.busy.Add(1)
+		return nil
+	}
 	var ctx context.Context
 	var cancel context.CancelFunc
 	if timeout > 0 {
@@ -285,35 +377,23 @@ func (s *serverConn) startLoad(id uint64, timeout time.Duration) error {
 	} else {
 		ctx, cancel = context.WithCancel(s.ctx)
 	}
-	s.mu.Lock()
-	_, twice := s.loads[id]
-	full := len(s.loads) >= t.config.Limits.MaxInFlight
-	if !twice && !full {
-		s.loads[id] = cancel
-	}
-	s.mu.Unlock()
-	switch {
-	case twice:
-		cancel()
-		return refuse(ReasonProtocol, "a fetch with the number of another that is in flight")
-	case full:
-		cancel()
-		t.busy.Add(1)
-		return s.answer(id, &Answer{Code: CodeBusy, Text: "too many requests in flight"})
-	}
+	s.loads[id] = load{kind: k, cancel: cancel}
+	return ctx
+}
 
-	req := s.request
-	req.Group = strings.Clone(req.Group)
-	req.Key = strings.Clone(req.Key)
+// finish gives the answer to a request that has begun, on a goroutine of its
+// own.
+func (s *serverConn) finish(id uint64, answer func() Answer) {
+	t := s.transport
 	began := t.config.Clock.Instant()
 	t.loading.Add(1)
 	s.tasks.Go(func() {
 		defer t.loading.Add(-1)
-		ans := t.config.Handler.Load(ctx, &req)
+		ans := answer()
 		s.mu.Lock()
+		s.loads[id].cancel()
 		delete(s.loads, id)
 		s.mu.Unlock()
-		cancel()
 		if ans.At == 0 {
 			ans.At = t.config.Clock.Instant()
 		}
@@ -321,7 +401,6 @@ func (s *serverConn) startLoad(id uint64, timeout time.Duration) error {
 			s.writer.flush(false)
 		}
 	})
-	return nil
 }
 
 // cancelLoads ends the contexts of those requests that are still running. The
@@ -330,15 +409,18 @@ func (s *serverConn) cancelLoads(ids []uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ids {
-		if cancel, ok := s.loads[id]; ok {
-			cancel()
+		if l, ok := s.loads[id]; ok {
+			l.cancel()
 		}
 	}
 }
 
 // goodbye asks the client to send no more requests, and to close the
-// connection when it has all its answers.
+// connection when it has all its answers. Close waits for that, so from now on a client of
+// which nothing is heard for a lease is given up: one that is there pings.
 func (s *serverConn) goodbye() {
+	s.reader.setIdle(s.transport.config.Lease)
+	s.reader.interrupt()
 	err := s.writer.queue(0, nil, func(b []byte) []byte {
 		return appendEmpty(b, kindGoodbye, 0, s.transport.config.Clock.Read())
 	})

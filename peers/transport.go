@@ -13,11 +13,11 @@ import (
 // A Transport is one node's connections to its peers: those it makes, to ask,
 // and those it accepts, to answer. Its methods are safe for concurrent use.
 type Transport struct {
-	// calls keeps calls for one key. Only a call whose result has been received
-	// is put back: the result of any other may still come. It belongs to the
-	// Transport, and not to the package, because testing/synctest does not let
-	// a channel of one bubble be used in another.
-	calls sync.Pool
+	// waiters keeps those for one request. Only one whose result has been
+	// received is put back: the result of any other may still come. It belongs
+	// to the Transport, and not to the package, because testing/synctest does
+	// not let a channel of one bubble be used in another.
+	waiters sync.Pool
 
 	config Config
 
@@ -33,6 +33,9 @@ type Transport struct {
 	// byID holds the present peers. It is replaced, never changed.
 	byID atomic.Pointer[map[string]*Peer]
 
+	view    atomic.Pointer[view] // this node's, as pings carry it; never nil
+	granted leases
+
 	handshakes, loading  atomic.Int64
 	requests, hits, busy atomic.Uint64
 	traffic              traffic
@@ -41,6 +44,7 @@ type Transport struct {
 	mu       sync.Mutex               // guards the following
 	accepted map[*serverConn]struct{} // past their handshake
 	running  map[*Peer]struct{}       // present, or dropped and not yet done
+	done     map[string]Exchanges     // by region: of peers that were running
 }
 
 // An Endpoint is a peer to keep a connection to.
@@ -62,10 +66,13 @@ func New(config Config) (*Transport, error) {
 		closed:   make(chan struct{}),
 		accepted: make(map[*serverConn]struct{}),
 		running:  make(map[*Peer]struct{}),
+		done:     make(map[string]Exchanges),
 	}
 	t.leaving, t.leaveNow = context.WithCancel(context.Background())
 	t.ctx, t.abort = context.WithCancel(context.Background())
 	t.byID.Store(&map[string]*Peer{})
+	t.view.Store(new(view))
+	t.granted = leases{length: config.Lease, clients: make(map[string]*grant)}
 	return t, nil
 }
 
@@ -111,6 +118,7 @@ func (t *Transport) setPeersLocked(endpoints []Endpoint) (gone []*Peer) {
 				t.mu.Lock()
 				defer t.mu.Unlock()
 				delete(t.running, p)
+				t.done[p.Region()] = t.done[p.Region()].plus(p.exchanges.read())
 			})
 		}
 	}
@@ -158,7 +166,18 @@ func (t *Transport) Stats() Stats {
 	for _, p := range t.Peers() {
 		s.Peers = append(s.Peers, p.stats())
 	}
+	s.Regions = t.byRegion() // after its peers, so that it is not below them
 	return s
+}
+
+func (t *Transport) byRegion() map[string]Exchanges {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	sums := maps.Clone(t.done)
+	for p := range t.running {
+		sums[p.Region()] = sums[p.Region()].plus(p.exchanges.read())
+	}
+	return sums
 }
 
 // Close takes this node out of the cluster. It
@@ -189,6 +208,7 @@ func (t *Transport) Close(ctx context.Context) error {
 	}
 	defer close(t.closed)
 
+	t.farewell(ctx)
 	for _, s := range accepted {
 		s.goodbye()
 	}

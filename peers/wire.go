@@ -27,9 +27,10 @@ const (
 	kindPing    kind = 7
 	kindPong    kind = 8
 	kindGoodbye kind = 9
+	kindCall    kind = 10
 )
 
-var kindNames = [...]string{"", "hello", "welcome", "refused", "fetch", "answer", "cancel", "ping", "pong", "goodbye"}
+var kindNames = [...]string{"", "hello", "welcome", "refused", "fetch", "answer", "cancel", "ping", "pong", "goodbye", "call"}
 
 func (k kind) String() string {
 	if k > 0 && int(k) < len(kindNames) {
@@ -87,9 +88,19 @@ func appendString8(b []byte, s string) []byte {
 	return append(append(b, byte(len(s))), s...)
 }
 
+func appendStamp(b []byte, s expiry.Stamp) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(s.Generation))
+	return binary.BigEndian.AppendUint64(b, s.Origin)
+}
+
 // appendMicros appends d in microseconds; a negative one as zero.
 func appendMicros(b []byte, d time.Duration) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(max(d, 0)/time.Microsecond))
+}
+
+// appendInstant appends i in nanoseconds; a negative one as zero.
+func appendInstant(b []byte, i expiry.Instant) []byte {
+	return binary.BigEndian.AppendUint64(b, uint64(max(i, 0)))
 }
 
 // A decoder takes a body apart from the front. The first thing that is not
@@ -138,7 +149,9 @@ func (d *decoder) uint64() uint64 {
 	return 0
 }
 
-func (d *decoder) generation() expiry.Generation { return expiry.Generation(d.uint64()) }
+func (d *decoder) stamp() expiry.Stamp {
+	return expiry.Stamp{Generation: expiry.Generation(d.uint64()), Origin: d.uint64()}
+}
 
 func (d *decoder) micros() time.Duration {
 	us := d.uint64()
@@ -147,6 +160,15 @@ func (d *decoder) micros() time.Duration {
 		return 0
 	}
 	return time.Duration(us) * time.Microsecond
+}
+
+func (d *decoder) instant() expiry.Instant {
+	ns := d.uint64()
+	if ns > math.MaxInt64 {
+		d.bad = true
+		return 0
+	}
+	return expiry.Instant(ns)
 }
 
 func (d *decoder) string8() string { return string(d.bytes(int(d.uint8()))) }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -19,10 +20,12 @@ import (
 // One message of every type, whose encodings are in testdata/frames.txt.
 var (
 	someHello   = hello{lowest: 1, highest: 3, seed: 0x0123456789abcdef, maxValue: 64 << 20, cluster: "shop", id: "eu-1", region: "eu"}
-	someWelcome = welcome{version: 1, maxKey: 4096, maxKeys: 1024, id: "us-1", region: "us"}
+	someWelcome = welcome{version: 1, maxKey: 4096, maxKeys: 1024, id: "us-1", region: "us", maxCall: 65 << 20, instant: 5e9}
 	someFetch   = fetch{hop: HopRegion, peek: true, timeout: 250 * time.Millisecond}
-	someKeys    = []Key{{Key: "ada", Floor: 7 << 12}, {Key: "", Floor: 0}, {Key: "grace", Floor: 1}}
-	someAnswer  = Answer{Code: CodeOK, Source: SourceGetter, Stale: true, Generation: 9 << 12, Age: 3 * time.Second, Life: 2 * time.Second, Value: []byte("value")}
+	someKeys    = []Key{{Key: "ada", Floor: expiry.Stamp{Generation: 7 << 12, Origin: 11}}, {Key: ""}, {Key: "grace", Floor: expiry.Removal(1)}}
+	someCall    = call{method: 3, timeout: 250 * time.Millisecond, instant: 7e9, payload: []byte("payload")}
+	somePong    = pong{lease: time.Second, others: 750 * time.Millisecond, instant: 8e9}
+	someAnswer  = Answer{Code: CodeOK, Source: SourceGetter, Stale: true, Stamp: expiry.Stamp{Generation: 9 << 12, Origin: 12}, Age: 3 * time.Second, Life: 2 * time.Second, Value: []byte("value")}
 	someFailure = Answer{Code: CodeFailed, Text: "no database"}
 )
 
@@ -36,12 +39,13 @@ func frames() map[string][]byte {
 		"refused":  appendRefused(nil, someClock, ReasonClock, "too far ahead"),
 		"fetch":    appendFetch(nil, 300, someClock, someFetch, "profiles", someKeys),
 		"answer":   append(appendAnswer(nil, 302, someClock, &someAnswer, time.Millisecond, len(someAnswer.Value)), someAnswer.Value...),
-		"notfound": appendAnswer(nil, 303, someClock, &Answer{Code: CodeNotFound, Source: SourceStore, Generation: 5, Age: time.Second, Life: time.Minute}, 0, 0),
+		"notfound": appendAnswer(nil, 303, someClock, &Answer{Code: CodeNotFound, Source: SourceStore, Stamp: expiry.Loaded(5), Age: time.Second, Life: time.Minute}, 0, 0),
 		"failed":   append(appendAnswer(nil, 304, someClock, &someFailure, 0, len(someFailure.Text)), someFailure.Text...),
 		"cancel":   appendCancel(nil, someClock, []uint64{300, 301}),
-		"ping":     appendEmpty(nil, kindPing, 12, someClock),
-		"pong":     appendPong(nil, 12, someClock, time.Second),
+		"ping":     appendPing(nil, 12, someClock, 0xfedcba9876543210),
+		"pong":     appendPong(nil, 12, someClock, somePong),
 		"goodbye":  appendEmpty(nil, kindGoodbye, 0, someClock),
+		"call":     append(appendCall(nil, 305, someClock, someCall), someCall.payload...),
 	}
 }
 
@@ -101,10 +105,15 @@ func TestGoldenFramesDecode(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []uint64{300, 301}, ids)
 
-	require.NoError(t, decodeEmpty(body("ping", kindPing, 12)))
-	lease, err := decodePong(body("pong", kindPong, 12))
+	view, err := decodePing(body("ping", kindPing, 12))
 	require.NoError(t, err)
-	require.Equal(t, time.Second, lease)
+	require.EqualValues(t, uint64(0xfedcba9876543210), view)
+	po, err := decodePong(body("pong", kindPong, 12))
+	require.NoError(t, err)
+	require.Equal(t, somePong, po)
+	ca, err := decodeCall(body("call", kindCall, 305))
+	require.NoError(t, err)
+	require.Equal(t, someCall, ca)
 	require.NoError(t, decodeEmpty(body("goodbye", kindGoodbye, 0)))
 }
 
@@ -125,7 +134,9 @@ func TestGrownHandshake(t *testing.T) {
 	require.Error(t, err)
 	_, err = decodePong(grown("pong"))
 	require.Error(t, err)
-	require.Error(t, decodeEmpty(grown("ping")))
+	_, err = decodePing(grown("ping"))
+	require.Error(t, err)
+	require.Error(t, decodeEmpty(grown("goodbye")))
 	f, err := decodeFetch(grown("fetch"))
 	require.NoError(t, err)
 	for f.n > 1 {
@@ -147,7 +158,7 @@ func TestNumbers(t *testing.T) {
 	require.Len(t, codeNames, 11)
 	require.Len(t, reasonNames, 11)
 	require.Equal(t, "code 10", Code(10).String())
-	for k := kindHello; k <= kindGoodbye; k++ {
+	for k := kindHello; k <= kindCall; k++ {
 		name := k.String()
 		documented(fmt.Sprintf("%d %s", k, strings.ToUpper(name[:1])+name[1:]))
 	}
@@ -227,7 +238,7 @@ func TestRoundTrip(t *testing.T) {
 		f := fetch{hop: Hop(rapid.Byte().Draw(t, "hop")), peek: rapid.Bool().Draw(t, "peek"), timeout: micros().Draw(t, "timeout")}
 		group := name8().Draw(t, "group")
 		keys := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Key {
-			return Key{Key: rapid.String().Draw(t, "key"), Floor: expiry.Generation(rapid.Uint64().Draw(t, "floor"))}
+			return Key{Key: rapid.String().Draw(t, "key"), Floor: drawStamp(t, "floor")}
 		}), 1, 20).Draw(t, "keys")
 		f2, err := decodeFetch(body(appendFetch(start(), id, clock, f, group, keys), kindFetch))
 		require.NoError(t, err)
@@ -235,9 +246,27 @@ func TestRoundTrip(t *testing.T) {
 		require.Equal(t, []any{f.hop, f.peek, f.timeout}, []any{f2.hop, f2.peek, f2.timeout})
 		require.Equal(t, keys, allKeys(t, &f2))
 
+		ca := call{
+			method: rapid.Uint8().Draw(t, "method"), timeout: micros().Draw(t, "time left"),
+			instant: drawInstant(t), payload: rapid.SliceOf(rapid.Byte()).Draw(t, "payload"),
+		}
+		ca2, err := decodeCall(body(append(appendCall(start(), id, clock, ca), ca.payload...), kindCall))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(ca.payload, ca2.payload))
+		ca.payload, ca2.payload = nil, nil
+		require.Equal(t, ca, ca2)
+
+		// What others may do is promised, so it is rounded up.
+		po := pong{lease: micros().Draw(t, "lease"), others: micros().Draw(t, "others"), instant: drawInstant(t)}
+		sent := po
+		sent.others -= min(time.Duration(rapid.IntRange(0, 999).Draw(t, "below")), po.others)
+		po2, err := decodePong(body(appendPong(start(), id, clock, sent), kindPong))
+		require.NoError(t, err)
+		require.Equal(t, po, po2)
+
 		ans := Answer{
 			Code: Code(rapid.IntRange(0, 2).Draw(t, "code")), Source: Source(rapid.Byte().Draw(t, "source")),
-			Stale: rapid.Bool().Draw(t, "stale"), Generation: expiry.Generation(rapid.Uint64().Draw(t, "generation")),
+			Stale: rapid.Bool().Draw(t, "stale"), Stamp: drawStamp(t, "stamp"),
 			Age: micros().Draw(t, "age"), Life: micros().Draw(t, "life"),
 			Value: rapid.SliceOf(rapid.Byte()).Draw(t, "value"),
 		}
@@ -315,11 +344,23 @@ func FuzzFrames(f *testing.F) {
 			}
 			again = appendCancel(nil, 0, ids)
 		case kindPong:
-			lease, err := decodePong(body)
+			m, err := decodePong(body)
 			if err != nil {
 				return
 			}
-			again = appendPong(nil, 0, 0, lease)
+			again = appendPong(nil, 0, 0, m)
+		case kindPing:
+			view, err := decodePing(body)
+			if err != nil {
+				return
+			}
+			again = appendPing(nil, 0, 0, view)
+		case kindCall:
+			m, err := decodeCall(body)
+			if err != nil {
+				return
+			}
+			again = append(appendCall(nil, 0, 0, m), m.payload...)
 		default:
 			if decodeEmpty(body) == nil {
 				require.Empty(t, body)
@@ -333,10 +374,11 @@ func FuzzFrames(f *testing.F) {
 // FuzzStream gives an arbitrary stream to a server, in pieces of every size.
 func FuzzStream(f *testing.F) {
 	golden := readGolden(f)
-	f.Add(bytes.Join([][]byte{golden["fetch"], golden["ping"], golden["cancel"]}, nil), uint8(3))
+	f.Add(bytes.Join([][]byte{golden["fetch"], golden["ping"], golden["call"], golden["cancel"]}, nil), uint8(3))
 	f.Add(golden["hello"], uint8(200))
 	f.Fuzz(func(t *testing.T, stream []byte, piece uint8) {
-		r := reader{conn: &stringConn{data: stream, piece: int(piece) + 1}, traffic: new(traffic), accept: acceptRequests, idle: time.Hour, frame: time.Hour}
+		r := reader{conn: &stringConn{data: stream, piece: int(piece) + 1}, traffic: new(traffic), accept: acceptRequests(&Limits{MaxValue: 64 << 20}), frame: time.Hour}
+		r.setIdle(time.Hour)
 		read := 0
 		for {
 			h, body, _, err := r.next()
@@ -348,4 +390,15 @@ func FuzzStream(f *testing.F) {
 			read += headerSize + h.size
 		}
 	})
+}
+
+func drawInstant(t *rapid.T) expiry.Instant {
+	return expiry.Instant(rapid.Int64Range(0, math.MaxInt64).Draw(t, "instant"))
+}
+
+func drawStamp(t *rapid.T, label string) expiry.Stamp {
+	return expiry.Stamp{
+		Generation: expiry.Generation(rapid.Uint64().Draw(t, label+"'s generation")),
+		Origin:     rapid.Uint64().Draw(t, label+"'s origin"),
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,7 @@ const (
 	nodesPerRegion = 3
 	originRegion   = "us"
 	originQuery    = 10 * time.Millisecond
+	accounts       = 600 // rows that are written
 )
 
 // A pair is two regions, in the order of their names.
@@ -44,13 +46,27 @@ type demo struct {
 	agents       *consul.Cluster // nil without Consul
 
 	died chan error // of a process that nobody told to end
+
+	trap      atomic.Pointer[trap]
+	kills     atomic.Int64
+	converged time.Duration // see figures
+
+	jobs struct {
+		sync.Mutex
+		last int
+		done map[int]chan *jobDone
+	}
 }
 
 // A node is a process of the service.
 type node struct {
 	config  nodeConfig
-	process *process
-	ready   chan struct{} // closed when it is ready to read
+	process atomic.Pointer[process] // of before its restart, until there is another
+	ready   chan struct{}           // closed when it is ready to read
+
+	// told is how many writes of each row it has told of since it was ordered to write. It is
+	// for whoever reads its process's messages, and for others when nobody does.
+	told map[int]int
 }
 
 // run runs the demo. The error is about what kept it from running to its end or,
@@ -81,6 +97,9 @@ func run(ctx context.Context, args []string, stdout *os.File) (err error) {
 	go func() { cancel(<-d.died) }()
 
 	play := d.scenes()
+	if options.e2e > 0 {
+		play = d.endToEnd()
+	}
 	names := make([]string, len(play))
 	for i, s := range play {
 		names[i] = s.name
@@ -129,7 +148,7 @@ func (d *demo) start(ctx context.Context) error {
 	d.originConfig = originConfig{
 		Listen: addresses[0],
 		File:   filepath.Join(d.dir, "rows.db"),
-		Rows:   d.options.rows,
+		Rows:   d.options.rows + accounts,
 		Query:  originQuery,
 	}
 	d.screen.say("the origin, a database file of %d rows, in %s; %v a query", d.options.rows, originRegion, originQuery)
@@ -213,15 +232,16 @@ func (d *demo) layOut(addresses, keyFiles []string) error {
 	for i, n := range all {
 		config := nodeConfig{
 			ID: n.ID, Region: n.Region, Listen: n.Address, Peers: all,
-			Routes: routes[n.Region],
-			Origin: d.originConfig.Listen,
-			TTL:    d.options.ttl,
-			Rows:   d.options.rows,
-			Rate:   d.options.rate / float64(len(all)),
-			Zipf:   d.options.zipf,
-			Seed:   uint64(i),
-			Keys:   keyFiles[i],
-			Debug:  d.options.logs != "",
+			Routes:   routes[n.Region],
+			Origin:   d.originConfig.Listen,
+			TTL:      d.options.ttl,
+			Rows:     d.options.rows,
+			Accounts: accounts,
+			Rate:     d.options.rate / float64(len(all)),
+			Zipf:     d.options.zipf,
+			Seed:     uint64(i),
+			Keys:     keyFiles[i],
+			Debug:    d.options.logs != "",
 		}
 		if relay, ok := routes[n.Region][config.Origin]; ok {
 			config.Origin = relay
@@ -250,22 +270,27 @@ func (d *demo) startOrigin(ctx context.Context) (err error) {
 	return d.await(ctx, d.origin, ready)
 }
 
-func (d *demo) startNode(n *node) (err error) {
+func (d *demo) startNode(n *node) error {
 	ready := make(chan struct{})
 	n.ready = ready
-	n.process, err = startProcess("node", n.config.ID, filepath.Join(d.logs, n.config.ID+".log"), n.config, func(m nodeMessage) {
-		if m.Tally != nil {
-			d.ledger.addTally(n.config.Region, n.config.ID, m.Tally)
-		}
-		if m.Ready {
+	p, err := startProcess("node", n.config.ID, filepath.Join(d.logs, n.config.ID+".log"), n.config, func(m nodeMessage) {
+		switch {
+		case m.Ready:
 			close(ready)
+		case m.Tally != nil:
+			d.ledger.addTally(n.config.Region, n.config.ID, m.Tally)
+		default:
+			d.heard(n, m)
 		}
 	})
+	if err == nil {
+		n.process.Store(p)
+	}
 	return err
 }
 
 func (d *demo) awaitNode(ctx context.Context, n *node) error {
-	return d.await(ctx, n.process, n.ready)
+	return d.await(ctx, n.process.Load(), n.ready)
 }
 
 // await waits until the process is ready, and has its unexpected end noticed
@@ -293,21 +318,22 @@ func (d *demo) await(ctx context.Context, p *process, ready <-chan struct{}) err
 func (d *demo) stop() error {
 	var errs []error
 	for _, n := range d.nodes {
-		n.process.send(command{Stop: true})
+		n.process.Load().send(command{Stop: true})
 	}
 	for _, n := range d.nodes {
-		errs = append(errs, n.process.end(15*time.Second))
+		errs = append(errs, n.process.Load().end(15*time.Second))
 	}
 	errs = append(errs, d.origin.end(5*time.Second))
 	d.ledger.judge(time.Now())
+	d.ledger.judgeAccounts()
 	return errors.Join(errs...)
 }
 
 // killAll ends whatever still runs.
 func (d *demo) killAll() {
 	for _, n := range d.nodes {
-		if n.process != nil {
-			n.process.kill()
+		if p := n.process.Load(); p != nil {
+			p.kill()
 		}
 	}
 	if d.origin != nil {

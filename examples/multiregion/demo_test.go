@@ -40,30 +40,14 @@ func requireFields(t *testing.T, v any) map[string]any {
 
 func TestDemo(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts ten processes for a quarter of a minute")
+		t.Skip("starts ten processes for half a minute")
 	}
-	file := filepath.Join(t.TempDir(), "figures.json")
-	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
-	require.NoError(t, err)
-	defer out.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	runErr := run(ctx, []string{"-scale", "0.35", "-rate", "900", "-json", file}, out)
-	told, err := os.ReadFile(out.Name())
-	require.NoError(t, err)
-	t.Logf("%s", told)
-	require.NoError(t, runErr)
-
-	data, err := os.ReadFile(file)
-	require.NoError(t, err)
-	var all any
-	require.NoError(t, json.Unmarshal(data, &all))
-	total := requireFields(t, all)
+	total := requireFields(t, runDemo(t, "-scale", "0.35", "-rate", "300"))
 	for _, region := range regionNames {
 		requireFields(t, total["regions"].(map[string]any)[region])
 	}
 	scenes := total["scenes"].([]any)
-	require.Len(t, scenes, 5)
+	require.Len(t, scenes, 9)
 	for _, s := range scenes {
 		scene := requireFields(t, s)
 		require.NotZero(t, scene["reads"])
@@ -76,6 +60,60 @@ func TestDemo(t *testing.T) {
 	require.LessOrEqual(t, total["max_age_over_ttl"], 1.0)
 	require.NotZero(t, total["failover_ms"])
 	require.Equal(t, []any{}, total["broken"])
+
+	visible := total["write_visible_ms"].(map[string]any)
+	for _, way := range []string{"eu-eu", "eu-us", "eu-ap"} {
+		v := visible[way].(map[string]any)
+		require.EqualValues(t, writesInEU, v["writes"], way)
+		require.GreaterOrEqual(t, v["p50"], v["one_way"], way)
+		require.GreaterOrEqual(t, v["p99"], v["p50"], way)
+	}
+	require.NotZero(t, total["reads_checked"])
+	require.NotZero(t, total["converged_ms_after_heal"])
+	require.Zero(t, total["stale_after_ack"])
+	require.Zero(t, total["lost_invalidations"])
+	require.EqualValues(t, 1, total["kills"])
+}
+
+func TestEndToEnd(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts ten processes for a quarter of a minute")
+	}
+	total := runDemo(t, "-e2e", "1800", "-rate", "200")
+	var writes float64
+	outcomes := total["writes"].(map[string]any)
+	for _, n := range outcomes {
+		writes += n.(float64)
+	}
+	require.EqualValues(t, 1800, writes)
+	// What has not been acknowledged promises nothing, and so checks nothing.
+	require.Greater(t, outcomes[string(acked)], 0.95*writes, total["write_errors"])
+	require.GreaterOrEqual(t, total["kills"], float64(e2eMinKills))
+	require.NotZero(t, total["reads_checked"])
+	require.Zero(t, total["stale_after_ack"])
+	require.Zero(t, total["lost_invalidations"])
+	require.Zero(t, total["errors"])
+}
+
+// runDemo runs the program and returns its figures.
+func runDemo(t *testing.T, args ...string) map[string]any {
+	file := filepath.Join(t.TempDir(), "figures.json")
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	require.NoError(t, err)
+	defer out.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	runErr := run(ctx, append(args, "-json", file), out)
+	told, err := os.ReadFile(out.Name())
+	require.NoError(t, err)
+	t.Logf("%s", told)
+	require.NoError(t, runErr)
+
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var all map[string]any
+	require.NoError(t, json.Unmarshal(data, &all))
+	return all
 }
 
 func TestBrokenPromisesAreAnError(t *testing.T) {

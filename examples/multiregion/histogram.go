@@ -37,6 +37,13 @@ func (h histogram) merge(other histogram) {
 	}
 }
 
+func (h histogram) count() (n uint64) {
+	for _, m := range h {
+		n += m
+	}
+	return n
+}
+
 // quantile returns the shortest duration that the share q of those counted did
 // not exceed, and 0 if there are none.
 func (h histogram) quantile(q float64) time.Duration {

@@ -83,8 +83,9 @@ type outage struct {
 
 // A ledger adds up what the processes report, and holds it against the promises.
 type ledger struct {
-	ttl   time.Duration
-	names []string // of the scenes
+	ttl      time.Duration
+	names    []string // of the scenes
+	accounts *register
 
 	mu       sync.Mutex // guards the following
 	counts   map[place]*counts
@@ -114,6 +115,7 @@ func newLedger(ttl time.Duration, scenes []string) *ledger {
 		ttl: ttl, names: scenes,
 		counts:   make(map[place]*counts),
 		breaches: make(map[string][]breach),
+		accounts: newRegister(),
 		lastLoad: make(map[int]time.Time),
 		known:    make(map[string]map[int]time.Time),
 	}
@@ -134,9 +136,14 @@ func (l *ledger) atLocked(p place) *counts {
 
 // The promises that are checked.
 const (
-	noErrors = "no error to a reader while a source can be reached"
-	fresh    = "no value older than its TTL unless it is marked stale"
+	noErrors    = "no error to a reader while a source can be reached"
+	fresh       = "no value older than its TTL unless it is marked stale"
+	ackedSeen   = "no read that begins after an acknowledged write in its region gives something older"
+	clearedGone = "no read that begins after a Clear has returned gives what was loaded before it"
+	arrives     = "every acknowledged write gets to every region"
 )
+
+var promises = []string{noErrors, fresh, ackedSeen, clearedGone, arrives}
 
 // maxBreaches bounds how many breaches of a promise are told: a broken cache can
 // break it with every read.
@@ -166,6 +173,7 @@ func (l *ledger) addTally(region, node string, t *tally) {
 		f.Err = node + ": " + f.Err
 		l.pending = append(l.pending, pendingFailure{f, p, time.Now()})
 	}
+	l.accounts.addReads(p, node, t.Seen...)
 }
 
 // addLoad adds a query that the origin answered in a scene.
@@ -259,10 +267,39 @@ func (l *ledger) sum(scene int, region string) *counts {
 	return total
 }
 
+// judgeAccounts holds the reads of accounts so far against the writes. None may be
+// under way.
+func (l *ledger) judgeAccounts() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.accounts.judge(func(p place, promise, detail string) { l.breakLocked(p, promise, "%s", detail) })
+}
+
+// addMissing adds what a node does not show of what has been acknowledged.
+func (l *ledger) addMissing(p place, node string, missing []seen) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.accounts.addMissing(missing) {
+		l.breakLocked(p, arrives, "%s still has version %d of row %d", node, s.Version, s.Row)
+	}
+}
+
+// addClear adds a Clear. What is loaded after it has to be.
+func (l *ledger) addClear(c *clearing) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.lastLoad)
+	l.accounts.addClear(c)
+}
+
 // broken returns the breaches so far, up to maxBreaches of each promise; never
 // nil, which would be null in JSON.
 func (l *ledger) broken() []breach {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append(append([]breach{}, l.breaches[noErrors]...), l.breaches[fresh]...)
+	all := []breach{}
+	for _, promise := range promises {
+		all = append(all, l.breaches[promise]...)
+	}
+	return all
 }

@@ -38,6 +38,7 @@ type options struct {
 	json   string
 	logs   string
 	scale  float64
+	e2e    int
 }
 
 func main() {
@@ -72,6 +73,7 @@ func parseFlags(args []string) (options, error) {
 	flags.StringVar(&o.json, "json", "", "write the figures to this `file`")
 	flags.StringVar(&o.logs, "logs", "", "keep the processes' logs, at debug level, in this `directory`")
 	flags.Float64Var(&o.scale, "scale", 1, "make all scenes, and the TTL, this much longer")
+	flags.IntVar(&o.e2e, "e2e", 0, "instead of the scenes, do this many `writes` while nodes are killed")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -80,6 +82,8 @@ func parseFlags(args []string) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case min(euUS, usAP, euAP) < 0 || o.ttl <= 0 || o.rows <= 0 || o.rate <= 0 || o.scale <= 0:
 		return o, errors.New("delays must not be negative, and ttl, rows, rate and scale must be positive")
+	case o.e2e < 0:
+		return o, errors.New("e2e must not be negative")
 	case o.zipf <= 1:
 		return o, errors.New("zipf must be over 1")
 	}

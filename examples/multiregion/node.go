@@ -30,6 +30,10 @@ const (
 	// patience is the deadline of a reader.
 	patience = 5 * time.Second
 
+	// accountsTTL is longer than the demo lasts: what makes an old account go is
+	// its being written, and nothing else.
+	accountsTTL = 10 * time.Minute
+
 	// serviceName is what the nodes are called in Consul.
 	serviceName = "multiregion"
 
@@ -52,18 +56,27 @@ func runNode(ctx context.Context, p *parent) error {
 	if err != nil {
 		return err
 	}
-	rows, err := geocache.NewGroup(cache, "rows", newOriginClient(config),
-		geocache.WithTTL(config.TTL),
-		geocache.WithOriginRegion(originRegion),
-		geocache.WithStaleIfError(10*time.Minute),
-		geocache.WithLoadTimeout(loadTimeout))
+	db := newOriginClient(config)
+	open := func(name string, ttl time.Duration) (*geocache.Group[row], error) {
+		return geocache.NewGroup(cache, name, db,
+			geocache.WithTTL(ttl),
+			geocache.WithOriginRegion(originRegion),
+			geocache.WithStaleIfError(10*time.Minute),
+			geocache.WithLoadTimeout(loadTimeout))
+	}
+	rows, err := open("rows", config.TTL)
 	if err != nil {
 		return errors.Join(err, cache.Close())
 	}
-	readers, err := newReaders(config, rows)
+	accounts, err := open("accounts", accountsTTL)
 	if err != nil {
 		return errors.Join(err, cache.Close())
 	}
+	readers, err := newReaders(config, rows, accounts)
+	if err != nil {
+		return errors.Join(err, cache.Close())
+	}
+	writers := &writers{db: db, accounts: accounts, parent: p}
 	awaitPeers(cache, len(config.Peers))
 	p.send(nodeMessage{Ready: true})
 
@@ -75,8 +88,13 @@ func runNode(ctx context.Context, p *parent) error {
 		case c.Stop:
 			readers.stop(p)
 			return cache.Close()
+		case c.Job != nil:
+			go writers.do(c.Job)
+		case c.Read > 0:
+			readers.readNow(c.Read)
+		default:
+			readers.enter(c, p)
 		}
-		readers.enter(c, p)
 	}
 }
 
@@ -122,7 +140,8 @@ func awaitPeers(cache *geocache.Cache, n int) {
 // regionHeader tells the origin which region a query comes from.
 const regionHeader = "X-Region"
 
-// An originClient loads rows from the origin. It is the group's Getter.
+// An originClient loads rows from the origin, and writes them there. It is the
+// Getter of both groups.
 type originClient struct {
 	url    string
 	region string
@@ -133,12 +152,24 @@ func newOriginClient(config nodeConfig) *originClient {
 	return &originClient{
 		url:    "http://" + config.Origin + "/",
 		region: config.Region,
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}, Timeout: originTimeout},
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
 	}
 }
 
 func (o *originClient) Get(ctx context.Context, key string) (row, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.url+key, nil)
+	ctx, cancel := context.WithTimeout(ctx, originTimeout)
+	defer cancel()
+	return o.do(ctx, http.MethodGet, key)
+}
+
+// put writes a row and returns what it is then. It has the patience of its caller:
+// there is no stale value to fall back to.
+func (o *originClient) put(ctx context.Context, key string) (row, error) {
+	return o.do(ctx, http.MethodPut, key)
+}
+
+func (o *originClient) do(ctx context.Context, method, key string) (row, error) {
+	req, err := http.NewRequestWithContext(ctx, method, o.url+key, nil)
 	if err != nil {
 		return row{}, err
 	}

@@ -62,7 +62,7 @@ func openRows(file string, n int) (*bbolt.DB, error) {
 		bucket.FillPercent = 1 // rows come in order
 		for id := range n {
 			text := fmt.Sprintf("row %d: %s", id, strings.Repeat(strconv.Itoa(id%10), 100))
-			if err := bucket.Put(rowKey(id), []byte(text)); err != nil {
+			if err := bucket.Put(rowKey(id), record(0, text)); err != nil {
 				return err
 			}
 		}
@@ -77,13 +77,23 @@ func openRows(file string, n int) (*bbolt.DB, error) {
 
 func rowKey(id int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(id)) }
 
+// A record is what the file has under a row's key: its version and its text.
+func record(version uint64, text string) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, version), text...)
+}
+
+func (r *row) decode(record []byte) {
+	r.Version, r.Text = binary.BigEndian.Uint64(record), string(record[8:])
+}
+
 type origin struct {
 	db     *bbolt.DB
 	query  time.Duration
 	parent *parent
 }
 
-// ServeHTTP answers GET /<id> with the row.
+// ServeHTTP answers GET /<id> with the row, and PUT /<id> with what the row is
+// after one more write.
 func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, err := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/"))
 	if err != nil {
@@ -96,14 +106,14 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return // the client is gone, or was long before its query arrived
 	}
-	out := row{ID: id}
-	found := false
-	err = o.db.View(func(tx *bbolt.Tx) error {
-		text := tx.Bucket(rowsBucket).Get(rowKey(id))
-		out.Text, found, out.Read = string(text), text != nil, time.Now()
-		return nil
-	})
-	o.parent.send(originMessage{Load: &load{Key: id, Region: r.Header.Get(regionHeader), At: began}})
+	var out row
+	var found bool
+	if r.Method == http.MethodPut {
+		out, found, err = o.write(id)
+	} else {
+		out, found, err = o.read(id)
+		o.parent.send(originMessage{Load: &load{Key: id, Region: r.Header.Get(regionHeader), At: began}})
+	}
 	switch {
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -112,4 +122,35 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		json.NewEncoder(w).Encode(out)
 	}
+}
+
+func (o *origin) read(id int) (out row, found bool, err error) {
+	out.ID = id
+	err = o.db.View(func(tx *bbolt.Tx) error {
+		if record := tx.Bucket(rowsBucket).Get(rowKey(id)); record != nil {
+			found = true
+			out.decode(record)
+		}
+		out.Read = time.Now()
+		return nil
+	})
+	return out, found, err
+}
+
+// write gives the row its next version.
+func (o *origin) write(id int) (out row, found bool, err error) {
+	out.ID = id
+	err = o.db.Update(func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket(rowsBucket)
+		old := bucket.Get(rowKey(id))
+		if old == nil {
+			return nil
+		}
+		found = true
+		out.decode(old)
+		out.Version++
+		out.Read = time.Now()
+		return bucket.Put(rowKey(id), record(out.Version, out.Text))
+	})
+	return out, found, err
 }

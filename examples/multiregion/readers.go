@@ -14,33 +14,41 @@ import (
 // readers read rows at a steady rate and tally what they see. A read that takes
 // long holds up no other, so a slow cache does not hide behind fewer reads.
 type readers struct {
-	rows *geocache.Group[row]
-	ttl  time.Duration
-	rate float64
-	keys func() int
+	rows     table
+	accounts table
+	ttl      time.Duration // of rows
+	rate     float64
 
 	end     context.CancelFunc // ends the reading; nil before the first scene
 	running sync.WaitGroup     // everything that stop waits for
 
 	mu      sync.Mutex // guards the following
 	scene   int
+	table   *table         // that is read
 	tallies map[int]*tally // by scene, since the last report
 	read    []bool         // by key: read before by this process
 	watched []bool         // by key: owned by the watched node; nil if there is none
 }
 
-func newReaders(config nodeConfig, rows *geocache.Group[row]) (*readers, error) {
+// A table is a group, and which of its keys are read.
+type table struct {
+	group *geocache.Group[row]
+	keys  func() int
+}
+
+func newReaders(config nodeConfig, rows, accounts *geocache.Group[row]) (*readers, error) {
+	account := zipfKeys(config.Seed, config.Zipf, config.Accounts)
 	r := &readers{
-		rows:    rows,
-		ttl:     config.TTL,
-		rate:    config.Rate,
-		keys:    zipfKeys(config.Seed, config.Zipf, config.Rows),
-		tallies: make(map[int]*tally),
-		read:    make([]bool, config.Rows),
+		rows:     table{rows, zipfKeys(config.Seed, config.Zipf, config.Rows)},
+		accounts: table{accounts, func() int { return config.Rows + account() }},
+		ttl:      config.TTL,
+		rate:     config.Rate,
+		tallies:  make(map[int]*tally),
+		read:     make([]bool, config.Rows+config.Accounts),
 	}
 	var err error
 	if config.Keys != "" {
-		r.keys, err = fileKeys(config.Keys)
+		r.rows.keys, err = fileKeys(config.Keys)
 	}
 	return r, err
 }
@@ -49,7 +57,10 @@ func newReaders(config nodeConfig, rows *geocache.Group[row]) (*readers, error) 
 // reading.
 func (r *readers) enter(c command, p *parent) {
 	r.mu.Lock()
-	r.scene, r.watched = c.Scene, nil
+	r.scene, r.watched, r.table = c.Scene, nil, &r.rows
+	if c.Accounts {
+		r.table = &r.accounts
+	}
 	r.mu.Unlock()
 	r.report(p)
 	if c.Watch != "" {
@@ -78,7 +89,7 @@ func (r *readers) enter(c command, p *parent) {
 func (r *readers) watch(node string) {
 	watched := make([]bool, len(r.read))
 	for key := range watched {
-		watched[key] = r.rows.Locate(strconv.Itoa(key))[0].Owner.ID == node
+		watched[key] = r.rows.group.Locate(strconv.Itoa(key))[0].Owner.ID == node
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,24 +110,37 @@ func (r *readers) issue(ctx context.Context) {
 	for next := time.Now(); ; next = next.Add(time.Duration(rand.ExpFloat64() / r.rate * float64(time.Second))) {
 		select {
 		case <-time.After(time.Until(next)):
-			key := r.keys()
-			r.running.Go(func() { r.readOne(key) })
+			r.mu.Lock()
+			scene, table := r.scene, r.table
+			r.mu.Unlock()
+			key := table.keys()
+			r.running.Go(func() { r.readOne(scene, table, key) })
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (r *readers) readOne(key int) {
+// readNow reads an account beside the steady reading, if that has begun.
+func (r *readers) readNow(key int) {
+	if r.end == nil {
+		return
+	}
 	r.mu.Lock()
 	scene := r.scene
+	r.mu.Unlock()
+	r.running.Go(func() { r.readOne(scene, &r.accounts, key) })
+}
+
+func (r *readers) readOne(scene int, table *table, key int) {
+	r.mu.Lock()
 	watched := r.watched != nil && r.watched[key]
 	r.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	start := time.Now()
-	item, err := r.rows.GetItem(ctx, strconv.Itoa(key))
+	item, err := table.group.GetItem(ctx, strconv.Itoa(key))
 	end := time.Now()
 	if err == nil && item.Value.ID != key {
 		err = fmt.Errorf("got row %d", item.Value.ID)
@@ -137,6 +161,10 @@ func (r *readers) readOne(key int) {
 	if !r.read[key] {
 		r.read[key] = true
 		t.First = append(t.First, key)
+	}
+	if table == &r.accounts {
+		t.Seen = append(t.Seen, seenOf(item, start))
+		return // none of them lives to see its TTL
 	}
 	if item.Source == geocache.SourceStale {
 		return

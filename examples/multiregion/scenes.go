@@ -14,7 +14,11 @@ type scene struct {
 	name  string
 	title string
 	watch string // the node whose keys' waits are measured
-	play  func(context.Context) error
+
+	// accounts has the readers read accounts, which are written, not rows.
+	accounts bool
+
+	play func(context.Context) error
 
 	took time.Duration // set when it is over
 }
@@ -23,14 +27,18 @@ type scene struct {
 func (d *demo) scenes() []*scene {
 	scenes := []*scene{
 		{name: "warm-up", title: "Warm-up: all caches are empty", play: func(ctx context.Context) error {
-			return d.pause(ctx, 6*time.Second)
+			return d.pause(ctx, 5*time.Second)
 		}},
 		{name: "steady", title: "Steady state", play: func(ctx context.Context) error {
-			return d.pause(ctx, 8*time.Second)
+			return d.pause(ctx, 6*time.Second)
 		}},
 		{name: "node killed", title: "A node is killed", watch: victim, play: d.killNode},
 		{name: "origin down", title: "The origin is down for longer than rows live", play: d.originDown},
 		{name: "region cut off", title: "A region is cut off", play: d.cutRegion},
+		{name: "writes", title: "Writes in eu", accounts: true, play: d.writeInEU},
+		{name: "writes while cut off", title: "Writes in eu while ap is cut off", accounts: true, play: d.writeWhileCut},
+		{name: "writes and a kill", title: "A node is killed right after a write", accounts: true, play: d.killAfterWrite},
+		{name: "clear", title: "The accounts are cleared", accounts: true, play: d.clear},
 	}
 	if d.options.consul {
 		scenes = append(scenes, &scene{name: "consul killed", title: "A Consul agent is killed", play: d.killConsul})
@@ -67,6 +75,7 @@ func (d *demo) play(ctx context.Context, scenes []*scene) error {
 		<-drawn
 		s.took = time.Since(began)
 		d.ledger.judge(time.Now())
+		d.ledger.judgeAccounts()
 		d.screen.keep(d.screen.table(d.ledger, i, s.took))
 		if err != nil {
 			return err
@@ -80,11 +89,11 @@ func (d *demo) enter(i int, s *scene) {
 	d.scene.Store(int64(i))
 	watched := d.node(s.watch)
 	for _, n := range d.nodes {
-		c := command{Scene: i}
+		c := command{Scene: i, Accounts: s.accounts}
 		if watched != nil && watched.config.Region == n.config.Region {
 			c.Watch = s.watch
 		}
-		n.process.send(c)
+		n.process.Load().send(c)
 	}
 }
 
@@ -129,21 +138,29 @@ func (d *demo) killNode(ctx context.Context) error {
 	if err := d.pause(ctx, lead); err != nil {
 		return err
 	}
-	n.process.kill()
+	n.process.Load().kill()
 	d.screen.say("%s has been killed by SIGKILL; its neighbours take its rows over", victim)
 	if err := d.pause(ctx, 3*time.Second); err != nil {
 		return err
 	}
 	began := time.Now()
+	if err := d.restart(ctx, n, command{Scene: int(d.scene.Load())}); err != nil {
+		return err
+	}
+	d.screen.say("%s is back, empty, %v after its restart", victim, time.Since(began).Round(time.Millisecond))
+	return d.pause(ctx, 4*time.Second)
+}
+
+// restart starts a node that was killed, and has it read.
+func (d *demo) restart(ctx context.Context, n *node, c command) error {
 	if err := d.startNode(n); err != nil {
 		return err
 	}
 	if err := d.awaitNode(ctx, n); err != nil {
 		return err
 	}
-	n.process.send(command{Scene: int(d.scene.Load())})
-	d.screen.say("%s is back, empty, %v after its restart", victim, time.Since(began).Round(time.Millisecond))
-	return d.pause(ctx, 4*time.Second)
+	n.process.Load().send(c)
+	return nil
 }
 
 func (d *demo) originDown(ctx context.Context) error {
@@ -168,24 +185,30 @@ func (d *demo) cutRegion(ctx context.Context) error {
 	if err := d.pause(ctx, lead); err != nil {
 		return err
 	}
-	healed := d.ledger.begin(cutOff)
-	for _, region := range regionNames {
-		if region != cutOff {
-			d.links[pairOf(region, cutOff)].cut()
-		}
-	}
-	d.screen.say("%s is cut off from the other regions and the origin: packets vanish", cutOff)
+	heal := d.cut()
 	if err := d.pause(ctx, 5*time.Second); err != nil {
 		return err
 	}
-	for _, region := range regionNames {
-		if region != cutOff {
-			d.links[pairOf(region, cutOff)].heal()
-		}
-	}
-	healed()
+	heal()
 	d.screen.say("%s is connected again", cutOff)
 	return d.pause(ctx, 4*time.Second)
+}
+
+// cut cuts a region off, until heal.
+func (d *demo) cut() (heal func()) {
+	healed := d.ledger.begin(cutOff)
+	for pair, link := range d.links {
+		if slices.Contains(pair[:], cutOff) {
+			link.cut()
+		}
+	}
+	d.screen.say("%s is cut off from the other regions and the origin: packets vanish", cutOff)
+	return func() {
+		for _, link := range d.links {
+			link.heal()
+		}
+		healed()
+	}
 }
 
 func (d *demo) killConsul(ctx context.Context) error {

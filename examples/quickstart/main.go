@@ -1,4 +1,8 @@
-// Quickstart is an HTTP service that answers through a cache. Try /ada twice.
+// Quickstart is an HTTP service that answers through a cache. Try it twice:
+//
+//	go run -C examples ./quickstart
+//
+//	curl localhost:8080/ada
 package main
 
 import (

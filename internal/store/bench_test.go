@@ -25,7 +25,7 @@ func BenchmarkGet(b *testing.B) {
 	keys := zipfKeys()
 	s := New(Config{MaxBytes: 1 << 30})
 	for _, key := range keys {
-		s.Set(&Entry{Key: key})
+		s.Set(newItem(Item{Key: key}))
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
@@ -47,7 +47,7 @@ func BenchmarkSet(b *testing.B) {
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for i := rand.IntN(len(keys)); pb.Next(); i++ {
-			s.Set(&Entry{Key: keys[i%len(keys)]})
+			s.Set(newItem(Item{Key: keys[i%len(keys)]}))
 		}
 	})
 }
@@ -62,7 +62,7 @@ func BenchmarkGetOrSet(b *testing.B) {
 		for i := rand.IntN(len(keys)); pb.Next(); i++ {
 			key := keys[i%len(keys)]
 			if _, ok := s.Get(key); !ok {
-				s.Set(&Entry{Key: key})
+				s.Set(newItem(Item{Key: key}))
 			}
 		}
 	})

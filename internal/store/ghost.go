@@ -1,98 +1,96 @@
 package store
 
+import "math/bits"
+
 // ghost remembers the hashes of the entries evicted last. It is the table that
-// the S3-FIFO paper describes in §4.2: each slot has a hash and the time of its
-// insertion, counted in insertions, and a hash is remembered as long as no more
-// than a given number were inserted after it. So nothing has to be deleted to
+// the S3-FIFO paper describes in §4.2: each slot has part of a hash and the time
+// of its insertion, counted in insertions, and a hash is remembered as long as no
+// more than a given number were inserted after it. So nothing has to be deleted to
 // keep the bound; what is too old is simply not found, and its slot used again.
 //
-// It is an approximation in three harmless ways: two keys may share a hash (an
-// entry goes to the main queue that should not), a bucket may overflow, which
-// at half load is rare (the oldest is forgotten early), and after 2³² further
-// insertions a slot looks new again.
+// A slot is four bytes: 16 of the hash, beside those that choose the bucket, and
+// 16 of the time, which in a large table counts many insertions as one. So it is
+// an approximation, in harmless ways: two keys in some thousand look the same (an
+// entry goes to the main queue that should not), a bucket may overflow (the oldest
+// is forgotten early), a time is right to a few thousandths of the limit, and a
+// slot that nobody used again looks new when as many insertions as four limits
+// have passed.
 type ghost struct {
-	buckets []ghostBucket // a power of two
-	now     uint32        // insertions so far
+	buckets []ghostBucket
+	now     uint32 // insertions so far
+	shift   uint   // a slot's time counts 1<<shift insertions
 }
 
-// A ghostBucket is one cache line. A slot is a hash in the upper half and a
-// time in the lower; zero is a free slot.
-type ghostBucket [8]uint64
+// A ghostBucket is one cache line. The hash is in the upper half of a slot and
+// never zero there; zero is a free slot.
+type ghostBucket [16]uint32
 
-// minGhostBuckets is 4 KiB, little beside any cache worth having.
-const minGhostBuckets = 64
+const (
+	// minGhostBuckets is 1 KiB, little beside any cache worth having.
+	minGhostBuckets = 16
+
+	// timeBits is how many bits of a slot's time the limit takes at most. The two
+	// above them tell what is too old.
+	timeBits = 14
+)
 
 func newGhost() ghost { return ghost{buckets: make([]ghostBucket, minGhostBuckets)} }
 
-func (g *ghost) bucket(hash uint32) *ghostBucket {
-	return &g.buckets[int(hash)&(len(g.buckets)-1)]
+// at returns the bucket of a hash and its part of a slot. They come from the two
+// ends of the hash.
+func (g *ghost) at(hash uint32) (b *ghostBucket, part uint32) {
+	b = &g.buckets[uint64(hash)*uint64(len(g.buckets))>>32]
+	return b, max(hash&0xffff, 1) << 16
 }
 
-// age returns how many insertions ago the slot was written.
-func (g *ghost) age(slot uint64) uint32 {
-	if slot == 0 {
-		return ^uint32(0)
-	}
-	return g.now - uint32(slot)
+// age returns how many insertions ago the slot was written, about.
+func (g *ghost) age(slot uint32) int {
+	return int(uint16(g.now>>g.shift)-uint16(slot)) << g.shift
 }
 
 // add remembers hash. limit is how many the caller wants remembered now.
 func (g *ghost) add(hash uint32, limit int) {
 	g.resize(limit)
 	g.now++
-	g.put(uint64(hash)<<32 | uint64(g.now))
-}
-
-// put writes slot over the one with the same hash, else over the oldest of its
-// bucket.
-func (g *ghost) put(slot uint64) {
-	b := g.bucket(uint32(slot >> 32))
-	at := 0
-	for i, other := range b {
-		if other != 0 && other>>32 == slot>>32 {
-			at = i
+	b, part := g.at(hash)
+	oldest, highest := 0, -1
+	for i, slot := range b {
+		if slot == 0 || slot&^0xffff == part {
+			oldest = i
 			break
 		}
-		if g.age(other) > g.age(b[at]) {
-			at = i
+		if age := g.age(slot); age > highest {
+			oldest, highest = i, age
 		}
 	}
-	b[at] = slot
+	b[oldest] = part | uint32(uint16(g.now>>g.shift))
 }
 
-// take reports whether hash is among the last limit added, and forgets it.
-func (g *ghost) take(hash uint32, limit int) bool {
-	b := g.bucket(hash)
+// take reports how many were added since hash was, and forgets hash. It finds none
+// that was added more than limit additions ago.
+func (g *ghost) take(hash uint32, limit int) (age int, ok bool) {
+	b, part := g.at(hash)
 	for i, slot := range b {
-		if slot != 0 && uint32(slot>>32) == hash {
+		if slot&^0xffff == part {
 			b[i] = 0
-			return int64(g.age(slot)) < int64(limit)
+			age = g.age(slot)
+			return age, age < limit
 		}
 	}
-	return false
+	return 0, false
 }
 
-// resize keeps the table between an eighth and a half full. Each time it moves
-// as many slots as were added since the last, or more are gone, so an insertion
-// pays for a constant number of them.
+// resize makes a new table, which remembers nothing, when this one has become too
+// small or much too large. A store evicts only when it is full, so that seldom
+// happens.
 func (g *ghost) resize(limit int) {
-	n := len(g.buckets)
-	for 2*limit > n*len(ghostBucket{}) {
-		n *= 2
-	}
-	for n > minGhostBuckets && 8*limit < n*len(ghostBucket{}) {
-		n /= 2
-	}
-	if n == len(g.buckets) {
+	need := max(minGhostBuckets, limit*5/4/len(ghostBucket{})+1) // buckets that are four fifths full
+	if need <= len(g.buckets) && len(g.buckets) <= max(minGhostBuckets, 3*need) {
 		return
 	}
-	old := g.buckets
-	g.buckets = make([]ghostBucket, n)
-	for i := range old {
-		for _, slot := range old[i] {
-			if int64(g.age(slot)) < int64(limit) {
-				g.put(slot)
-			}
-		}
+	if need > minGhostBuckets {
+		need += need / 8
 	}
+	g.buckets = make([]ghostBucket, need)
+	g.shift = uint(max(0, bits.Len(uint(limit))-timeBits))
 }

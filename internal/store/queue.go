@@ -1,22 +1,24 @@
 package store
 
-// queueID names the queue of its policy that an entry is in.
-type queueID uint8
+// A place is which part of its policy an entry is in.
+type place uint8
 
 const (
-	noQueue queueID = iota // in no queue, and so not in the store
-	smallQueue
-	mainQueue
+	nowhere    place = iota // in no policy
+	smallQueue              // of S3-FIFO
+	mainQueue               // the same
+	onlyQueue               // of FIFO
+	inHeap                  // of LRU or LFU
 )
 
 // A queue is a doubly linked list of entries through their own links, so that
 // an entry in the middle leaves it at once and frees its memory, which a ring
 // buffer with tombstones would keep.
 //
-// Invariant: e.queue == q.id exactly if e is linked in q; bytes is the sum of
-// the charges and length the number of the entries linked.
+// Invariant: e.place == q.id exactly if e is linked in q; bytes is the sum of
+// the sizes and length the number of the entries linked.
 type queue struct {
-	id          queueID
+	id          place
 	front, back *Entry // newest, oldest
 	length      int
 	bytes       int64
@@ -24,7 +26,7 @@ type queue struct {
 
 // pushFront links e, which is in no queue, as the newest.
 func (q *queue) pushFront(e *Entry) {
-	e.queue = q.id
+	e.place = q.id
 	e.next = q.front
 	q.front = e
 	if e.next != nil {
@@ -33,7 +35,7 @@ func (q *queue) pushFront(e *Entry) {
 		q.back = e
 	}
 	q.length++
-	q.bytes += e.charge
+	q.bytes += e.size()
 }
 
 // remove unlinks e, which is in q.
@@ -48,14 +50,14 @@ func (q *queue) remove(e *Entry) {
 	} else {
 		q.back = e.prev
 	}
-	e.queue, e.prev, e.next = noQueue, nil, nil
+	e.place, e.prev, e.next = nowhere, nil, nil
 	q.length--
-	q.bytes -= e.charge
+	q.bytes -= e.size()
 }
 
 // replace links e, which is in no queue, in the place of old and unlinks old.
 func (q *queue) replace(old, e *Entry) {
-	e.queue, e.prev, e.next = old.queue, old.prev, old.next
+	e.place, e.prev, e.next = old.place, old.prev, old.next
 	if e.prev != nil {
 		e.prev.next = e
 	} else {
@@ -66,6 +68,6 @@ func (q *queue) replace(old, e *Entry) {
 	} else {
 		q.back = e
 	}
-	old.queue, old.prev, old.next = noQueue, nil, nil
-	q.bytes += e.charge - old.charge
+	old.place, old.prev, old.next = nowhere, nil, nil
+	q.bytes += e.size() - old.size()
 }

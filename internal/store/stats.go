@@ -1,8 +1,13 @@
 package store
 
+import "math"
+
 // Stats says what a Store holds at one moment, and what it has done since New.
 type Stats struct {
 	Owned, Copies Usage
+
+	MaxBytes   int64 // the present bounds; MaxEntries is 0 if there is none
+	MaxEntries int
 
 	TooLarge uint64 // Sets refused because the entry was larger than its class may be
 	Outdated uint64 // Sets refused because a newer entry was there
@@ -13,14 +18,18 @@ type Usage struct {
 	Entries int
 	Bytes   int64 // sum of the charges
 
-	Evicted uint64 // entries removed to make room
-	Swept   uint64 // entries removed by Sweep
+	Left [reasons]uint64 // entries that have left, by reason
 }
 
 // Entries returns the number of entries of both classes.
 func (s Stats) Entries() int { return s.Owned.Entries + s.Copies.Entries }
 
-// Bytes returns the bytes charged for both classes; never more than MaxBytes.
+// Left returns the number of entries of both classes that have left for the given
+// reason.
+func (s Stats) Left(r Reason) uint64 { return s.Owned.Left[r] + s.Copies.Left[r] }
+
+// Bytes returns the bytes charged for both classes; never more than
+// the bound.
 func (s Stats) Bytes() int64 { return s.Owned.Bytes + s.Copies.Bytes }
 
 // Stats returns the present Stats. It takes the writers' lock for a moment: sums
@@ -29,21 +38,16 @@ func (s Stats) Bytes() int64 { return s.Owned.Bytes + s.Copies.Bytes }
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{
-		Owned:    s.usage[Owned],
-		Copies:   s.usage[Copy],
-		TooLarge: s.tooLarge,
-		Outdated: s.outdated,
+	stats := Stats{
+		Owned:      s.usage[Owned],
+		Copies:     s.usage[Copy],
+		MaxBytes:   s.limits[Owned].bytes,
+		MaxEntries: s.limits[Owned].entries,
+		TooLarge:   s.tooLarge,
+		Outdated:   s.outdated,
 	}
-}
-
-// hold and release keep the accounts of an entry that comes and of one that goes.
-func (u *Usage) hold(e *Entry) {
-	u.Entries++
-	u.Bytes += e.charge
-}
-
-func (u *Usage) release(e *Entry) {
-	u.Entries--
-	u.Bytes -= e.charge
+	if stats.MaxEntries == math.MaxInt {
+		stats.MaxEntries = 0
+	}
+	return stats
 }

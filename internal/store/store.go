@@ -4,11 +4,12 @@
 // It promises that
 //
 //   - Get takes no lock and allocates nothing, whatever writers do meanwhile;
-//   - the bytes charged for its entries, their own overhead included, exceed
-//     the bound at no moment, because room is made before an entry is put in;
-//   - an entry of a key is never replaced with one of an older generation;
-//   - what is read often stays longest, in the order of S3-FIFO, and copies of
-//     other nodes' entries take no more than their share.
+//   - the bytes charged for its entries, their own overhead included, and the
+//     number of the entries exceed their bounds at no moment, because room is
+//     made before an entry is put in;
+//   - an entry of a key is never replaced with one of a lower stamp, but by SetOver;
+//   - which entry goes first is its Policy's to say, and copies of other nodes'
+//     entries take no more than their share.
 //
 // It does not judge freshness: it has no clock, and returns an entry whether or
 // not it has expired. What is dead is removed by who knows so, with Delete,
@@ -20,26 +21,41 @@ import (
 	"iter"
 	"sync"
 
-	"github.com/puzpuzpuz/xsync/v4"
+	"github.com/geocache/geocache/expiry"
 )
 
 // Overhead is what an entry costs beside its key and its value, in bytes: the
-// Entry (128), the map's slot for it (24 for the pair, 17 to 34 for its part of
-// a bucket, as full as the map happens to be) and its part of the ghost (18 to
-// 36). TestOverhead measures it: 194 to 199 together.
-const Overhead = 208
+// Entry (80), its slot in the table (10, for 1.15 to 1.45 slots) and its part of the
+// ghosts (5 to 6). TestOverhead measures it: 96 to 101 together.
+const Overhead = 100
+
+const (
+	// extendedOverhead is what an extended entry takes more.
+	extendedOverhead = 16
+
+	// heapOverhead is what the heap of an exact order takes beyond the ghosts that it
+	// does not need.
+	heapOverhead = 14
+)
 
 // Config says how much a Store may hold.
 type Config struct {
 	// MaxBytes bounds the sum of the charges of all entries. Each is charged
-	// len(Key) + cap(Value) + Overhead, and for a decoded value what
-	// DecodedSize says.
+	// len(Key) + len(Value) + Overhead, a little more by LRU and LFU and where values are
+	// decoded, and for a decoded value what DecodedSize says.
 	MaxBytes int64
 
-	// CopyShare is the part of MaxBytes that copies may take, from 0 to 1.
-	// Owned entries may take all that copies do not; copies may take their
-	// share from owned entries.
+	// MaxEntries, if positive, bounds the number of entries too.
+	MaxEntries int
+
+	// CopyShare is the part of MaxBytes, and of MaxEntries, that copies may take,
+	// from 0 to 1. Owned entries may take all that copies do not; copies may take
+	// their share from owned entries. If it is not 0, one copy is always allowed
+	// by number.
 	CopyShare float64
+
+	// Policy is the order of eviction.
+	Policy Policy
 
 	// DecodedSize, if positive, says that decoded values are kept too, and that
 	// one takes that many bytes more than len(Value). It is charged from the
@@ -51,13 +67,12 @@ type Config struct {
 // A Store holds the entries of one group. Its methods are safe for concurrent
 // use.
 //
-// Readers use the map alone. Writers hold mu, all the time that they change
+// Readers use the table alone. Writers hold mu, all the time that they change
 // anything:
 //
-// Invariant: while mu is free, an entry is in the map exactly if it is in
-// exactly one queue of its class's policy, and then its charge is in the
-// class's usage, once. The map never calls back, so locks are taken in one
-// order: mu, then the map's own.
+// Invariant: while mu is free, an entry is in the table exactly if it is in
+// its class's policy, in one queue or heap there, and then its charge is in the
+// class's usage, once.
 //
 // That leaves readers racing with one writer:
 //
@@ -65,71 +80,83 @@ type Config struct {
 //     it: the read took place before the write. The caller holds an immutable
 //     entry, which is collected when the last one lets go; the touch that comes
 //     late writes a mark that nobody reads.
-//   - Get runs while the entry of its key is replaced. One store to the map does
+//   - Get runs while the entry of its key is replaced. One store to its slot does
 //     it, so Get finds the old or the new one, not neither. (Unless the old one
 //     is itself evicted to make room for the new: then Get may miss, which is
 //     always right.)
 //
 // Two writers of a key come one after the other. A fill that must not outlive
-// a write is not the Store's to know of, beyond the comparison of generations: that
+// a write is not the Store's to know of, beyond the comparison of stamps: that
 // is what SetIf asks its caller.
 type Store struct {
-	entries  *xsync.Map[string, *Entry]
+	entries  table
 	policies [classes]policy
-	config   Config
-	limits   [classes]int64 // most bytes of each class
-	seed     maphash.Seed   // so that nobody outside can choose keys that collide
+	config   Config // but for the bounds, which are in limits
+	extended bool   // entries are
+	extra    int64  // what that and the policy take for each entry beyond Overhead
 
 	_ [64]byte // what readers need is above, and not on a cache line that writers change
 
+	resizing sync.Mutex // held by Resize; before mu
+
 	mu sync.Mutex // guards the following fields, and writes to entries
 
+	// limits bounds each class; that of Owned bounds both together.
+	limits [classes]limit
+
 	// usage is the accounts of each class.
-	// Invariant: 0 ≤ Bytes ≤ limits of the class, and the sum ≤ MaxBytes.
+	// Invariant: they are within limits.
 	usage              [classes]Usage
 	tooLarge, outdated uint64
+
+	// leavers is told of every entry that leaves, if anybody wants to know.
+	leavers *leavers
 }
 
 // New returns an empty store. A MaxBytes that is not positive makes one that
 // keeps nothing.
 func New(config Config) *Store {
 	s := &Store{
-		entries: xsync.NewMap[string, *Entry](),
-		config:  config,
-		seed:    maphash.MakeSeed(),
+		entries:  table{seed: maphash.MakeSeed()},
+		config:   config,
+		extended: config.DecodedSize > 0 || config.Policy.exact(),
 	}
 	for c := range s.policies {
-		s.policies[c] = newS3FIFO()
+		s.policies[c] = config.Policy.new(s.entries.seed)
 	}
-	s.limits = [classes]int64{Owned: config.MaxBytes, Copy: config.MaxBytes}
-	if config.CopyShare < 1 { // 1 × MaxInt64, rounded to a float64, would not fit an int64
-		s.limits[Copy] = int64(config.CopyShare * float64(config.MaxBytes))
+	if s.extended {
+		s.extra += extendedOverhead
 	}
+	if config.Policy.exact() {
+		s.extra += heapOverhead
+	}
+	s.limits = limits(limit{config.MaxBytes, config.MaxEntries}, config.CopyShare)
 	return s
 }
 
 // Get returns the entry of key, and counts that as a use. The entry may have
 // expired. Get takes no lock and does not allocate.
 func (s *Store) Get(key string) (*Entry, bool) {
-	e, ok := s.entries.Load(key)
-	if ok {
-		s.policies[e.Class].touch(e)
+	e := s.entries.load(key)
+	if e != nil {
+		s.policies[e.Class()].touch(e)
 	}
-	return e, ok
+	return e, e != nil
 }
 
 // Peek returns the entry of key without counting it as a use, so that the order
 // of eviction stays as it is.
 func (s *Store) Peek(key string) (*Entry, bool) {
-	return s.entries.Load(key)
+	e := s.entries.load(key)
+	return e, e != nil
 }
 
 // Set makes e the entry of its key and returns the one that is the key's
 // entry afterwards:
 //
 //   - e, as a rule;
-//   - a present entry of a higher generation than e's, which is never replaced.
-//     Of two of the same generation the later Set wins;
+//   - a present entry of a higher stamp than e's, which is never replaced. Of
+//     two of the same stamp the later Set wins;
 //   - nil if e is larger than its class may ever be. An older entry is removed
 //     all the same: it must not survive the value that was to replace it.
 //
@@ -143,49 +170,58 @@ func (s *Store) Set(e *Entry) *Entry {
 // otherwise. admit is called with the writers' lock held: what it looks at, and
 // whoever changes that and then deletes the entry, are in one order with this
 // Set. It must not call the store.
-func (s *Store) SetIf(e *Entry, admit func() bool) *Entry {
-	hash := uint32(maphash.String(s.seed, e.Key))
+func (s *Store) SetIf(e *Entry, admit func() bool) *Entry { return s.SetOver(e, nil, admit) }
+
+// SetOver is SetIf and DeleteFunc in one: a present entry for which dead reports true
+// gives way to e whatever its stamp, and is removed if e is not put in. No reader finds
+// neither. If dead is nil none is dead.
+func (s *Store) SetOver(e *Entry, dead func(*Entry) bool, admit func() bool) *Entry {
 	charge := s.charge(e)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 
-	old, _ := s.entries.Load(e.Key)
+	old := s.entries.load(e.Key())
 	if old == e {
 		return e
 	}
-	if old != nil && old.Generation > e.Generation {
+	gone := old != nil && dead != nil && dead(old)
+	if old != nil && !gone && e.Stamp.Below(old.Stamp) {
 		s.outdated++
 		return old
 	}
 	if !admit() {
+		if gone {
+			s.removeLocked(old, Removed)
+			return nil
+		}
 		return old
 	}
-	if charge > s.limits[e.Class] {
+	if limit := s.limits[e.Class()]; charge > limit.bytes || limit.entries == 0 {
 		s.tooLarge++
 		if old != nil {
-			s.removeLocked(old)
+			s.removeLocked(old, Replaced)
 		}
 		return nil
 	}
 	// An entry of the other class gives its room back first. Readers find it in
 	// the map until e takes its slot.
-	if old != nil && old.Class != e.Class {
-		s.policies[old.Class].remove(old)
-		s.usage[old.Class].release(old)
+	if old != nil && old.Class() != e.Class() {
+		s.policies[old.Class()].remove(old)
+		s.releaseLocked(old, Replaced)
 		old = nil
 	}
-	old = s.makeRoomLocked(e.Class, charge, old)
+	old = s.makeRoomLocked(e.Class(), charge, old)
 
-	e.hash, e.charge = hash, charge // not earlier: under mu, and e is not in the store
 	if old != nil {
-		s.policies[e.Class].replace(old, e)
-		s.usage[e.Class].release(old)
+		s.policies[e.Class()].replace(old, e)
+		s.releaseLocked(old, Replaced)
 	} else {
-		s.policies[e.Class].add(e)
+		s.policies[e.Class()].add(e)
 	}
-	s.usage[e.Class].hold(e)
-	s.entries.Store(e.Key, e)
+	s.usage[e.Class()].Entries++
+	s.usage[e.Class()].Bytes += charge
+	s.entries.store(e)
 	return e
 }
 
@@ -193,11 +229,25 @@ func (s *Store) SetIf(e *Entry, admit func() bool) *Entry {
 func (s *Store) Delete(key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, ok := s.entries.Load(key)
-	if ok {
-		s.removeLocked(e)
+	e := s.entries.load(key)
+	if e != nil {
+		s.removeLocked(e, Removed)
 	}
-	return ok
+	return e != nil
+}
+
+// DeleteFunc removes the entry of key if dead reports true for it, and returns
+// the entry that it has removed, or nil. dead is called with the writers' lock
+// held and must not call the store.
+func (s *Store) DeleteFunc(key string, dead func(*Entry) bool) *Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries.load(key)
+	if e == nil || !dead(e) {
+		return nil
+	}
+	s.removeLocked(e, Removed)
+	return e
 }
 
 // DeleteIf removes e, unless it is no longer the entry of its key, and reports
@@ -205,35 +255,32 @@ func (s *Store) Delete(key string) bool {
 func (s *Store) DeleteIf(e *Entry) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.removeIfLocked(e)
+	return s.removeIfLocked(e, Removed)
 }
 
 // All returns the entries in no order, without a lock. Those that are put in or
 // removed meanwhile may be among them or not, and one that is replaced may come
 // twice, old and new. The body may use every method of the store.
 func (s *Store) All() iter.Seq[*Entry] {
-	return func(yield func(*Entry) bool) {
-		s.entries.RangeRelaxed(func(_ string, e *Entry) bool { return yield(e) })
-	}
+	return s.entries.all()
 }
 
-// sweepBatch bounds how many entries Sweep removes in one hold of the lock:
-// some ten microseconds.
+// sweepBatch bounds how many entries Sweep and Resize remove in one hold of the
+// lock: some ten microseconds.
 const sweepBatch = 64
 
 // Sweep goes through the store once, removes the entries for which dead reports
-// true, and returns how many. dead is called without a lock, and what it says
-// of an entry has to remain true. Sweep is for the background: it holds the
-// lock for some entries at a time, and not at all while it finds none.
-func (s *Store) Sweep(dead func(*Entry) bool) int {
+// true, for the given reason, and returns how many. dead is called without a lock,
+// and what it says of an entry has to remain true. Sweep is for the background: it
+// holds the lock for some entries at a time, and not at all while it finds none.
+func (s *Store) Sweep(reason Reason, dead func(*Entry) bool) int {
 	removed := 0
 	batch := make([]*Entry, 0, sweepBatch)
 	flush := func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, e := range batch {
-			if s.removeIfLocked(e) {
-				s.usage[e.Class].Swept++
+			if s.removeIfLocked(e, reason) {
 				removed++
 			}
 		}
@@ -251,11 +298,24 @@ func (s *Store) Sweep(dead func(*Entry) bool) int {
 	return removed
 }
 
+// Expire removes the entries that have expired at now, for which it does not have
+// to look at the others. It is for the background, and holds the lock for a few
+// entries at a time.
+func (s *Store) Expire(now expiry.Instant) {
+	for g, group := range s.entries.due(now) {
+		s.mu.Lock()
+		for _, e := range g.expired(group, now) {
+			s.removeIfLocked(e, Expired) // not if the table has grown, and e left the new one
+		}
+		s.mu.Unlock()
+	}
+}
+
 // charge returns what e counts for.
 func (s *Store) charge(e *Entry) int64 {
-	charge := int64(len(e.Key)) + int64(cap(e.Value)) + Overhead
-	if s.config.DecodedSize > 0 && !e.Absent {
-		charge += int64(len(e.Value)) + s.config.DecodedSize
+	charge := e.size() + s.extra
+	if s.config.DecodedSize > 0 && !e.Absent() {
+		charge += int64(e.valueLen) + s.config.DecodedSize
 	}
 	return charge
 }
@@ -264,60 +324,57 @@ func (s *Store) charge(e *Entry) int64 {
 // place of old, which may be nil. It returns old, or nil if that was evicted too.
 func (s *Store) makeRoomLocked(c Class, charge int64, old *Entry) *Entry {
 	for {
-		need := charge
+		need := limit{charge, 1}
 		if old != nil {
-			need -= old.charge
+			need = limit{charge - s.charge(old), 0}
 		}
 		victim, ok := s.crowdedLocked(c, need)
 		if !ok {
 			return old
 		}
-		e := s.policies[victim].evict()
-		s.forgetLocked(e)
-		s.usage[victim].Evicted++
-		if e == old {
+		if s.evictLocked(victim) == old {
 			old = nil
 		}
 	}
 }
 
-// crowdedLocked returns the class that has to give way before class c can grow
-// by need bytes, if one has to.
-func (s *Store) crowdedLocked(c Class, need int64) (victim Class, ok bool) {
-	owned, copies := &s.usage[Owned], &s.usage[Copy]
-	switch {
-	case need <= 0:
-		return 0, false
-	case c == Copy && copies.Bytes > s.limits[Copy]-need:
-		return Copy, true
-	case owned.Bytes+copies.Bytes <= s.config.MaxBytes-need:
-		return 0, false
-	case owned.Entries > 0:
-		return Owned, true
-	default:
-		return Copy, true
-	}
+// evictLocked removes the entry of class c that its policy chooses.
+func (s *Store) evictLocked(c Class) *Entry {
+	e := s.policies[c].evict()
+	s.forgetLocked(e, Capacity)
+	return e
 }
 
 // removeIfLocked removes e if it is in the store, and reports whether it was.
-func (s *Store) removeIfLocked(e *Entry) bool {
-	present, _ := s.entries.Load(e.Key)
-	if present != e {
+func (s *Store) removeIfLocked(e *Entry, reason Reason) bool {
+	if s.entries.load(e.Key()) != e {
 		return false
 	}
-	s.removeLocked(e)
+	s.removeLocked(e, reason)
 	return true
 }
 
 // removeLocked removes e, which is in the store.
-func (s *Store) removeLocked(e *Entry) {
-	s.policies[e.Class].remove(e)
-	s.forgetLocked(e)
+func (s *Store) removeLocked(e *Entry, reason Reason) {
+	s.policies[e.Class()].remove(e)
+	s.forgetLocked(e, reason)
 }
 
-// forgetLocked removes e, which its policy has let go of, from the accounts and
-// the map.
-func (s *Store) forgetLocked(e *Entry) {
-	s.usage[e.Class].release(e)
-	s.entries.Delete(e.Key)
+// forgetLocked removes e, which its policy has let go of, from the map and the
+// accounts.
+func (s *Store) forgetLocked(e *Entry, reason Reason) {
+	s.entries.remove(e)
+	s.releaseLocked(e, reason)
+}
+
+// releaseLocked takes e, which has left its policy and which readers find no
+// longer or not for long, off the accounts, and hands it to who wants to know.
+func (s *Store) releaseLocked(e *Entry, reason Reason) {
+	u := &s.usage[e.Class()]
+	u.Entries--
+	u.Bytes -= s.charge(e)
+	u.Left[reason]++
+	if s.leavers != nil {
+		s.leavers.put(Leaver{e, reason})
+	}
 }

@@ -12,14 +12,21 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// TestTorture has writers, readers, deleters and a sweeper at few keys in a
-// store with little room, so that everything meets everything. Meanwhile an
-// observer never sees the bound exceeded and a reader never an entry of another
-// key; and in the end the books agree.
+// TestTorture has writers, readers, deleters, a sweeper and a resizer at few keys in
+// a store with little room, so that everything meets everything. Meanwhile an
+// observer never sees the bounds exceeded and a reader never an entry of another
+// key; and in the end the books agree, also with those who have left.
 func TestTorture(t *testing.T) {
+	for policy := range policies {
+		t.Run(policy.String(), func(t *testing.T) { torture(t, policy) })
+	}
+}
+
+func torture(t *testing.T, policy Policy) {
 	const keys = 64
-	config := Config{MaxBytes: 30 * (Overhead + 100), CopyShare: .4}
+	config := Config{MaxBytes: 30 * (Overhead + 100), MaxEntries: 25, CopyShare: .4, Policy: policy}
 	s := New(config)
+	ready, leavers := s.Leavers()
 
 	var generations atomic.Uint64
 	var writers, observers sync.WaitGroup
@@ -38,17 +45,26 @@ func TestTorture(t *testing.T) {
 						s.DeleteIf(e)
 					}
 				case 2:
-					s.Sweep(func(e *Entry) bool { return e.Generation%64 == 0 })
+					switch random.IntN(3) {
+					case 0:
+						s.Sweep(Removed, func(e *Entry) bool { return e.Generation%64 == 0 })
+					case 1:
+						s.Expire(expiry.Instant(random.IntN(3000)))
+					default:
+						s.Resize(config.MaxBytes*int64(1+random.IntN(4))/4, 5+random.IntN(20))
+					}
 				default:
-					e := &Entry{
-						Key:        key,
-						Value:      make([]byte, random.IntN(400)),
-						Generation: expiry.Generation(generations.Add(1)),
-						Class:      Class(random.IntN(int(classes))),
-					}
+					size := random.IntN(400)
 					if random.IntN(10) == 0 {
-						e.Value = make([]byte, config.MaxBytes)
+						size = int(config.MaxBytes)
 					}
+					e := newItem(Item{
+						Key:     key,
+						Value:   make([]byte, size),
+						Expires: expiry.Instant(random.IntN(10_000)),
+						Stamp:   expiry.Loaded(expiry.Generation(generations.Add(1))),
+						Class:   Class(random.IntN(int(classes))),
+					})
 					if in := s.Set(e); in != nil && in != e && in.Generation <= e.Generation {
 						t.Errorf("Set of generation %d lost to %d", e.Generation, in.Generation)
 					}
@@ -62,10 +78,10 @@ func TestTorture(t *testing.T) {
 			for !done.Load() {
 				key := fmt.Sprint(random.IntN(keys))
 				if e, ok := s.Get(key); ok {
-					if e.Key != key {
-						t.Errorf("Get(%q) returned the entry of %q", key, e.Key)
+					if e.Key() != key {
+						t.Errorf("Get(%q) returned the entry of %q", key, e.Key())
 					}
-					e.SetDecoded(&e.Key)
+					SetDecoded(e, e)
 				}
 			}
 		})
@@ -73,23 +89,47 @@ func TestTorture(t *testing.T) {
 	observers.Go(func() {
 		for !done.Load() {
 			stats := s.Stats()
-			if stats.Bytes() > config.MaxBytes || stats.Copies.Bytes > s.limits[Copy] {
+			if stats.Bytes() > stats.MaxBytes || stats.Entries() > stats.MaxEntries || stats.Copies.Bytes > stats.MaxBytes/2 {
 				t.Errorf("more than the bound: %+v", stats)
+			}
+		}
+	})
+	told := map[*Entry]bool{}
+	tell := func() {
+		for _, l := range leavers() {
+			if told[l.Entry] {
+				t.Errorf("%q left twice", l.Key())
+			}
+			told[l.Entry] = true
+		}
+	}
+	observers.Go(func() {
+		for !done.Load() {
+			select {
+			case <-ready:
+				tell()
+			default:
 			}
 		}
 	})
 	writers.Wait()
 	done.Store(true)
 	observers.Wait()
+	tell()
 	checkInvariants(t, s)
-	require.NotZero(t, s.Stats().Owned.Evicted)
+	var left uint64
+	for r := range reasons {
+		require.NotZero(t, s.Stats().Left(r), "%v", r)
+		left += s.Stats().Left(r)
+	}
+	require.EqualValues(t, left, len(told))
 }
 
 // TestReplacementIsNeverMissed replaces an entry again and again in a store with
 // room: a reader always finds one, and never an older one than before.
 func TestReplacementIsNeverMissed(t *testing.T) {
 	s := New(Config{MaxBytes: 1 << 20, CopyShare: .5})
-	s.Set(&Entry{Key: "k"})
+	s.Set(newItem(Item{Key: "k"}))
 	var readers sync.WaitGroup
 	var done atomic.Bool
 	for range 2 {
@@ -106,7 +146,7 @@ func TestReplacementIsNeverMissed(t *testing.T) {
 		})
 	}
 	for g := range 20_000 {
-		s.Set(&Entry{Key: "k", Generation: expiry.Generation(g), Class: Class(g/2) % classes})
+		s.Set(newItem(Item{Key: "k", Stamp: expiry.Loaded(expiry.Generation(g)), Class: Class(g/2) % classes}))
 	}
 	done.Store(true)
 	readers.Wait()
@@ -119,7 +159,7 @@ func TestFillsRace(t *testing.T) {
 		s := New(Config{MaxBytes: 1 << 20})
 		var fills sync.WaitGroup
 		for g := range 8 {
-			fills.Go(func() { s.Set(&Entry{Key: "k", Generation: expiry.Generation(g)}) })
+			fills.Go(func() { s.Set(newItem(Item{Key: "k", Stamp: expiry.Loaded(expiry.Generation(g))})) })
 		}
 		fills.Wait()
 		e, ok := s.Peek("k")

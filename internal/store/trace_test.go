@@ -21,44 +21,57 @@ func traceDir() string {
 	return filepath.Join("..", "..", "..", "shared", "traces")
 }
 
-// TestTraces replays real traces and holds the hit ratio to that of the
-// reference S3-FIFO: nowhere more than a point below.
+// TestTraces replays real traces under each policy. The default's hit ratio is
+// held to the best of those that were measured: nowhere more than seven thousandths
+// below. LRU and the published S3-FIFO, as references_test.go has it, are held to
+// what was measured of them, which shows that the same is being measured.
 func TestTraces(t *testing.T) {
 	dir := traceDir()
 	readme, err := os.ReadFile(filepath.Join(dir, "README.md"))
 	if err != nil {
 		t.Skipf("no traces to replay: %v", err)
 	}
-	references := parseReferences(t, string(readme))
-	require.NotEmpty(t, references)
-	for trace, bySize := range references {
+	measured := parseReferences(t, string(readme))
+	require.NotEmpty(t, measured)
+	for trace, bySize := range measured {
 		if raceEnabled && trace != "orm-busy" {
 			continue // the detector makes it many times slower, and nothing here is concurrent
 		}
 		t.Run(trace, func(t *testing.T) {
 			t.Parallel()
 			keys, distinct := readTrace(t, filepath.Join(dir, trace+".ids.gz"))
-			for percent, want := range bySize {
+			for percent := range bySize {
 				if raceEnabled && percent != 5 {
 					continue
 				}
-				got := replay(keys, distinct*percent/100)
-				t.Logf("%-8s %2d%%: %.3f, reference %.3f", trace, percent, got, want)
-				require.GreaterOrEqual(t, got, want-.01, "%s at %d%%", trace, percent)
+				at, size := bySize[percent], distinct*percent/100
+				best := 0.0
+				for name, ratio := range at {
+					if !strings.HasPrefix(name, "optimum") {
+						best = max(best, ratio)
+					}
+				}
+				ours := replay(S3FIFO, keys, size)
+				lru, published := replay(LRU, keys, size), replayPublished(keys, size)
+				t.Logf("| %s | %d%% | LRU %.3f | LFU %.3f | FIFO %.3f | S3-FIFO as published %.3f | ours %.3f | best measured %.3f", trace, percent,
+					lru, replay(LFU, keys, size), replay(FIFO, keys, size), published, ours, best)
+				require.GreaterOrEqual(t, ours, best-.007, "%s at %d%%", trace, percent)
+				require.InDelta(t, at["LRU"], lru, .0015, "%s at %d%%", trace, percent)
+				require.InDelta(t, at["S3-FIFO"], published, .0015, "%s at %d%%", trace, percent)
 			}
 		})
 	}
 }
 
 // replay returns the hit ratio of a store that has room for so many entries.
-func replay(keys []string, entries int) float64 {
-	s := New(Config{MaxBytes: int64(entries) * (keySize + Overhead)})
+func replay(policy Policy, keys []string, entries int) float64 {
+	s := New(Config{MaxBytes: int64(entries) * (keySize + perEntry(policy)), Policy: policy})
 	hits := 0
 	for _, key := range keys {
 		if _, ok := s.Get(key); ok {
 			hits++
 		} else {
-			s.Set(&Entry{Key: key})
+			s.Set(newItem(Item{Key: key}))
 		}
 	}
 	return float64(hits) / float64(len(keys))
@@ -90,32 +103,35 @@ func readTrace(t *testing.T, file string) (keys []string, distinct int) {
 	return keys, len(names)
 }
 
-// parseReferences reads the S3-FIFO column of the README's table: hit ratio by
-// trace and by percent of the distinct ids.
-func parseReferences(t *testing.T, readme string) map[string]map[int]float64 {
-	references := make(map[string]map[int]float64)
-	column := -1
+// parseReferences reads the README's table: hit ratio by trace, by percent of the
+// distinct ids, and by column.
+func parseReferences(t *testing.T, readme string) map[string]map[int]map[string]float64 {
+	references := make(map[string]map[int]map[string]float64)
+	var head []string
 	for line := range strings.Lines(readme) {
 		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
 		for i := range cells {
 			cells[i] = strings.TrimSpace(cells[i])
-			if cells[i] == "S3-FIFO" {
-				column = i
-			}
 		}
-		if column < 0 || column >= len(cells) {
+		if cells[0] == "trace" {
+			head = cells
+		}
+		if head == nil || len(cells) != len(head) {
 			continue
 		}
-		ratio, err := strconv.ParseFloat(cells[column], 64)
+		percent, err := strconv.Atoi(strings.TrimSuffix(cells[1], "%"))
 		if err != nil {
 			continue // the head, or the rule under it
 		}
-		percent, err := strconv.Atoi(strings.TrimSuffix(cells[1], "%"))
-		require.NoError(t, err, line)
-		if references[cells[0]] == nil {
-			references[cells[0]] = make(map[int]float64)
+		row := make(map[string]float64)
+		for i := 2; i < len(cells); i++ {
+			row[head[i]], err = strconv.ParseFloat(cells[i], 64)
+			require.NoError(t, err, line)
 		}
-		references[cells[0]][percent] = ratio
+		if references[cells[0]] == nil {
+			references[cells[0]] = make(map[int]map[string]float64)
+		}
+		references[cells[0]][percent] = row
 	}
 	return references
 }

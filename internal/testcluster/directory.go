@@ -154,9 +154,12 @@ func (d *Directory) enter(s state) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.state = s
-	if s == failing {
-		for _, w := range d.watchers {
+	for _, w := range d.watchers {
+		switch s {
+		case failing:
 			w.err <- errDirectory
+		case working:
+			d.listLocked(w) // those that came meanwhile: an agent goes on trying
 		}
 	}
 	d.tellLocked()

@@ -3,7 +3,6 @@ package testcluster
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +12,8 @@ import (
 // An Origin is what the nodes' getters load from. By default it has every key
 // and answers at once, with a value that tells when the load began.
 type Origin struct {
+	now func() time.Time // see Cluster.Now
+
 	mu      sync.Mutex // guards the following
 	loads   map[string]int
 	region  map[string]int // loads by region
@@ -25,8 +26,9 @@ type Origin struct {
 // is the getter's; otherwise it answers with the key's value.
 type Getter func(ctx context.Context, key string) error
 
-func newOrigin() *Origin {
+func newOrigin(now func() time.Time) *Origin {
 	return &Origin{
+		now:     now,
 		loads:   make(map[string]int),
 		region:  make(map[string]int),
 		behave:  make(map[string]Getter),
@@ -113,13 +115,17 @@ func (o *Origin) Running() int {
 	return o.running
 }
 
+// TagsOf returns the tags of every value of key that an Origin has, one of them the key's alone.
+func TagsOf(key string) []string { return []string{"tag of " + key[:min(len(key), 200)], "origin"} }
+
 // getter returns the getter of the nodes in region.
 func (o *Origin) getter(region string) geocache.Getter[string] {
-	return geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
-		begun := time.Now()
+	return geocache.ItemGetterFunc[string](func(ctx context.Context, key string) (loaded geocache.Loaded[string], err error) {
+		begun := o.now()
 		o.mu.Lock()
 		o.loads[key]++
 		o.region[region]++
+		by := fmt.Sprintf("%s%d in %s", loadedBy, o.loads[key], region)
 		o.running++
 		behave, ok := o.behave[region]
 		if !ok {
@@ -133,24 +139,9 @@ func (o *Origin) getter(region string) geocache.Getter[string] {
 		}()
 		if behave != nil {
 			if err := behave(ctx, key); err != nil {
-				return "", err
+				return loaded, err
 			}
 		}
-		return value(key, begun), nil
+		return geocache.Loaded[string]{Value: Value{key, begun, by}.String(), Tags: TagsOf(key)}, nil
 	})
-}
-
-// value is what the origin answers with: the key and the true time at which the
-// load began.
-func value(key string, loaded time.Time) string {
-	return key + "|" + loaded.Format(time.RFC3339Nano)
-}
-
-func parse(v string) (key string, loaded time.Time) {
-	key, at, _ := strings.Cut(v, "|")
-	loaded, err := time.Parse(time.RFC3339Nano, at)
-	if err != nil {
-		return "no value of the origin: " + v, time.Time{}
-	}
-	return key, loaded
 }

@@ -28,12 +28,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster/network"
+	"github.com/geocache/geocache/internal/testcluster/network/mangle"
 )
 
 // TTL is the time to live of the group that nodes have, unless the Config's
@@ -48,22 +50,36 @@ type Config struct {
 
 	// TTL is the group's; default TTL.
 	TTL time.Duration
+	// Offset is how far the wall clock of a node is off when it is first started;
+	// default not at all.
+	Offset func(node string) time.Duration
+	// Mangle is what happens to messages between nodes; default nothing.
+	Mangle mangle.Rates
+	// Counters gives each node a second group, see Node; with Home as its home region
+	// if that is not empty.
+	Counters bool
+	Home     string
 	// Cache and Group are options for all nodes.
 	Cache []geocache.Option
 	Group []geocache.GroupOption
 }
 
-// A Cluster is a running cluster. Its methods are for the test's goroutine.
+// A Cluster is a running cluster. Its methods are for the test's goroutine, but
+// for Now and Add.
 type Cluster struct {
 	T         *testing.T
 	Net       *network.Network
 	Origin    *Origin
 	Directory *Directory
+	Mangler   *mangle.Mangler // nil if Config.Mangle is zero
 
 	config Config
-	nodes  map[string]*Node // by name; those that were closed or crashed too
-	next   map[string]int   // by region: the number of the next node
 	log    logBuffer
+
+	mu    sync.Mutex       // guards the following
+	nodes map[string]*Node // by name; those that were closed or crashed too
+	next  map[string]int   // by region: the number of the next node
+	now   time.Time        // what Now returned last
 }
 
 // Run builds a cluster in a bubble, calls f, and shuts it down. A goroutine that
@@ -83,11 +99,14 @@ func Run(t *testing.T, config Config, f func(c *Cluster)) {
 		c := &Cluster{
 			T:         t,
 			Net:       network.New(config.Seed),
-			Origin:    newOrigin(),
 			Directory: newDirectory(),
 			config:    config,
 			nodes:     make(map[string]*Node),
 			next:      make(map[string]int),
+		}
+		c.Origin = newOrigin(c.Now)
+		if config.Mangle != (mangle.Rates{}) {
+			c.Mangler = mangle.New(config.Seed, config.Mangle)
 		}
 		defer c.shutDown()
 		// All at once, as a deploy does: each waits in Open for the others.
@@ -119,11 +138,37 @@ func (c *Cluster) shutDown() {
 	closing.Wait()
 }
 
+// Now returns the present time, and no time twice: of two calls the later one gets
+// the later time, although virtual time stands still while anybody works. So the
+// times tell what happened before what.
+func (c *Cluster) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if !now.After(c.now) {
+		now = c.now.Add(1)
+	}
+	c.now = now
+	return now
+}
+
 // place adds a node to a region without starting it.
 func (c *Cluster) place(region string) *Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.next[region]++
 	name := fmt.Sprintf("%s-%d", region, c.next[region])
-	n := &Node{Name: name, Region: region, c: c, host: c.Net.Host(name, region)}
+	n := &Node{
+		Name:     name,
+		Region:   region,
+		c:        c,
+		host:     c.Net.Host(name, region),
+		dialled:  make(map[string][]net.Conn),
+		rejected: make(map[string]bool),
+	}
+	if c.config.Offset != nil {
+		n.SetClock(c.config.Offset(name))
+	}
 	c.nodes[name] = n
 	return n
 }
@@ -191,11 +236,19 @@ type Node struct {
 	Cache  *geocache.Cache
 	Group  *geocache.Group[string]
 
+	// Counters is a group of numbers to Update, if the Config asks for it. The origin
+	// has 0 for each, and no counter expires within a test.
+	Counters *geocache.Group[int]
+
 	c       *Cluster
 	host    *network.Host
 	options []geocache.Option
-	offset  time.Duration // of its wall clock
-	gone    bool          // closed or crashed
+	clock   clock
+	gone    bool // closed or crashed
+
+	mu       sync.Mutex            // guards the following
+	dialled  map[string][]net.Conn // by address
+	rejected map[string]bool       // addresses
 }
 
 // start makes the node a member.
@@ -205,15 +258,19 @@ func (n *Node) start() {
 		n.c.T.Errorf("%s: %v", n.Name, err)
 		return
 	}
-	host, offset := n.host, n.offset
+	host := n.host
+	dial := func(ctx context.Context, address string) (net.Conn, error) { return n.dial(ctx, host, address) }
+	if m := n.c.Mangler; m != nil {
+		dial = m.Dialer(dial)
+	}
 	opts := []geocache.Option{
 		geocache.WithRegion(n.Region),
 		geocache.WithNodeID(n.Name),
 		geocache.WithSeed(n.c.config.Seed),
 		geocache.WithListener(l),
-		geocache.WithDialer(func(ctx context.Context, address string) (net.Conn, error) { return host.Dial(ctx, address) }),
+		geocache.WithDialer(dial),
 		geocache.WithDiscovery(n.c.Directory),
-		geocache.WithClock(func() time.Time { return time.Now().Add(offset) }),
+		geocache.WithClock(n.clock.now),
 		geocache.WithLogger(slog.New(slog.NewTextHandler(&n.c.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 	}
 	opts = append(append(opts, n.c.config.Cache...), n.options...)
@@ -224,6 +281,12 @@ func (n *Node) start() {
 	groupOpts := append([]geocache.GroupOption{geocache.WithTTL(n.c.config.TTL)}, n.c.config.Group...)
 	if n.Group, err = geocache.NewGroup(n.Cache, "test", n.c.Origin.getter(n.Region), groupOpts...); err != nil {
 		n.c.T.Errorf("%s: %v", n.Name, err)
+	}
+	if n.c.config.Counters {
+		zero := geocache.GetterFunc[int](func(context.Context, string) (int, error) { return 0, nil })
+		if n.Counters, err = geocache.NewGroup(n.Cache, "counters", zero, geocache.WithTTL(24*time.Hour), geocache.WithHomeRegion(n.c.config.Home)); err != nil {
+			n.c.T.Errorf("%s: %v", n.Name, err)
+		}
 	}
 }
 
@@ -240,12 +303,12 @@ func (n *Node) GetContext(ctx context.Context, key string) (geocache.Item[string
 	if err != nil {
 		return item, err
 	}
-	of, loaded := parse(item.Value)
-	if of != key {
-		n.c.T.Errorf("%s: Get(%q) returned the value of %q", n.Name, key, of)
+	v, ok := ParseValue(item.Value)
+	if !ok || v.Key != key {
+		n.c.T.Errorf("%s: Get(%q) returned another key's value or none: %q", n.Name, key, item.Value)
 	}
-	if age := time.Since(loaded); item.Source != geocache.SourceStale && age > n.c.config.TTL {
-		n.c.T.Errorf("%s: Get(%q) returned a value loaded %v ago, from %v; the TTL is %v", n.Name, key, age, item.Source, n.c.config.TTL)
+	if age := time.Since(v.Begun); item.Source != geocache.SourceStale && age > n.c.config.TTL {
+		n.c.T.Errorf("%s: Get(%q) returned a value loaded or set %v ago, from %v; the TTL is %v", n.Name, key, age, item.Source, n.c.config.TTL)
 	}
 	return item, nil
 }
@@ -282,12 +345,49 @@ func (n *Node) Crash() {
 // name. Its clock is off by offset.
 func (n *Node) Restart(offset time.Duration) {
 	n.host = n.host.Restart()
-	n.gone, n.offset = false, offset
+	n.gone = false
+	n.SetClock(offset)
 	n.start()
 }
 
 // Freeze stops the node as SIGSTOP does, as far as others can see.
 func (n *Node) Freeze() { n.host.Freeze() }
+
+// Reject breaks the connections that n has made to another node, and refuses it new ones, as
+// a firewall does that rejects what it does not let through. What was sent before arrives;
+// what the other one has connected stays.
+func (n *Node) Reject(other string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	address := n.c.Node(other).host.Addr()
+	n.rejected[address] = true
+	for _, c := range n.dialled[address] {
+		c.Close()
+	}
+}
+
+// Admit ends a Reject.
+func (n *Node) Admit(other string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.rejected, n.c.Node(other).host.Addr())
+}
+
+func (n *Node) dial(ctx context.Context, host *network.Host, address string) (net.Conn, error) {
+	n.mu.Lock()
+	rejected := n.rejected[address]
+	n.mu.Unlock()
+	if rejected {
+		return nil, syscall.ECONNREFUSED
+	}
+	c, err := host.Dial(ctx, address)
+	if err == nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.dialled[address] = append(n.dialled[address], c)
+	}
+	return c, err
+}
 
 // Thaw ends a Freeze.
 func (n *Node) Thaw() { n.host.Thaw() }

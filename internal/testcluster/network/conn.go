@@ -195,8 +195,8 @@ func (c *conn) setDeadlines(t time.Time, deadlines ...*deadline) error {
 	for _, d := range deadlines {
 		d.stop()
 		d.at = t
-		if !t.IsZero() {
-			d.timer = time.AfterFunc(time.Until(t), c.wake)
+		if left := time.Until(t); !t.IsZero() && left > 0 {
+			d.timer = time.AfterFunc(left, c.wake)
 		}
 	}
 	c.changed.Broadcast()

@@ -205,6 +205,9 @@ func (h *Host) running(ctx context.Context) error {
 }
 
 func (h *Host) sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 { // no timer is set to what is due, see pipe.armLocked
+		return h.check(ctx)
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

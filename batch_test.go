@@ -1,0 +1,359 @@
+package geocache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// bothGetters is an ItemGetter and a BatchGetter.
+type bothGetters struct {
+	geocache.ItemGetterFunc[string]
+}
+
+func (bothGetters) GetBatch(context.Context, []string) (map[string]string, error) { return nil, nil }
+
+// queries is a BatchGetter that records what it is asked.
+type queries struct {
+	mu      sync.Mutex
+	batches [][]string                                     // guarded by mu
+	singles []string                                       // guarded by mu
+	behave  func(ctx context.Context, keys []string) error // guarded by mu
+}
+
+// does sets what q does before it answers.
+func (q *queries) does(behave func(ctx context.Context, keys []string) error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.behave = behave
+}
+
+func (q *queries) Get(ctx context.Context, key string) (string, error) {
+	q.mu.Lock()
+	q.singles = append(q.singles, key)
+	q.mu.Unlock()
+	m, err := q.answer(ctx, []string{key})
+	if err == nil && len(m) == 0 {
+		err = geocache.ErrNotFound
+	}
+	return m[key], err
+}
+
+func (q *queries) GetBatch(ctx context.Context, keys []string) (map[string]string, error) {
+	q.mu.Lock()
+	q.batches = append(q.batches, keys)
+	q.mu.Unlock()
+	return q.answer(ctx, keys)
+}
+
+func (q *queries) answer(ctx context.Context, keys []string) (map[string]string, error) {
+	q.mu.Lock()
+	behave := q.behave
+	q.mu.Unlock()
+	if behave != nil {
+		if err := behave(ctx, keys); err != nil {
+			return nil, err
+		}
+	}
+	m := map[string]string{"another": "that nobody asked for"}
+	for _, key := range keys {
+		if !strings.HasPrefix(key, "none") {
+			m[key] = "value of " + key
+		}
+	}
+	if len(keys) == 1 {
+		delete(m, "another")
+	}
+	return m, nil
+}
+
+// sizes returns of how many keys each batch was, in order.
+func (q *queries) sizes() (sizes []int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, b := range q.batches {
+		sizes = append(sizes, len(b))
+	}
+	slices.Sort(sizes)
+	return sizes
+}
+
+// loaded returns all keys that were asked for, in order.
+func (q *queries) loaded() (all []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all = slices.Concat(append(q.batches, q.singles)...)
+	slices.Sort(all)
+	return all
+}
+
+func TestABatchIsOneQuery(t *testing.T) {
+	q := &queries{}
+	opts := []geocache.GroupOption{geocache.WithNegativeTTL(time.Minute), geocache.WithMaxLoads(1)}
+	alone(t, geocache.Getter[string](q), opts, func(t *testing.T, g *geocache.Group[string]) {
+		q.does(func(context.Context, []string) error { time.Sleep(time.Second); return nil })
+		v, err := g.Get(t.Context(), "single")
+		require.NoError(t, err)
+		require.Equal(t, "value of single", v)
+		require.Empty(t, q.sizes())
+
+		begun := time.Now()
+		m, err := g.GetMany(t.Context(), append(keys(100), "single", "none-1", "none-2"))
+		require.NoError(t, err)
+		require.Len(t, m, 101)
+		require.Equal(t, "value of single", m["single"])
+		for _, key := range keys(100) {
+			require.Equal(t, "value of "+key, m[key])
+		}
+		require.Equal(t, time.Second, time.Since(begun), "it waits for nothing but the query")
+		require.Equal(t, []int{102}, q.sizes())
+		require.Equal(t, []string{"single"}, q.singles)
+		s := g.Stats()
+		require.EqualValues(t, 2, s.Loads)
+		require.EqualValues(t, 2, s.NotFound)
+		require.EqualValues(t, 101, s.Getter)
+
+		_, err = g.GetMany(t.Context(), append(keys(100), "none-1"))
+		require.NoError(t, err)
+		require.Len(t, q.sizes(), 1, "all is here, the absence too")
+		_, ok := g.Peek("another")
+		require.False(t, ok)
+	})
+}
+
+func TestALargeBatchIsSeveralQueries(t *testing.T) {
+	q := &queries{}
+	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
+		m, err := g.GetMany(t.Context(), keys(2500))
+		require.NoError(t, err)
+		require.Len(t, m, 2500)
+		require.Equal(t, []int{452, 1024, 1024}, q.sizes())
+	})
+}
+
+func TestABatchFails(t *testing.T) {
+	q := &queries{}
+	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
+		q.does(func(context.Context, []string) error { return errDatabase })
+		m, err := g.GetMany(t.Context(), keys(30))
+		require.ErrorIs(t, err, errDatabase)
+		require.Empty(t, m)
+		require.EqualValues(t, 1, g.Stats().LoadErrors, "one call")
+		require.EqualValues(t, 30, g.Stats().Errors)
+
+		q.does(func(context.Context, []string) error { panic("at the disco") })
+		_, err = g.GetMany(t.Context(), keys(30))
+		var p *geocache.PanicError
+		require.ErrorAs(t, err, &p)
+		require.Equal(t, "at the disco", p.Value)
+		require.EqualValues(t, 1, g.Stats().Panics)
+
+		q.does(func(ctx context.Context, _ []string) error { <-ctx.Done(); return ctx.Err() })
+		begun := time.Now()
+		_, err = g.GetMany(t.Context(), keys(30))
+		require.ErrorIs(t, err, geocache.ErrTimeout)
+		require.Equal(t, 10*time.Second, time.Since(begun))
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		ended := make(chan error, 1)
+		q.does(func(ctx context.Context, _ []string) error { <-ctx.Done(); ended <- ctx.Err(); return ctx.Err() })
+		_, err = g.GetMany(ctx, keys(30))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, <-ended, context.Canceled, "nobody waits any more")
+
+		q.does(nil)
+		m, err = g.GetMany(t.Context(), keys(30))
+		require.NoError(t, err)
+		require.Len(t, m, 30)
+	})
+}
+
+// One that cannot be encoded does not fail the others.
+func TestABatchWithAValueThatDoesNotEncode(t *testing.T) {
+	getter := geocache.BatchGetterFunc[any](func(_ context.Context, keys []string) (map[string]any, error) {
+		m := map[string]any{}
+		for _, key := range keys {
+			m[key] = key
+		}
+		m["bad"] = func() {}
+		return m, nil
+	})
+	alone(t, geocache.Getter[any](getter), nil, func(t *testing.T, g *geocache.Group[any]) {
+		m, err := g.GetMany(t.Context(), []string{"a", "bad", "b"})
+		require.ErrorContains(t, err, "the getter's value cannot be encoded")
+		require.Equal(t, map[string]any{"a": "a", "b": "b"}, m)
+		_, err = g.Get(t.Context(), "none but bad")
+		require.NoError(t, err)
+	})
+	none := geocache.BatchGetterFunc[string](func(context.Context, []string) (map[string]string, error) { return nil, nil })
+	_, err := none.Get(t.Context(), "ada")
+	require.ErrorIs(t, err, geocache.ErrNotFound)
+}
+
+// What is being loaded already is not loaded again, and does not hold up the others.
+func TestABatchJoinsLoads(t *testing.T) {
+	q := &queries{}
+	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
+		q.does(func(_ context.Context, keys []string) error {
+			if len(keys) == 1 {
+				time.Sleep(5 * time.Second)
+			}
+			return nil
+		})
+		all := keys(20)
+		go g.Get(t.Context(), all[7])
+		time.Sleep(time.Second)
+		done := make(chan time.Duration)
+		begun := time.Now()
+		go func() {
+			_, err := g.GetMany(t.Context(), all)
+			require.NoError(t, err)
+			done <- time.Since(begun)
+		}()
+		time.Sleep(time.Nanosecond)
+		_, ok := g.Peek(all[8])
+		require.True(t, ok, "the others are here")
+		require.Equal(t, 4*time.Second, <-done)
+		require.Equal(t, []int{19}, q.sizes())
+		require.Len(t, q.loaded(), 20)
+	})
+}
+
+// Nobody waits for a refresh, so those of keys that are read together are one query.
+func TestRefreshesAreABatch(t *testing.T) {
+	q := &queries{}
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(20 * time.Second), geocache.WithStaleWhileRevalidate(time.Minute)}
+	alone(t, geocache.Getter[string](q), opts, func(t *testing.T, g *geocache.Group[string]) {
+		for _, later := range []time.Duration{45 * time.Second, 70 * time.Second} {
+			for range 3 {
+				begun := time.Now()
+				m, err := g.GetMany(t.Context(), keys(100))
+				require.NoError(t, err)
+				require.Len(t, m, 100)
+				require.Zero(t, time.Since(begun))
+				time.Sleep(later)
+			}
+		}
+		require.Equal(t, []int{100, 100, 100, 100, 100, 100}, q.sizes())
+		require.Empty(t, q.singles)
+	})
+}
+
+func TestBatchesInACluster(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 5}, func(c *testcluster.Cluster) {
+		q := &queries{behave: func(context.Context, []string) error { time.Sleep(time.Second); return nil }}
+		groups := onAll(c, "batches", geocache.Getter[string](q))
+		time.Sleep(2 * testcluster.TTL)
+		all := keys(300)
+		owned := map[string]int{}
+		for _, key := range all {
+			owned[c.Owner("eu", key).Name]++
+		}
+		var want []int
+		for _, n := range owned {
+			want = append(want, n)
+		}
+		slices.Sort(want)
+		require.Len(t, want, 5)
+
+		var readers sync.WaitGroup
+		for _, g := range groups { // all at once
+			readers.Go(func() {
+				m, err := g.GetMany(context.Background(), all)
+				require.NoError(t, err)
+				require.Len(t, m, 300)
+			})
+		}
+		readers.Wait()
+		loaded := q.loaded()
+		require.Len(t, loaded, 300, "each key once")
+		require.Len(t, slices.Compact(loaded), 300)
+
+		// One reader alone: one query for each owner.
+		q.batches = nil
+		var more []string
+		owned = map[string]int{}
+		for i := range 300 {
+			key := fmt.Sprint("more-", i)
+			more = append(more, key)
+			owned[c.Owner("eu", key).Name]++
+		}
+		want = nil
+		for _, n := range owned {
+			want = append(want, n)
+		}
+		slices.Sort(want)
+		begun := time.Now()
+		_, err := groups["eu-1"].GetMany(context.Background(), more)
+		require.NoError(t, err)
+		require.Less(t, time.Since(begun), 1100*time.Millisecond)
+		require.Equal(t, want, q.sizes())
+		require.Empty(t, q.singles)
+	})
+}
+
+// Keys whose fill takes long before it is clear that they have to be loaded do not hold
+// up the others for long, and come in the end.
+func TestABatchDoesNotWaitForLateKeys(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+		q := &queries{behave: func(context.Context, []string) error { return errors.New("not in us") }}
+		here := &queries{}
+		groups := map[string]*geocache.Group[string]{}
+		for _, n := range c.Nodes() {
+			getter := here
+			if n.Region == "us" {
+				getter = q
+			}
+			g, err := geocache.NewGroup(n.Cache, "batches", geocache.Getter[string](getter), geocache.WithOriginRegion("us"), geocache.WithTTL(testcluster.TTL))
+			require.NoError(t, err)
+			groups[n.Name] = g
+		}
+		time.Sleep(2 * testcluster.TTL) // former owners are not asked any more
+		// Of the owners in us two fail at once, and one does not answer.
+		c.Node("us-1").Freeze()
+		late, early := map[string]bool{}, 0
+		for _, key := range keys(100) {
+			if groups["eu-1"].Locate(key)[0].Owner.ID == "eu-1" {
+				if late[key] = groups["eu-1"].Locate(key)[1].Owner.ID == "us-1"; !late[key] {
+					early++
+				}
+			}
+		}
+		begun := time.Now()
+		done := make(chan error, 1)
+		go func() {
+			m, err := groups["eu-1"].GetMany(context.Background(), keys(100))
+			if len(m) != 100 {
+				err = errors.Join(err, fmt.Errorf("%d of 100", len(m)))
+			}
+			done <- err
+		}()
+		time.Sleep(200 * time.Millisecond)
+		have := 0
+		for key, late := range late {
+			if _, ok := groups["eu-1"].Peek(key); ok {
+				require.False(t, late)
+				have++
+			}
+		}
+		require.Equal(t, early, have)
+		require.NoError(t, <-done)
+		require.Less(t, time.Since(begun), 10*time.Second)
+		sum := 0
+		for _, n := range here.sizes() {
+			sum += n
+		}
+		require.Equal(t, 100, sum, "all in batches")
+	})
+}

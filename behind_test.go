@@ -1,0 +1,456 @@
+package geocache_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// behind is a configuration that writes to db behind.
+func behind(db *database, more ...geocache.GroupOption) testcluster.Config {
+	return testcluster.Config{Group: db.options(append(more, geocache.WithWriteBehind(1<<20))...)}
+}
+
+// queues sums up what nodes have still to write.
+func queues(nodes []*testcluster.Node) (queued, held int) {
+	for _, n := range nodes {
+		b := n.Group.Stats().Behind
+		queued += b.Queued
+		held += b.Held
+	}
+	return queued, held
+}
+
+func TestWriteBehind(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		open := make(chan struct{})
+		db.does(func(context.Context, string, string) error { <-open; return nil })
+		for i := range 10 {
+			_, err := c.Node("eu-1").Set("ada", fmt.Sprint(i))
+			require.NoError(t, err)
+		}
+		require.Empty(t, db.row("ada"))
+		for _, n := range c.Nodes() {
+			require.Equal(t, "9", text(t, n, "ada"))
+		}
+		time.Sleep(2 * time.Second)
+		queued, held := queues(c.Nodes())
+		require.Equal(t, []int{1, 1}, []int{queued, held}, "at the owner, and at its successor")
+		b := c.Owner("eu", "ada").Group.Stats().Behind
+		require.Equal(t, 1, b.Queued)
+		require.Positive(t, b.QueuedBytes)
+		require.Equal(t, 2*time.Second, b.Lag.Round(time.Second))
+		require.EqualValues(t, 8, b.Coalesced, "the first is being written")
+
+		close(open)
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"ada=0", "ada=9"}, db.history())
+		queued, held = queues(c.Nodes())
+		require.Equal(t, []int{0, 0}, []int{queued, held}, "the successor has heard of it")
+		require.EqualValues(t, 2, c.Owner("eu", "ada").Group.Stats().Stored)
+		require.Zero(t, c.Origin.Total())
+	})
+}
+
+func TestAReadSeesWhatTheOriginDoesNotHave(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		_, err := c.Node("eu-1").Set("ada", "written")
+		require.NoError(t, err)
+		_, err = c.Node("eu-1").Remove("bob")
+		require.NoError(t, err)
+		check := func(why string) {
+			for _, n := range c.Nodes() {
+				require.Equal(t, "written", what(t, n, "ada"), "%s, %s", n.Name, why)
+				_, err := n.Group.Get(context.Background(), "bob")
+				require.ErrorIs(t, err, geocache.ErrNotFound, "%s, %s", n.Name, why)
+			}
+		}
+		check("at once")
+		for i := range 500 {
+			c.Nodes()[i%3].MustGet(fmt.Sprint(i))
+			c.Nodes()[i%3].MustGet(fmt.Sprint(i))
+		}
+		check("after it was evicted")
+		time.Sleep(3 * testcluster.TTL)
+		check("after its time to live")
+		require.Zero(t, c.Origin.Loads("ada"))
+		require.Zero(t, c.Origin.Loads("bob"))
+		require.Greater(t, c.Owner("eu", "ada").Group.Stats().StoreErrors, uint64(5))
+
+		db.does(nil)
+		time.Sleep(40 * time.Second)
+		require.Equal(t, "written", db.row("ada"))
+		require.Contains(t, db.history(), "bob removed")
+		require.Len(t, db.history(), 2)
+	})
+}
+
+func TestWhatAnOwnerThatDiesHasNotWrittenItsSuccessorWrites(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		owner := c.Owner("eu", "ada")
+		_, err := other(c, "eu", "ada").Set("ada", "1")
+		require.NoError(t, err)
+		owner.Crash()
+		for _, n := range c.Nodes() {
+			require.Equal(t, "1", text(t, n, "ada"))
+		}
+		require.Empty(t, db.history())
+		db.does(nil)
+		time.Sleep(5 * time.Second)
+		require.Equal(t, []string{"ada=1"}, db.history())
+		queued, held := queues(c.Nodes())
+		require.Equal(t, []int{0, 0}, []int{queued, held})
+	})
+}
+
+func TestCloseWritesWhatIsQueued(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.does(func(context.Context, string, string) error { time.Sleep(100 * time.Millisecond); return nil })
+		for i := range 60 {
+			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "1")
+			require.NoError(t, err)
+		}
+		mine := 0
+		c.Node("eu-2").Close()
+		for _, line := range db.history() {
+			var key string
+			fmt.Sscanf(line, "%s=1", &key)
+			mine++
+		}
+		require.GreaterOrEqual(t, mine, 10)
+		require.Zero(t, c.Node("eu-2").Group.Stats().Behind.Queued)
+		time.Sleep(10 * time.Second)
+		for i := range 60 {
+			require.Equal(t, "1", db.row(fmt.Sprint(i)))
+		}
+	})
+}
+
+// What the origin does not take within the time that Close has goes to the next owner.
+func TestCloseHandsOverWhatTheOriginDoesNotTake(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		owner := c.Owner("eu", "ada")
+		next := c.Node(owner.Group.Locate("ada")[0].Successor.ID)
+		_, err := owner.Set("ada", "1", geocache.Ack(geocache.Owner))
+		require.NoError(t, err)
+		err = owner.Cache.Close()
+		require.ErrorContains(t, err, "1 writes have not reached the origin")
+		require.ErrorContains(t, err, "on strike")
+		require.Zero(t, owner.Group.Stats().Behind.Queued)
+		require.Equal(t, "1", what(t, next, "ada"))
+		db.does(nil)
+		time.Sleep(40 * time.Second)
+		require.Equal(t, []string{"ada=1"}, db.history())
+	})
+}
+
+// The writes of keys that a new node owns follow it, and it answers with them at once.
+func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		for i := range 60 {
+			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")
+			require.NoError(t, err)
+		}
+		c.Add("eu")
+		var moved []string
+		for i := range 60 {
+			key := fmt.Sprint(i)
+			for _, n := range c.Nodes() {
+				require.Equal(t, "1", what(t, n, key), n.Name)
+			}
+			if c.Owner("eu", key).Name == "eu-4" {
+				moved = append(moved, key)
+			}
+		}
+		require.NotEmpty(t, moved)
+		time.Sleep(2 * testcluster.TTL)
+		for i := range 60 {
+			for _, n := range c.Nodes() {
+				require.Equal(t, "1", what(t, n, fmt.Sprint(i)), n.Name)
+			}
+		}
+		require.Equal(t, len(moved), c.Node("eu-4").Group.Stats().Behind.Queued)
+		queued, _ := queues(c.Nodes())
+		require.Equal(t, 60, queued, "nobody writes what another one writes")
+		require.Zero(t, c.Origin.Total())
+		for _, key := range moved {
+			_, err := c.Node("eu-1").Set(key, "2")
+			require.NoError(t, err)
+		}
+		db.does(nil)
+		time.Sleep(time.Minute)
+		require.Len(t, db.history(), 60, "each once")
+		for i := range 60 {
+			want := "1"
+			if slices.Contains(moved, fmt.Sprint(i)) {
+				want = "2"
+			}
+			require.Equal(t, want, db.row(fmt.Sprint(i)))
+		}
+		queued, held := queues(c.Nodes())
+		require.Equal(t, []int{0, 0}, []int{queued, held})
+	})
+}
+
+func TestAWriteThatIsBeingMadeWhenItsKeyMovesFollows(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db, geocache.WithLoadTimeout(5*time.Second), geocache.WithTTL(5*time.Second)), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.does(func(ctx context.Context, _, _ string) error { <-ctx.Done(); return errDatabase })
+		for i := range 12 {
+			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")
+			require.NoError(t, err)
+		}
+		time.Sleep(time.Second) // all are being written
+		c.Add("eu")
+		time.Sleep(20 * time.Second)
+		moved := 0
+		for i := range 12 {
+			if c.Owner("eu", fmt.Sprint(i)).Name == "eu-4" {
+				moved++
+			}
+			for _, n := range c.Nodes() {
+				require.Equal(t, "1", what(t, n, fmt.Sprint(i)), n.Name)
+			}
+		}
+		require.NotZero(t, moved)
+		require.Equal(t, moved, c.Node("eu-4").Group.Stats().Behind.Queued)
+	})
+}
+
+func TestARemoveOfWhatTheOriginDoesNotHave(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		_, err := c.Node("eu-1").Set("ada", "1")
+		require.NoError(t, err)
+		_, err = c.Node("eu-2").Remove("ada")
+		require.NoError(t, err)
+		for _, n := range c.Nodes() {
+			_, err := n.Get("ada")
+			require.ErrorIs(t, err, geocache.ErrNotFound, n.Name)
+		}
+		db.does(nil)
+		time.Sleep(5 * time.Second)
+		require.Equal(t, []string{"ada removed"}, db.history())
+		require.Equal(t, "load 1 in eu", text(t, c.Node("eu-1"), "ada"))
+	})
+}
+
+// The load after a Clear must see what was written before it.
+func TestAClearWhileWritesAreQueued(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		_, err := c.Node("eu-1").Set("ada", "1")
+		require.NoError(t, err)
+		_, err = c.Node("eu-2").Clear()
+		require.NoError(t, err)
+		_, err = c.Owner("eu", "ada").Get("ada")
+		require.ErrorIs(t, err, geocache.ErrTimeout)
+		require.ErrorContains(t, err, "has been cleared")
+		require.Zero(t, c.Origin.Loads("ada"), "it would bring back what was there before")
+		db.does(nil)
+		time.Sleep(time.Minute) // the next try may be further away than a load waits
+		require.Equal(t, "load 1 in eu", text(t, c.Node("eu-1"), "ada"))
+		require.Equal(t, []string{"ada=1"}, db.history())
+	})
+}
+
+func TestAQueueThatIsFull(t *testing.T) {
+	db := newDatabase()
+	// A write waits for as long as the pauses between tries may be by then.
+	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithWriteBehind(1000), geocache.WithLoadTimeout(time.Minute))}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		owner, caller := c.Node("eu-1"), c.Node("eu-2")
+		var keys []string
+		for len(keys) < 6 {
+			keys = append(keys, c.KeyOf("eu-1", keys...))
+		}
+		full := 0
+		for _, key := range keys {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			err := caller.Group.Set(ctx, key, testcluster.Value{Key: key, By: "1"}.String())
+			cancel()
+			if err == nil {
+				require.Zero(t, full, "those that fit come first")
+				continue
+			}
+			full++
+		}
+		require.Equal(t, 3, full)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		err := owner.Group.Set(ctx, keys[5], "")
+		cancel()
+		require.ErrorIs(t, err, geocache.ErrOverloaded)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, caller.Group.Set(context.Background(), keys[5], strings.Repeat("x", 2000)), geocache.ErrOverloaded, "it never fits")
+		require.EqualValues(t, 3, owner.Group.Stats().Behind.Queued)
+		require.GreaterOrEqual(t, owner.Group.Stats().Behind.Refused, uint64(1))
+
+		// One that waits for long is later than what was read meanwhile.
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			_, err := caller.Set(keys[4], "2")
+			require.NoError(t, err)
+		})
+		time.Sleep(3 * time.Second)
+		require.Equal(t, 1, owner.Group.Stats().Behind.Waiting)
+		for _, n := range c.Nodes() {
+			require.Contains(t, text(t, n, keys[4]), "load")
+		}
+		time.Sleep(2 * time.Second)
+		db.does(nil)
+		waiting.Wait()
+		for _, n := range c.Nodes() {
+			require.Equal(t, "2", text(t, n, keys[4]))
+		}
+		time.Sleep(30 * time.Second)
+		require.Equal(t, "2", db.row(keys[4]))
+		require.Equal(t, "1", db.row(keys[0]))
+	})
+}
+
+// A floor that comes back from a region which only passes it on is no newer write.
+func TestAQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
+	db := newDatabase()
+	config := behind(db)
+	config.Regions = []string{"eu", "us"}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		for i := range 30 {
+			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "1", geocache.Ack(geocache.World))
+			require.NoError(t, err)
+		}
+		c.Node("us-1").Crash() // its successors send to eu what it may not have sent
+		time.Sleep(20 * time.Second)
+		queued, held := queues(c.Nodes("eu"))
+		require.Equal(t, []int{30, 30}, []int{queued, held})
+		db.does(nil)
+		time.Sleep(40 * time.Second)
+		require.Len(t, db.history(), 30)
+	})
+}
+
+// A later write in another region takes the place of one that is queued here.
+func TestAWriteInAnotherRegionOvertakesOneThatIsQueued(t *testing.T) {
+	db := newDatabase()
+	config := behind(db)
+	config.Regions = []string{"eu", "us"}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		_, err := c.Node("eu-1").Set("ada", "1", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		_, err = c.Node("us-1").Set("ada", "2", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		queued, held := queues(c.Nodes("eu"))
+		require.Equal(t, []int{0, 0}, []int{queued, held})
+
+		// And if the older one is being written just then, it is written after it.
+		slow := make(chan struct{})
+		db.does(func(_ context.Context, _, what string) error {
+			if what == "3" {
+				<-slow
+			}
+			return nil
+		})
+		time.Sleep(20 * time.Second)
+		_, err = c.Node("eu-1").Set("ada", "3", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		_, err = c.Node("us-1").Set("ada", "4", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		close(slow)
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"ada=2", "ada=4", "ada=3", "ada=4"}, db.history())
+		queued, held = queues(c.Nodes())
+		require.Equal(t, []int{0, 0}, []int{queued, held})
+	})
+}
+
+// Who was away while a key was written anew has an old write of it, which must not come to
+// the origin when the key becomes its own.
+func TestAHeldWriteThatWasReplacedMeanwhile(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		owner := c.Owner("eu", "ada")
+		next := c.Node(owner.Group.Locate("ada")[0].Successor.ID)
+		_, err := owner.Set("ada", "1")
+		require.NoError(t, err)
+		next.Freeze()
+		c.Settle()
+		db.does(func(_ context.Context, _, what string) error {
+			if what == "1" {
+				return errDatabase // the one that is away tries too
+			}
+			return nil
+		})
+		_, err = owner.Set("ada", "2")
+		require.NoError(t, err)
+		time.Sleep(40 * time.Second)
+		require.Equal(t, []string{"ada=2"}, db.history())
+		next.Thaw()
+		c.Settle()
+		c.Settle()
+		db.does(nil)
+		owner.Crash()
+		time.Sleep(40 * time.Second)
+		require.Equal(t, []string{"ada=2"}, db.history())
+		queued, held := queues(c.Nodes())
+		require.Equal(t, []int{0, 0}, []int{queued, held})
+	})
+}
+
+// What an heir does not take is written by who has it.
+func TestAnHeirThatDoesNotTakeQueuedWrites(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		for i := range 30 {
+			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")
+			require.NoError(t, err)
+		}
+		c.Add("eu").Freeze()
+		c.Settle()
+		c.Settle()
+		db.does(nil)
+		time.Sleep(40 * time.Second)
+		for i := range 30 { // once at least: who hangs may have had some of them before
+			require.Equal(t, "1", db.row(fmt.Sprint(i)))
+		}
+	})
+}

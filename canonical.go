@@ -1,0 +1,382 @@
+package geocache
+
+import (
+	"encoding"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zeebo/xxh3"
+)
+
+// A canonical puts values of one type into bytes and back: equal values into the same
+// bytes, and different ones into different bytes. Every part is of a length that its type
+// or its own beginning tells, so that parts can follow each other without a mark.
+//
+//	bool             0 or 1
+//	int…, uint…      zigzag varint, uvarint
+//	float…           the bits of the float64, big endian; one NaN, no -0
+//	complex…         two floats
+//	string           uvarint length, bytes
+//	time.Time        varint seconds since 1970, uvarint nanoseconds
+//	array, struct    the elements, the fields
+//	slice            0 if nil, else uvarint of the length and one, the elements
+//	map              the same, with pairs in the order of their bytes
+//	pointer          0 if nil, else 1 and what it points to
+//	marshalled       as a string: a struct that hides fields and has text methods
+//
+// A kind of string is its own key.
+type canonical struct {
+	hash  uint32 // of the form that the type gives
+	plain bool   // it is a kind of string; hash is 0
+}
+
+var (
+	timeType        = reflect.TypeFor[time.Time]()
+	marshalerType   = reflect.TypeFor[encoding.TextMarshaler]()
+	unmarshalerType = reflect.TypeFor[encoding.TextUnmarshaler]()
+)
+
+// newCanonical returns the canonical of t. The error reports everything in t that has no
+// canonical form.
+func newCanonical(t reflect.Type) (*canonical, error) {
+	if t.Kind() == reflect.String {
+		return &canonical{plain: true}, nil
+	}
+	d := description{seen: map[reflect.Type]int{}}
+	d.add(t, t.String())
+	return &canonical{hash: uint32(xxh3.HashString(d.text.String()))}, errors.Join(d.errs...)
+}
+
+// A description of a type is the same for types whose values have the same form and
+// field names.
+type description struct {
+	text strings.Builder
+	seen map[reflect.Type]int // what has been described, for types that contain themselves
+	errs []error
+}
+
+// add describes t, which is found at a path of the argument.
+func (d *description) add(t reflect.Type, path string) {
+	if n, ok := d.seen[t]; ok {
+		fmt.Fprintf(&d.text, "#%d ", n)
+		return
+	}
+	d.seen[t] = len(d.seen)
+	fmt.Fprintf(&d.text, "%v ", t.Kind())
+	switch {
+	case t == timeType:
+		d.text.WriteString("time ")
+	case isText(t):
+		fmt.Fprintf(&d.text, "text of %v ", t)
+	default:
+		d.addParts(t, path)
+	}
+}
+
+func (d *description) addParts(t reflect.Type, path string) {
+	switch t.Kind() {
+	case reflect.Array:
+		fmt.Fprintf(&d.text, "%d ", t.Len())
+		d.add(t.Elem(), path+"[]")
+	case reflect.Slice:
+		d.add(t.Elem(), path+"[]")
+	case reflect.Map:
+		d.add(t.Key(), path+"'s keys")
+		d.add(t.Elem(), path+"[]")
+	case reflect.Pointer:
+		d.add(t.Elem(), "*"+path)
+	case reflect.Struct:
+		for i := range t.NumField() {
+			f := t.Field(i)
+			fmt.Fprintf(&d.text, "%q ", f.Name)
+			if !f.IsExported() {
+				d.errs = append(d.errs, fmt.Errorf("the argument's %s.%s is not exported, so that it could not be restored from a key", path, f.Name))
+				continue
+			}
+			d.add(f.Type, path+"."+f.Name)
+		}
+		d.text.WriteString("end ")
+	case reflect.Func, reflect.Chan, reflect.Interface, reflect.UnsafePointer, reflect.Invalid:
+		d.errs = append(d.errs, fmt.Errorf("the argument's %s is of kind %v, which could not be restored from a key", path, t.Kind()))
+	}
+}
+
+// isText reports whether t's values are what their text methods say.
+func isText(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	if t.Kind() != reflect.Struct || !p.Implements(marshalerType) || !p.Implements(unmarshalerType) {
+		return false
+	}
+	for i := range t.NumField() {
+		if !t.Field(i).IsExported() {
+			return true
+		}
+	}
+	return false
+}
+
+// errLongKey says that a value's bytes are longer than a key may be.
+var errLongKey = fmt.Errorf("%w: the argument needs a key of more than %d bytes", ErrTooLarge, maxKey)
+
+// encode returns the key of v.
+func (c *canonical) encode(v reflect.Value) (string, error) {
+	if c.plain {
+		return v.String(), nil // Get looks at its length
+	}
+	b, err := appendCanonical(nil, v)
+	if err == nil && len(b) > maxKey {
+		err = errLongKey
+	}
+	return string(b), err
+}
+
+// appendCanonical appends v to b, unless b has become too long: a value that contains
+// itself has no end.
+func appendCanonical(b []byte, v reflect.Value) ([]byte, error) {
+	if len(b) > maxKey {
+		return nil, errLongKey
+	}
+	switch t := v.Type(); {
+	case t == timeType:
+		at := v.Interface().(time.Time)
+		b = binary.AppendVarint(b, at.Unix())
+		return binary.AppendUvarint(b, uint64(at.Nanosecond())), nil
+	case isText(t):
+		p := reflect.New(t)
+		p.Elem().Set(v)
+		text, err := p.Interface().(encoding.TextMarshaler).MarshalText()
+		if err != nil {
+			return nil, fmt.Errorf("the argument has no key: %w", err)
+		}
+		return append(binary.AppendUvarint(b, uint64(len(text))), text...), nil
+	}
+	switch v.Kind() {
+	case reflect.Bool:
+		if v.Bool() {
+			return append(b, 1), nil
+		}
+		return append(b, 0), nil
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return binary.AppendVarint(b, v.Int()), nil
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		return binary.AppendUvarint(b, v.Uint()), nil
+	case reflect.Float32, reflect.Float64:
+		return appendFloat(b, v.Float()), nil
+	case reflect.Complex64, reflect.Complex128:
+		return appendFloat(appendFloat(b, real(v.Complex())), imag(v.Complex())), nil
+	case reflect.String:
+		return append(binary.AppendUvarint(b, uint64(v.Len())), v.String()...), nil
+	case reflect.Array:
+		return appendElements(b, v)
+	case reflect.Slice:
+		if b = appendLength(b, v); v.Len() > maxKey { // of elements that take no bytes
+			return nil, errLongKey
+		}
+		return appendElements(b, v)
+	case reflect.Map:
+		return appendMap(appendLength(b, v), v)
+	case reflect.Struct:
+		var err error
+		for i := 0; i < v.NumField() && err == nil; i++ {
+			b, err = appendCanonical(b, v.Field(i))
+		}
+		return b, err
+	case reflect.Pointer:
+		if v.IsNil() {
+			return append(b, 0), nil
+		}
+		return appendCanonical(append(b, 1), v.Elem())
+	}
+	panic(fmt.Sprintf("geocache: no canonical form of %v", v.Type())) // newCanonical has refused it
+}
+
+// appendLength appends the length of a slice or a map, or that it is nil.
+func appendLength(b []byte, v reflect.Value) []byte {
+	if v.IsNil() {
+		return append(b, 0)
+	}
+	return binary.AppendUvarint(b, uint64(v.Len())+1)
+}
+
+func appendElements(b []byte, v reflect.Value) ([]byte, error) {
+	var err error
+	for i := 0; i < v.Len() && err == nil; i++ {
+		b, err = appendCanonical(b, v.Index(i))
+	}
+	return b, err
+}
+
+func appendMap(b []byte, v reflect.Value) ([]byte, error) {
+	var pairs []string
+	size := len(b)
+	for it := v.MapRange(); it.Next(); {
+		pair, err := appendCanonical(nil, it.Key())
+		if err == nil {
+			pair, err = appendCanonical(pair, it.Value())
+		}
+		if size += len(pair); err == nil && size > maxKey {
+			err = errLongKey
+		}
+		if err != nil {
+			return nil, err
+		}
+		pairs = append(pairs, string(pair))
+	}
+	slices.Sort(pairs)
+	return append(b, strings.Join(pairs, "")...), nil
+}
+
+func appendFloat(b []byte, f float64) []byte {
+	switch {
+	case f != f:
+		f = math.NaN()
+	case f == 0:
+		f = 0 // not -0
+	}
+	return binary.BigEndian.AppendUint64(b, math.Float64bits(f))
+}
+
+// errForeignKey says that a key is not that of a value of the canonical's type.
+var errForeignKey = errors.New("the key is not that of an argument of this function")
+
+// decode sets v to the value whose key it is.
+func (c *canonical) decode(key string, v reflect.Value) error {
+	if c.plain {
+		v.SetString(key)
+		return nil
+	}
+	r := &canonicalReader{rest: key}
+	if r.value(v); r.bad || r.rest != "" {
+		return errForeignKey
+	}
+	return nil
+}
+
+// A canonicalReader is what is left of a key. Once it is bad all that is read is zero.
+type canonicalReader struct {
+	rest string
+	bad  bool
+}
+
+// value reads what appendCanonical has appended.
+func (r *canonicalReader) value(v reflect.Value) {
+	switch t := v.Type(); {
+	case r.bad:
+		return
+	case t == timeType:
+		s := r.varint()
+		v.Set(reflect.ValueOf(time.Unix(s, int64(r.uvarint()%1e9)).UTC()))
+		return
+	case isText(t):
+		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(r.string(r.uvarint()))); err != nil {
+			r.bad = true
+		}
+		return
+	}
+	switch v.Kind() {
+	case reflect.Bool:
+		v.SetBool(r.string(1) == "\x01")
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		i := r.varint()
+		r.bad = r.bad || v.OverflowInt(i)
+		v.SetInt(i)
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		u := r.uvarint()
+		r.bad = r.bad || v.OverflowUint(u)
+		v.SetUint(u)
+	case reflect.Float32, reflect.Float64:
+		v.SetFloat(r.float())
+	case reflect.Complex64, reflect.Complex128:
+		re := r.float()
+		v.SetComplex(complex(re, r.float()))
+	case reflect.String:
+		v.SetString(r.string(r.uvarint()))
+	case reflect.Array:
+		for i := range v.Len() {
+			r.value(v.Index(i))
+		}
+	case reflect.Slice:
+		if n, ok := r.length(); ok {
+			v.Set(reflect.MakeSlice(v.Type(), 0, min(n, 64))) // it may be said to be long and have nothing
+			for i := 0; i < n && !r.bad; i++ {
+				v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
+				r.value(v.Index(i))
+			}
+		}
+	case reflect.Map:
+		if n, ok := r.length(); ok {
+			v.Set(reflect.MakeMap(v.Type()))
+			for i := 0; i < n && !r.bad; i++ {
+				key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+				r.value(key)
+				r.value(value)
+				v.SetMapIndex(key, value)
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			r.value(v.Field(i))
+		}
+	case reflect.Pointer:
+		if r.string(1) == "\x01" {
+			v.Set(reflect.New(v.Type().Elem()))
+			r.value(v.Elem())
+		}
+	}
+}
+
+// length reads what appendLength has appended. ok is false for nil.
+func (r *canonicalReader) length() (n int, ok bool) {
+	u := r.uvarint()
+	if u > maxKey+1 {
+		r.bad = true
+	}
+	if r.bad || u == 0 {
+		return 0, false
+	}
+	return int(u - 1), true
+}
+
+func (r *canonicalReader) string(n uint64) string {
+	if n > uint64(len(r.rest)) {
+		r.bad = true
+		return ""
+	}
+	s := r.rest[:n]
+	r.rest = r.rest[n:]
+	return s
+}
+
+func (r *canonicalReader) uvarint() uint64 {
+	u, n := binary.Uvarint([]byte(r.rest[:min(len(r.rest), binary.MaxVarintLen64)]))
+	if n <= 0 {
+		r.bad = true
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return u
+}
+
+func (r *canonicalReader) varint() int64 {
+	i, n := binary.Varint([]byte(r.rest[:min(len(r.rest), binary.MaxVarintLen64)]))
+	if n <= 0 {
+		r.bad = true
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return i
+}
+
+func (r *canonicalReader) float() float64 {
+	s := r.string(8)
+	if r.bad {
+		return 0
+	}
+	return math.Float64frombits(binary.BigEndian.Uint64([]byte(s)))
+}

@@ -1,0 +1,259 @@
+package geocache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+
+	"github.com/geocache/geocache"
+)
+
+// A table stands for a database that the getter reads and the setter writes.
+type table struct {
+	mu   sync.Mutex
+	rows map[string]string // guarded by mu
+}
+
+func (t *table) Get(_ context.Context, key string) (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if v, ok := t.rows[key]; ok {
+		return v, nil
+	}
+	return "", geocache.ErrNotFound
+}
+
+func (t *table) set(_ context.Context, key, v string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rows[key] = v
+	return nil
+}
+
+func (t *table) remove(_ context.Context, key string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.rows, key)
+	return nil
+}
+
+func (t *table) all() map[string]string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.rows)
+}
+
+func ExampleGroup_Set() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
+
+	fmt.Println(users.Get(ctx, "ada"))
+	fmt.Println(users.Set(ctx, "ada", "Augusta Ada King"))
+	fmt.Println(users.Get(ctx, "ada"))
+	// Output:
+	// Ada Lovelace <nil>
+	// <nil>
+	// Augusta Ada King <nil>
+}
+
+func ExampleGroup_Remove() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
+
+	users.Set(ctx, "ada", "Augusta Ada King")
+	fmt.Println(users.Remove(ctx, "ada"))
+	fmt.Println(users.Get(ctx, "ada")) // loaded
+	// Output:
+	// <nil>
+	// Ada Lovelace <nil>
+}
+
+func ExampleGroup_Clear() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
+
+	users.Get(ctx, "ada")
+	users.Get(ctx, "grace")
+	fmt.Println(users.Clear(ctx))
+	_, ok := users.Peek("ada")
+	fmt.Println(ok)
+	// Output:
+	// <nil>
+	// false
+}
+
+// Updates of one key come one after the other, whichever processes and regions
+// they come from.
+func ExampleGroup_Update() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	none := func(context.Context, string) (int, error) { return 0, geocache.ErrNotFound }
+	visits, _ := geocache.NewGroup(cache, "visits", geocache.GetterFunc[int](none))
+
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			visits.Update(ctx, "ada", func(old int, ok bool) (int, error) { return old + 1, nil })
+		})
+	}
+	wg.Wait()
+	fmt.Println(visits.Get(ctx, "ada"))
+
+	// An error of the function leaves everything as it is.
+	errBudget := errors.New("budget spent")
+	_, err := visits.Update(ctx, "ada", func(old int, ok bool) (int, error) { return 0, errBudget })
+	fmt.Println(err, errors.Is(err, errBudget))
+	// Output:
+	// 100 <nil>
+	// geocache: update visits/"ada": budget spent true
+}
+
+// Set and Remove write to the database, and when they return it has the write.
+func ExampleWithSetter() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	db := &table{rows: map[string]string{"ada": "Ada Lovelace"}}
+	users, _ := geocache.NewGroup(cache, "users", db,
+		geocache.WithSetter(db.set), geocache.WithRemover(db.remove))
+
+	users.Set(ctx, "grace", "Grace Hopper")
+	fmt.Println(db.all())
+	users.Remove(ctx, "ada")
+	fmt.Println(db.all())
+	_, err := users.Get(ctx, "ada")
+	fmt.Println(errors.Is(err, geocache.ErrNotFound))
+	// Output:
+	// map[ada:Ada Lovelace grace:Grace Hopper]
+	// map[grace:Grace Hopper]
+	// true
+}
+
+// Set returns before the database has the write. Of several writes of a key it gets the
+// last, and Close waits until it has all.
+func ExampleWithWriteBehind() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	db := &table{rows: map[string]string{}}
+	positions, _ := geocache.NewGroup(cache, "positions", db,
+		geocache.WithSetter(db.set), geocache.WithRemover(db.remove), geocache.WithWriteBehind(16<<20))
+
+	for i := range 1000 {
+		positions.Set(ctx, "bus 42", fmt.Sprint("stop ", i))
+	}
+	fmt.Println(positions.Get(ctx, "bus 42"))
+	fmt.Println(cache.Close())
+	fmt.Println(db.all())
+	// Output:
+	// stop 999 <nil>
+	// <nil>
+	// map[bus 42:stop 999]
+}
+
+// A write that waits for all regions, and says which have confirmed it.
+func ExampleInto() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent, geocache.WithRegion("eu-west"))
+	defer cache.Close()
+	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
+
+	var w geocache.Written
+	err := users.Set(ctx, "ada", "Augusta Ada King", geocache.Ack(geocache.World), geocache.Into(&w))
+	fmt.Println(err, w.Confirmed, w.Pending, w.Generation != 0)
+	// Output:
+	// <nil> [eu-west] [] true
+}
+
+func ExampleGroup_RemoveTag() {
+	cache, err := geocache.Open(context.Background(), silent)
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+
+	// A page of a team's members is made of many rows; it bears the tag of each.
+	pages, err := geocache.NewGroup(cache, "pages", geocache.ItemGetterFunc[string](
+		func(ctx context.Context, key string) (geocache.Loaded[string], error) {
+			return geocache.Loaded[string]{Value: "ada, grace", Tags: []string{"user:1", "user:2"}}, nil
+		}))
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	if _, err := pages.Get(ctx, "team:7?page=1"); err != nil {
+		panic(err)
+	}
+
+	// User 2 has changed: every page that shows it is loaded anew, everywhere.
+	if err := pages.RemoveTag(ctx, "user:2"); err != nil {
+		panic(err)
+	}
+	_, ok := pages.Peek("team:7?page=1")
+	fmt.Println(ok)
+	// Output: false
+}
+
+func ExampleGroup_RemovePrefix() {
+	cache, err := geocache.Open(context.Background(), silent)
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	pages, err := geocache.NewGroup(cache, "pages", geocache.GetterFunc[string](
+		func(ctx context.Context, key string) (string, error) { return "page " + key, nil }))
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	if _, err := pages.GetMany(ctx, []string{"team:7/1", "team:7/2", "team:8/1"}); err != nil {
+		panic(err)
+	}
+	if err := pages.RemovePrefix(ctx, "team:7/"); err != nil {
+		panic(err)
+	}
+	for _, key := range []string{"team:7/1", "team:7/2", "team:8/1"} {
+		_, ok := pages.Peek(key)
+		fmt.Println(key, ok)
+	}
+	// Output:
+	// team:7/1 false
+	// team:7/2 false
+	// team:8/1 true
+}
+
+func ExampleGroup_RemoveMany() {
+	cache, err := geocache.Open(context.Background(), silent)
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](
+		func(ctx context.Context, key string) (string, error) { return "user " + key, nil }))
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	if _, err := users.GetMany(ctx, []string{"1", "2", "3"}); err != nil {
+		panic(err)
+	}
+	if err := users.RemoveMany(ctx, []string{"1", "3"}); err != nil {
+		panic(err)
+	}
+	for _, key := range []string{"1", "2", "3"} {
+		_, ok := users.Peek(key)
+		fmt.Println(key, ok)
+	}
+	// Output:
+	// 1 false
+	// 2 true
+	// 3 false
+}

@@ -1,0 +1,30 @@
+package expiry
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+func TestStampsInOrder(t *testing.T) {
+	ascending := []Stamp{{}, Removal(0), Loaded(5), {5, OriginOf("a")}, Removal(5), Loaded(6)}
+	for i, s := range ascending {
+		for j, u := range ascending {
+			require.Equal(t, i < j, s.Below(u), "%v below %v", s, u)
+			require.Equal(t, ascending[max(i, j)], s.Max(u))
+		}
+	}
+	require.True(t, Removal(3).IsRemoval())
+	require.True(t, Loaded(3).IsLoad())
+}
+
+func TestOriginsAreNoneOfTheReserved(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := Stamp{1, OriginOf(rapid.String().Draw(t, "node"))}
+		if s.IsLoad() || s.IsRemoval() {
+			t.Fatalf("%v", s)
+		}
+	})
+	require.NotEqual(t, OriginOf("eu-1"), OriginOf("eu-2"))
+}

@@ -1,0 +1,92 @@
+package geocache_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+func TestCloseHandsEntriesToTheirNextOwners(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		leaving := c.Node("eu-2")
+		for i := range 300 {
+			leaving.MustGet(fmt.Sprint(i))
+		}
+		leaving.Close()
+		for i := range 300 {
+			require.Equal(t, "load 1 in eu", text(t, c.Node("eu-1"), fmt.Sprint(i)))
+		}
+		c.Settle()
+		for i := range 300 {
+			for _, n := range c.Nodes() {
+				require.Equal(t, "load 1 in eu", text(t, n, fmt.Sprint(i)), "%s has %d", n.Name, i)
+			}
+		}
+		require.Equal(t, 300, c.Origin.Total())
+	})
+}
+
+// Who does not take what it is given has its own part lost, and nobody waits for long.
+func TestCloseDoesNotWaitForAnHeirThatHangs(t *testing.T) {
+	for seed := range uint64(6) { // in whichever order they come
+		testcluster.Run(t, testcluster.Config{Nodes: 4, Seed: seed}, func(c *testcluster.Cluster) {
+			time.Sleep(standing)
+			leaving := c.Node("eu-2")
+			var keys []string // which it owns, but for those of the heir that hangs
+			for i := range 400 {
+				key := fmt.Sprint(i)
+				leaving.MustGet(key)
+				if i%2 == 0 {
+					leaving.MustGet(key)
+				}
+				if at := leaving.Group.Locate(key)[0]; at.Owner.ID == "eu-2" && at.Successor.ID != "eu-3" {
+					keys = append(keys, key)
+				}
+			}
+			c.Node("eu-3").Freeze()
+			begun := time.Now()
+			require.NoError(t, leaving.Cache.Close())
+			require.Less(t, time.Since(begun), 8*time.Second)
+			time.Sleep(2 * time.Second)
+			handed := 0
+			for _, key := range keys {
+				if _, ok := c.Owner("eu", key).Group.Peek(key); ok {
+					handed++
+				}
+			}
+			require.Equal(t, len(keys), handed)
+		})
+	}
+}
+
+// What is handed over was loaded or set before; a write that has come since is newer.
+func TestWhatIsHandedOverDoesNotBeatAWrite(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		for i := range 200 {
+			c.Node("eu-1").MustGet(fmt.Sprint(i))
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for i := range 200 {
+				value := testcluster.Value{Key: fmt.Sprint(i), Begun: c.Now(), By: "written"}
+				require.NoError(t, c.Node("eu-1").Group.Set(context.Background(), value.Key, value.String()))
+			}
+		}()
+		c.Node("eu-2").Close()
+		<-done
+		c.Settle()
+		for i := range 200 {
+			for _, n := range c.Nodes() {
+				require.Equal(t, "written", text(t, n, fmt.Sprint(i)), n.Name)
+			}
+		}
+	})
+}

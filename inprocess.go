@@ -1,0 +1,57 @@
+package geocache
+
+import (
+	"iter"
+	"slices"
+	"strings"
+)
+
+// What a Group has in this process's own memory, as a cache without a cluster has
+// it. Nothing here asks another node or the getter, is counted, or changes the order
+// of eviction.
+
+// Contains reports whether Peek would return a value: whether this process has one
+// of key in memory that may be served now. It does not decode it.
+func (g *Group[V]) Contains(key string) bool {
+	e, ok := g.store.Peek(key)
+	return ok && !e.Absent() && g.alive(e)
+}
+
+// Len returns the number of keys of which this process has a value in memory that
+// may be served now, be they its own or copies of other nodes' entries. Expired
+// values, stale ones, and absences are not among them. It looks at each entry; the
+// number of all, the dead included, is at hand as Stats().Entries.
+func (g *Group[V]) Len() int {
+	n := 0
+	for e := range g.store.All() {
+		if !e.Absent() && g.alive(e) {
+			n++
+		}
+	}
+	return n
+}
+
+// All returns the keys and values that Len counts. With LRU, LFU and FIFO they come in the
+// order of eviction, the one that would leave last first, and copies of other nodes'
+// entries at the end; that takes a list of all. With S3FIFO they come in no order.
+//
+// No lock is held while the loop's body runs, and it may use the Group. Keys that come or go
+// meanwhile may be among them or not, and one that is written may come twice, with
+// its old and its new value. A value that does not decode is left out.
+func (g *Group[V]) All() iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		entries := g.store.All()
+		if g.config.policy != S3FIFO {
+			entries = slices.Values(g.store.InOrder())
+		}
+		for e := range entries {
+			if e.Absent() || !g.alive(e) {
+				continue
+			}
+			v, err := g.decode(e)
+			if err == nil && !yield(strings.Clone(e.Key()), v) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,165 @@
+package note
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// Journal asks a node for its floors.
+//
+//	string8  Group
+//	u64      Since
+//	u64      Cursor
+type Journal struct {
+	Group  string
+	Since  expiry.Generation // only those of this generation or later
+	Cursor uint64            // where the last answer ended; 0 begins
+}
+
+// Append appends the encoding of m.
+func (m Journal) Append(b []byte) []byte {
+	b = appendString8(b, m.Group)
+	b = appendGeneration(b, m.Since)
+	return binary.BigEndian.AppendUint64(b, m.Cursor)
+}
+
+// DecodeJournal is the reverse of Append.
+func DecodeJournal(b []byte) (Journal, error) {
+	d := &decoder{b: b}
+	return whole(d, Journal{Group: d.string8(), Since: d.generation(), Cursor: d.uint64()})
+}
+
+// Floors is the answer to Journal and to Compare.
+//
+//	flags  1 More
+//	u64    Cleared
+//	u64    Group
+//	u64    Next
+//	count  Keys
+//	  each a Floor
+type Floors struct {
+	Cleared expiry.Generation // of the last Clear
+	Group   expiry.Generation // the floor of every key, at least Cleared
+	Keys    []Floor
+	Next    uint64 // the cursor for the rest
+	More    bool   // whether there is a rest
+}
+
+// Append appends the encoding of m.
+func (m Floors) Append(b []byte) []byte {
+	b = appendFlags(b, m.More)
+	b = appendGeneration(b, m.Cleared)
+	b = appendGeneration(b, m.Group)
+	b = binary.BigEndian.AppendUint64(b, m.Next)
+	return appendFloors(b, m.Keys)
+}
+
+// DecodeFloors is the reverse of Append.
+func DecodeFloors(b []byte) (Floors, error) {
+	d := &decoder{b: b}
+	var m Floors
+	d.flags(&m.More)
+	m.Cleared = d.generation()
+	m.Group = d.generation()
+	m.Next = d.uint64()
+	m.Keys = d.floors()
+	return whole(d, m)
+}
+
+// A Floor is the floor of one key.
+//
+//	string16  Key
+//	stamp     Stamp
+type Floor struct {
+	Key   string
+	Stamp expiry.Stamp
+}
+
+const floorSize = 2 + 16 // without the key
+
+// Size returns how many bytes f takes within a message.
+func (f Floor) Size() int { return floorSize + len(f.Key) }
+
+func appendFloors(b []byte, floors []Floor) []byte {
+	b = appendCount(b, len(floors))
+	for _, f := range floors {
+		b = appendString16(b, f.Key)
+		b = appendStamp(b, f.Stamp)
+	}
+	return b
+}
+
+func (d *decoder) floors() []Floor {
+	floors := make([]Floor, d.count(floorSize))
+	for i := range floors {
+		floors[i] = Floor{Key: d.string16(), Stamp: d.stamp()}
+		if d.bad {
+			return nil
+		}
+	}
+	return floors
+}
+
+// Compare asks a node in another region for the floors that the two do not have
+// in common: those in the slices whose digests differ. The first slice begins
+// at From.
+//
+//	string8  Group
+//	u64      From
+//	micros   Width, not zero
+//	count    Digests
+//	  each a u64
+type Compare struct {
+	Group   string
+	From    expiry.Generation
+	Width   time.Duration // of a slice, in whole microseconds
+	Digests []uint64      // one for each slice
+}
+
+// Append appends the encoding of m.
+func (m Compare) Append(b []byte) []byte {
+	b = appendString8(b, m.Group)
+	b = appendGeneration(b, m.From)
+	b = appendMicros(b, m.Width)
+	b = appendCount(b, len(m.Digests))
+	for _, digest := range m.Digests {
+		b = binary.BigEndian.AppendUint64(b, digest)
+	}
+	return b
+}
+
+// DecodeCompare is the reverse of Append.
+func DecodeCompare(b []byte) (Compare, error) {
+	d := &decoder{b: b}
+	m := Compare{Group: d.string8(), From: d.generation(), Width: d.micros()}
+	m.Digests = make([]uint64, d.count(8))
+	for i := range m.Digests {
+		m.Digests[i] = d.uint64()
+	}
+	if m.Width == 0 {
+		d.bad = true
+	}
+	return whole(d, m)
+}
+
+// Clean tells the successor of a key's owner that the origin has the values
+// with these stamps.
+//
+//	string8  Group
+//	count    Keys
+//	  each a Floor
+type Clean struct {
+	Group string
+	Keys  []Floor
+}
+
+// Append appends the encoding of m.
+func (m Clean) Append(b []byte) []byte { return appendFloors(appendString8(b, m.Group), m.Keys) }
+
+// DecodeClean is the reverse of Append.
+func DecodeClean(b []byte) (Clean, error) {
+	d := &decoder{b: b}
+	return whole(d, Clean{Group: d.string8(), Keys: d.floors()})
+}

@@ -1,0 +1,193 @@
+// Package note has what nodes say to each other about writes, and how it is
+// put into bytes. The bytes are the payload of calls between peers; their
+// layouts stand beside the types and are pinned by testdata/messages.txt.
+package note
+
+import (
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// A Method says what a call between peers asks for, and so what its payload
+// is. Its numbers are part of the wire format.
+type Method = uint8
+
+// The methods, each with its payload and that of its answer.
+const (
+	MethodWrite   Method = 1 // Write, Wrote
+	MethodTell    Method = 2 // Tell, empty
+	MethodPush    Method = 3 // Push, Pushed
+	MethodAwait   Method = 4 // Await, empty
+	MethodJournal Method = 5 // Journal, Floors
+	MethodCompare Method = 6 // Compare, Floors
+	MethodClean   Method = 7 // Clean, empty
+
+	// MethodHandoff gives keys' new owner what the old one has of them. It is
+	// a Tell whose notes have values with any stamp, those of loads too. The
+	// answer is empty.
+	MethodHandoff Method = 8
+)
+
+// A Note tells of one write: what the key's floor is from now on, and where it
+// is wanted, the value. It can be told twice, late and out of order: the floor
+// only rises, and of two values the higher stamp wins.
+//
+//	flags     1 Clear, 2 HasValue, 4 Dirty, 8 Folded, 16 Tagged
+//	string8   Group
+//	string16  Key
+//	stamp     Stamp
+//	  only if HasValue:
+//	micros    Age, rounded up
+//	micros    Life
+//	bytes32   Value
+//
+// A Clear with a key, with a value or with a stamp that is not a removal is
+// malformed.
+type Note struct {
+	Group string
+	Key   string // empty for a Clear
+	Clear bool   // for every key of the group; Stamp is a removal
+
+	// Folded says that a Clear is none that a user asked for, but stands for notes
+	// that could not be kept. It concerns the region that it is sent to alone.
+	Folded bool
+
+	Stamp expiry.Stamp
+
+	Dirty bool // the origin does not have the write yet: whoever is told keeps it until it does
+
+	// HasValue says that the rest is set.
+	HasValue bool
+	Value    []byte        // encoded
+	Tagged   bool          // tags come before the value
+	Age      time.Duration // since Stamp, as measured on the way; in microseconds when sent
+	Life     time.Duration // the age at which the value expires
+}
+
+const (
+	noteSize  = 1 + 1 + 2 + 16 // without the group, the key and what HasValue adds
+	valueSize = 8 + 8 + 4      // without the value itself
+)
+
+// Size returns how many bytes n takes within a message.
+func (n *Note) Size() int {
+	size := noteSize + len(n.Group) + len(n.Key)
+	if n.HasValue {
+		size += valueSize + len(n.Value)
+	}
+	return size
+}
+
+func (n *Note) append(b []byte) []byte {
+	b = appendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, n.Tagged)
+	b = appendString8(b, n.Group)
+	b = appendString16(b, n.Key)
+	b = appendStamp(b, n.Stamp)
+	if n.HasValue {
+		b = appendMicrosUp(b, n.Age) // taken for older than it is, never for younger
+		b = appendMicros(b, n.Life)
+		b = appendBytes32(b, n.Value)
+	}
+	return b
+}
+
+func (n *Note) decode(d *decoder) {
+	d.flags(&n.Clear, &n.HasValue, &n.Dirty, &n.Folded, &n.Tagged)
+	n.Group = d.string8()
+	n.Key = d.string16()
+	n.Stamp = d.stamp()
+	if n.HasValue {
+		n.Age = d.micros()
+		n.Life = d.micros()
+		n.Value = d.bytes32()
+	}
+	if n.Folded && !n.Clear || n.Tagged && !n.HasValue || n.Clear && (n.Key != "" || n.HasValue || !n.Stamp.IsRemoval()) {
+		d.bad = true
+	}
+}
+
+func appendNotes(b []byte, notes []Note) []byte {
+	size := 4
+	for i := range notes {
+		size += notes[i].Size()
+	}
+	b = slices.Grow(b, size)
+	b = appendCount(b, len(notes))
+	for i := range notes {
+		b = notes[i].append(b)
+	}
+	return b
+}
+
+func (d *decoder) notes() []Note {
+	notes := make([]Note, d.count(noteSize))
+	for i := range notes {
+		if notes[i].decode(d); d.bad {
+			return nil
+		}
+	}
+	return notes
+}
+
+// Tell asks a node of the same region to take notes in.
+//
+//	count  Notes
+//	  each a Note
+type Tell struct{ Notes []Note }
+
+// Append appends the encoding of m.
+func (m Tell) Append(b []byte) []byte { return appendNotes(b, m.Notes) }
+
+// DecodeTell is the reverse of Append.
+func DecodeTell(b []byte) (Tell, error) {
+	d := &decoder{b: b}
+	return whole(d, Tell{Notes: d.notes()})
+}
+
+// Push asks the owner of keys in another region to take notes in and tell its
+// region. Pushes from one node to another are a numbered stream.
+//
+//	u64    Epoch
+//	u64    Number
+//	u64    Low
+//	count  Notes
+//	  each a Note
+type Push struct {
+	Epoch  expiry.Generation // when the stream began: a restarted sender has a higher one
+	Number uint64            // of this push, from 1
+	Low    uint64            // every number below has been acknowledged, or has been given up for another stream
+	Notes  []Note            // none: the sender only asks what has arrived
+}
+
+// Append appends the encoding of m.
+func (m Push) Append(b []byte) []byte {
+	b = appendGeneration(b, m.Epoch)
+	b = binary.BigEndian.AppendUint64(b, m.Number)
+	b = binary.BigEndian.AppendUint64(b, m.Low)
+	return appendNotes(b, m.Notes)
+}
+
+// DecodePush is the reverse of Append.
+func DecodePush(b []byte) (Push, error) {
+	d := &decoder{b: b}
+	return whole(d, Push{Epoch: d.generation(), Number: d.uint64(), Low: d.uint64(), Notes: d.notes()})
+}
+
+// Pushed is the answer, given when the region has been told.
+//
+//	u64  Have
+type Pushed struct {
+	Have uint64 // every number up to this one has arrived
+}
+
+// Append appends the encoding of m.
+func (m Pushed) Append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, m.Have) }
+
+// DecodePushed is the reverse of Append.
+func DecodePushed(b []byte) (Pushed, error) {
+	d := &decoder{b: b}
+	return whole(d, Pushed{Have: d.uint64()})
+}

@@ -1,0 +1,329 @@
+package note
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"math"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// A message is any type that has an encoding.
+type message interface{ Append(b []byte) []byte }
+
+// decoders has the decoder of each type, under its name in the golden file.
+var decoders = map[string]func(b []byte) (message, error){
+	"tell":    of(DecodeTell),
+	"push":    of(DecodePush),
+	"pushed":  of(DecodePushed),
+	"write":   of(DecodeWrite),
+	"wrote":   of(DecodeWrote),
+	"await":   of(DecodeAwait),
+	"journal": of(DecodeJournal),
+	"floors":  of(DecodeFloors),
+	"compare": of(DecodeCompare),
+	"clean":   of(DecodeClean),
+}
+
+func of[M message](decode func([]byte) (M, error)) func([]byte) (message, error) {
+	return func(b []byte) (message, error) {
+		m, err := decode(b)
+		return m, err
+	}
+}
+
+// One message of every type, whose encodings are in testdata/messages.txt.
+var (
+	someStamp = expiry.Stamp{Generation: 0x0006_4400_0000_1001, Origin: 0x0123456789abcdef}
+	someNotes = []Note{
+		{Group: "users", Key: "ada", Stamp: someStamp, Dirty: true, HasValue: true, Value: []byte("value"), Age: 3 * time.Millisecond, Life: time.Minute},
+		{Group: "users", Key: "grace", Stamp: expiry.Removal(7)},
+		{Group: "", Key: "", Stamp: expiry.Loaded(8), HasValue: true, Value: []byte{}, Life: time.Second},
+		{Group: "users", Clear: true, Stamp: expiry.Removal(9)},
+		{Group: "users", Clear: true, Folded: true, Stamp: expiry.Removal(10)},
+	}
+	someFloors   = []Floor{{Key: "ada", Stamp: someStamp}, {Key: "", Stamp: expiry.Removal(7)}}
+	someMessages = map[string]message{
+		"tell":   Tell{Notes: someNotes},
+		"push":   Push{Epoch: 5 << 12, Number: 300, Low: 298, Notes: someNotes[1:2]},
+		"pushed": Pushed{Have: 299},
+		"write": Write{Group: "users", Key: "ada", Op: Swap, Expected: someStamp, Absent: true, Quick: true,
+			Life: time.Minute, Value: []byte("value")},
+		"wrote":   Wrote{Stamp: someStamp, Swapped: true, Unconfirmed: true},
+		"await":   Await{Group: "users", Key: "ada", Region: "eu"},
+		"journal": Journal{Group: "users", Since: 5 << 12, Cursor: 12},
+		"floors":  Floors{Cleared: 5 << 12, Group: 6 << 12, Keys: someFloors, Next: 14, More: true},
+		"compare": Compare{Group: "users", From: 5 << 12, Width: time.Second, Digests: []uint64{1, 0, math.MaxUint64}},
+		"clean":   Clean{Group: "users", Keys: someFloors},
+	}
+)
+
+// TestGolden holds the encoding to what was once released: a change here is a
+// change of the protocol, and needs a new version.
+func TestGolden(t *testing.T) {
+	golden := readGolden(t)
+	require.Len(t, golden, len(decoders))
+	require.Len(t, someMessages, len(decoders))
+	for name, m := range someMessages {
+		require.Equal(t, hex.EncodeToString(golden[name]), hex.EncodeToString(m.Append(nil)), name)
+		decoded, err := decoders[name](golden[name])
+		require.NoError(t, err, name)
+		require.Equal(t, m, decoded, name)
+	}
+}
+
+// TestMethods pins the numbers, which are part of the wire format.
+func TestMethods(t *testing.T) {
+	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8}, []Method{MethodWrite, MethodTell, MethodPush, MethodAwait,
+		MethodJournal, MethodCompare, MethodClean, MethodHandoff})
+}
+
+// TestNotWhole: each message cut anywhere, or with something left over, is
+// malformed, and the error says which it is.
+func TestNotWhole(t *testing.T) {
+	for name, m := range someMessages {
+		encoded := m.Append(nil)
+		for n := range encoded {
+			cut, err := decoders[name](encoded[:n])
+			require.ErrorIs(t, err, ErrMalformed, "%s of %d bytes", name, n)
+			require.Zero(t, cut, "%s of %d bytes", name, n)
+			require.Contains(t, strings.ToLower(err.Error()), "note."+name)
+		}
+		_, err := decoders[name](append(encoded, 0))
+		require.ErrorIs(t, err, ErrMalformed, name)
+	}
+}
+
+// TestMalformed: what no encoder writes.
+func TestMalformed(t *testing.T) {
+	tell := func(change func(n *Note)) []byte {
+		n := Note{Group: "g", Clear: true, Stamp: expiry.Removal(1)}
+		change(&n)
+		return Tell{Notes: []Note{n}}.Append(nil)
+	}
+	at := func(b []byte, i int, v byte) []byte {
+		b[i] = v
+		return b
+	}
+	_, err := DecodeTell(tell(func(*Note) {}))
+	require.NoError(t, err)
+	for what, m := range map[string]struct {
+		name    string
+		encoded []byte
+	}{
+		"a flag that a note does not have":        {"tell", at(tell(func(*Note) {}), 4, 1|1<<5)},
+		"a flag that a write does not have":       {"write", at(Write{Op: Set}.Append(nil), 1, 1<<3)},
+		"a flag that a wrote does not have":       {"wrote", at(Wrote{}.Append(nil), 0, 1<<7)},
+		"a flag that floors do not have":          {"floors", at(Floors{}.Append(nil), 0, 1<<7)},
+		"a clear of a key":                        {"tell", tell(func(n *Note) { n.Key = "k" })},
+		"a clear with a value":                    {"tell", tell(func(n *Note) { n.HasValue = true })},
+		"a clear that is no removal":              {"tell", tell(func(n *Note) { n.Stamp.Origin-- })},
+		"a key's floor that is folded":            {"tell", tell(func(n *Note) { n.Clear, n.Folded = false, true })},
+		"no op":                                   {"write", Write{}.Append(nil)},
+		"an op that there is not":                 {"write", Write{Op: RemoveKeys + 1}.Append(nil)},
+		"slices without width":                    {"compare", Compare{Width: time.Nanosecond}.Append(nil)},
+		"a time that is longer than can be told":  {"compare", append(binary.BigEndian.AppendUint64(make([]byte, 1+8), maxMicros+1), 0, 0, 0, 0)},
+		"more notes than bytes":                   {"tell", at(Tell{}.Append(nil), 0, 255)},
+		"tags without a value":                    {"tell", tell(func(n *Note) { n.Tagged = true })},
+		"more keys than bytes":                    {"write", append(Write{Op: RemoveKeys}.Append(nil)[:1+1+1+2+16+8+4], 255, 0, 0, 0)},
+		"more floors than bytes":                  {"clean", at(Clean{}.Append(nil), 1, 255)},
+		"more digests than bytes":                 {"compare", at(Compare{Width: time.Second}.Append(nil), 17, 255)},
+		"a value that is longer than the message": {"write", at(Write{Op: Set}.Append(nil), 1+1+1+2+16+8, 255)},
+	} {
+		_, err := decoders[m.name](m.encoded)
+		require.ErrorIs(t, err, ErrMalformed, what)
+	}
+}
+
+// TestCountsTakeNoMemory: who says that more is to come than there is gets
+// nothing allocated for it.
+func TestCountsTakeNoMemory(t *testing.T) {
+	huge := bytes.Repeat([]byte{0xff}, 64)
+	for name, decode := range decoders {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		decode(huge)
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), name)
+	}
+}
+
+// TestDecodedIsACopy: the bytes may be those of a buffer that is read into again.
+func TestDecodedIsACopy(t *testing.T) {
+	for name, m := range someMessages {
+		encoded := m.Append(nil)
+		decoded, err := decoders[name](encoded)
+		require.NoError(t, err)
+		for i := range encoded {
+			encoded[i] = '#'
+		}
+		require.Equal(t, m, decoded, name)
+	}
+}
+
+// TestTimesAreRounded: an age up, a life down, neither below zero.
+func TestTimesAreRounded(t *testing.T) {
+	rounded := func(age, life time.Duration) []time.Duration {
+		m, err := DecodeTell(Tell{Notes: []Note{{HasValue: true, Age: age, Life: life}}}.Append(nil))
+		require.NoError(t, err)
+		return []time.Duration{m.Notes[0].Age, m.Notes[0].Life}
+	}
+	const us = time.Microsecond
+	require.Equal(t, []time.Duration{2 * us, us}, rounded(us+1, 2*us-1))
+	require.Equal(t, []time.Duration{2 * us, 2 * us}, rounded(2*us, 2*us))
+	require.Equal(t, []time.Duration{0, 0}, rounded(-time.Second, -time.Second))
+	longest := time.Duration(maxMicros) * us
+	require.Equal(t, []time.Duration{longest, longest}, rounded(math.MaxInt64, math.MaxInt64))
+
+	w, err := DecodeWrite(Write{Op: Set, Life: 1}.Append(nil))
+	require.NoError(t, err)
+	require.Equal(t, us, w.Life, "0 would be none")
+}
+
+func drawStamp() *rapid.Generator[expiry.Stamp] {
+	return rapid.Custom(func(t *rapid.T) expiry.Stamp {
+		return expiry.Stamp{
+			Generation: expiry.Generation(rapid.Uint64().Draw(t, "generation")),
+			Origin:     rapid.OneOf(rapid.Uint64(), rapid.SampledFrom([]uint64{0, math.MaxUint64})).Draw(t, "origin"),
+		}
+	})
+}
+
+func drawMicros() *rapid.Generator[time.Duration] {
+	return rapid.Map(rapid.Uint64Range(0, maxMicros), func(us uint64) time.Duration {
+		return time.Duration(us) * time.Microsecond
+	})
+}
+
+// TestRemoveKeysRoundTrip: the one write that has more than one key.
+func TestRemoveKeysRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := Write{Op: RemoveKeys, Group: "g", Key: "first", Value: []byte{}, Keys: rapid.SliceOfN(rapid.String(), 1, 20).Draw(t, "keys")}
+		decoded, err := DecodeWrite(m.Append(nil))
+		require.NoError(t, err)
+		require.Equal(t, m, decoded)
+	})
+}
+
+func drawValue() *rapid.Generator[[]byte] {
+	return rapid.Map(rapid.SliceOf(rapid.Byte()), func(v []byte) []byte { return append([]byte{}, v...) })
+}
+
+func drawNote() *rapid.Generator[Note] {
+	return rapid.Custom(func(t *rapid.T) Note {
+		n := Note{Group: rapid.StringN(0, 60, 255).Draw(t, "group"), Dirty: rapid.Bool().Draw(t, "dirty")}
+		if n.Clear = rapid.Bool().Draw(t, "clear"); n.Clear {
+			n.Folded = rapid.Bool().Draw(t, "folded")
+			n.Stamp = expiry.Removal(drawStamp().Draw(t, "stamp").Generation)
+			return n
+		}
+		n.Key = rapid.String().Draw(t, "key")
+		n.Stamp = drawStamp().Draw(t, "stamp")
+		if n.HasValue = rapid.Bool().Draw(t, "has value"); n.HasValue {
+			n.Value = drawValue().Draw(t, "value")
+			n.Age = drawMicros().Draw(t, "age")
+			n.Life = drawMicros().Draw(t, "life")
+			n.Tagged = rapid.Bool().Draw(t, "tagged")
+		}
+		return n
+	})
+}
+
+func drawFloor() *rapid.Generator[Floor] {
+	return rapid.Custom(func(t *rapid.T) Floor {
+		return Floor{Key: rapid.String().Draw(t, "key"), Stamp: drawStamp().Draw(t, "stamp")}
+	})
+}
+
+// some is a slice that is not nil.
+func some[E any](g *rapid.Generator[E]) *rapid.Generator[[]E] {
+	return rapid.Map(rapid.SliceOfN(g, 0, 20), func(s []E) []E { return append([]E{}, s...) })
+}
+
+// TestRoundTrip: what is decoded is what was encoded.
+func TestRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := func(label string) string { return rapid.StringN(0, 60, 255).Draw(t, label) }
+		key := rapid.String().Draw(t, "key")
+		number := func(label string) uint64 { return rapid.Uint64().Draw(t, label) }
+		generation := func(label string) expiry.Generation { return expiry.Generation(number(label)) }
+		flag := func(label string) bool { return rapid.Bool().Draw(t, label) }
+		prefix := []byte("what is there already")
+
+		for name, m := range map[string]message{
+			"tell":   Tell{Notes: some(drawNote()).Draw(t, "notes")},
+			"push":   Push{Epoch: generation("epoch"), Number: number("number"), Low: number("low"), Notes: some(drawNote()).Draw(t, "pushed")},
+			"pushed": Pushed{Have: number("have")},
+			"write": Write{Group: name("group"), Key: key, Op: Op(rapid.IntRange(1, 5).Draw(t, "op")), Expected: drawStamp().Draw(t, "expected"),
+				Absent: flag("absent"), Life: drawMicros().Draw(t, "life"), Quick: flag("quick"), Tagged: flag("tagged"), Value: drawValue().Draw(t, "value")},
+			"wrote":   Wrote{Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"), Late: flag("late"), Stranger: flag("stranger")},
+			"await":   Await{Group: name("group"), Key: key, Region: name("region")},
+			"journal": Journal{Group: name("group"), Since: generation("since"), Cursor: number("cursor")},
+			"floors": Floors{Cleared: generation("cleared"), Group: generation("group floor"), Keys: some(drawFloor()).Draw(t, "floors"),
+				Next: number("next"), More: flag("more")},
+			"compare": Compare{Group: name("group"), From: generation("from"), Width: max(drawMicros().Draw(t, "width"), time.Microsecond),
+				Digests: some(rapid.Uint64()).Draw(t, "digests")},
+			"clean": Clean{Group: name("group"), Keys: some(drawFloor()).Draw(t, "keys")},
+		} {
+			encoded := m.Append(bytes.Clone(prefix))
+			require.Equal(t, prefix, encoded[:len(prefix)])
+			decoded, err := decoders[name](encoded[len(prefix):])
+			require.NoError(t, err, name)
+			require.Equal(t, m, decoded, name)
+		}
+	})
+}
+
+// TestSizes: what a note or a floor says to take is what it takes.
+func TestSizes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n, f := drawNote().Draw(t, "note"), drawFloor().Draw(t, "floor")
+		require.Len(t, appendNotes(nil, []Note{n}), 4+n.Size())
+		require.Len(t, appendFloors(nil, []Floor{f}), 4+f.Size())
+	})
+}
+
+// FuzzDecode gives arbitrary bytes to every decoder. None may panic, and what one
+// takes must be encoded as it came.
+func FuzzDecode(f *testing.F) {
+	for _, encoded := range readGolden(f) {
+		f.Add(encoded)
+		f.Add(encoded[:len(encoded)-1])
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for name, decode := range decoders {
+			if m, err := decode(b); err == nil {
+				require.Equal(t, hex.EncodeToString(b), hex.EncodeToString(m.Append(nil)), name)
+			} else {
+				require.ErrorIs(t, err, ErrMalformed, name)
+			}
+		}
+	})
+}
+
+func readGolden(t testing.TB) map[string][]byte {
+	file, err := os.Open("testdata/messages.txt")
+	require.NoError(t, err)
+	defer file.Close()
+	golden := make(map[string][]byte)
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		name, digits, ok := strings.Cut(lines.Text(), " ")
+		if !ok || name == "#" {
+			continue
+		}
+		encoded, err := hex.DecodeString(digits)
+		require.NoError(t, err)
+		golden[name] = encoded
+	}
+	return golden
+}

@@ -1,0 +1,142 @@
+package note
+
+import (
+	"slices"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// Op is what a Write does. Its numbers are part of the wire format.
+type Op uint8
+
+// The operations.
+const (
+	Set    Op = 1
+	Remove Op = 2
+	Clear  Op = 3
+	Swap   Op = 4 // Set if the key's present value has the stamp Expected
+
+	RemoveScope Op = 5 // Remove for all that have a tag, or a prefix; Key is the scope's name
+	RemoveKeys  Op = 6 // Remove for Key and for Keys
+)
+
+// Write asks a node to be the owner of a key and to carry out a write.
+//
+//	u8        Op
+//	flags     1 Absent, 2 Quick, 4 Tagged
+//	string8   Group
+//	string16  Key
+//	stamp     Expected
+//	micros    Life, rounded up
+//	bytes32   Value
+//	  only if Op is RemoveKeys:
+//	count     Keys
+//	  each a string16
+type Write struct {
+	Group    string
+	Key      string // empty for a Clear
+	Op       Op
+	Expected expiry.Stamp  // Swap only; of the value, or of the knowledge that there is none
+	Absent   bool          // Swap only: there was none
+	Life     time.Duration // Set and Swap: the item's own time to live, or 0; in microseconds when sent
+	Quick    bool          // answer when the owner has it
+	Tagged   bool          // Set and Swap: tags come before the value
+	Value    []byte        // Set and Swap; encoded
+	Keys     []string      // RemoveKeys only: those after Key
+}
+
+// Append appends the encoding of m.
+func (m Write) Append(b []byte) []byte {
+	b = slices.Grow(b, 64+len(m.Group)+len(m.Key)+len(m.Value))
+	b = append(b, byte(m.Op))
+	b = appendFlags(b, m.Absent, m.Quick, m.Tagged)
+	b = appendString8(b, m.Group)
+	b = appendString16(b, m.Key)
+	b = appendStamp(b, m.Expected)
+	b = appendMicrosUp(b, m.Life) // 0 would be none
+	b = appendBytes32(b, m.Value)
+	if m.Op == RemoveKeys {
+		b = appendCount(b, len(m.Keys))
+		for _, key := range m.Keys {
+			b = appendString16(b, key)
+		}
+	}
+	return b
+}
+
+// DecodeWrite is the reverse of Append. It refuses an unknown Op.
+func DecodeWrite(b []byte) (Write, error) {
+	d := &decoder{b: b}
+	m := Write{Op: Op(d.uint8())}
+	d.flags(&m.Absent, &m.Quick, &m.Tagged)
+	m.Group = d.string8()
+	m.Key = d.string16()
+	m.Expected = d.stamp()
+	m.Life = d.micros()
+	m.Value = d.bytes32()
+	if m.Op == RemoveKeys {
+		for range d.count(2) {
+			m.Keys = append(m.Keys, d.string16())
+		}
+	}
+	if m.Op < Set || m.Op > RemoveKeys {
+		d.bad = true
+	}
+	return whole(d, m)
+}
+
+// Wrote is the answer to a Write that was carried out.
+//
+//	flags  1 Swapped, 2 Unconfirmed, 4 Late, 8 Stranger
+//	stamp  Stamp
+type Wrote struct {
+	Stamp   expiry.Stamp
+	Swapped bool // false if a Swap found another value than it expected, and did nothing
+
+	// Unconfirmed says that time was up before the whole region had been told.
+	Unconfirmed bool
+
+	// Late says that the Write had been under way for so long that whoever has
+	// sent it may have given it up: nothing has been done.
+	Late bool
+
+	// Stranger says that whoever has sent the Write is not seen from here, and would
+	// not be told of it: nothing has been done, and another node is to be asked.
+	Stranger bool
+}
+
+// Append appends the encoding of m.
+func (m Wrote) Append(b []byte) []byte {
+	return appendStamp(appendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.Stranger), m.Stamp)
+}
+
+// DecodeWrote is the reverse of Append.
+func DecodeWrote(b []byte) (Wrote, error) {
+	d := &decoder{b: b}
+	var m Wrote
+	d.flags(&m.Swapped, &m.Unconfirmed, &m.Late, &m.Stranger)
+	m.Stamp = d.stamp()
+	return whole(d, m)
+}
+
+// Await asks a node whether another region has confirmed what this node has
+// sent about a key. It is answered, without a payload, when it has.
+//
+//	string8   Group
+//	string16  Key
+//	string8   Region
+type Await struct{ Group, Key, Region string }
+
+// Append appends the encoding of m.
+func (m Await) Append(b []byte) []byte {
+	b = appendString8(b, m.Group)
+	b = appendString16(b, m.Key)
+	return appendString8(b, m.Region)
+}
+
+// DecodeAwait is the reverse of Append.
+func DecodeAwait(b []byte) (Await, error) {
+	d := &decoder{b: b}
+	return whole(d, Await{Group: d.string8(), Key: d.string16(), Region: d.string8()})
+}

@@ -1,0 +1,226 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// counters is how many counters there are.
+const counters = 2
+
+func key(i int) string        { return fmt.Sprintf("key-%d", i) }
+func counterKey(i int) string { return fmt.Sprintf("counter-%d", i) }
+
+// call calls, with pauses, until the node or the history ends.
+func (l *life) call(random *rand.Rand) {
+	for {
+		select {
+		case <-time.After(time.Duration(random.ExpFloat64() * float64(l.config.Think))):
+		case <-l.ctx.Done():
+			return
+		case <-l.leaving:
+			return
+		case <-l.done:
+			return
+		}
+		if !l.isFrozen() {
+			l.callOnce(random)
+		}
+	}
+}
+
+func (l *life) isFrozen() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.frozen
+}
+
+// callOnce makes one call of some kind.
+func (l *life) callOnce(random *rand.Rand) {
+	limit := 10 * time.Second
+	if random.IntN(10) == 0 { // gives up early
+		limit = time.Duration(random.Int64N(int64(time.Second)))
+	}
+	ack := geocache.Region
+	switch random.IntN(10) {
+	case 0:
+		ack = geocache.World
+	case 1:
+		ack = geocache.Owner
+	}
+	k := key(random.IntN(l.config.Keys))
+	counter := counterKey(random.IntN(counters))
+	isCounter, isWrite := random.IntN(8) == 0, random.Float64() < l.config.Writes
+	switch x := random.Float64(); {
+	case isCounter && isWrite:
+		l.increment(counter, limit)
+	case isCounter:
+		l.count(counter, limit)
+	case isWrite && x < l.config.Clears:
+		l.clear(ack, limit)
+	case isWrite && x < l.config.Clears+0.25:
+		l.remove(k, removals[random.IntN(len(removals))], ack, limit)
+	case isWrite:
+		var life time.Duration
+		if random.IntN(10) == 0 {
+			life = 1 + time.Duration(random.Int64N(int64(l.config.TTL)))
+		}
+		l.set(k, ack, life, limit)
+	case x < 0.2:
+		l.read(Peek, k, limit)
+	case x < 0.5:
+		l.read(GetItem, k, limit)
+	case x < 0.65:
+		l.readMany(random.Perm(l.config.Keys)[:1+random.IntN(l.config.Keys)], limit)
+	default:
+		l.read(Get, k, limit)
+	}
+}
+
+// op does and records one operation. What a process that has died was told nobody
+// knows: its reads are left out, its writes may have happened.
+func (l *life) op(o *Op, limit time.Duration, do func(ctx context.Context) error) {
+	ctx, cancel := context.WithTimeout(l.ctx, limit)
+	defer cancel()
+	o.Node, o.Region = l.name, l.region
+	o.Begin = l.now()
+	if o.Kind == Set {
+		o.Value = testcluster.Value{Key: o.Key, Begun: l.start.Add(o.Begin), By: fmt.Sprintf("set at %v on %s", o.Begin, l.name)}
+	}
+	err := do(ctx)
+	o.End = l.now()
+	writes := o.isWrite() || o.Kind == Increment
+	switch {
+	case l.ctx.Err() != nil && writes:
+		o.Outcome = Uncertain
+	case l.ctx.Err() != nil:
+		return
+	case err == nil && o.Outcome == "":
+		o.Outcome = OK
+	case err == nil: // do has set it
+	case errors.Is(err, geocache.ErrUncertain):
+		o.Outcome = Uncertain
+	case errors.Is(err, geocache.ErrUnconfirmed):
+		o.Outcome = Unconfirmed
+	default:
+		o.Outcome = Failed
+	}
+	if err != nil {
+		o.Err = err.Error()
+	}
+	l.record(o)
+}
+
+func (l *life) read(kind Kind, key string, limit time.Duration) {
+	o := &Op{Kind: kind, Key: key}
+	l.op(o, limit, func(ctx context.Context) (err error) {
+		var v string
+		switch kind {
+		case Peek:
+			var ok bool
+			if v, ok = l.group.Peek(key); !ok {
+				o.Outcome = Empty
+				return nil
+			}
+		case Get:
+			v, err = l.group.Get(ctx, key)
+		case GetItem:
+			var item geocache.Item[string]
+			item, err = l.group.GetItem(ctx, key)
+			v, o.Generation, o.Stale = item.Value, item.Generation, item.Source == geocache.SourceStale
+		}
+		o.Value, _ = testcluster.ParseValue(v)
+		return err
+	})
+}
+
+// readMany is a GetMany, recorded as a read of each key that it has given.
+func (l *life) readMany(keys []int, limit time.Duration) {
+	var names []string
+	for _, i := range keys {
+		names = append(names, key(i))
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, limit)
+	defer cancel()
+	begin := l.now()
+	values, _ := l.group.GetMany(ctx, names) // what could not be read is not in there
+	end := l.now()
+	if l.ctx.Err() != nil {
+		return
+	}
+	for k, v := range values {
+		o := &Op{Node: l.name, Region: l.region, Kind: GetMany, Key: k, Begin: begin, End: end, Outcome: OK}
+		o.Value, _ = testcluster.ParseValue(v)
+		l.record(o)
+	}
+}
+
+func (l *life) set(key string, ack geocache.AckLevel, life, limit time.Duration) {
+	o := &Op{Kind: Set, Key: key, Ack: ack, Life: l.config.TTL}
+	own := []geocache.WriteOption{geocache.Tags(testcluster.TagsOf(key)...)}
+	if life > 0 {
+		o.Life, own = life, append(own, geocache.ItemTTL(life))
+	}
+	l.write(o, limit, own, func(ctx context.Context, opts []geocache.WriteOption) error {
+		return l.group.Set(ctx, key, o.Value.String(), opts...)
+	})
+}
+
+// removals are the ways to remove one key. They promise the same, and are not told apart.
+var removals = []func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error{
+	(*geocache.Group[string]).Remove,
+	(*geocache.Group[string]).RemovePrefix,
+	func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error {
+		return g.RemoveMany(ctx, []string{key}, opts...)
+	},
+	func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error {
+		return g.RemoveTag(ctx, testcluster.TagsOf(key)[0], opts...)
+	},
+}
+
+func (l *life) remove(key string, remove func(*geocache.Group[string], context.Context, string, ...geocache.WriteOption) error, ack geocache.AckLevel, limit time.Duration) {
+	o := &Op{Kind: Remove, Key: key, Ack: ack}
+	l.write(o, limit, nil, func(ctx context.Context, opts []geocache.WriteOption) error {
+		return remove(l.group, ctx, key, opts...)
+	})
+}
+
+func (l *life) clear(ack geocache.AckLevel, limit time.Duration) {
+	o := &Op{Kind: Clear, Ack: ack}
+	l.write(o, limit, nil, func(ctx context.Context, opts []geocache.WriteOption) error {
+		return l.group.Clear(ctx, opts...)
+	})
+}
+
+func (l *life) write(o *Op, limit time.Duration, opts []geocache.WriteOption, do func(ctx context.Context, opts []geocache.WriteOption) error) {
+	l.op(o, limit, func(ctx context.Context) error {
+		var w geocache.Written
+		err := do(ctx, append(opts, geocache.Ack(o.Ack), geocache.Into(&w)))
+		o.Generation = w.Generation
+		return err
+	})
+}
+
+func (l *life) count(key string, limit time.Duration) {
+	o := &Op{Kind: Count, Key: key}
+	l.op(o, limit, func(ctx context.Context) (err error) {
+		o.Number, err = l.counters.Get(ctx, key)
+		return err
+	})
+}
+
+func (l *life) increment(key string, limit time.Duration) {
+	o := &Op{Kind: Increment, Key: key}
+	l.op(o, limit, func(ctx context.Context) (err error) {
+		var w geocache.Written
+		o.Number, err = l.counters.Update(ctx, key, func(old int, _ bool) (int, error) { return old + 1, nil }, geocache.Into(&w))
+		o.Generation = w.Generation
+		return err
+	})
+}

@@ -1,0 +1,273 @@
+package history
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/geocache/geocache"
+)
+
+// Check returns everything in the history that was promised otherwise.
+func (h *History) Check() (all []Violation) {
+	h.index()
+	for _, check := range []func() []Violation{
+		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Counters, h.Linear,
+	} {
+		all = append(all, check()...)
+	}
+	return all
+}
+
+// clockGrain is by how much two times may be apart that were the same: see
+// testcluster.Cluster.Now.
+const clockGrain = 100 * time.Microsecond
+
+// Values checks that what is read is the value of its key, that it was loaded or
+// is from a Set that may have happened, and has been begun by then. And a write
+// that happened has a generation.
+func (h *History) Values() (found []Violation) {
+	bad := func(what string, ops ...*Op) { found = append(found, Violation{"values", what, ops}) }
+	for _, o := range h.Ops {
+		switch {
+		case o.isWrite() && o.Generation == 0 && (o.Outcome == OK || o.Outcome == Unconfirmed):
+			bad("a write has happened and has no generation", o)
+		case !o.isRead() || o.Outcome != OK:
+		case o.Value.Key != o.Key:
+			bad("a read returned the value of another key, or none", o)
+		case o.Value.Loaded():
+			if h.begun(o) > o.End {
+				bad("a read returned what was loaded later", o)
+			}
+		default:
+			s := h.sets[o.Value.By]
+			switch {
+			case s == nil:
+				bad("a read returned what nobody set", o)
+			case s.Outcome == Failed:
+				bad("a read returned what a Set that failed has set", o, s)
+			case s.Begin > o.End:
+				bad("a read returned what was set later", o, s)
+			}
+		}
+	}
+	return found
+}
+
+// Age checks promise 1: no value is read that was loaded or set longer ago than
+// it may live. Of a Set that may have happened at any time later, nothing is known. A GetMany may wait for
+// one key longer than another one lives that was loaded for it.
+func (h *History) Age() (found []Violation) {
+	for _, r := range h.Ops {
+		if !r.isRead() || r.Outcome != OK || r.Stale || r.Kind == GetMany && h.begun(r) >= r.Begin {
+			continue
+		}
+		life, since := h.Config.TTL, h.begun(r)
+		ops := []*Op{r}
+		if s := h.sets[r.Value.By]; s != nil {
+			if s.Outcome == Uncertain {
+				continue
+			}
+			life, since = s.Life, s.End // it lives from when its owner took it, which may not have been at once
+			ops = append(ops, s)
+		}
+		if r.Kind == Get || r.Kind == GetMany { // which do not say that a value is stale
+			life += h.Config.Revalidate
+		}
+		if age := r.End - since; age > life+clockGrain {
+			found = append(found, Violation{"1 bounded staleness", fmt.Sprintf("a value of age %v was read, and may live %v", age, life), ops})
+		}
+	}
+	return found
+}
+
+// older returns why what r has read is older than the write w, or "" if it is not
+// known to be.
+func (h *History) older(r, w *Op) string {
+	if r.Value.Loaded() {
+		if h.begun(r) < w.Begin {
+			return "loaded before the write began"
+		}
+		return ""
+	}
+	s := h.sets[r.Value.By]
+	if s == nil || s == w || s.Generation == 0 || s.Generation >= w.Generation {
+		return ""
+	}
+	return "set at a lower generation than the write's"
+}
+
+// covers reports whether w, when it had ended, was to be seen by all reads of the
+// region that began then.
+func (w *Op) covers(region string) bool {
+	return w.isWrite() && w.Outcome == OK && (w.Ack == geocache.World || w.Ack == geocache.Region && w.Region == region)
+}
+
+// seen checks reads against the writes that had ended before.
+func (h *History) seen(promise string, read func(r *Op) bool, write func(r, w *Op) bool) (found []Violation) {
+	for key, ops := range h.byKey() {
+		for _, r := range ops {
+			if !r.isRead() || r.Outcome != OK || !read(r) {
+				continue
+			}
+			for _, w := range ops {
+				if w.Begin > r.Begin {
+					break // they are in this order
+				}
+				if !w.isWrite() || w.Outcome != OK || !r.after(w) || !write(r, w) {
+					continue
+				}
+				if why := h.older(r, w); why != "" && !h.excused(r, w) {
+					found = append(found, violation(promise, fmt.Sprintf("a read of %s returned what was %s", key, why), h, r, w))
+					break // one for each read is enough
+				}
+			}
+		}
+	}
+	return found
+}
+
+// violation returns the violation of a read that is older than a write, with all that
+// helps to understand it.
+func violation(promise, what string, h *History, r, w *Op) Violation {
+	v := Violation{promise, what, []*Op{r, w}}
+	s := h.sets[r.Value.By]
+	if s == nil {
+		return v
+	}
+	v.Ops = append(v.Ops, s)
+	for _, o := range h.Ops { // the value may have been given another generation later
+		if o.Kind == GetItem && o.Value == s.Value && o.Generation != s.Generation {
+			v.Ops = append(v.Ops, o)
+			break
+		}
+	}
+	return v
+}
+
+// byKey returns the operations that concern each key, Clears included, in order
+// of their beginnings.
+func (h *History) byKey() map[string][]*Op {
+	keys := make(map[string][]*Op)
+	for _, o := range h.Ops {
+		if o.Key != "" && (o.isRead() || o.isWrite()) {
+			keys[o.Key] = nil
+		}
+	}
+	for _, o := range h.Ops {
+		for key := range keys {
+			if (o.isRead() || o.isWrite()) && o.of(key) {
+				keys[key] = append(keys[key], o)
+			}
+		}
+	}
+	return keys
+}
+
+// Fencing checks promise 2: a read that begins when a write has ended does not
+// return what was loaded before the write began. In other regions that holds
+// from Healed on, see World, or if the write was confirmed by the world.
+func (h *History) Fencing() []Violation {
+	return h.seen("2 fencing",
+		func(r *Op) bool { return r.Value.Loaded() },
+		func(r, w *Op) bool { return w.covers(r.Region) })
+}
+
+// Region checks promise 3: a read that begins when a write has ended does not
+// return what was set at a lower generation.
+func (h *History) Region() []Violation {
+	return h.seen("3 read your region's writes",
+		func(r *Op) bool { return !r.Value.Loaded() },
+		func(r, w *Op) bool { return w.covers(r.Region) })
+}
+
+// World checks promise 4: once all is well again, nobody reads what is
+// older than any write that was acknowledged, in whatever region. Only a write that
+// did not wait for more than its owner may have been lost with it.
+func (h *History) World() []Violation {
+	return h.seen("4 the world has it",
+		func(r *Op) bool { return r.Begin >= h.Healed },
+		func(r, w *Op) bool { return w.Ack != geocache.Owner })
+}
+
+// Order checks what promises 3 and 5 rest on: of two writes in one region of
+// which the second began when the first had ended, the second has the higher
+// generation. Else it would be lost.
+func (h *History) Order() (found []Violation) {
+	for key, ops := range h.byKey() {
+		for _, second := range ops {
+			if !second.isWrite() || second.Outcome != OK {
+				continue
+			}
+			for _, first := range ops {
+				if first.Begin > second.Begin {
+					break
+				}
+				if first.covers(second.Region) && second.after(first) &&
+					second.Generation <= first.Generation && !h.excused(second, first) {
+					found = append(found, Violation{"3 order", "a later write of " + key + " has no higher generation", []*Op{first, second}})
+				}
+			}
+		}
+	}
+	return found
+}
+
+// Agreement checks promise 5: at the end all nodes have the same. Each read of the
+// last round returns what the highest write has set, or what was loaded since
+// that began; not two writes' values, and not a write's here and what is older
+// there. That the write is the right one is World's.
+func (h *History) Agreement() (found []Violation) {
+	const promise = "5 convergence"
+	for key, ops := range h.byKey() {
+		var set *Op // a read of what was set
+		for _, r := range ops {
+			if !r.isRead() || r.Outcome != OK || r.Begin < h.Last || r.Value.Loaded() {
+				continue
+			}
+			if set == nil {
+				set = r
+			} else if set.Value != r.Value {
+				found = append(found, Violation{promise, "two nodes have different values of " + key, []*Op{set, r}})
+			}
+		}
+		for _, r := range ops {
+			if set == nil || !r.isRead() || r.Outcome != OK || r.Begin < h.Last || !r.Value.Loaded() {
+				continue
+			}
+			if h.begun(r) < h.begun(set) {
+				found = append(found, Violation{promise, "one node has a value set for " + key + ", another one that was loaded before", []*Op{set, r}})
+			}
+		}
+	}
+	return found
+}
+
+// Coverage counts what promise 3 was held against.
+func (h *History) Coverage() (c Coverage) {
+	h.index()
+	for _, ops := range h.byKey() {
+		for _, r := range ops {
+			if !r.isRead() || r.Outcome != OK {
+				continue
+			}
+			c.Reads++
+			var newest *Op
+			for _, w := range ops {
+				if w.Begin > r.Begin {
+					break
+				}
+				if w.covers(r.Region) && r.after(w) && (newest == nil || w.Generation > newest.Generation) {
+					newest = w
+				}
+			}
+			switch {
+			case newest == nil:
+			case h.excused(r, newest):
+				c.Excused++
+			default:
+				c.Checked++
+			}
+		}
+	}
+	return c
+}

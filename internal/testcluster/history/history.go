@@ -1,0 +1,201 @@
+// Package history holds the writes of a cluster to their promises: it runs a
+// cluster through a random history of reads, writes and failures, all of it made
+// from a seed, records what every caller saw, and checks the record.
+//
+//	h := history.Run(t, history.ConfigOf(seed))
+//	for _, v := range h.Check() {
+//		t.Error(v)
+//	}
+//
+// The checks ([History.Check]) know nothing of how the cluster works. They need the true times
+// of everything (one simulated process has them), values that say which
+// write or load they are from, and what was broken when ([Fault]).
+//
+// What happens follows from the seed, but for one thing: which of the goroutines
+// that are ready at the same virtual moment runs first is up to Go's scheduler. So a seed
+// is a scenario, and not a run. A violation that needs a rare order
+// comes back only after some tries of its seed.
+package history
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// A Kind is what an Op does.
+type Kind string
+
+// The kinds. Count and Increment are Get and Update of a counter.
+const (
+	Get       Kind = "get"
+	GetItem   Kind = "getitem"
+	GetMany   Kind = "getmany" // an Op for each key
+	Peek      Kind = "peek"
+	Set       Kind = "set"
+	Remove    Kind = "remove"
+	Clear     Kind = "clear"
+	Count     Kind = "count"
+	Increment Kind = "increment"
+)
+
+// An Outcome is how an Op ended.
+type Outcome string
+
+// The outcomes.
+const (
+	OK          Outcome = "ok"          // with a value, or with a write that came as far as was asked
+	Empty       Outcome = "empty"       // a Peek that found nothing
+	Uncertain   Outcome = "uncertain"   // ErrUncertain, or its process died
+	Unconfirmed Outcome = "unconfirmed" // ErrUnconfirmed
+	Failed      Outcome = "failed"      // any other error
+)
+
+// An Op is one call of one caller. Times are true times since the history began,
+// and no two are the same.
+type Op struct {
+	ID           int
+	Node, Region string
+	Kind         Kind
+	Key          string // empty for a Clear
+	Begin, End   time.Duration
+	Outcome      Outcome
+	Err          string
+
+	// Value is what was read or set.
+	Value testcluster.Value
+	Stale bool // marked so
+	// Number is what a counter had, or has after the Increment.
+	Number int
+
+	// Of writes:
+	Generation expiry.Generation // 0 if not known
+	Ack        geocache.AckLevel
+	Life       time.Duration // the most a value set may live
+}
+
+func (o *Op) isRead() bool {
+	return o.Kind == Get || o.Kind == GetItem || o.Kind == GetMany || o.Kind == Peek
+}
+
+func (o *Op) isWrite() bool { return o.Kind == Set || o.Kind == Remove || o.Kind == Clear }
+
+// of reports whether o concerns the key.
+func (o *Op) of(key string) bool { return o.Kind == Clear || o.Key == key }
+
+// after reports whether o began when p had ended.
+func (o *Op) after(p *Op) bool { return o.Begin > p.End }
+
+func (o *Op) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "#%d %v–%v %s %s", o.ID, o.Begin, o.End, o.Node, o.Kind)
+	if o.Key != "" {
+		fmt.Fprintf(&b, " %s", o.Key)
+	}
+	switch {
+	case o.Kind == Count || o.Kind == Increment:
+		fmt.Fprintf(&b, " = %d", o.Number)
+	case o.Value.By != "":
+		fmt.Fprintf(&b, " = %q", o.Value.By)
+	}
+	if o.isWrite() {
+		fmt.Fprintf(&b, ", ack %s", [...]string{"region", "owner", "world"}[o.Ack])
+	}
+	fmt.Fprintf(&b, ": %s", o.Outcome)
+	if o.Generation != 0 {
+		fmt.Fprintf(&b, " at %v", o.Generation)
+	}
+	if o.Err != "" {
+		fmt.Fprintf(&b, " (%s)", o.Err)
+	}
+	return b.String()
+}
+
+// A History is the record of a run.
+type History struct {
+	Config Config
+	Start  time.Time // of all times
+	Ops    []*Op     // in no particular order
+	Faults []*Fault
+	Nodes  map[string][]string // by region: all that there ever were
+
+	// Healed is when all was well again, everybody could reach everybody, and the
+	// time had passed that promise 4 allows. There are no writes after
+	// it. In the last round, from Last on, every node reads every key.
+	Healed, Last time.Duration
+
+	// Mangled is how many messages were lost, duplicated and delayed.
+	Mangled [3]int64
+	Log     string // of the nodes
+
+	sets    map[string]*Op // by what they set
+	parting []*Fault       // Faults, and Alone where a node was started while the directory was out
+}
+
+// joinWait is how long a start may have taken: the default of geocache.WithJoinWait and some.
+const joinWait = 6 * time.Second
+
+// index prepares h for being checked.
+func (h *History) index() {
+	h.sets = make(map[string]*Op)
+	for _, o := range h.Ops {
+		if o.Kind == Set {
+			h.sets[o.Value.By] = o
+		}
+	}
+	h.parting = slices.Clone(h.Faults)
+	for _, start := range h.Faults {
+		for _, out := range h.Faults {
+			if start.Kind == Down && out.Kind == Directory && start.To != forEver && out.overlaps(start.To-joinWait, start.To) {
+				h.parting = append(h.parting, &Fault{Kind: Alone, A: start.A, From: start.To - joinWait, To: out.To})
+			}
+		}
+	}
+	slices.SortFunc(h.Ops, func(a, b *Op) int { return int(a.Begin - b.Begin) })
+}
+
+// begun returns when the load or write began that made what r has read.
+func (h *History) begun(r *Op) time.Duration { return r.Value.Begun.Sub(h.Start) }
+
+// A Violation is a promise that was not kept.
+type Violation struct {
+	Promise string
+	What    string
+	Ops     []*Op // that show it
+}
+
+func (v Violation) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", v.Promise, v.What)
+	for _, o := range v.Ops {
+		fmt.Fprintf(&b, "\n\t%v", o)
+	}
+	return b.String()
+}
+
+// Coverage is how many reads promise 3 was held against, so that its exemptions
+// cannot grow unnoticed.
+type Coverage struct {
+	Reads   int // in all that returned a value
+	Checked int // against a write of their key that had ended before
+	Excused int // whose node could not know of the newest such write; see excused
+}
+
+// Summary says in a few words what the history had in it.
+func (h *History) Summary() string {
+	kinds, outcomes := map[Kind]int{}, map[Outcome]int{}
+	for _, o := range h.Ops {
+		kinds[o.Kind]++
+		if o.isWrite() || o.Kind == Increment {
+			outcomes[o.Outcome]++
+		}
+	}
+	c := h.Coverage()
+	return fmt.Sprintf("%d faults, messages lost %d, duplicated %d, delayed %d; ops %v, writes %v; reads %d, checked %d, excused %d",
+		len(h.Faults), h.Mangled[0], h.Mangled[1], h.Mangled[2], kinds, outcomes, c.Reads, c.Checked, c.Excused)
+}

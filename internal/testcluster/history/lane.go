@@ -1,0 +1,240 @@
+package history
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/geocache/geocache/internal/testcluster"
+	"github.com/geocache/geocache/internal/testcluster/network/mangle"
+)
+
+// none is a mangler's rest.
+var none mangle.Rates
+
+// mostNodes is up to how many nodes a region grows, unless it begins with so many.
+const mostNodes = 4
+
+// A lane makes the faults of one region, one after the other. So at any time a
+// node is up that has been told what the region has acknowledged: a region
+// that loses all who know of a write loses the write, which nobody promised
+// otherwise. The faults of regions, and those between them, overlap as they like.
+type lane struct {
+	*runner
+	region string
+	nodes  []*testcluster.Node // that serve
+	random *rand.Rand
+	offset func(string) time.Duration
+	mended time.Duration // when the last fault was
+}
+
+func (l *lane) run() {
+	for l.pause(l.config.NodeFaults) {
+		i := l.random.IntN(len(l.nodes))
+		n := l.nodes[i]
+		others := append(append([]*testcluster.Node{}, l.nodes[:i]...), l.nodes[i+1:]...)
+		l.random.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+		switch x := l.random.IntN(100); {
+		case x < 20:
+			l.restart(false, n)
+		case x < 30 && len(l.nodes) > 2:
+			l.restart(false, n, others[0]) // the owner of something and its successor, perhaps
+		case x < 40:
+			l.restart(true, n)
+		case x < 45 && len(l.nodes) > 2:
+			l.leave(i)
+		case x < 55 && len(l.nodes) < max(mostNodes, l.config.Nodes+1):
+			l.join()
+		case x < 63:
+			l.freeze(n)
+		case x < 68 && l.config.MaxOffset > 0:
+			l.step(n)
+		case x < 75:
+			l.cut(5*time.Second, l.c.Net.Cut, []*testcluster.Node{n}, others[:min(1, len(others))])
+		case x < 85:
+			l.cut(5*time.Second, l.c.Net.CutOneWay, []*testcluster.Node{n}, others[:min(1, len(others))])
+		case x < 95:
+			k := l.random.IntN(len(others)) // with n alone, or with some others
+			l.cut(8*time.Second, l.c.Net.Cut, append(others[:k:k], n), others[k:])
+		default:
+			for range 5 { // it flaps
+				l.cut(500*time.Millisecond, l.c.Net.Cut, []*testcluster.Node{n}, others)
+				l.pause(300 * time.Millisecond)
+			}
+		}
+		l.mended = l.now()
+	}
+}
+
+// pauseFor waits. It reports false if faults are over.
+func (r *runner) pauseFor(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-r.over:
+		return false
+	}
+}
+
+// pause waits for a while of the mean.
+func (l *lane) pause(mean time.Duration) bool {
+	return l.pauseFor(time.Duration(l.random.ExpFloat64() * float64(mean)))
+}
+
+// catchUp waits until all know what the region does, so that one of them can go.
+// It reports false if faults are over.
+func (l *lane) catchUp() bool { return l.pauseFor(l.mended + recovery + 2*time.Second - l.now()) }
+
+// stop stops a node: it leaves, or it crashes.
+func (l *lane) stop(n *testcluster.Node, leaves bool) (mended func()) {
+	mended = l.broken(&Fault{Kind: Down, A: n.Name})
+	l.mu.Lock()
+	was := l.lives[n.Name]
+	delete(l.lives, n.Name)
+	l.mu.Unlock()
+	close(was.leaving)
+	if leaves {
+		_ = was.cache.Close() // it may not be able to take its leave of all
+	}
+	was.kill()
+	n.Crash()
+	was.callers.Wait()
+	return mended
+}
+
+// restart stops nodes, at the same time, and starts each after a while.
+func (l *lane) restart(leave bool, nodes ...*testcluster.Node) {
+	if !l.catchUp() {
+		return
+	}
+	var all sync.WaitGroup
+	for _, n := range nodes {
+		down, offset := l.upTo(10*time.Second), l.offset(n.Name)
+		all.Go(func() {
+			mended := l.stop(n, leave)
+			l.pauseFor(down)
+			n.Restart(offset)
+			mended()
+			l.begin(n)
+		})
+	}
+	all.Wait()
+}
+
+// leave has the i-th node leave for ever.
+func (l *lane) leave(i int) {
+	if l.catchUp() {
+		l.stop(l.nodes[i], true)
+		l.nodes = append(l.nodes[:i:i], l.nodes[i+1:]...)
+	}
+}
+
+// join adds a node.
+func (l *lane) join() {
+	l.mu.Lock()
+	f := &Fault{Kind: Down, A: fmt.Sprintf("%s-%d", l.region, len(l.history.Nodes[l.region])+1)}
+	l.history.Nodes[l.region] = append(l.history.Nodes[l.region], f.A)
+	l.mu.Unlock()
+	mended := l.broken(f)
+	n := l.c.Add(l.region)
+	l.nodes = append(l.nodes, n)
+	mended()
+	l.begin(n)
+}
+
+// freeze freezes a node for a while.
+func (l *lane) freeze(n *testcluster.Node) {
+	l.mu.Lock()
+	was := l.lives[n.Name]
+	was.frozen = true
+	l.mu.Unlock()
+	mended := l.broken(&Fault{Kind: Frozen, A: n.Name})
+	n.Freeze()
+	l.pauseFor(l.upTo(6 * time.Second))
+	n.Thaw()
+	mended()
+	l.mu.Lock()
+	was.frozen = false
+	l.mu.Unlock()
+}
+
+// step sets a node's wall clock. What has passed by it seems to have passed, so leases may lapse, and
+// values expire early.
+func (l *lane) step(n *testcluster.Node) {
+	offset := l.offset(n.Name)
+	mended := l.broken(&Fault{Kind: Stepped, A: n.Name})
+	n.SetClock(offset)
+	mended()
+}
+
+// cut cuts every node of some off from every one of others, for a while.
+func (l *lane) cut(most time.Duration, cut func(a, b string), some, others []*testcluster.Node) {
+	var mended []func()
+	for _, a := range some {
+		for _, b := range others {
+			mended = append(mended, l.broken(&Fault{Kind: Cut, A: a.Name, B: b.Name}))
+			cut(a.Name, b.Name)
+		}
+	}
+	l.pauseFor(l.upTo(most))
+	for _, a := range some {
+		for _, b := range others {
+			l.c.Net.Heal(a.Name, b.Name)
+		}
+	}
+	for _, m := range mended {
+		m()
+	}
+}
+
+// upTo returns a time up to most, more often a short one.
+func (l *lane) upTo(most time.Duration) time.Duration {
+	return time.Duration(l.random.Float64() * l.random.Float64() * float64(most))
+}
+
+// worldFaults makes the faults between regions, and those of the directory.
+func (r *runner) worldFaults() {
+	random := source(r.config.Seed, "faults of the world")
+	for r.pauseFor(time.Duration(random.ExpFloat64() * float64(r.config.WorldFaults))) {
+		d := time.Duration(random.Float64() * float64(8*time.Second))
+		if len(r.config.Regions) == 1 || random.IntN(3) == 0 {
+			r.directoryFault(random.IntN(4), d)
+			continue
+		}
+		at := random.IntN(len(r.config.Regions))
+		a := r.config.Regions[at]
+		b := r.config.Regions[(at+1+random.IntN(len(r.config.Regions)-1))%len(r.config.Regions)]
+		mended := r.broken(&Fault{Kind: World, A: a, B: b})
+		if random.IntN(3) == 0 {
+			r.c.Net.CutOneWay(a, b)
+		} else {
+			r.c.Net.Cut(a, b)
+		}
+		r.pauseFor(d)
+		r.c.Net.Heal(a, b)
+		mended()
+	}
+}
+
+// directoryFault breaks the directory for a while.
+func (r *runner) directoryFault(which int, d time.Duration) {
+	mended := r.broken(&Fault{Kind: Directory})
+	switch which {
+	case 0:
+		r.c.Directory.Silence()
+	case 1:
+		r.c.Directory.Fail()
+	case 2:
+		r.c.Directory.AnswerEmpty()
+	case 3:
+		r.c.Directory.Forget()
+	}
+	r.pauseFor(d)
+	r.c.Directory.Restore()
+	time.Sleep(directoryRetry) // some ask again only then
+	mended()
+}
+
+// directoryRetry is how long nodes take to ask again, or to announce themselves again.
+const directoryRetry = 6 * time.Second

@@ -1,0 +1,258 @@
+package history
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+const (
+	afterHeal = 3 * time.Second  // for how long callers go on when all is well
+	reunion   = 60 * time.Second // by when everybody must have found everybody again
+	settle    = 2 * time.Second  // from then on promise 4 holds
+)
+
+// A runner makes one history.
+type runner struct {
+	c      *testcluster.Cluster
+	config Config
+	start  time.Time
+
+	over  chan struct{}  // closed when faults are to end
+	done  chan struct{}  // closed when callers are to end
+	lanes sync.WaitGroup // what makes faults
+
+	mu      sync.Mutex // guards the following
+	history *History
+	lives   map[string]*life // by node, that serve
+}
+
+// Run runs a cluster through the history of config.
+func Run(t *testing.T, config Config) *History {
+	h := &History{Config: config, Nodes: make(map[string][]string)}
+	offsets := source(config.Seed, "offsets")
+	var drawing sync.Mutex
+	offset := func(string) time.Duration {
+		drawing.Lock()
+		defer drawing.Unlock()
+		return time.Duration((2*offsets.Float64() - 1) * float64(config.MaxOffset))
+	}
+	testcluster.Run(t, testcluster.Config{
+		Regions:  config.Regions,
+		Nodes:    config.Nodes,
+		Seed:     config.Seed,
+		TTL:      config.TTL,
+		Offset:   offset,
+		Mangle:   config.Mangle,
+		Counters: true,
+		Home:     config.Home,
+		Group: []geocache.GroupOption{
+			geocache.WithRefreshAhead(config.RefreshAhead),
+			geocache.WithStaleWhileRevalidate(config.Revalidate),
+		},
+	}, func(c *testcluster.Cluster) {
+		r := &runner{
+			c:       c,
+			config:  config,
+			start:   c.Now(),
+			over:    make(chan struct{}),
+			done:    make(chan struct{}),
+			history: h,
+			lives:   make(map[string]*life),
+		}
+		h.Start = r.start
+		r.run(offset)
+		if m := c.Mangler; m != nil {
+			h.Mangled[0], h.Mangled[1], h.Mangled[2] = m.Counts()
+		}
+		h.Log = c.Log()
+	})
+	h.index()
+	return h
+}
+
+// now returns the time since the history began.
+func (r *runner) now() time.Duration { return r.c.Now().Sub(r.start) }
+
+// run lets it happen, heals everything, and has everybody read everything.
+func (r *runner) run(offset func(string) time.Duration) {
+	r.c.Origin.Behave(r.origin())
+	seats := make(map[string][]*testcluster.Node)
+	for _, n := range r.c.Nodes() {
+		seats[n.Region] = append(seats[n.Region], n)
+		r.history.Nodes[n.Region] = append(r.history.Nodes[n.Region], n.Name)
+		r.begin(n)
+	}
+	for _, region := range r.config.Regions {
+		if r.config.NodeFaults > 0 && !(r.config.StableHome && region == r.config.Home) {
+			l := &lane{runner: r, region: region, nodes: seats[region], random: source(r.config.Seed, "faults in "+region), offset: offset}
+			r.lanes.Go(l.run)
+		}
+	}
+	if r.config.WorldFaults > 0 {
+		r.lanes.Go(r.worldFaults)
+	}
+	time.Sleep(r.config.Length)
+	close(r.over)
+	r.lanes.Wait()
+
+	if r.c.Mangler != nil {
+		r.c.Mangler.Set(none)
+	}
+	r.c.Origin.Behave(nil)
+	time.Sleep(afterHeal)
+	close(r.done)
+	lives := r.living()
+	for _, l := range lives {
+		l.callers.Wait()
+	}
+	r.reunite(lives)
+	time.Sleep(settle)
+	r.history.Healed = r.now()
+	for _, pause := range []time.Duration{0, time.Second, 3 * time.Second} {
+		time.Sleep(pause)
+		r.history.Last = r.now()
+		r.everybodyReads(lives)
+	}
+}
+
+// living returns the lives of the nodes that serve, by name.
+func (r *runner) living() (lives []*life) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, region := range r.history.Nodes {
+		for _, name := range region {
+			if l := r.lives[name]; l != nil {
+				lives = append(lives, l)
+			}
+		}
+	}
+	slices.SortFunc(lives, func(a, b *life) int { return slices.Compare([]byte(a.name), []byte(b.name)) })
+	return lives
+}
+
+// reunite waits until all have a connection to all. That they get one is not
+// what is checked here, but nothing else can be if they do not.
+func (r *runner) reunite(lives []*life) {
+	for range reunion / (100 * time.Millisecond) {
+		apart := ""
+		for _, l := range lives {
+			up := make(map[string]bool)
+			for _, p := range l.cache.Stats().Peers {
+				up[p.ID] = p.Up
+			}
+			for _, other := range lives {
+				if other != l && !up[other.name] {
+					apart = fmt.Sprintf("%s has no connection to %s", l.name, other.name)
+				}
+			}
+		}
+		if apart == "" {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+		if time.Since(r.start) > r.config.Length+afterHeal+reunion {
+			r.c.T.Errorf("long after everything has been healed, %s", apart)
+			return
+		}
+	}
+}
+
+// everybodyReads has every node read every key.
+func (r *runner) everybodyReads(lives []*life) {
+	var all sync.WaitGroup
+	for _, l := range lives {
+		all.Go(func() {
+			for i := range r.config.Keys {
+				l.read(Peek, key(i), 30*time.Second)
+				l.read(GetItem, key(i), 30*time.Second)
+			}
+			for i := range counters {
+				l.count(counterKey(i), 30*time.Second)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// origin returns how the origin behaves while there are faults: it is slow, at random, and
+// fails now and then.
+func (r *runner) origin() testcluster.Getter {
+	random := source(r.config.Seed, "origin")
+	var drawing sync.Mutex
+	return func(ctx context.Context, key string) error {
+		drawing.Lock()
+		lag := time.Duration(random.Int64N(int64(r.config.OriginLag)))
+		fails := random.IntN(50) == 0
+		drawing.Unlock()
+		if fails {
+			return fmt.Errorf("the origin fails")
+		}
+		return testcluster.After(lag)(ctx, key)
+	}
+}
+
+// record adds an operation to the history.
+func (r *runner) record(o *Op) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o.ID = len(r.history.Ops) + 1
+	r.history.Ops = append(r.history.Ops, o)
+}
+
+// broken notes that something is broken from now on, until the result is called.
+func (r *runner) broken(f *Fault) (mended func()) {
+	f.From, f.To = r.now(), forEver
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history.Faults = append(r.history.Faults, f)
+	return func() {
+		now := r.now()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		f.To = now
+	}
+}
+
+// begin begins a life of the node, which has just been started.
+func (r *runner) begin(n *testcluster.Node) *life {
+	l := &life{
+		runner:   r,
+		name:     n.Name,
+		region:   n.Region,
+		cache:    n.Cache,
+		group:    n.Group,
+		counters: n.Counters,
+		leaving:  make(chan struct{}),
+	}
+	l.ctx, l.kill = context.WithCancel(context.Background())
+	r.mu.Lock()
+	r.lives[n.Name] = l
+	r.mu.Unlock()
+	for i := range r.config.Callers {
+		random := source(r.config.Seed, fmt.Sprintf("caller %d of %s at %v", i, n.Name, time.Since(r.start)))
+		l.callers.Go(func() { l.call(random) })
+	}
+	return l
+}
+
+// A life is a node's from its start to its end.
+type life struct {
+	*runner
+	name, region string
+	cache        *geocache.Cache
+	group        *geocache.Group[string]
+	counters     *geocache.Group[int]
+
+	callers sync.WaitGroup
+	leaving chan struct{} // closed when callers are to call no more
+	ctx     context.Context
+	kill    context.CancelFunc // ends all calls: the process has died
+	frozen  bool               // runner.mu guards it
+}

@@ -1,0 +1,260 @@
+package geocache_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+	"github.com/geocache/geocache/internal/testcluster/network/mangle"
+	"github.com/geocache/geocache/regions"
+)
+
+// The tests of how floors get to nodes that were not told of a write. See
+// mechanisms_test.go.
+
+// The journals of a lapse: who was cut off serves nothing from before when it is back, not
+// even what it owns.
+func TestMechanismALapseEndsWithTheJournals(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		cut := c.Node("eu-4")
+		owned := 0
+		for i := range 40 {
+			key := fmt.Sprint(i)
+			cut.MustGet(key)
+			if c.Owner("eu", key) == cut {
+				owned++
+			}
+		}
+		require.NotZero(t, owned)
+		c.Net.Cut("eu-4", "eu")
+		c.Settle()
+		for i := range 40 {
+			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "written")
+			require.NoError(t, err)
+		}
+		c.Net.HealAll()
+		time.Sleep(10 * time.Second) // until connections are made anew
+		for i := range 40 {
+			require.NotEqual(t, "load 1 in eu", text(t, cut, fmt.Sprint(i)))
+		}
+	})
+}
+
+// parts is a discovery that lists, for a node of one of two parts of a region, that part alone until
+// they meet, which all are told at the same time.
+type parts struct {
+	all  []regions.Node
+	part map[string]int // by ID
+}
+
+// apart is for how long the parts do not know of each other.
+const apart = 30 * time.Second
+
+func (p *parts) Region(context.Context) (string, error) { return "", nil }
+
+func (p *parts) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
+	var own regions.View
+	for _, n := range p.all {
+		if p.part[n.ID] == p.part[self.ID] {
+			own.Nodes = append(own.Nodes, n)
+		}
+	}
+	found(own)
+	select {
+	case <-time.After(apart):
+		found(regions.View{Nodes: p.all})
+		<-ctx.Done()
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// Newcomers' journals: two parts of a region that did not see each other have both written, and
+// nobody's lease lapses when they meet.
+func TestMechanismPartsOfARegionThatMeet(t *testing.T) {
+	p := &parts{part: map[string]int{}}
+	for i := range 4 {
+		id := fmt.Sprintf("eu-%d", i+1)
+		p.all = append(p.all, regions.Node{ID: id, Region: "eu", Address: id + ":7946"})
+		p.part[id] = i / 2
+	}
+	config := testcluster.Config{Nodes: 4, Cache: []geocache.Option{geocache.WithDiscovery(p)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		meet := time.Now().Truncate(apart).Add(apart)
+		time.Sleep(standing)
+		for i := range 40 {
+			for _, n := range c.Nodes() {
+				n.MustGet(fmt.Sprint(i))
+			}
+		}
+		for i := range 40 {
+			_, err := c.Node(fmt.Sprintf("eu-%d", 1+i%4)).Set(fmt.Sprint(i), "written")
+			require.NoError(t, err)
+		}
+		require.Equal(t, 2, c.Node("eu-1").Cache.Stats().Regions[0].Nodes)
+		time.Sleep(time.Until(meet) + 100*time.Millisecond) // the bubble's time began at a whole minute
+		require.Equal(t, 4, c.Node("eu-1").Cache.Stats().Regions[0].Nodes)
+		c.Settle()
+		for i := range 40 {
+			for _, n := range c.Nodes() {
+				require.Equal(t, "written", text(t, n, fmt.Sprint(i)), "%s of %d", n.Name, i)
+			}
+		}
+	})
+}
+
+// The journal that a new group takes: the only node of its region has it from another. Its origin
+// does not have the last writes yet, and nothing else tells it so.
+func TestMechanismTheFirstOfItsRegionTakesAJournal(t *testing.T) {
+	config := lagging()
+	config.Nodes = 1
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		_, err := c.Node("eu-1").Remove("ada", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		restarted := c.Node("us-1")
+		restarted.Crash()
+		restarted.Restart(0)
+		time.Sleep(time.Millisecond) // what is loaded in the instant of the journal may be from before
+		require.Contains(t, text(t, restarted, "ada"), "in eu")
+		require.Zero(t, c.Origin.Total("us"))
+	})
+}
+
+// And a group that could not take the journals takes them before it acts as an owner.
+func TestMechanismANewGroupTriesAgainToTakeTheJournals(t *testing.T) {
+	config := lagging()
+	config.Mangle = mangle.Rates{Lose: 1e-12}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		late := c.Node("us-3")
+		group := func(n *testcluster.Node) {
+			g, err := geocache.NewGroup(n.Cache, "late", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+				return n.Region, nil
+			}), config.Group...)
+			require.NoError(t, err)
+			n.Group = g
+		}
+		for _, n := range c.Nodes() {
+			if n != late {
+				group(n)
+			}
+		}
+		var keys []string
+		for i := range 40 {
+			if c.Owner("us", fmt.Sprint(i)) == late {
+				keys = append(keys, fmt.Sprint(i))
+				require.NoError(t, c.Node("eu-1").Group.Remove(c.T.Context(), fmt.Sprint(i), geocache.Ack(geocache.World)))
+			}
+		}
+		require.NotEmpty(t, keys)
+		c.Mangler.Set(mangle.Rates{Lose: 1})
+		group(late)
+		c.Mangler.Set(mangle.Rates{})
+		time.Sleep(time.Second)
+		for _, key := range keys {
+			v, err := late.Group.Get(c.T.Context(), key)
+			require.NoError(t, err)
+			require.Equal(t, "eu", v)
+		}
+	})
+}
+
+// ahead has the clock of us-2 run ahead, so that what it loads seems to be newer than it is.
+func ahead(by time.Duration) func(node string) time.Duration {
+	return func(node string) time.Duration {
+		if node == "us-2" {
+			return by
+		}
+		return 0
+	}
+}
+
+// Ages: a node that has been told of a write gets a value in doubt from one that has not been
+// told yet.
+func TestMechanismAValueInDoubtFromANodeThatWasNotTold(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Offset: ahead(200 * time.Millisecond), Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		writer, owner, reader := c.Node("us-1"), c.Node("us-2"), c.Node("us-3")
+		key := ""
+		for i := 0; key == ""; i++ {
+			if at := writer.Group.Locate(fmt.Sprint(i))[0]; at.Owner.ID == owner.Name && at.Successor.ID == writer.Name {
+				key = fmt.Sprint(i)
+			}
+		}
+		began := time.Now()
+		at := func(d time.Duration) { time.Sleep(time.Until(began.Add(d))) }
+		var updating sync.WaitGroup
+		updating.Go(func() {
+			_, _, err := writer.Update(key, func(string, bool) (string, error) { return "written", nil })
+			require.NoError(t, err)
+		})
+		at(85 * time.Millisecond) // the Swap is on its way
+		require.Equal(t, "load 2 in us", text(t, owner, key), "the first was the Update's, in eu")
+		c.Net.CutOneWay(writer.Name, owner.Name) // the Tell comes late
+		c.Net.CutOneWay("eu", owner.Name)        // and so does the push
+		at(165 * time.Millisecond)               // the reader has been told
+		require.Equal(t, "written", text(t, reader, key), "from the successor: the owner's is too old")
+		c.Net.HealAll()
+		updating.Wait()
+		require.Equal(t, "written", text(t, owner, key))
+		require.Equal(t, "written", text(t, reader, key))
+	})
+}
+
+// And from one that has been cut off and has not taken the journals yet.
+func TestMechanismAValueInDoubtFromANodeThatWasCutOff(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"us"}, Nodes: 4, Offset: ahead(4 * time.Second), Cache: []geocache.Option{geocache.WithMaxDrift(5 * time.Second)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		c.Net.SetLatency("us", "us", 20*time.Millisecond)
+		cut := c.Node("us-2")
+		var keys []string
+		for i := range 200 {
+			if key := fmt.Sprint(i); c.Owner("us", key) == cut {
+				keys = append(keys, key)
+			}
+		}
+		c.Net.Cut(cut.Name, "us")
+		time.Sleep(1500 * time.Millisecond)
+		for _, key := range keys { // by a clock that is ahead of all that the others have heard
+			require.Equal(t, "load 1 in us", text(t, cut, key))
+		}
+		var writing sync.WaitGroup
+		for _, key := range keys {
+			writing.Go(func() {
+				_, err := c.Node("us-1").Remove(key)
+				require.NoError(t, err)
+			})
+		}
+		writing.Wait()
+		c.Net.HealAll()
+		others := []*testcluster.Node{c.Node("us-1"), c.Node("us-3"), c.Node("us-4")}
+		asked, left := 0, keys
+		for range 6000 {
+			time.Sleep(time.Millisecond)
+			for _, n := range others {
+				if len(left) > 0 && n.Group.Locate(left[0])[0].Owner.ID == cut.Name {
+					require.NotEqual(t, "load 1 in us", text(t, n, left[0]), "%s of %s", n.Name, left[0])
+					asked++
+					left = left[1:]
+				}
+			}
+		}
+		require.NotZero(t, asked)
+		c.Settle()
+		for _, key := range keys {
+			for _, n := range c.Nodes() {
+				require.NotEqual(t, "load 1 in us", text(t, n, key), "%s of %s", n.Name, key)
+			}
+		}
+	})
+}

@@ -1,0 +1,243 @@
+package geocache_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+	"github.com/geocache/geocache/internal/testcluster/network/mangle"
+)
+
+// The tests of mechanisms of a write at its owner and on its way there. See
+// mechanisms_test.go.
+
+// The key lock: the origin sees a key's writes in the order of their stamps.
+func TestMechanismWritesOfAKeyGoThroughOneAtATime(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		var writing atomic.Int64
+		slow := "first" // is in the database at once, and is long in saying so
+		answer := func(what string) {
+			if what == slow {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		set := geocache.WithSetter(func(ctx context.Context, key, value string) error {
+			require.EqualValues(t, 1, writing.Add(1), "writes of %s at the same time", key)
+			defer writing.Add(-1)
+			v, _ := testcluster.ParseValue(value)
+			err := db.set(ctx, key, value)
+			answer(v.By)
+			return err
+		})
+		for _, n := range c.Nodes() {
+			group, err := geocache.NewGroup(n.Cache, "ordered", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+				return "", geocache.ErrNotFound
+			}), set)
+			require.NoError(t, err)
+			n.Group = group
+		}
+		time.Sleep(standing)
+		var sets sync.WaitGroup
+		for i, value := range []string{"first", "second"} {
+			sets.Go(func() {
+				time.Sleep(time.Duration(i) * 10 * time.Millisecond)
+				_, err := c.Nodes()[i].Set("ada", value)
+				require.NoError(t, err)
+			})
+		}
+		sets.Wait()
+		for _, n := range c.Nodes() {
+			require.Equal(t, db.row("ada"), what(t, n, "ada"), n.Name)
+		}
+	})
+}
+
+// The key lock: what a Swap has compared is still there when it swaps.
+func TestMechanismASwapIsOneStep(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.does(func(context.Context, string, string) error {
+			time.Sleep(20 * time.Millisecond) // between the two
+			return nil
+		})
+		var updating sync.WaitGroup
+		for _, n := range c.Nodes() {
+			updating.Go(func() {
+				_, _, err := n.Update("ada", func(was string, _ bool) (string, error) { return was + "x", nil })
+				require.NoError(t, err)
+			})
+		}
+		updating.Wait()
+		require.Equal(t, "xxx", db.row("ada"))
+		require.Equal(t, "xxx", what(t, c.Node("eu-1"), "ada"))
+	})
+}
+
+// The pause before a write is asked for once more: its first owner may have it in a buffer. It is not
+// shorter by the wall clock's being set meanwhile.
+func TestMechanismAWriteInABufferIsWaitedFor(t *testing.T) {
+	for _, step := range []time.Duration{0, 400 * time.Millisecond} {
+		testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+			owner, writer := c.Node("eu-1"), c.Node("eu-2")
+			writer.SetClock(-step)
+			time.Sleep(standing)
+			key := c.KeyOf(owner.Name)
+			writer.MustGet(key)
+			owner.Freeze()
+			var writing sync.WaitGroup
+			writing.Go(func() {
+				for _, value := range []string{"first", "second"} {
+					_, err := writer.Set(key, value, geocache.Ack(geocache.Owner))
+					require.NoError(t, err)
+				}
+			})
+			time.Sleep(time.Millisecond)             // the first lies in the owner's buffer
+			c.Net.CutOneWay(writer.Name, owner.Name) // nor does it hear that its caller has hung up
+			writer.SetClock(0)
+			writer.Reject(owner.Name)
+			time.Sleep(700 * time.Millisecond)
+			owner.Thaw()
+			writing.Wait()
+			c.Net.HealAll()
+			writer.Admit(owner.Name)
+			c.Settle()
+			for _, n := range c.Nodes() {
+				require.Equal(t, "second", text(t, n, key), "%s, step %v", n.Name, step)
+			}
+		})
+	}
+}
+
+// The pause counts from when the one was asked that may have it, not those before.
+func TestMechanismAWriteIsWaitedForSinceItWasSent(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
+		owner, successor, writer := c.Node("eu-1"), c.Node("eu-2"), c.Node("eu-3")
+		for _, n := range c.Nodes() {
+			if n != owner { // which says so, in time
+				var err error
+				n.Group, err = geocache.NewGroup(n.Cache, "late", ada)
+				require.NoError(t, err)
+			}
+		}
+		time.Sleep(standing)
+		key := ""
+		for i := 0; key == ""; i++ {
+			if at := writer.Group.Locate(fmt.Sprint(i))[0]; at.Owner.ID == owner.Name && at.Successor.ID == successor.Name {
+				key = fmt.Sprint(i)
+			}
+		}
+		owner.Freeze()
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			for _, value := range []string{"first", "second"} {
+				require.NoError(t, writer.Group.Set(c.T.Context(), key, value, geocache.Ack(geocache.Owner)))
+			}
+		})
+		time.Sleep(600 * time.Millisecond)
+		successor.Freeze()
+		owner.Thaw()
+		time.Sleep(50 * time.Millisecond)
+		c.Net.CutOneWay(writer.Name, successor.Name)
+		writer.Reject(successor.Name)
+		time.Sleep(650 * time.Millisecond)
+		successor.Thaw()
+		writing.Wait()
+		c.Net.HealAll()
+		writer.Admit(successor.Name)
+		c.Settle()
+		for _, n := range c.Nodes() {
+			if n != owner {
+				v, err := n.Group.Get(c.T.Context(), key)
+				require.NoError(t, err)
+				require.Equal(t, "second", v, n.Name)
+			}
+		}
+	})
+}
+
+// A push is answered when its region has been told: the world's acknowledgement says that
+// nobody serves what is older.
+func TestMechanismAPushIsAnsweredWhenItsRegionHasBeenTold(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		owner, reader := c.Node("us-1"), c.Node("us-2")
+		key := c.KeyOf(owner.Name)
+		reader.MustGet(key)
+		_, ok := reader.Group.Peek(key)
+		require.True(t, ok)
+		c.Net.Cut(owner.Name, reader.Name)
+		_, err := c.Node("eu-1").Set(key, "written", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		if old, ok := reader.Group.Peek(key); ok {
+			v, _ := testcluster.ParseValue(old)
+			require.Equal(t, "written", v.By)
+		}
+	})
+}
+
+// closeSlowly has a node close, and take long to: it waits for a value that another one loads.
+// Messages between nodes are lost from now on, until the result is called, which waits for the end.
+func closeSlowly(c *testcluster.Cluster, n, owner *testcluster.Node) (end func()) {
+	c.Origin.Behave(testcluster.After(3 * time.Second))
+	var ending sync.WaitGroup
+	ending.Go(func() { n.MustGet(c.KeyOf(owner.Name)) })
+	time.Sleep(10 * time.Millisecond)
+	c.Mangler.Set(mangle.Rates{Lose: 1})
+	ending.Go(func() {
+		time.Sleep(10 * time.Millisecond)
+		n.Close()
+	})
+	return func() {
+		c.Mangler.Set(mangle.Rates{})
+		c.Origin.Behave(nil)
+		ending.Wait()
+	}
+}
+
+// A node that leaves does not see the others any more: nobody would be told of what it writes.
+func TestMechanismANodeThatLeavesCarriesOutNoWrites(t *testing.T) {
+	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		leaving := c.Node("eu-1")
+		key := c.KeyOf(leaving.Name)
+		end := closeSlowly(c, leaving, c.Node("eu-2"))
+		time.Sleep(100 * time.Millisecond)
+		w, err := leaving.Set(key, "written")
+		end()
+		require.ErrorIs(t, err, geocache.ErrClosed)
+		require.NotErrorIs(t, err, geocache.ErrUnconfirmed, "it has not happened")
+		require.Zero(t, w.Generation)
+		c.Settle()
+		for _, n := range c.Nodes() {
+			require.Equal(t, "load 1 in eu", text(t, n, key), n.Name)
+		}
+	})
+}
+
+// And what it was writing is not acknowledged because nobody is left to be told.
+func TestMechanismANodeThatLeavesAcknowledgesNothingByItself(t *testing.T) {
+	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		leaving := c.Node("eu-1")
+		key := c.KeyOf(leaving.Name)
+		for _, n := range c.Nodes() {
+			n.MustGet(key)
+		}
+		end := closeSlowly(c, leaving, c.Node("eu-2"))
+		_, err := leaving.Remove(key)
+		end()
+		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
+	})
+}

@@ -1,0 +1,129 @@
+package geocache
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unsafe"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/store"
+)
+
+// This file is what a group answers from its memory, and what makes its memory free again.
+
+// decodeOrLoad decodes the answer's value. One that does not decode, because a
+// node of another version encoded it or because it was damaged, is dropped and
+// loaded here: the getter's value went through this node's own codec.
+func (g *Group[V]) decodeOrLoad(ctx context.Context, a answer) (V, answer) {
+	var none V
+	v, err := g.decode(a.entry)
+	if err == nil {
+		return v, a
+	}
+	g.stats.undecoded.Add(1)
+	if g.decodeLog.ok(g.cache.clock.Instant()) {
+		g.cache.log.Warn("value does not decode, loading it here", "group", g.name, "key", a.entry.Key(), "err", err, "so far", g.stats.undecoded.Load())
+	}
+	g.store.DeleteIf(a.entry)
+	a = g.load(ctx, strings.Clone(a.entry.Key()), expiry.Removal(a.entry.Generation))
+	if a.err != nil || a.entry.Absent() {
+		return none, a
+	}
+	if v, err = g.decode(a.entry); err != nil {
+		return none, answer{err: g.located(fmt.Errorf("the value does not decode: %w", err))}
+	}
+	return v, a
+}
+
+// decode returns the entry's decoded value, and leaves it there for the next
+// reader.
+func (g *Group[V]) decode(e *store.Entry) (V, error) {
+	if v, ok := g.decoded(e); ok {
+		return v, nil
+	}
+	v, err := g.codec.Decode(e.Payload())
+	if err != nil {
+		return v, err
+	}
+	return *store.SetDecoded(e, &v), nil
+}
+
+// decoded returns the entry's decoded value, if it has one and that is at hand. It
+// does not allocate.
+func (g *Group[V]) decoded(e *store.Entry) (v V, ok bool) {
+	if e.Absent() {
+		return v, false
+	}
+	if g.plain {
+		switch v := any(&v).(type) {
+		case *[]byte:
+			*v = e.Payload()
+		case *string:
+			b := e.Payload()
+			*v = unsafe.String(unsafe.SliceData(b), len(b)) // it never changes
+		}
+		return v, true
+	}
+	if kept := store.Decoded[V](e); kept != nil {
+		return *kept, true
+	}
+	return v, false
+}
+
+// lookup answers from memory: a live value, a live absence, or a stale value
+// whose load failed a moment ago.
+func (g *group) lookup(key string) (answer, bool) {
+	e, ok := g.store.Get(key)
+	if !ok {
+		return answer{}, false
+	}
+	now := g.cache.clock.Instant()
+	if now < e.Expires && g.valid(e) {
+		if g.config.refreshAhead > 0 {
+			g.ahead(e)
+		}
+		return answer{entry: e, source: SourceStore}, true
+	}
+	if until, ok := g.retries.Load(key); ok && now >= e.Expires && now < until && g.servable(e, g.floors.Floor(key), now) {
+		return answer{entry: e, source: SourceStale}, true
+	}
+	return answer{}, false
+}
+
+// alive reports whether an entry of the store may be served.
+func (g *group) alive(e *store.Entry) bool {
+	return g.valid(e) && g.cache.clock.Instant() < e.Expires
+}
+
+// valid reports whether an entry of the store may be served as far as its time has not
+// come. Of the floors the key's own is not looked at: a write that raises it drops its entry
+// from the store (see keep).
+func (g *group) valid(e *store.Entry) bool {
+	return e.Generation > g.floors.Group() && !g.covered(e) && !(e.Leased() && !g.leased(g.cache.clock.Instant()))
+}
+
+// expire frees the memory of what has expired and may not be served stale either.
+func (g *group) expire() {
+	g.store.Expire(g.cache.clock.Instant().Add(-g.config.staleness()))
+}
+
+// sweep frees the memory of what can no longer be served for another reason.
+func (g *group) sweep() {
+	cleared := g.floors.Group()
+	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Generation <= cleared || g.covered(e) })
+	now := g.cache.clock.Instant()
+	g.refreshing.forget(now)
+	for key, until := range g.retries.All() {
+		if now >= until {
+			g.retries.Delete(key)
+		}
+	}
+	g.floors.Forget(g.dead())
+}
+
+// sweepEvery is how often sweep is worth its pass over the whole store.
+func (g *group) sweepEvery() time.Duration {
+	return min(max(g.config.ttl/4, time.Second), time.Minute)
+}

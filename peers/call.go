@@ -1,0 +1,145 @@
+package peers
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// Call sends the peer a payload and waits for the reply, which is the caller's
+// and of at most Limits.MaxValue bytes and a MiB. Deadlines, cancellation and errors
+// are those of Fetch, but that every Code except CodeOK is an error. A payload that
+// the peer does not take is answered for at once, with CodeTooLarge.
+func (p *Peer) Call(ctx context.Context, method uint8, payload []byte) (reply []byte, err error) {
+	a, err := p.beginCall(ctx, true, method, payload)
+	if err != nil {
+		return nil, err
+	}
+	return Pending{a}.Wait(ctx)
+}
+
+// A Pending is a call that is on its way.
+type Pending struct{ pending }
+
+// Begin is the part of Call before it waits. Many calls can be under way without
+// a goroutine for each.
+func (p *Peer) Begin(ctx context.Context, method uint8, payload []byte) (Pending, error) {
+	a, err := p.beginCall(ctx, false, method, payload)
+	return Pending{a}, err
+}
+
+func (p *Peer) beginCall(ctx context.Context, waits bool, method uint8, payload []byte) (pending, error) {
+	return p.begin(ctx, true, waits, func(c *clientConn, w *waiter) (span, error) {
+		return c.sendCall(ctx, w, method, payload)
+	})
+}
+
+// Wait is the rest of Call. It must be called, once.
+func (c Pending) Wait(ctx context.Context) (reply []byte, err error) {
+	ans, err := c.wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return ans.Value, nil
+}
+
+func (c *clientConn) sendCall(ctx context.Context, w *waiter, method uint8, payload []byte) (span, error) {
+	if uint64(len(payload)) > uint64(c.server.maxCall) {
+		return span{}, c.peer.inferred(CodeTooLarge, fmt.Errorf("the payload has %d bytes, the node takes %d", len(payload), c.server.maxCall))
+	}
+	m := call{method: method, timeout: timeLeft(ctx), instant: c.serverInstant(), payload: payload}
+	clock := c.peer.transport.config.Clock
+	return c.send(w, 1, 0, payload, func(b []byte, first uint64) []byte {
+		return appendCall(b, first, clock.Read(), m)
+	})
+}
+
+// serverInstant returns the server's present Instant, or an earlier one: what
+// it told last, and what has passed since that came. Monotonic time, because it
+// must not be too much: a step of this node's wall clock, which its own Instant
+// takes for time passed, is none of the server's.
+func (c *clientConn) serverInstant() expiry.Instant {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.instant.Add(time.Since(c.told))
+}
+
+// handleCall answers a call by Handler.Take, or else by Handler.Call on a
+// goroutine of its own. A call whose number is that of one still in flight is
+// a duplicate: the answer to the first serves both.
+func (s *serverConn) handleCall(h header, body []byte, owned bool) error {
+	t := s.transport
+	m, err := decodeCall(body)
+	if err != nil {
+		return refuse(ReasonProtocol, "a call that is malformed")
+	}
+	if s.running(h.id) == kindFetch {
+		return refuse(ReasonProtocol, "a call with the number of a fetch that is in flight")
+	}
+	switch again, late := s.calls.repeated(h.id); {
+	case late:
+		return s.answer(h.id, &errTooMany)
+	case again:
+		return nil
+	}
+	t.requests.Add(1)
+	s.call = Call{
+		Method:  m.method,
+		Payload: m.payload,
+		From:    s.client.id,
+		Region:  s.client.region,
+		Transit: max(t.config.Clock.Instant().Sub(m.instant), 0),
+	}
+	if ans, ok := t.config.Handler.Take(&s.call); ok {
+		t.hits.Add(1)
+		ans.reply = true
+		return s.answer(h.id, &ans)
+	}
+	ctx := s.begin(h.id, kindCall, m.timeout)
+	if ctx == nil {
+		return s.answer(h.id, &errTooMany)
+	}
+	call := s.call
+	if !owned {
+		call.Payload = bytes.Clone(call.Payload)
+	}
+	s.finish(h.id, func() Answer {
+		ans := t.config.Handler.Call(ctx, &call)
+		ans.reply = true
+		return ans
+	})
+	return nil
+}
+
+// numbers remembers which of the last numbers have come, so that a call is
+// carried out once though its frame should come twice.
+type numbers struct {
+	highest uint64
+	came    [64]uint64 // a bit for each of the 4096 up to highest
+}
+
+// repeated notes that the call with this number has come, and reports whether
+// it had before, or is so far behind the others that this is not known any more.
+func (n *numbers) repeated(number uint64) (again, late bool) {
+	const window = 64 * 64
+	if number > n.highest {
+		if number-n.highest >= window {
+			n.came = [64]uint64{}
+		} else {
+			for i := n.highest + 1; i <= number; i++ {
+				n.came[i%window/64] &^= 1 << (i % 64)
+			}
+		}
+		n.highest = number
+	}
+	if n.highest-number >= window {
+		return false, true
+	}
+	word, bit := &n.came[number%window/64], uint64(1)<<(number%64)
+	was := *word&bit != 0
+	*word |= bit
+	return was, false
+}

@@ -1,0 +1,239 @@
+package peers
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// This file is views and leases, of both roles: what this node grants to those
+// that ping it, and what it has been granted. The package documentation says
+// what a lease is.
+
+// A view is what SetView was called with last. One that is set again after
+// another is a new view, told from the first by its address: in between the
+// peers may have granted leases under the other.
+type view struct{ hash uint64 }
+
+// SetView sets the hash of this node's view of its region, which is zero until
+// then: the nodes that it takes for present, itself among them. Equal views must
+// have equal hashes. The connected peers of the region are told at once; SetView
+// does not wait for that.
+//
+// A node that has not set a view is granted no leases, and it keeps those who
+// hear from it from granting any to others.
+func (t *Transport) SetView(hash uint64) {
+	t.mu.Lock()
+	changed := t.view.Load().hash != hash && t.leaving.Err() == nil
+	if changed {
+		t.view.Store(&view{hash})
+	}
+	t.mu.Unlock()
+	if !changed {
+		return
+	}
+	for _, p := range *t.byID.Load() {
+		// A connection that is not there yet begins with a ping.
+		if c := p.conn.Load(); c != nil && p.home() {
+			select {
+			case c.pingSoon <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// gone is the view of a node that leaves: it uses no lease any more, and is to be
+// forgotten at once. Otherwise its last view would keep its peers from granting
+// each other leases until they have forgotten it.
+const gone = ^uint64(0)
+
+// farewell tells the peers of the region that this node holds no leases any more.
+func (t *Transport) farewell(ctx context.Context) {
+	t.view.Store(&view{gone})
+	var pinging sync.WaitGroup
+	for _, p := range t.Peers() {
+		if c := p.conn.Load(); c != nil && p.home() {
+			pinging.Go(func() { _ = c.ping() })
+		}
+	}
+	_ = waitFor(ctx, &pinging)
+}
+
+// OwnLeasesEnd returns the moment from which no node has a lease of this one that
+// it was granted under another view than this, and none under this since. It is
+// zero if there is none now.
+func (t *Transport) OwnLeasesEnd(view uint64) time.Time {
+	t.granted.mu.Lock()
+	defer t.granted.mu.Unlock()
+	return t.granted.endLocked(view)
+}
+
+// StrangersEnd returns the moment until which this node has to reckon with nodes of its
+// region that ping it and for which known is false: a lease after the last ping of any.
+// Such a node takes this one for present and is not seen from here, because this one
+// has just come and has not found it yet, or cannot reach it. It is zero if there
+// are none.
+func (t *Transport) StrangersEnd(known func(id string) bool) (end time.Time) {
+	t.granted.mu.Lock()
+	defer t.granted.mu.Unlock()
+	for id, g := range t.granted.clients {
+		if until := g.heard.Add(t.granted.length); until.After(end) && !known(id) {
+			end = until
+		}
+	}
+	if !end.After(time.Now()) {
+		return time.Time{}
+	}
+	return end
+}
+
+// leases is what this node remembers of those of its region that ping it. It is
+// the Transport's and not a connection's: a lease runs on when the connection
+// is gone, and who has another view still has it.
+//
+// All times are monotonic. An Instant would jump forward with the wall clock,
+// and leases would seem to have ended.
+type leases struct {
+	length time.Duration // Config.Lease
+
+	mu      sync.Mutex // guards the following
+	clients map[string]*grant
+}
+
+// A grant is what a client has said and been granted.
+type grant struct {
+	view  uint64    // of its last ping
+	heard time.Time // when that came
+	under uint64    // the view of the lease granted last
+	end   time.Time // of that lease; zero if there was none
+}
+
+// memory is for how long a client's last ping counts.
+func (l *leases) memory() time.Duration { return 2 * l.length }
+
+// pinged takes in a ping of a client that carried this view. It returns the
+// lease that the client is granted, and for how long one granted under another
+// view may still run. own says what view this node has, and is called with the
+// lock held: after SetView and then OwnLeasesEnd there are no new leases under
+// the old view.
+func (l *leases) pinged(client string, view uint64, own func() uint64) (lease, others time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if view == gone {
+		delete(l.clients, client)
+		return 0, 0
+	}
+	now, ours := time.Now(), own()
+	g := l.clients[client]
+	if g == nil {
+		g = new(grant)
+		l.clients[client] = g
+	}
+	g.view, g.heard = view, now
+
+	// This client and all others, in our list of peers or not: one that has
+	// another view counts on us to grant nothing under this one.
+	agreed := view != 0
+	for id, other := range l.clients {
+		if now.Sub(other.heard) > l.memory() {
+			delete(l.clients, id) // and its lease, which is shorter, has ended
+		} else if other.view != ours {
+			agreed = false
+		}
+	}
+	if agreed {
+		lease, g.under, g.end = l.length, view, now.Add(l.length)
+	}
+	return lease, max(l.endLocked(view).Sub(now), 0)
+}
+
+// endLocked returns when the last lease ends that was granted under another
+// view than this. Where a client was granted one under this view after one under
+// another, the second counts: that client is in the view.
+func (l *leases) endLocked(view uint64) (end time.Time) {
+	for _, g := range l.clients {
+		if g.under != view && g.end.After(end) {
+			end = g.end
+		}
+	}
+	return end
+}
+
+// pong answers a ping. Leases are for this node's own region only.
+func (s *serverConn) pong(id, view uint64) error {
+	t := s.transport
+	var m pong
+	if s.client.region == t.config.Region {
+		m.lease, m.others = t.granted.pinged(s.client.id, view, func() uint64 { return t.view.Load().hash })
+	}
+	return s.queuePong(id, m)
+}
+
+func (s *serverConn) queuePong(id uint64, m pong) error {
+	t := s.transport
+	return s.writer.queue(0, nil, func(b []byte) []byte {
+		m.instant = t.config.Clock.Instant()
+		return appendPong(b, id, t.config.Clock.Physical(), m)
+	})
+}
+
+// home reports whether the peer is in this node's region.
+func (p *Peer) home() bool { return p.endpoint.Region == p.transport.config.Region }
+
+// LeaseEnd returns the moment, on Config.Clock, when the last of the leases ends
+// that the peer has granted. It counts from when the ping was sent that the peer
+// answered, and is 1% shorter than what was granted, so that it ends here before
+// it ends there, whatever the clocks say and unless their speeds differ by more.
+// It is zero before the first.
+func (p *Peer) LeaseEnd() expiry.Instant { return expiry.Instant(p.lease.Load()) }
+
+// shortened is how long d, as measured by another node, is here at least.
+func shortened(d time.Duration) time.Duration { return d - d/100 }
+
+// settled is what the last pong said of the view that its ping had carried.
+type settled struct {
+	view  *view
+	at    time.Time      // from when no lease granted under another view runs
+	until expiry.Instant // from when the peer may grant others again, unless it is pinged
+}
+
+// Settled reports whether the peer knows that this is the present view of this
+// node: it has answered a ping with this view, none with another has been sent
+// since, and the peer has not forgotten it, as it does two leases after. It
+// then grants leases under this view only, and at is the moment from which no
+// node has a lease of it that was granted under another view, and none under
+// this since. For one connection and view, at only ever gets earlier.
+func (p *Peer) Settled(view uint64) (at time.Time, ok bool) {
+	s := p.settled.Load()
+	if s == nil || s.view.hash != view || s.view != p.transport.view.Load() || p.transport.config.Clock.Instant() >= s.until {
+		return time.Time{}, false
+	}
+	return s.at, true
+}
+
+// ponged is called when the peer has answered a ping. Only run's goroutine
+// calls it.
+func (p *Peer) ponged(sent ping, m pong) {
+	t := p.transport
+	now := time.Now()
+	p.rtt.Store(int64(p.trips.add(max(now.Sub(sent.at), 1))))
+	if m.lease > 0 { // what was granted before runs on
+		p.lease.Store(int64(sent.instant.Add(shortened(m.lease))))
+	}
+	if p.home() {
+		s := &settled{view: sent.view, at: now.Add(m.others), until: sent.instant.Add(shortened(t.granted.memory()))}
+		// As long as the peer has not forgotten the view in between, what it
+		// said of it before still holds.
+		last := p.settled.Load()
+		if last != nil && last.view == s.view && last.at.Before(s.at) && t.config.Clock.Instant() < last.until {
+			s.at = last.at
+		}
+		p.settled.Store(s)
+	}
+	if hook := t.config.OnPong; hook != nil {
+		hook(p)
+	}
+}

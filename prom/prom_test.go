@@ -1,0 +1,173 @@
+package prom
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/expfmt"
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/latency"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+func distribution(took ...time.Duration) latency.Distribution {
+	var h latency.Histogram
+	for _, d := range took {
+		h.Record(d)
+	}
+	return h.Distribution()
+}
+
+// stats is a Stats with another number in every figure.
+func stats() geocache.Stats {
+	return geocache.Stats{
+		Node: regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946"},
+		Regions: []geocache.RegionStats{
+			{Name: "eu", Nodes: 2, Distance: 175 * time.Microsecond, Exchanges: peers.Exchanges{
+				Requests: 12_103, Errors: 2,
+				FetchLatency: distribution(64*time.Microsecond, 65*time.Microsecond, 180*time.Microsecond, time.Hour),
+				CallLatency:  distribution(210 * time.Microsecond)}},
+			{Name: "us", Nodes: 1, Distance: 80 * time.Millisecond, Outbox: geocache.OutboxStats{
+				Queued: 101, InFlight: 102, Bytes: 103, Lag: 104 * time.Second, Sent: 105, Resent: 106,
+				Coalesced: 107, Gaps: 108, Stripped: 109, Folded: 110, Expired: 111}},
+		},
+		Peers: []peers.PeerStats{
+			{ID: "eu-2", Region: "eu", Up: true, RTT: 175 * time.Microsecond, InFlight: 120, Connects: 121,
+				Traffic: peers.Traffic{BytesIn: 122, BytesOut: 123}},
+			{ID: "us-1", Region: "us"},
+		},
+		Groups: map[string]geocache.GroupStats{"sessions": {
+			Store: 201, Owner: 202, Region: 203, Getter: 204, Stale: 205, NotFound: 206, Errors: 207,
+			Loads: 208, LoadErrors: 209, Panics: 210, Abandoned: 211, Refreshes: 237, LoadLatency: distribution(12*time.Millisecond, 3*time.Second),
+			Writes: 212, WriteErrors: 213, Doubts: 214, Retried: 215, Repaired: 216, Stored: 217, StoreErrors: 218,
+			Behind: geocache.BehindStats{Queued: 219, QueuedBytes: 220, Held: 221, HeldBytes: 222, Waiting: 223, Lag: 224 * time.Second, Coalesced: 225, Refused: 226},
+			Served: 227, Unanswered: 228, Takeovers: 229, Undecoded: 230,
+			Entries: 1231, Copies: 231, Bytes: 2232, CopyBytes: 232, Evicted: 233, Expired: 2331, Removed: 2332, Replaced: 2333, TooLarge: 234, MaxBytes: 235, MaxEntries: 2350, FloorsHeld: 236,
+		}},
+		Refused: map[peers.Reason]uint64{peers.ReasonTLS: 3},
+		Copies:  true, Lapses: 4, Gaps: 5,
+	}
+}
+
+// The values, and the names and texts by the field's conventions.
+func TestMetrics(t *testing.T) {
+	c := collector{stats}
+	problems, err := testutil.CollectAndLint(c)
+	require.NoError(t, err)
+	require.Empty(t, problems)
+	want, err := os.ReadFile("testdata/metrics.txt")
+	require.NoError(t, err)
+	require.Equal(t, string(want), text(t, c))
+}
+
+// Whatever a group counts is exported: a figure that is not changes nothing here.
+func TestEveryFigureOfAGroup(t *testing.T) { everyFigure[geocache.GroupStats](t, "", withGroup) }
+
+func TestEveryFigureOfWriteBehind(t *testing.T) {
+	everyFigure(t, "Behind.", func(b geocache.BehindStats) geocache.Stats { return withGroup(geocache.GroupStats{Behind: b}) })
+}
+
+func TestEveryFigureOfAnOutbox(t *testing.T) {
+	everyFigure(t, "Outbox.", func(o geocache.OutboxStats) geocache.Stats {
+		return geocache.Stats{Regions: []geocache.RegionStats{{Name: "us", Outbox: o}}}
+	})
+}
+
+// text is what is scraped of a collector.
+func text(t *testing.T, c prometheus.Collector) string {
+	registry := prometheus.NewPedanticRegistry()
+	require.NoError(t, registry.Register(c))
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	var b strings.Builder
+	for _, f := range families {
+		_, err := expfmt.MetricFamilyToText(&b, f)
+		require.NoError(t, err)
+	}
+	return b.String()
+}
+
+func withGroup(g geocache.GroupStats) geocache.Stats {
+	return geocache.Stats{Groups: map[string]geocache.GroupStats{"g": g}}
+}
+
+// everyFigure fails if there is a field of S without which the same would be exported.
+func everyFigure[S any](t *testing.T, prefix string, with func(S) geocache.Stats) {
+	exported := func(s S) string { return text(t, collector{func() geocache.Stats { return with(s) }}) }
+	var zero S
+	none := exported(zero)
+	for field, v := range reflect.ValueOf(&zero).Elem().Fields() {
+		var s S
+		f := reflect.ValueOf(&s).Elem().FieldByIndex(field.Index)
+		switch {
+		case v.CanUint():
+			f.SetUint(12345)
+		case v.CanInt():
+			f.SetInt(12345)
+		case v.Type() == reflect.TypeFor[latency.Distribution]():
+			f.Set(reflect.ValueOf(distribution(time.Second)))
+		default:
+			require.Equal(t, reflect.TypeFor[geocache.BehindStats](), v.Type(), "a type that this test does not know")
+			continue
+		}
+		require.NotEqual(t, none, exported(s), "%s%s is not exported", prefix, field.Name)
+	}
+}
+
+func TestCollector(t *testing.T) {
+	cache, err := geocache.Open(t.Context(), geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))))
+	require.NoError(t, err)
+	defer cache.Close()
+	registry := prometheus.NewPedanticRegistry()
+	require.NoError(t, registry.Register(NewCollector(cache)))
+
+	load := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) { return key, nil })
+	g, err := geocache.NewGroup(cache, "not UTF-8: \xff", load) // after Register
+	require.NoError(t, err)
+	for range 3 {
+		_, err = g.Get(t.Context(), "ada")
+		require.NoError(t, err)
+	}
+	expected := `
+		# HELP geocache_reads_total ` + helpOfReads + `
+		# TYPE geocache_reads_total counter
+		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="error"} 0
+		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="getter"} 1
+		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="not_found"} 0
+		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="owner"} 0
+		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="region"} 0
+		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="stale"} 0
+		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="store"} 2
+	`
+	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(expected), "geocache_reads_total"))
+	n, err := testutil.GatherAndCount(registry, "geocache_load_duration_seconds")
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+
+	require.NoError(t, cache.Close())
+	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(expected), "geocache_reads_total"), "after Close")
+}
+
+// What the documentation tells people to ask Prometheus for is there.
+func TestNamesInTheDocumentation(t *testing.T) {
+	page, err := os.ReadFile("../docs/observability.md")
+	require.NoError(t, err)
+	there := text(t, collector{stats})
+	names := regexp.MustCompile(`geocache_\w+\w`).FindAllString(string(page), -1)
+	require.Greater(t, len(names), 10)
+	for _, name := range names {
+		require.Regexp(t, `(?m)^`+name+`[ {]`, there)
+	}
+}

@@ -1,0 +1,180 @@
+package geocache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/outbox"
+	"github.com/geocache/geocache/peers"
+)
+
+// This file is how writes get to the other regions. See "Between regions" in
+// docs/design.md; what is sent when is decided in package outbox.
+
+// openOutboxes makes an outbox for each region that has members, whether they
+// answer or not. One that has been made stays: a region that is not listed any
+// more may come back.
+func (c *Cache) openOutboxes() {
+	if c.transport == nil {
+		return
+	}
+	for _, n := range c.members.Nodes() {
+		if n.Region == c.node.Region {
+			continue
+		}
+		c.outboxes.LoadOrCompute(n.Region, func() (*outbox.Outbox, bool) {
+			o := outbox.New(outbox.Config{Epoch: c.clock.Now(), Probe: c.config.lease})
+			return o, !c.spawn(func() { c.pump(n.Region, o) })
+		})
+	}
+}
+
+// remoteRegions returns the names of the other regions that have members, whether
+// they answer or not, in order.
+func (c *Cache) remoteRegions() []string {
+	var names []string
+	for _, n := range c.members.Nodes() {
+		if n.Region != c.node.Region {
+			names = append(names, n.Region)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// allRegions returns the names of all regions, in order.
+func (c *Cache) allRegions() []string {
+	names := append(c.remoteRegions(), c.node.Region)
+	slices.Sort(names)
+	return names
+}
+
+// replicate sends a note on its way to every other region.
+func (c *Cache) replicate(n *note.Note) {
+	for _, o := range c.outboxes.All() {
+		o.Add(*n, c.clock.Instant())
+	}
+}
+
+// pump sends what is in a region's outbox, until Close.
+func (c *Cache) pump(region string, o *outbox.Outbox) {
+	target := func(n *note.Note) (string, bool) {
+		r := c.topology().Region(region)
+		if r == nil {
+			return "", false
+		}
+		id := r.Owner(n.Key).ID
+		p := c.transport.Peer(id)
+		return id, p != nil && p.Up()
+	}
+	for {
+		changed := c.standing.changed.wait() // whoever could not be reached may be by then
+		for {
+			b, ok := o.Next(c.clock.Instant(), target)
+			if !ok || !c.spawn(func() { c.push(o, b) }) {
+				break
+			}
+		}
+		var timer <-chan time.Time
+		if at, ok := o.NextAt(c.clock.Instant()); ok {
+			timer = time.After(max(at.Sub(c.clock.Instant()), time.Millisecond))
+		}
+		select {
+		case <-o.Wake():
+		case <-changed:
+		case <-timer:
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// push sends one push and reports what came of it.
+func (c *Cache) push(o *outbox.Outbox, b outbox.Batch) {
+	have, err := c.pushTo(b)
+	if err != nil {
+		c.log.Debug("push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Notes), "err", err)
+		o.Failed(b, c.clock.Instant())
+		return
+	}
+	o.Answered(b, have, c.clock.Instant())
+}
+
+func (c *Cache) pushTo(b outbox.Batch) (have uint64, err error) {
+	peer := c.transport.Peer(b.Target)
+	if peer == nil {
+		return 0, errors.New("no such peer")
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, pushTimeout)
+	defer cancel()
+	reply, err := peer.Call(ctx, note.MethodPush, b.Push.Append(nil))
+	if err != nil {
+		return 0, err
+	}
+	m, err := note.DecodePushed(reply)
+	return m.Have, err
+}
+
+// pushTimeout bounds how long the answer to one push is waited for. It is not
+// what notices that a push was lost, see outbox; it must be longer than a region
+// takes to notice that one of its nodes is gone.
+const pushTimeout = 30 * time.Second
+
+// takePush takes in what another region has sent, and answers when this one has
+// been told.
+func (c *Cache) takePush(ctx context.Context, call *peers.Call, m note.Push) peers.Answer {
+	have := c.inbox.Receive(call.From, m, c.clock.Instant())
+	if err := c.relay(ctx, m.Notes, call.Transit); err != nil {
+		return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
+	}
+	return peers.Answer{Value: note.Pushed{Have: have}.Append(nil)}
+}
+
+// relay takes in notes from another region, and returns when this one has been
+// told.
+func (c *Cache) relay(ctx context.Context, notes []note.Note, transit time.Duration) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(notes))
+	for i := range notes {
+		n := &notes[i]
+		g := c.group(n.Group)
+		if g == nil { // others may have it
+			n.Age += transit
+			wg.Go(func() {
+				errs[i] = c.spread(ctx, n)
+				if g := c.group(n.Group); g != nil { // it has come meanwhile
+					g.take(n, 0)
+				}
+			})
+			continue
+		}
+		_ = g.takeDirty(n) // drops what is older, there is nothing to keep
+		g.take(n, transit) // all of them at once, before anybody waits
+		n.Age += transit
+		wg.Go(func() { errs[i] = c.spread(ctx, n) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// confirmed waits until a region has confirmed what it has been sent about a
+// key by this node.
+func (c *Cache) confirmed(ctx context.Context, m *note.Await) error {
+	o, ok := c.outboxes.Load(m.Region)
+	if !ok {
+		return fmt.Errorf("region %q is not known at %s", m.Region, c.node.ID)
+	}
+	done, stop := o.Confirmed(m.Group, m.Key)
+	defer stop()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

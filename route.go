@@ -1,0 +1,256 @@
+package geocache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// This file is a write at the node whose user has called for it.
+
+// mutate brings a write to the key's owner and waits for as much as opts ask.
+func (g *group) mutate(ctx context.Context, w *note.Write, opts []WriteOption) error {
+	config := configOf(opts)
+	if config.into != nil {
+		*config.into = Written{}
+	}
+	err := g.refuseWrite(ctx, w, &config)
+	if err == nil {
+		w.Group, w.Key = g.name, strings.Clone(w.Key)
+		w.Life, w.Quick = config.ttl, config.ack == Owner
+		if w.Op == note.Set {
+			w.Tagged = len(config.tags) > 0
+			w.Value = withTags(config.tags, w.Value)
+		}
+		err = g.carryOut(ctx, w, config.ack, config.into)
+	}
+	g.stats.writes.Add(1)
+	if err != nil {
+		g.stats.writeErrors.Add(1)
+	}
+	return err
+}
+
+// refuseWrite returns the error of a write for which nothing should be started.
+func (g *group) refuseWrite(ctx context.Context, w *note.Write, config *writeConfig) error {
+	switch most := g.cache.config.limits.MaxValue; {
+	case g.cache.ctx.Err() != nil:
+		return ErrClosed
+	case len(w.Key) > maxKey:
+		return fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(w.Key), maxKey)
+	case len(w.Value) > most:
+		return fmt.Errorf("%w: a value of %d bytes, at most %d are allowed", ErrTooLarge, len(w.Value), most)
+	case config.ttl < 0:
+		return fmt.Errorf("ItemTTL(%v): must not be negative", config.ttl)
+	case config.ack > World:
+		return fmt.Errorf("Ack(%d): there is no such level", config.ack)
+	}
+	if err := checkTags(config.tags); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// carryOut has the owner do the write, and waits for as much as ack asks. result may be nil.
+func (g *group) carryOut(ctx context.Context, w *note.Write, ack AckLevel, result *Written) error {
+	wrote, owner, err := g.route(ctx, w, g.cache.topology().Home.Name)
+	if result == nil {
+		if err == nil && !wrote.Unconfirmed && ack != World {
+			return nil
+		}
+		result = new(Written)
+	}
+	result.Generation = wrote.Stamp.Generation
+	home := g.cache.node.Region
+	switch {
+	case err != nil:
+		return err
+	case wrote.Unconfirmed:
+		result.Pending = append(result.Pending, home)
+		return fmt.Errorf("%w: not by all of %s", ErrUnconfirmed, home)
+	case ack == Owner:
+		return nil
+	}
+	result.Confirmed = append(result.Confirmed, home)
+	if ack == Region {
+		return nil
+	}
+	return g.awaitAll(ctx, append([]string{w.Key}, w.Keys...), owner, g.cache.remoteRegions(), result)
+}
+
+// awaitAll waits until the owner has heard from each of the regions that it has
+// been told about the keys, or ctx ends.
+func (g *group) awaitAll(ctx context.Context, keys []string, owner string, names []string, result *Written) error {
+	confirmed := make(map[string]chan error, len(names))
+	for _, region := range names {
+		done := make(chan error, 1)
+		confirmed[region] = done
+		going := g.cache.spawn(func() {
+			var err error
+			for _, key := range keys {
+				if err == nil {
+					err = g.confirmed(ctx, owner, note.Await{Group: g.name, Key: key, Region: region})
+				}
+			}
+			done <- err
+		})
+		if !going {
+			done <- ErrClosed
+		}
+	}
+	for _, region := range names {
+		if err := <-confirmed[region]; err == nil { // it ends with ctx
+			result.Confirmed = append(result.Confirmed, region)
+		} else {
+			result.Pending = append(result.Pending, region)
+		}
+	}
+	if len(result.Pending) > 0 {
+		return fmt.Errorf("%w: not yet by %s", ErrUnconfirmed, strings.Join(result.Pending, ", "))
+	}
+	return nil
+}
+
+// confirmed asks the owner, which may be this node, and returns nil when the region
+// has confirmed what it was sent about the key.
+func (g *group) confirmed(ctx context.Context, owner string, m note.Await) error {
+	if owner == g.cache.node.ID {
+		return g.cache.confirmed(ctx, &m)
+	}
+	peer := g.cache.transport.Peer(owner)
+	if peer == nil {
+		return ErrUnconfirmed
+	}
+	_, err := peer.Call(ctx, note.MethodAwait, m.Append(nil))
+	return err
+}
+
+// route asks the owner of the key in a region to carry the write out. If that one
+// goes away it asks whoever is the owner then, for as long as the group's load
+// timeout, but not before the first can no longer do it: it is to be done once,
+// or twice in a row at most. A Swap, and a write to the origin, is not asked for again
+// once it may have been done. route returns which node has done it.
+func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote note.Wrote, by string, err error) {
+	if g.cache.transport == nil && !g.backing.any() { // nobody else can do it, and there is nothing to wait for
+		wrote, _, err := g.request(ctx, w, g.cache.node)
+		return wrote, g.cache.node.ID, err
+	}
+	caller := ctx
+	ctx, cancel := context.WithTimeoutCause(ctx, g.config.loadTimeout, ErrTimeout)
+	defer cancel()
+	once := w.Op == note.Swap || g.backing.takes(w.Op) && g.backing.behind == nil
+	maybe := false
+	for again := true; again; {
+		changed := g.cache.standing.changed.wait()
+		var sent time.Time // to the last that was asked
+		err = errNoOwner
+		if r := g.cache.topology().Region(region); r != nil {
+			for _, n := range r.Owners(w.Key, 2) {
+				var o outcome
+				sent = time.Now()
+				wrote, o, err = g.request(ctx, w, n)
+				by = n.ID
+				again = o == refusedToBe || o == notYet || o == lost && !once
+				if o == lost {
+					maybe, changed = true, nil
+				}
+				if o != refusedToBe {
+					break
+				}
+			}
+			if errors.Is(err, peers.CodeUnknownGroup) && region == g.cache.node.Region {
+				// As with reads: nobody whose it is has the group yet.
+				wrote, _, err = g.request(ctx, w, g.cache.node)
+				by, again = g.cache.node.ID, false
+			}
+		}
+		if again {
+			// The owner is on its way out of the view, or has just come.
+			pause := routeAgain
+			if changed == nil {
+				// By the monotonic clock: to an Instant a step of the wall clock is time passed.
+				pause = time.Until(sent.Add(g.cache.writeLife()))
+			}
+			select {
+			case <-changed:
+			case <-time.After(pause):
+			case <-ctx.Done():
+				again = false
+			}
+		}
+	}
+	switch {
+	case err == nil || caller.Err() == nil:
+	case errors.Is(err, ErrOverloaded):
+		err = fmt.Errorf("%w: %w", ErrOverloaded, caller.Err())
+	default:
+		err = caller.Err()
+	}
+	if err != nil && maybe {
+		err = fmt.Errorf("%w: %w", ErrUncertain, err)
+	}
+	return wrote, by, err
+}
+
+// routeAgain is the pause before the owner of a key is asked once more.
+const routeAgain = 50 * time.Millisecond
+
+var errNoOwner = errors.New("no node of the region can be reached")
+
+// An outcome is what came of asking a node for a write.
+type outcome int
+
+const (
+	final       outcome = iota // it has done it, or failed to, and said so
+	refusedToBe                // it does not act as an owner now: it has not done it
+	notYet                     // it has not done it: it had no room, or no time left
+	lost                       // it may have done it
+)
+
+// request asks one node, which may be this one, to carry out a write.
+func (g *group) request(ctx context.Context, w *note.Write, n regions.Node) (note.Wrote, outcome, error) {
+	if n.ID == g.cache.node.ID {
+		if g.cache.leavesWrites(g.cache.standing.view.Load()) {
+			return note.Wrote{}, refusedToBe, errStranger
+		}
+		wrote, err := g.write(ctx, w)
+		if wrote.Stamp.Generation != 0 {
+			wrote.Unconfirmed, err = err != nil, nil
+		}
+		return wrote, final, err
+	}
+	peer := g.cache.transport.Peer(n.ID)
+	if peer == nil {
+		return note.Wrote{}, refusedToBe, errNoOwner
+	}
+	reply, err := peer.Call(ctx, note.MethodWrite, w.Append(nil))
+	if err == nil {
+		wrote, err := note.DecodeWrote(reply)
+		switch {
+		case wrote.Late:
+			return note.Wrote{}, notYet, errLate
+		case wrote.Stranger:
+			return note.Wrote{}, refusedToBe, errStranger
+		}
+		return wrote, final, err
+	}
+	var pe *peers.Error
+	if !errors.As(err, &pe) { // ctx has ended, and the peer may not have noticed
+		return note.Wrote{}, lost, context.Cause(ctx)
+	}
+	switch pe.Code {
+	case peers.CodeClosing, peers.CodeUnknownGroup:
+		return note.Wrote{}, refusedToBe, fromPeer(err)
+	case peers.CodeBusy:
+		return note.Wrote{}, notYet, fromPeer(err)
+	case peers.CodeUnavailable:
+		return note.Wrote{}, lost, fromPeer(err)
+	}
+	return note.Wrote{}, final, fromPeer(err)
+}

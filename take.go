@@ -1,0 +1,236 @@
+package geocache
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+)
+
+// A mark is what a fill remembers of its beginning.
+type mark struct {
+	known  expiry.Mark // what was known of writes
+	period uint64      // of the copy lease
+}
+
+// mark is to be called before a fill looks at anything.
+func (g *group) mark() mark {
+	return mark{g.floors.Mark(), g.cache.standing.period.Load()}
+}
+
+// take takes a note in. From then on no read here returns what is older, and no
+// fill that is running brings it back. The order is what keep counts on.
+func (g *group) take(n *note.Note, transit time.Duration) {
+	if n.Clear {
+		g.takeClear(n)
+		return
+	}
+	was := g.floors.Raise(n.Key, n.Stamp, g.cache.clock.Elapsed()) // (1)
+	floor, again := was.Max(n.Stamp), was == n.Stamp               // what was loaded since it came the first time may stay
+	dead := func(e *store.Entry) bool { return e.Below(n.Stamp) || !again && g.inDoubt(e, floor) }
+	if !g.put(n, transit, dead) { // (2)
+		g.store.DeleteFunc(n.Key, dead)
+	}
+}
+
+// takeClear is take for a floor of the whole group.
+func (g *group) takeClear(n *note.Note) {
+	raised := g.floors.Group() < n.Stamp.Generation
+	if n.Folded {
+		g.floors.RaiseGroup(n.Stamp.Generation, g.cache.clock.Elapsed())
+	} else {
+		g.floors.Clear(n.Stamp.Generation, g.cache.clock.Elapsed())
+	}
+	if raised {
+		g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(n.Stamp) || g.inDoubt(e, n.Stamp) })
+	}
+}
+
+// put makes the note's value the entry of its key, in the place of what is dead or older, see
+// insert. It reports false if the note has no value that is alive.
+func (g *group) put(n *note.Note, transit time.Duration, dead func(*store.Entry) bool) bool {
+	if !n.HasValue || n.Tagged && !store.IsTagged(n.Value) {
+		return false // malformed, or from a version to come: a miss
+	}
+	now := g.cache.clock.Instant()
+	born := now.Add(-n.Age - transit)
+	e := g.store.NewEntry(store.Item{
+		Key:     n.Key,
+		Value:   n.Value,
+		Stamp:   n.Stamp,
+		Born:    born,
+		Expires: born.Add(min(n.Life, g.life(n.Key, false, 0))),
+		Class:   store.Owned,
+		Tagged:  n.Tagged,
+	})
+	if now >= e.Expires {
+		return false
+	}
+	g.insert(e, dead, func() bool { return g.live(e, false, always) })
+	return true
+}
+
+// insert puts e into the store if admit allows, in the place of what is dead or older, and
+// returns what is there afterwards. dead may be nil. Entries that this node has not as the
+// key's owner, it serves only as long as it is told of writes.
+func (g *group) insert(e *store.Entry, dead func(*store.Entry) bool, admit func() bool) *store.Entry {
+	home := g.cache.topology().Home
+	leased := func() bool { return e.Class() == store.Copy || !g.isMine(home, e.Key()) }
+	e.SetLeased(leased())
+	e.SetSeen(g.floors.Scoped())
+	there := g.store.SetOver(e, dead, admit)
+	// The ring may have changed in between, and reclass have come before e was there.
+	for now := g.cache.topology().Home; now != home; now = g.cache.topology().Home {
+		home = now
+		e.SetLeased(leased())
+	}
+	return there
+}
+
+// noteOf returns what tells others of an entry.
+func (g *group) noteOf(e *store.Entry) note.Note {
+	return note.Note{
+		Group:    g.name,
+		Key:      e.Key(),
+		Stamp:    e.Stamp,
+		HasValue: true,
+		Tagged:   e.Tagged(),
+		Value:    e.Value(),
+		Age:      g.cache.clock.Instant().Sub(e.Born()),
+		Life:     e.Expires.Sub(e.Born()),
+	}
+}
+
+// spread tells notes to every node of this region, and returns when none of
+// them serves what is older: all have taken them in, and who is not among them can hold
+// no lease. The nodes that own or succeed a key get the value if its note has one, the
+// others need the floor only.
+//
+// The error is ctx's, or that this node is leaving and does not see the others any
+// more; who was not told by then is not told.
+func (c *Cache) spread(ctx context.Context, notes ...*note.Note) error {
+	begun := c.clock.Instant() // when the ages were right
+	told := map[string]bool{c.node.ID: true}
+	for {
+		changed := c.standing.changed.wait()
+		v := c.standing.view.Load()
+		if c.tell(ctx, v, notes, begun, told) {
+			settled, err := c.settle(ctx, v)
+			if settled || err != nil {
+				return err
+			}
+			continue
+		}
+		// Who was not told may be on its way out of the view, or have lost the
+		// message.
+		select {
+		case <-changed:
+		case <-time.After(tellAgain):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tellAgain is the pause before a node is told once more what it has not
+// acknowledged.
+const tellAgain = 20 * time.Millisecond
+
+// tell tells notes to those nodes of the view that have not been told, all at the same
+// time. What many writers tell one node shares its messages' way to the network,
+// see peers. It reports whether all have been told now.
+func (c *Cache) tell(ctx context.Context, v *view, notes []*note.Note, begun expiry.Instant, told map[string]bool) (all bool) {
+	// A node that is up and does not answer for so long has lost it.
+	ctx, cancel := context.WithTimeout(ctx, c.config.lease/2)
+	defer cancel()
+	type telling struct {
+		node string
+		call peers.Pending
+	}
+	var way []telling
+	var floors []byte // the message of all that get no value
+	heirs := v.heirs(notes)
+	all = true
+	for _, node := range v.home.Nodes {
+		if told[node.ID] {
+			continue
+		}
+		message, heir := floors, slices.Contains(heirs, node.ID)
+		if heir || message == nil {
+			m := note.Tell{Notes: make([]note.Note, len(notes))}
+			for i, n := range notes {
+				m.Notes[i] = v.noteFor(n, node.ID)
+				m.Notes[i].Age += c.clock.Instant().Sub(begun)
+			}
+			if message = m.Append(nil); !heir {
+				floors = message
+			}
+		}
+		peer := c.transport.Peer(node.ID)
+		if peer == nil {
+			all = false
+			continue
+		}
+		call, err := peer.Begin(ctx, note.MethodTell, message)
+		if err != nil {
+			all = false
+			continue
+		}
+		way = append(way, telling{node.ID, call})
+	}
+	for _, t := range way {
+		if _, err := t.call.Wait(ctx); err != nil {
+			all = false
+			continue
+		}
+		told[t.node] = true
+	}
+	return all
+}
+
+// takeTell answers a Tell.
+func (c *Cache) takeTell(m note.Tell, transit time.Duration) peers.Answer {
+	for i := range m.Notes {
+		// A group that is not here has nothing that could be served.
+		if g := c.group(m.Notes[i].Group); g != nil {
+			if err := g.takeDirty(&m.Notes[i]); err != nil {
+				return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
+			}
+			g.take(&m.Notes[i], transit)
+		}
+	}
+	return peers.Answer{}
+}
+
+// heirs returns the nodes that own or succeed keys of which more is to be told than the floor.
+func (v *view) heirs(notes []*note.Note) (ids []string) {
+	for _, n := range notes {
+		if !n.HasValue && !n.Dirty {
+			continue
+		}
+		for _, owner := range v.home.Owners(n.Key, 2) {
+			if !slices.Contains(ids, owner.ID) {
+				ids = append(ids, owner.ID)
+			}
+		}
+	}
+	return ids
+}
+
+// noteFor returns n as the node needs it.
+func (v *view) noteFor(n *note.Note, node string) note.Note {
+	m := *n
+	if !n.HasValue && !n.Dirty {
+		return m
+	}
+	for _, owner := range v.home.Owners(n.Key, 2) {
+		if owner.ID == node {
+			return m
+		}
+	}
+	return note.Note{Group: n.Group, Key: n.Key, Stamp: n.Stamp}
+}

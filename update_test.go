@@ -1,0 +1,336 @@
+package geocache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+func increment(old int, _ bool) (int, error) { return old + 1, nil }
+
+func TestUpdatesOfTwoNodesContend(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, Counters: true, Home: "eu"}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
+		time.Sleep(standing)
+		var callers sync.WaitGroup
+		var seen sync.Map
+		for _, n := range c.Nodes() {
+			callers.Go(func() {
+				for range 50 {
+					v, err := n.Counters.Update(context.Background(), "hits", increment)
+					require.NoError(t, err)
+					_, twice := seen.LoadOrStore(v, n.Name)
+					require.False(t, twice, "%d", v)
+				}
+			})
+		}
+		callers.Wait()
+		retried := uint64(0)
+		for _, n := range c.Nodes() {
+			v, err := n.Counters.Get(context.Background(), "hits")
+			require.NoError(t, err)
+			require.Equal(t, 200, v, n.Name)
+			retried += n.Counters.Stats().Retried
+		}
+		require.NotZero(t, retried)
+	})
+}
+
+func TestAnUpdateThatFails(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Counters: true}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		n, ctx := c.Node("eu-2"), context.Background()
+		_, err := n.Counters.Update(ctx, "hits", increment)
+		require.NoError(t, err)
+
+		var w geocache.Written
+		enough := errors.New("enough")
+		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return 99, enough }, geocache.Into(&w))
+		require.ErrorIs(t, err, enough)
+		var e *geocache.Error
+		require.ErrorAs(t, err, &e)
+		require.Equal(t, "Update", e.Op)
+		require.Zero(t, w)
+
+		_, err = n.Counters.Update(ctx, "hits", func(int, bool) (int, error) { panic("at the disco") })
+		var p *geocache.PanicError
+		require.ErrorAs(t, err, &p)
+		require.Equal(t, "at the disco", p.Value)
+
+		// Of those that go together each has its own result.
+		var both sync.WaitGroup
+		slow := func(old int, _ bool) (int, error) { time.Sleep(time.Second); return old, nil }
+		both.Go(func() { n.Counters.Update(ctx, "hits", slow) })
+		time.Sleep(time.Millisecond)
+		for _, fails := range []error{nil, enough} {
+			both.Go(func() {
+				var w geocache.Written
+				_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return old, fails }, geocache.Into(&w))
+				require.ErrorIs(t, err, fails)
+				require.Equal(t, fails == nil, w.Generation != 0)
+			})
+		}
+		both.Wait()
+
+		// One that fails takes nobody with it, be it by ending the goroutine it is called on.
+		var callers sync.WaitGroup
+		for i := range 30 {
+			callers.Go(func() {
+				var w geocache.Written
+				_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) {
+					switch i % 3 {
+					case 0:
+						return 0, enough
+					case 1:
+						runtime.Goexit()
+					}
+					return old + 1, nil
+				}, geocache.Into(&w))
+				require.Equal(t, i%3 == 2, err == nil, "%v", err)
+				require.Equal(t, i%3 == 2, w.Generation != 0)
+				if i%3 == 1 {
+					require.ErrorContains(t, err, "Goexit")
+				}
+			})
+		}
+		callers.Wait()
+		v, err := n.Counters.Get(ctx, "hits")
+		require.NoError(t, err)
+		require.Equal(t, 11, v)
+	})
+}
+
+func TestAnUpdateOfAKeyThatIsNotThere(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		c.Origin.Behave(func(context.Context, string) error { return geocache.ErrNotFound })
+		for i, n := range c.Nodes() {
+			key := fmt.Sprint(i)
+			var ok bool
+			v, err := n.Group.Update(context.Background(), key, func(old string, is bool) (string, error) {
+				ok = is
+				return testcluster.Value{Key: key, Begun: c.Now(), By: "new" + old}.String(), nil
+			})
+			require.NoError(t, err)
+			require.False(t, ok)
+			require.Contains(t, v, "|new")
+			require.Equal(t, "new", text(t, n, key))
+		}
+	})
+}
+
+func TestUpdatesHomeIsCutOff(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Counters: true, Home: "eu"}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		ctx := context.Background()
+		_, err := c.Node("us-1").Counters.Update(ctx, "hits", increment)
+		require.NoError(t, err)
+		c.Net.Cut("eu", "us")
+		for range 3 {
+			begun := time.Now()
+			_, err = c.Node("us-1").Counters.Update(ctx, "hits", increment)
+			require.ErrorIs(t, err, geocache.ErrHomeUnreachable)
+			require.ErrorContains(t, err, "eu")
+			require.NotErrorIs(t, err, geocache.ErrUncertain)
+			require.Less(t, time.Since(begun), 3*time.Second)
+		}
+		v, err := c.Node("eu-1").Counters.Update(ctx, "hits", increment)
+		require.NoError(t, err)
+		require.Equal(t, 2, v)
+		c.Net.HealAll()
+		c.Settle()
+		v, err = c.Node("us-1").Counters.Update(ctx, "hits", increment)
+		require.NoError(t, err)
+		require.Equal(t, 3, v)
+	})
+}
+
+func TestAnUpdatesOptions(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		write := func(string, bool) (string, error) { return "1", nil }
+		_, w, err := c.Node("us-1").Update("ada", write)
+		require.NoError(t, err)
+		require.Equal(t, []string{"us", "eu"}, w.Confirmed, "its own and the key's home")
+		_, w, err = c.Node("us-1").Update("ada", write, geocache.Ack(geocache.World), geocache.ItemTTL(10*time.Second))
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"ap", "eu", "us"}, w.Confirmed)
+		require.Equal(t, "us", w.Confirmed[0])
+		require.NotZero(t, w.Generation)
+		for _, n := range c.Nodes() {
+			require.Equal(t, "1", text(t, n, "ada"))
+		}
+		time.Sleep(11 * time.Second)
+		for _, n := range c.Nodes() {
+			require.Contains(t, text(t, n, "ada"), "load", n.Name)
+		}
+
+		c.Net.Cut("ap", "us")
+		c.Net.Cut("ap", "eu")
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_, err = c.Node("us-1").Group.Update(ctx, "ada", func(old string, _ bool) (string, error) { return old, nil }, geocache.Ack(geocache.World), geocache.Into(&w))
+		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
+		require.Equal(t, []string{"us", "eu"}, w.Confirmed)
+		require.Equal(t, []string{"ap"}, w.Pending)
+	})
+}
+
+// Once Update has returned its function is not called any more, and what is not known to
+// have been left out is uncertain.
+func TestAnUpdateWhoseCallerLeaves(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 1, Counters: true}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		n, bg := c.Node("eu-1"), context.Background()
+		var first, second sync.WaitGroup
+		first.Go(func() {
+			_, err := n.Counters.Update(bg, "hits", func(old int, _ bool) (int, error) { time.Sleep(time.Second); return old + 1, nil })
+			require.NoError(t, err)
+		})
+		time.Sleep(time.Millisecond)
+		var returned, late atomic.Bool
+		second.Go(func() {
+			ctx, cancel := context.WithTimeout(bg, 100*time.Millisecond)
+			defer cancel()
+			begun := time.Now()
+			_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) {
+				late.Store(returned.Load())
+				return old + 100, nil
+			})
+			returned.Store(true)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.NotErrorIs(t, err, geocache.ErrUncertain, "it has not happened")
+			require.Equal(t, 100*time.Millisecond, time.Since(begun))
+		})
+		first.Wait()
+		second.Wait()
+		time.Sleep(time.Second)
+		require.False(t, late.Load())
+		v, err := n.Counters.Get(bg, "hits")
+		require.NoError(t, err)
+		require.Equal(t, 1, v)
+
+		ctx, cancel := context.WithCancel(bg)
+		defer cancel()
+		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { cancel(); return old + 1, nil })
+		if err != nil {
+			require.ErrorIs(t, err, geocache.ErrUncertain)
+		}
+	})
+}
+
+// As long as there is one node that keeps it, no acknowledged increment is lost.
+func TestACounterWhoseOwnersDie(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 4, Counters: true, Home: "eu"}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		acknowledged, uncertain := 0, 0
+		add := func(k int) {
+			for range k {
+				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+				_, err := c.Nodes("us")[0].Counters.Update(ctx, "hits", increment)
+				cancel()
+				switch {
+				case err == nil || errors.Is(err, geocache.ErrUnconfirmed):
+					acknowledged++
+				case errors.Is(err, geocache.ErrUncertain):
+					uncertain++
+				default:
+					t.Fatal(err)
+				}
+			}
+		}
+		for range 3 {
+			add(20)
+			c.Node(c.Nodes("eu")[0].Counters.Locate("hits")[0].Owner.ID).Crash()
+			add(20)
+			c.Settle()
+		}
+		v, err := c.Nodes("eu")[0].Counters.Get(context.Background(), "hits")
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, v, acknowledged)
+		require.LessOrEqual(t, v, acknowledged+uncertain)
+		require.LessOrEqual(t, uncertain, 3)
+	})
+}
+
+// Nodes come and go in order, and it stays a counter.
+func TestACounterWhileNodesComeAndGo(t *testing.T) {
+	config := testcluster.Config{Nodes: 3, Counters: true}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		var callers sync.WaitGroup
+		stop := make(chan struct{})
+		var acknowledged, uncertain atomic.Int64
+		for _, n := range c.Nodes()[:2] {
+			callers.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(3 * time.Millisecond):
+					}
+					_, err := n.Counters.Update(context.Background(), "hits", increment)
+					switch {
+					case err == nil || errors.Is(err, geocache.ErrUnconfirmed):
+						acknowledged.Add(1)
+					case errors.Is(err, geocache.ErrUncertain):
+						uncertain.Add(1)
+					default:
+						t.Error(err)
+					}
+				}
+			})
+		}
+		c.Node("eu-3").Close()
+		time.Sleep(5 * time.Second)
+		for range 4 {
+			n := c.Add("eu")
+			time.Sleep(5 * time.Second)
+			n.Close()
+			time.Sleep(5 * time.Second)
+		}
+		close(stop)
+		callers.Wait()
+		v, err := c.Node("eu-1").Counters.Get(context.Background(), "hits")
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, int64(v), acknowledged.Load())
+		require.LessOrEqual(t, int64(v), acknowledged.Load()+uncertain.Load())
+	})
+}
+
+// What the store does not keep can be updated all the same.
+func TestAnUpdateOfWhatIsNotKept(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: db.options(geocache.WithMaxBytes(1))}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		for i := range 5 {
+			_, _, err := c.Nodes()[i%2].Update("ada", func(string, bool) (string, error) { return strings.Repeat("x", 1000+i), nil })
+			require.NoError(t, err)
+			require.Len(t, db.row("ada"), 1000+i)
+		}
+	})
+	config := testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		for _, n := range c.Nodes() {
+			_, _, err := n.Update("ada", func(string, bool) (string, error) { return strings.Repeat("x", 1000), nil })
+			require.ErrorIs(t, err, geocache.ErrTooLarge, n.Name)
+		}
+	})
+}

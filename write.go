@@ -1,0 +1,301 @@
+package geocache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/peers"
+)
+
+// This file is a write at the node that is asked to be the key's owner.
+
+// write carries out a write of this process as the key's owner. ctx bounds the
+// wait; once the write is stamped it goes on, and the error is ErrUnconfirmed.
+func (g *group) write(ctx context.Context, w *note.Write) (note.Wrote, error) {
+	notes, wrote, err := g.begin(ctx, w, anyTime)
+	switch {
+	case notes == nil:
+		return wrote, err
+	case g.cache.transport == nil && wrote.Unconfirmed:
+		return wrote, ErrUnconfirmed
+	case g.cache.transport == nil: // nobody is to be told
+		return wrote, nil
+	}
+	done := make(chan error, 1)
+	if !g.cache.spawn(func() { done <- g.complete(notes...) }) {
+		return wrote, ErrUnconfirmed
+	}
+	if w.Quick {
+		return wrote, nil
+	}
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = ErrUnconfirmed
+	}
+	if wrote.Unconfirmed {
+		err = ErrUnconfirmed
+	}
+	return wrote, err
+}
+
+// begin does what comes before the region is told. It returns no notes if there is
+// nothing to be told.
+func (g *group) begin(ctx context.Context, w *note.Write, before expiry.Instant) ([]*note.Note, note.Wrote, error) {
+	if g.cache.shutting.Load() {
+		return nil, note.Wrote{}, ErrClosed
+	}
+	n, err := g.stamp(ctx, w, before)
+	switch {
+	case errors.Is(err, errNotSwapped):
+		return nil, note.Wrote{}, nil
+	case errors.Is(err, errLate) && !errors.Is(err, ErrOverloaded):
+		return nil, note.Wrote{Late: true}, nil
+	case err != nil:
+		return nil, note.Wrote{}, err
+	}
+	notes := []*note.Note{n}
+	for _, key := range w.Keys {
+		// What has been begun is to be told, and the rest is as good as late.
+		if n, err = g.stamp(ctx, &note.Write{Op: w.Op, Key: key}, anyTime); err != nil {
+			break
+		}
+		notes = append(notes, n)
+	}
+	return notes, note.Wrote{Stamp: notes[len(notes)-1].Stamp, Swapped: true, Unconfirmed: err != nil}, nil
+}
+
+// writeTimeout is for how long a region is told of a write after its caller has
+// gone. A node that could not be told by then, and stayed in the view all the time,
+// has failed in a way that its heartbeats do not show.
+const writeTimeout = time.Minute
+
+// errNotSwapped says that a Swap found another value than it expected.
+var errNotSwapped = errors.New("the value has changed")
+
+// errLate says that a write came too late, or waited for too long.
+var errLate = errors.New("the request was under way for too long")
+
+// anyTime is for a write that nobody else may have been asked for meanwhile.
+const anyTime = expiry.Instant(math.MaxInt64)
+
+// stamp does the part of a write that is one step: nobody else writes the key here
+// meanwhile. ctx bounds the wait for that.
+func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant) (*note.Note, error) {
+	held, err := g.writing.lock(ctx, w.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer held.unlock()
+	if before != anyTime && g.cache.clock.Instant() >= before {
+		return nil, errLate
+	}
+	if w.Op == note.Swap && !(g.cache.inStanding() && g.isMine(g.cache.topology().Home, w.Key)) {
+		return nil, errLate // another may take itself for the owner
+	}
+	if w.Op == note.Swap && !g.expected(w) {
+		return nil, errNotSwapped
+	}
+	if err := g.through(ctx, w); err != nil {
+		return nil, err
+	}
+	n := &note.Note{Group: g.name, Key: w.Key, Clear: w.Op == note.Clear}
+	if w.Op == note.Set || w.Op == note.Swap {
+		n.HasValue, n.Value, n.Tagged = true, w.Value, w.Tagged
+		n.Life = g.life(w.Key, false, w.Life)
+	}
+	// Stamped after the origin has it: a load that sees the origin without it
+	// has begun before.
+	if g.backing.behind == nil || !g.backing.takes(w.Op) {
+		g.stampLocked(n)
+		return n, nil
+	}
+	if before < anyTime {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, before.Sub(g.cache.clock.Instant()), errLate)
+		defer cancel()
+	}
+	return n, g.queueLocked(ctx, n)
+}
+
+// queueLocked is stampLocked for what the origin gets later. It waits for room.
+func (g *group) queueLocked(ctx context.Context, n *note.Note) error {
+	for again := false; ; again = true {
+		g.giveStamp(n)
+		err := g.queue(ctx, n)
+		switch {
+		case err != nil && again:
+			return fmt.Errorf("%w: %w", ErrUncertain, err) // the first may be in the origin by now
+		case err != nil:
+			return err
+		case g.cache.clock.Read().Sub(n.Stamp.Generation) <= g.cache.config.maxDrift:
+			g.publish(n)
+			return nil
+		}
+		// What was loaded while it waited would pass for newer.
+	}
+}
+
+// stampLocked makes n the latest write of its key: stamps it, takes it in here,
+// and sends it on its way to the other regions. The key's lock is held.
+func (g *group) stampLocked(n *note.Note) {
+	g.giveStamp(n)
+	g.publish(n)
+}
+
+func (g *group) giveStamp(n *note.Note) {
+	n.Age = 0
+	n.Stamp = expiry.Removal(g.cache.clock.Now())
+	if n.HasValue {
+		n.Stamp.Origin = g.cache.origin
+	}
+}
+
+func (g *group) publish(n *note.Note) {
+	g.take(n, 0)
+	if g.cache.transport == nil {
+		return
+	}
+	// Which other regions the origin has yet to hear of is not their concern.
+	elsewhere := *n
+	elsewhere.Dirty = false
+	g.cache.replicate(&elsewhere)
+}
+
+// expected reports whether the key's present value is the one that the Swap
+// expects: it has not been written since, nor loaded anew. It may have been evicted
+// since. The key's lock is held.
+func (g *group) expected(w *note.Write) bool {
+	floor := g.floors.Floor(w.Key)
+	if w.Expected.Below(floor) {
+		return false
+	}
+	e, ok := g.store.Peek(w.Key)
+	if !ok || g.cache.clock.Instant() >= e.Expires || e.Below(floor) {
+		return true
+	}
+	return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected) && !g.covered(e)
+}
+
+// complete returns when no node in this region serves what is older than the notes,
+// whoever still waits for that.
+func (g *group) complete(notes ...*note.Note) error {
+	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
+	defer cancel()
+	if err := g.cache.spread(ctx, notes...); err != nil {
+		return ErrUnconfirmed
+	}
+	return nil
+}
+
+// writeLife is for how long a Write may be under way. Whoever has sent it to a node
+// that then could not be reached does not ask another before that is over: a request
+// that lay in a buffer and is carried out late would bring an old value back, above all
+// that has been written since.
+func (c *Cache) writeLife() time.Duration { return c.config.lease }
+
+// errStranger says that the node that was asked for a write does not see all of the region.
+var errStranger = errors.New("the key's owner has just come and does not see all nodes yet")
+
+// takeWrite answers a Write. A node that has just come may not see all who see it. It
+// would not tell them of the write, and whoever it does see must not wait for it.
+func (g *group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) peers.Answer {
+	if v := g.cache.standing.view.Load(); call.Region == g.cache.node.Region && (g.cache.isNew() && !v.has(call.From) || g.cache.leavesWrites(v)) {
+		return peers.Answer{Value: note.Wrote{Stranger: true}.Append(nil)}
+	}
+	life := g.cache.writeLife()
+	life -= life / 10 // the sender's clock may be faster
+	notes, wrote, err := g.begin(ctx, w, g.cache.clock.Instant().Add(life-call.Transit))
+	switch {
+	case err != nil:
+		return g.reply(answer{err: err})
+	case notes == nil:
+	case w.Quick:
+		wrote.Unconfirmed = !g.cache.spawn(func() { g.complete(notes...) })
+	default: // on this goroutine, which has nothing else to do
+		wrote.Unconfirmed = g.complete(notes...) != nil || wrote.Unconfirmed
+	}
+	return peers.Answer{Value: wrote.Append(nil)}
+}
+
+// locks are one lock for each key that is being written. The zero value is ready.
+type locks struct{ shards [64]lockShard }
+
+type lockShard struct {
+	mu sync.Mutex
+	// held are the keys that are locked, and who waits for each, first come first
+	// served. Guarded by mu.
+	held map[string][]*turn
+}
+
+// A turn is somebody who waits for a lock.
+type turn struct {
+	come  chan struct{} // closed when the lock is handed to this one
+	given bool          // it has been; guarded by lockShard.mu
+}
+
+// A heldLock is a key's lock that somebody has.
+type heldLock struct {
+	shard *lockShard
+	key   string
+}
+
+// lock locks a key, unless ctx ends first.
+func (l *locks) lock(ctx context.Context, key string) (heldLock, error) {
+	s := &l.shards[xxh3.HashString(key)%uint64(len(l.shards))]
+	h := heldLock{s, key}
+	s.mu.Lock()
+	waiting, locked := s.held[key]
+	if !locked {
+		if s.held == nil {
+			s.held = make(map[string][]*turn)
+		}
+		s.held[key] = nil
+		s.mu.Unlock()
+		return h, nil
+	}
+	t := &turn{come: make(chan struct{})}
+	s.held[key] = append(waiting, t)
+	s.mu.Unlock()
+
+	select {
+	case <-t.come:
+		return h, nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	given := t.given
+	if !given {
+		s.held[key] = slices.DeleteFunc(s.held[key], func(other *turn) bool { return other == t })
+	}
+	s.mu.Unlock()
+	if given {
+		h.unlock()
+	}
+	return heldLock{}, context.Cause(ctx)
+}
+
+// unlock hands the lock to who has waited for it longest.
+func (h heldLock) unlock() {
+	s := h.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := s.held[h.key]
+	if len(waiting) == 0 {
+		delete(s.held, h.key)
+		return
+	}
+	next := waiting[0]
+	next.given = true
+	close(next.come)
+	s.held[h.key] = waiting[1:]
+}
