@@ -104,7 +104,7 @@ func run(ctx context.Context, args []string, stdout *os.File) (err error) {
 	for i, s := range play {
 		names[i] = s.name
 	}
-	d.ledger = newLedger(options.ttl, names)
+	d.ledger = newLedger(options.ttl, options.patience, names)
 
 	defer d.killAll()
 	if err := d.start(ctx); err != nil {
@@ -234,6 +234,7 @@ func (d *demo) layOut(addresses, keyFiles []string) error {
 			ID: n.ID, Region: n.Region, Listen: n.Address, Peers: all,
 			Routes:   routes[n.Region],
 			Origin:   d.originConfig.Listen,
+			Patience: d.options.patience,
 			TTL:      d.options.ttl,
 			Rows:     d.options.rows,
 			Accounts: accounts,
@@ -309,7 +310,7 @@ func (d *demo) await(ctx context.Context, p *process, ready <-chan struct{}) err
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		return fmt.Errorf("%s did not get ready%s", p.name, p.lastWords())
 	}
 }

@@ -164,7 +164,7 @@ func (d *demo) show(ctx context.Context, nodes []*node, versions map[int]uint64)
 // load has all nodes load all accounts.
 func (d *demo) load(ctx context.Context) error {
 	// A few at a time: the origin is a small one, and its clients impatient.
-	const batch = 100
+	const batch = 50
 	for from := 0; from < accounts; from += batch {
 		if _, err := d.show(ctx, d.nodes, versions(d.accounts(from, min(from+batch, accounts)), 0)); err != nil {
 			return err

@@ -84,6 +84,7 @@ type outage struct {
 // A ledger adds up what the processes report, and holds it against the promises.
 type ledger struct {
 	ttl      time.Duration
+	patience patience
 	names    []string // of the scenes
 	accounts *register
 
@@ -110,9 +111,9 @@ type pendingFailure struct {
 	arrived time.Time
 }
 
-func newLedger(ttl time.Duration, scenes []string) *ledger {
+func newLedger(ttl time.Duration, patience patience, scenes []string) *ledger {
 	l := &ledger{
-		ttl: ttl, names: scenes,
+		ttl: ttl, patience: patience, names: scenes,
 		counts:   make(map[place]*counts),
 		breaches: make(map[string][]breach),
 		accounts: newRegister(),
@@ -234,7 +235,7 @@ func (l *ledger) judge(arrived time.Time) {
 func (l *ledger) reachableLocked(f pendingFailure) bool {
 	for _, o := range l.outages {
 		// A read after the end may have joined a load from before it.
-		if !o.to.IsZero() && f.Start.After(o.to.Add(loadTimeout)) || f.End.Before(o.from) {
+		if !o.to.IsZero() && f.Start.After(o.to.Add(l.patience.load())) || f.End.Before(o.from) {
 			continue
 		}
 		if o.region == "" && !l.knownLocked(f, regionNames...) || o.region == f.region && !l.knownLocked(f, f.region) {

@@ -19,7 +19,7 @@ func fails(l *ledger, region string, key int) (broken bool) {
 
 func TestWhichErrorsBreakAPromise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLedger(time.Second, []string{"scene"})
+		l := newLedger(time.Second, patience(time.Second), []string{"scene"})
 		require.True(t, fails(l, "eu", 1), "the origin is there")
 
 		l.addTally("us", "us-1", &tally{First: []int{1}, At: time.Now()})
@@ -29,7 +29,7 @@ func TestWhichErrorsBreakAPromise(t *testing.T) {
 		require.False(t, fails(l, "eu", 3), "nobody has it")
 		back()
 		require.False(t, fails(l, "eu", 3), "it may have joined a load of before")
-		time.Sleep(loadTimeout)
+		time.Sleep(patience(time.Second).load())
 		require.True(t, fails(l, "eu", 3))
 
 		heal := l.begin("ap")
@@ -37,7 +37,7 @@ func TestWhichErrorsBreakAPromise(t *testing.T) {
 		require.True(t, fails(l, "ap", 2), "ap has it")
 		require.True(t, fails(l, "eu", 3), "eu is not cut off")
 		heal()
-		time.Sleep(loadTimeout)
+		time.Sleep(patience(time.Second).load())
 		require.True(t, fails(l, "ap", 1))
 
 		c := l.sum(-1, "")
@@ -49,7 +49,7 @@ func TestWhichErrorsBreakAPromise(t *testing.T) {
 
 func TestFailuresWaitForReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLedger(time.Second, []string{"scene"})
+		l := newLedger(time.Second, patience(time.Second), []string{"scene"})
 		l.begin("")
 		l.addTally("us", "us-1", &tally{First: []int{1}, At: time.Now()})
 		time.Sleep(time.Millisecond)
@@ -64,7 +64,7 @@ func TestFailuresWaitForReports(t *testing.T) {
 }
 
 func TestOldValuesBreakAPromise(t *testing.T) {
-	l := newLedger(time.Second, []string{"scene"})
+	l := newLedger(time.Second, patience(time.Second), []string{"scene"})
 	old := &tally{MaxAge: 1100 * time.Millisecond, TooOld: []oldValue{{Key: 1, Age: 1100 * time.Millisecond, Source: "store"}}}
 	for range 2 * maxBreaches {
 		l.addTally("eu", "eu-1", old)
@@ -75,7 +75,7 @@ func TestOldValuesBreakAPromise(t *testing.T) {
 }
 
 func TestLoadsPerKeyPerExpiry(t *testing.T) {
-	l := newLedger(time.Second, []string{"first", "second"})
+	l := newLedger(time.Second, patience(time.Second), []string{"first", "second"})
 	at := time.Now()
 	loads := func(scene, key int, after time.Duration) {
 		l.addLoad(scene, &load{Key: key, Region: "us", At: at.Add(after)})

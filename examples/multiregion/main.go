@@ -27,18 +27,19 @@ import (
 
 // options are the flags.
 type options struct {
-	delays map[pair]time.Duration // one way
-	ttl    time.Duration
-	rows   int
-	rate   float64
-	zipf   float64
-	trace  string
-	consul bool
-	binary string // of Consul
-	json   string
-	logs   string
-	scale  float64
-	e2e    int
+	delays   map[pair]time.Duration // one way
+	ttl      time.Duration
+	patience patience
+	rows     int
+	rate     float64
+	zipf     float64
+	trace    string
+	consul   bool
+	binary   string // of Consul
+	json     string
+	logs     string
+	scale    float64
+	e2e      int
 }
 
 func main() {
@@ -64,6 +65,7 @@ func parseFlags(args []string) (options, error) {
 	flags.DurationVar(&usAP, "us-ap", 70*time.Millisecond, "one-way delay between us and ap")
 	flags.DurationVar(&euAP, "eu-ap", 90*time.Millisecond, "one-way delay between eu and ap")
 	flags.DurationVar(&o.ttl, "ttl", 4*time.Second, "time to live of the rows in the cache")
+	flags.DurationVar((*time.Duration)(&o.patience), "patience", 500*time.Millisecond, "how long a getter waits for the database; a load takes up to four times that, a reader ten")
 	flags.IntVar(&o.rows, "rows", 100_000, "rows in the database, at least")
 	flags.Float64Var(&o.rate, "rate", 1800, "reads a second, of all nodes together")
 	flags.Float64Var(&o.zipf, "zipf", 1.2, "exponent of the Zipf distribution of the reads, over 1")
@@ -80,8 +82,8 @@ func parseFlags(args []string) (options, error) {
 	switch {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	case min(euUS, usAP, euAP) < 0 || o.ttl <= 0 || o.rows <= 0 || o.rate <= 0 || o.scale <= 0:
-		return o, errors.New("delays must not be negative, and ttl, rows, rate and scale must be positive")
+	case min(euUS, usAP, euAP) < 0 || o.ttl <= 0 || o.patience <= 0 || o.rows <= 0 || o.rate <= 0 || o.scale <= 0:
+		return o, errors.New("delays must not be negative, and ttl, patience, rows, rate and scale must be positive")
 	case o.e2e < 0:
 		return o, errors.New("e2e must not be negative")
 	case o.zipf <= 1:

@@ -54,6 +54,7 @@ type nodeConfig struct {
 	Routes map[string]string // address of a peer in another region: its relay
 	Origin string            // where this region reaches the origin
 
+	Patience patience
 	TTL      time.Duration
 	Rows     int
 	Accounts int     // rows that are written, numbered from Rows on

@@ -18,18 +18,20 @@ import (
 	"github.com/geocache/geocache/regions/consul"
 )
 
+// A patience is how long getters wait for the origin. Whoever loads from something
+// that can fall silent should have one, well below the load timeout: it is what
+// readers wait before they are given a stale value.
+type patience time.Duration
+
+func (p patience) origin() time.Duration { return time.Duration(p) }
+
+// load bounds a load, the other regions included.
+func (p patience) load() time.Duration { return 4 * time.Duration(p) }
+
+// caller is the deadline of readers and writers.
+func (p patience) caller() time.Duration { return 10 * time.Duration(p) }
+
 const (
-	// originTimeout is the patience with the origin. Whoever loads from
-	// something that can fall silent should have one, well below the load
-	// timeout: it is what readers wait before they are given a stale value.
-	originTimeout = 500 * time.Millisecond
-
-	// loadTimeout bounds a load, the other regions included.
-	loadTimeout = 2 * time.Second
-
-	// patience is the deadline of a reader.
-	patience = 5 * time.Second
-
 	// accountsTTL is longer than the demo lasts: what makes an old account go is
 	// its being written, and nothing else.
 	accountsTTL = 10 * time.Minute
@@ -62,7 +64,7 @@ func runNode(ctx context.Context, p *parent) error {
 			geocache.WithTTL(ttl),
 			geocache.WithOriginRegion(originRegion),
 			geocache.WithStaleIfError(10*time.Minute),
-			geocache.WithLoadTimeout(loadTimeout))
+			geocache.WithLoadTimeout(config.Patience.load()))
 	}
 	rows, err := open("rows", config.TTL)
 	if err != nil {
@@ -76,7 +78,7 @@ func runNode(ctx context.Context, p *parent) error {
 	if err != nil {
 		return errors.Join(err, cache.Close())
 	}
-	writers := &writers{db: db, accounts: accounts, parent: p}
+	writers := &writers{db: db, accounts: accounts, patience: config.Patience, parent: p}
 	awaitPeers(cache, len(config.Peers))
 	p.send(nodeMessage{Ready: true})
 
@@ -143,21 +145,23 @@ const regionHeader = "X-Region"
 // An originClient loads rows from the origin, and writes them there. It is the
 // Getter of both groups.
 type originClient struct {
-	url    string
-	region string
-	client *http.Client
+	url      string
+	region   string
+	patience patience
+	client   *http.Client
 }
 
 func newOriginClient(config nodeConfig) *originClient {
 	return &originClient{
-		url:    "http://" + config.Origin + "/",
-		region: config.Region,
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
+		url:      "http://" + config.Origin + "/",
+		region:   config.Region,
+		patience: config.Patience,
+		client:   &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
 	}
 }
 
 func (o *originClient) Get(ctx context.Context, key string) (row, error) {
-	ctx, cancel := context.WithTimeout(ctx, originTimeout)
+	ctx, cancel := context.WithTimeout(ctx, o.patience.origin())
 	defer cancel()
 	return o.do(ctx, http.MethodGet, key)
 }

@@ -51,6 +51,7 @@ func openRows(file string, n int) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	db.MaxBatchDelay = time.Millisecond
 	err = db.Update(func(tx *bbolt.Tx) error {
 		if tx.Bucket(rowsBucket) != nil {
 			return nil
@@ -137,16 +138,16 @@ func (o *origin) read(id int) (out row, found bool, err error) {
 	return out, found, err
 }
 
-// write gives the row its next version.
+// write gives the row its next version. Writes at the same time share a transaction, so
+// that many of them do not wait for one another.
 func (o *origin) write(id int) (out row, found bool, err error) {
-	out.ID = id
-	err = o.db.Update(func(tx *bbolt.Tx) error {
+	err = o.db.Batch(func(tx *bbolt.Tx) error { // may be called again
 		bucket := tx.Bucket(rowsBucket)
 		old := bucket.Get(rowKey(id))
-		if old == nil {
+		if found = old != nil; !found {
 			return nil
 		}
-		found = true
+		out.ID = id
 		out.decode(old)
 		out.Version++
 		out.Read = time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ type readers struct {
 	rows     table
 	accounts table
 	ttl      time.Duration // of rows
+	patience patience
 	rate     float64
 
 	end     context.CancelFunc // ends the reading; nil before the first scene
@@ -27,7 +29,7 @@ type readers struct {
 	table   *table         // that is read
 	tallies map[int]*tally // by scene, since the last report
 	read    []bool         // by key: read before by this process
-	watched []bool         // by key: owned by the watched node; nil if there is none
+	watched []bool         // by key: read before, and owned by the watched node; nil if there is none
 }
 
 // A table is a group, and which of its keys are read.
@@ -42,6 +44,7 @@ func newReaders(config nodeConfig, rows, accounts *geocache.Group[row]) (*reader
 		rows:     table{rows, zipfKeys(config.Seed, config.Zipf, config.Rows)},
 		accounts: table{accounts, func() int { return config.Rows + account() }},
 		ttl:      config.TTL,
+		patience: config.Patience,
 		rate:     config.Rate,
 		tallies:  make(map[int]*tally),
 		read:     make([]bool, config.Rows+config.Accounts),
@@ -84,16 +87,15 @@ func (r *readers) enter(c command, p *parent) {
 	})
 }
 
-// watch measures the waits for what a node owns now: when it is gone, that can
-// not be asked any more.
+// watch measures the waits for what a node owns now, of the keys that have been read before: when
+// it is gone, that can not be asked any more.
 func (r *readers) watch(node string) {
-	watched := make([]bool, len(r.read))
-	for key := range watched {
-		watched[key] = r.rows.group.Locate(strconv.Itoa(key))[0].Owner.ID == node
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.watched = watched
+	r.watched = slices.Clone(r.read)
+	for key, read := range r.read {
+		r.watched[key] = read && r.rows.group.Locate(strconv.Itoa(key))[0].Owner.ID == node
+	}
 }
 
 // stop ends the reading, waits for the reads under way, and reports.
@@ -137,7 +139,7 @@ func (r *readers) readOne(scene int, table *table, key int) {
 	watched := r.watched != nil && r.watched[key]
 	r.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), r.patience.caller())
 	defer cancel()
 	start := time.Now()
 	item, err := table.group.GetItem(ctx, strconv.Itoa(key))

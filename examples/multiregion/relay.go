@@ -150,9 +150,9 @@ type chunk struct {
 
 // read lets what src sends flow, until it ends or ctx does.
 func (r *relay) read(ctx context.Context, src *net.TCPConn) *flow {
-	f := &flow{chunks: make(chan chunk, 1024)}
+	f := &flow{chunks: make(chan chunk, 256)}
 	r.wg.Go(func() {
-		buf := make([]byte, 64<<10)
+		buf := make([]byte, 16<<10)
 		for !f.ended.Load() {
 			n, err := src.Read(buf)
 			f.ended.Store(err != nil)

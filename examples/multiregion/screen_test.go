@@ -32,7 +32,7 @@ func TestScreenElsewhere(t *testing.T) {
 }
 
 func TestTableFitsATerminal(t *testing.T) {
-	l := newLedger(time.Second, []string{"scene"})
+	l := newLedger(time.Second, patience(time.Second), []string{"scene"})
 	for _, region := range regionNames {
 		tally := &tally{Answered: map[string]uint64{"store": 123456}, Latency: histogram{bucket(2 * time.Second): 123456}}
 		l.addTally(region, region+"-1", tally)

@@ -15,6 +15,7 @@ import (
 type writers struct {
 	db       *originClient
 	accounts *geocache.Group[row]
+	patience patience
 	parent   *parent
 }
 
@@ -29,7 +30,7 @@ func (w *writers) do(j *job) {
 	case j.Show != nil:
 		done.At, done.Missing = w.show(j.Show)
 	case j.Clear:
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), w.patience.caller())
 		defer cancel()
 		c := &clearing{Began: time.Now()}
 		err := w.accounts.Clear(ctx, geocache.Ack(geocache.World))
@@ -67,7 +68,7 @@ func (w *writers) run(p *plan, one func(id int, due time.Time)) {
 // write writes a row: in the origin first, so that whoever loads it after the Set
 // finds what was set, and then in the cache.
 func (w *writers) write(id int) *wrote {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), w.patience.caller())
 	defer cancel()
 	key := strconv.Itoa(id)
 	out := &wrote{Row: id, Outcome: notBegun}
@@ -94,13 +95,13 @@ func (w *writers) write(id int) *wrote {
 	return out
 }
 
-const (
-	// pollEvery is how often a row is read by whoever waits for a write of it.
-	pollEvery = time.Millisecond
+// sightPatience is how late a write may show before nobody looks any more.
+const sightPatience = 10 * time.Second
 
-	// sightPatience is how late a write may show before nobody looks any more.
-	sightPatience = 10 * time.Second
-)
+// poll lets pass what whoever has waited for a write since then leaves between two
+// reads: little enough for a figure within a percent, and more the longer it takes, so that
+// those who wait do not take the time away from what they wait for.
+func poll(since time.Time) { time.Sleep(max(time.Millisecond, time.Since(since)/128)) }
 
 // sight reads a row until it shows a later version than at first. The row must be
 // in the region's memory when the write is due, so that it is only the Set that can
@@ -117,12 +118,12 @@ func (w *writers) sight(id int, due time.Time) {
 		default:
 			last = s
 		}
-		time.Sleep(pollEvery)
+		poll(due)
 	}
 }
 
 func (w *writers) read(id int) (*seen, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), w.patience.caller())
 	defer cancel()
 	start := time.Now()
 	item, err := w.accounts.GetItem(ctx, strconv.Itoa(id))
@@ -147,7 +148,7 @@ func (w *writers) show(s *show) (at time.Time, missing []seen) {
 		left = append(left, strconv.Itoa(id))
 	}
 	last := make(map[string]seen)
-	for ; ; time.Sleep(pollEvery) {
+	for began := time.Now(); ; poll(began) {
 		start := time.Now()
 		rows, _ := w.accounts.GetMany(ctx, left) // what is not in it is missing
 		at = time.Now()
