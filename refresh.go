@@ -120,6 +120,10 @@ func (g *group) refresh(e *store.Entry, now expiry.Instant, pause time.Duration)
 	if !g.refreshing.begin(key, now) {
 		return
 	}
+	if there, _ := g.store.Peek(key); there != e {
+		g.refreshing.end(key, now) // it has been replaced since it was looked up, by the last refresh perhaps
+		return
+	}
 	g.cache.spawn(func() {
 		g.stats.refreshes.Add(1)
 		again := g.cache.clock.Instant()
