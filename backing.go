@@ -161,8 +161,11 @@ func (g *group) store1(ctx context.Context, w behind.Write) error {
 func (g *group) queue(ctx context.Context, n *note.Note) error {
 	n.Dirty = true
 	err := g.backing.behind.Put(ctx, g.behindOf(n))
-	if errors.Is(err, behind.ErrFull) {
+	switch {
+	case errors.Is(err, behind.ErrFull):
 		return fmt.Errorf("%w: %w", ErrOverloaded, err)
+	case errors.Is(err, behind.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
 	return err
 }

@@ -3,7 +3,6 @@ package geocache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -54,8 +53,8 @@ type encodedValue struct {
 	err    error
 }
 
-// encodedMany returns a batch getter of encoded values.
-func encodedMany[V any](getter BatchGetter[V], codec Codec[V]) func(context.Context, []string) (map[string]encodedValue, error) {
+// encodedMany returns a batch getter of encoded values of so many bytes at most.
+func encodedMany[V any](getter BatchGetter[V], codec Codec[V], most int) func(context.Context, []string) (map[string]encodedValue, error) {
 	return func(ctx context.Context, keys []string) (map[string]encodedValue, error) {
 		values, err := getter.GetBatch(ctx, keys)
 		if err != nil {
@@ -67,10 +66,7 @@ func encodedMany[V any](getter BatchGetter[V], codec Codec[V]) func(context.Cont
 			if !ok {
 				continue
 			}
-			value, err := codec.Encode(v)
-			if err != nil {
-				err = fmt.Errorf("the getter's value cannot be encoded: %w", err)
-			}
+			value, err := encodeLoaded(codec, v, most)
 			m[key] = encodedValue{loaded{value: value}, err}
 		}
 		return m, nil

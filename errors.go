@@ -12,21 +12,23 @@ import (
 var (
 	// ErrNotFound says that the key has no value. A Getter returns it, or an
 	// error that wraps it, to say so; it keeps its identity on its way
-	// through other nodes and regions.
+	// through other nodes and regions. What else the getter's error wraps is
+	// not kept: that there is no value is cached, the error is not.
 	ErrNotFound = errors.New("geocache: key not found")
 
 	// ErrClosed says that the Cache has been closed.
 	ErrClosed = errors.New("geocache: closed")
 
-	// ErrTooLarge says that a key or a value is over the limit of what travels
-	// between nodes. A value that only does not fit in memory is not an
+	// ErrTooLarge says that a key (4 KiB) or an encoded value (WithMaxValueBytes) is over the
+	// limit of what travels between nodes, or that a write could never find room in the queue of
+	// WithWriteBehind. A value that only does not fit in memory is not an
 	// error: it is returned and not kept.
 	ErrTooLarge = errors.New("geocache: key or value too large")
 
 	// ErrOverloaded says that the node which owns the key has too many requests
-	// in flight, or no room for another write to the origin (WithWriteBehind). It is not asked of others then: they would load what the
-	// owner is loading already.
-	ErrOverloaded = errors.New("geocache: too many requests in flight")
+	// in flight, or no room for another write to the origin (WithWriteBehind). Others
+	// are not asked then: they would load what the owner is loading already.
+	ErrOverloaded = errors.New("geocache: overloaded")
 
 	// ErrTimeout says that a load took longer than the group's load timeout.
 	// It is about the load; a caller whose own context ended gets that
@@ -35,11 +37,9 @@ var (
 )
 
 // An Error is what a Group's methods return when a key could not be read or
-// written.
-// errors.Is finds the errors above in it on
-// whichever node they arose, and errors.As and errors.Is find the getter's own
-// error if the getter ran in this process; from another node only its text
-// comes.
+// written. errors.Is finds the errors above in it on whichever node they arose, and
+// errors.As and errors.Is find the getter's own error if the getter ran in this
+// process; from another node only its text comes.
 type Error struct {
 	Op    string // the method that was called, such as "Get"
 	Group string
@@ -79,8 +79,8 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // A PanicError is the error of the callers whose getter, setter, remover or
-// function for Update panicked. The key is not
-// affected otherwise: the next Get loads it anew.
+// function for Update panicked in this process; what panicked on another node is an *Error
+// with the text. The key is not affected otherwise: the next Get loads it anew.
 type PanicError struct {
 	Value any    // what it panicked with
 	Stack []byte // where
@@ -114,13 +114,22 @@ func fromPeer(err error) error {
 	case peers.CodeTimeout:
 		cause = ErrTimeout
 	case peers.CodeBusy:
-		cause = ErrOverloaded
+		cause = detailed(ErrOverloaded, pe.Text)
 	case peers.CodeTooLarge:
-		cause = fmt.Errorf("%w: %s", ErrTooLarge, cmp.Or(pe.Text, fmt.Sprint(pe.Unwrap())))
+		cause = detailed(ErrTooLarge, cmp.Or(pe.Text, fmt.Sprint(pe.Unwrap())))
 	case peers.CodeFailed:
 		cause = errors.New(pe.Text)
 	}
 	return &Error{Node: pe.Node, Region: pe.Region, Inferred: pe.Inferred, Err: cause}
+}
+
+// detailed is err with the text of another node, which may begin with err's own.
+func detailed(err error, text string) error {
+	text = strings.TrimPrefix(strings.TrimPrefix(text, err.Error()), ": ")
+	if text == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, text)
 }
 
 // inCall completes err with what the caller asked for. An Error that err only

@@ -1,6 +1,7 @@
 package geocache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +54,11 @@ type Cache struct {
 	leaving context.Context
 	leave   context.CancelFunc
 	closing sync.Once
+
+	// awaiting ends the waits for other regions, half-way through Close: one that is away
+	// may be so for ever.
+	awaiting    context.Context
+	endAwaiting context.CancelFunc
 
 	// shutting is set when this node begins to part from its peers: it carries
 	// out no more writes.
@@ -116,27 +122,29 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		return nil, err
 	}
 	listener := config.listener
+	address := config.advertise
 	if config.listen != "" {
 		if listener, err = net.Listen("tcp", config.listen); err != nil {
 			return nil, err
 		}
+		if address == "" {
+			address = dialable(config.listen, listener.Addr())
+		}
+	} else if listener != nil && address == "" {
+		address = listener.Addr().String()
 	}
-	c.node = regions.Node{ID: config.id, Region: region, Address: config.advertise, Weight: config.weight}
-	if listener != nil && c.node.Address == "" {
-		c.node.Address = listener.Addr().String()
-	}
-	if c.node.ID == "" {
-		c.node.ID = c.node.Address
-	}
-	if c.node.ID == "" {
-		c.node.ID = "alone"
-	}
+	c.node = regions.Node{ID: cmp.Or(config.id, address, "alone"), Region: region, Address: address, Weight: config.weight}
 	c.opened, c.origin = c.clock.Instant(), expiry.OriginOf(c.node.ID)
 	c.log = c.config.logger.With("cluster", config.cluster, "self", c.node.ID)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.leaving, c.leave = context.WithCancel(c.ctx)
+	c.awaiting, c.endAwaiting = context.WithCancel(c.ctx)
 
-	if err := c.connect(listener); err != nil {
+	err = c.fits()
+	if err == nil {
+		err = c.connect(listener)
+	}
+	if err != nil {
 		if listener != nil {
 			listener.Close()
 		}
@@ -144,6 +152,24 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 	}
 	c.follow()
 	return c, nil
+}
+
+// dialable returns what was asked to listen on, with the port that it came to. The host is left
+// as the user has written it: a list of nodes may have it like that too.
+func dialable(asked string, got net.Addr) string {
+	host, _, _ := net.SplitHostPort(asked)
+	_, port, _ := net.SplitHostPort(got.String())
+	return net.JoinHostPort(host, port)
+}
+
+// fits reports what the discovery has against this node.
+func (c *Cache) fits() error {
+	if d, ok := c.config.discovery.(interface{ Fits(regions.Node) error }); ok {
+		if err := d.Fits(c.node); err != nil {
+			return fmt.Errorf("WithDiscovery: %w", err)
+		}
+	}
+	return nil
 }
 
 // findRegion returns the region that the user named, else that the discovery
@@ -444,6 +470,7 @@ func (c *Cache) Close() error {
 		}
 		stop()
 		c.leave()
+		defer time.AfterFunc(closeTimeout/2, c.endAwaiting).Stop()
 		if c.transport != nil {
 			c.handoff(ctx)
 			c.shutting.Store(true)

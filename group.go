@@ -152,10 +152,10 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 		},
 	}
 	if getter != nil {
-		g.get = encoded(getter, codec)
+		g.get = encoded(getter, codec, c.config.limits.MaxValue)
 	}
 	if isBatch {
-		g.getMany = encodedMany(batch, codec)
+		g.getMany = encodedMany(batch, codec, c.config.limits.MaxValue)
 		g.refreshing.together = g.gather(1)
 	}
 	back(g.group, setter, codec)
@@ -191,8 +191,21 @@ func decodedSize[V any](codec Codec[V]) int64 {
 	return max(int64(reflect.TypeFor[V]().Size()), 1) // struct{} is decoded too
 }
 
-// encoded returns a getter of encoded values.
-func encoded[V any](getter Getter[V], codec Codec[V]) func(context.Context, string) (loaded, error) {
+// encodeLoaded encodes what a getter has returned. One that no other node would take is an error on
+// its owner too, or it would depend on where a key is read whether it can be.
+func encodeLoaded[V any](codec Codec[V], v V, most int) ([]byte, error) {
+	value, err := codec.Encode(v)
+	if err != nil {
+		return nil, fmt.Errorf("the getter's value cannot be encoded: %w", err)
+	}
+	if len(value) > most {
+		return nil, fmt.Errorf("%w: the getter's value has %d bytes, at most %d are allowed", ErrTooLarge, len(value), most)
+	}
+	return value, nil
+}
+
+// encoded returns a getter of encoded values of so many bytes at most.
+func encoded[V any](getter Getter[V], codec Codec[V], most int) func(context.Context, string) (loaded, error) {
 	load := func(ctx context.Context, key string) (Loaded[V], error) {
 		v, err := getter.Get(ctx, key)
 		return Loaded[V]{Value: v}, err
@@ -208,12 +221,9 @@ func encoded[V any](getter Getter[V], codec Codec[V]) func(context.Context, stri
 		if l.TTL < 0 {
 			return loaded{}, fmt.Errorf("the getter returned a negative TTL, %v", l.TTL)
 		}
-		value, err := codec.Encode(l.Value)
+		value, err := encodeLoaded(codec, l.Value, most)
 		if err != nil {
-			return loaded{}, fmt.Errorf("the getter's value cannot be encoded: %w", err)
-		}
-		if uint64(len(value)) > math.MaxUint32 { // more than an entry can have
-			return loaded{}, fmt.Errorf("%w: a value of %d bytes, at most 4 GiB are allowed", ErrTooLarge, len(value))
+			return loaded{}, err
 		}
 		if err := checkTags(l.Tags); err != nil {
 			return loaded{}, fmt.Errorf("the getter's value: %w", err)

@@ -124,6 +124,9 @@ func TestOpenNamesTheNode(t *testing.T) {
 	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithAdvertise("10.0.3.7:7946"))
 	require.Equal(t, "10.0.3.7:7946", n.Address)
 
+	n = open(geocache.WithListen("localhost:0"))
+	require.True(t, strings.HasPrefix(n.Address, "localhost:"), n.Address)
+
 	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("us-east")))
 	require.Equal(t, "us-east", n.Region)
 	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("us-east")), geocache.WithRegion("us"))
@@ -147,6 +150,31 @@ func (r inRegion) Region(context.Context) (string, error) {
 
 func (r inRegion) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
 	return regions.Static().Run(ctx, self, healthy, found)
+}
+
+// Whoever is in the list as somebody else would not be found by those who have the same
+// list, and each would be alone.
+func TestOpenRefusesAListThatHasThisNodeAsAnother(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := l.Addr().String()
+	require.NoError(t, l.Close())
+	open := func(n regions.Node, opts ...geocache.Option) error {
+		opts = append(opts, geocache.WithListen(address), geocache.WithJoinWait(0), geocache.WithDiscovery(regions.Static(n)))
+		cache, err := geocache.Open(t.Context(), opts...)
+		if err == nil {
+			require.NoError(t, cache.Close())
+		}
+		return err
+	}
+	require.ErrorContains(t, open(regions.Node{Region: "eu", Address: address}),
+		`WithDiscovery: the list has this process as node "`+address+`" in region "eu" at `+address)
+	require.ErrorContains(t, open(regions.Node{ID: "eu-1", Region: "local", Address: address}), `as node "eu-1"`)
+	require.ErrorContains(t, open(regions.Node{ID: "eu-1", Region: "local", Address: "10.0.0.1:1"}, geocache.WithNodeID("eu-1")), `at 10.0.0.1:1`)
+	require.ErrorContains(t, open(regions.Node{Region: "local", Address: address, Weight: 2}), "of weight 2")
+	require.NoError(t, open(regions.Node{Region: "eu", Address: address}, geocache.WithRegion("eu")), "the port is free again")
+	require.NoError(t, open(regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.0.1:1"}), "another node")
+	require.ErrorContains(t, open(regions.Node{Address: "10.0.0.1"}), "WithDiscovery: node 0 of the list")
 }
 
 func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {

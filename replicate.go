@@ -176,5 +176,7 @@ func (c *Cache) confirmed(ctx context.Context, m *note.Await) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-c.awaiting.Done():
+		return ErrClosed
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/geocache/geocache/internal/note"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
@@ -87,25 +89,29 @@ func (g *group) carryOut(ctx context.Context, w *note.Write, ack AckLevel, resul
 // awaitAll waits until the owner has heard from each of the regions that it has
 // been told about the keys, or ctx ends.
 func (g *group) awaitAll(ctx context.Context, keys []string, owner string, names []string, result *Written) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.cache.awaiting, cancel)()
 	confirmed := make(map[string]chan error, len(names))
 	for _, region := range names {
 		done := make(chan error, 1)
 		confirmed[region] = done
 		going := g.cache.spawn(func() {
-			var err error
+			var all errgroup.Group // the keys of a RemoveMany are on their way together
+			all.SetLimit(64)
 			for _, key := range keys {
-				if err == nil {
-					err = g.confirmed(ctx, owner, note.Await{Group: g.name, Key: key, Region: region})
-				}
+				all.Go(func() error {
+					return g.confirmed(ctx, owner, note.Await{Group: g.name, Key: key, Region: region})
+				})
 			}
-			done <- err
+			done <- all.Wait()
 		})
 		if !going {
 			done <- ErrClosed
 		}
 	}
 	for _, region := range names {
-		if err := <-confirmed[region]; err == nil { // it ends with ctx
+		if err := <-confirmed[region]; err == nil { // it ends with ctx, or Close
 			result.Confirmed = append(result.Confirmed, region)
 		} else {
 			result.Pending = append(result.Pending, region)

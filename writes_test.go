@@ -1,6 +1,7 @@
 package geocache_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -180,6 +181,26 @@ func TestAWorldWriteNamesTheRegionsThatConfirmed(t *testing.T) {
 			require.Equal(t, "2", text(t, n, "ada"), "it still travelled")
 		}
 	})
+}
+
+// Its own deadline is not the only thing that ends the wait for a region that is away.
+func TestAWorldWriteEndsWithItsCache(t *testing.T) {
+	for _, owner := range []string{"eu-1", "eu-2"} {
+		t.Run(owner, func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+				time.Sleep(standing)
+				c.Net.Cut("eu", "us")
+				key, ended := c.KeyOf(owner), make(chan error, 1)
+				go func() {
+					ended <- c.Node("eu-1").Group.Set(context.Background(), key, testcluster.Value{Key: key, By: "1"}.String(), geocache.Ack(geocache.World))
+				}()
+				time.Sleep(20 * time.Second)
+				require.Empty(t, ended)
+				require.NoError(t, c.Node("eu-1").Cache.Close())
+				require.ErrorIs(t, <-ended, geocache.ErrUnconfirmed)
+			})
+		})
+	}
 }
 
 // A member that cannot be told has stopped serving its copies before the call

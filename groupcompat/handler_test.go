@@ -168,7 +168,7 @@ func TestHandlerStatus(t *testing.T) {
 		{"GET", "/caches/users/the+empty", "", 200, "\x0a\x00"},
 		{"GET", "/caches/users/absent", "", 404, "geocache: get users/\"absent\": key not found\n"},
 		{"GET", "/caches/users/failed", "", 500, "geocache: get users/\"failed\" at alone in local: the database is down\n"},
-		{"GET", "/caches/users/overload", "", 503, "geocache: get users/\"overload\" at alone in local: too many requests in flight\n"},
+		{"GET", "/caches/users/overload", "", 503, "geocache: get users/\"overload\" at alone in local: overloaded\n"},
 		{"GET", "/caches/users/too+slow", "", 504, "geocache: get users/\"too slow\" at alone in local: load timed out\n"},
 		{"GET", "/caches/users/deadline", "", 504, "geocache: get users/\"deadline\" at alone in local: context deadline exceeded\n"},
 		{"GET", "/caches/others/x", "", 404, "no such group: others\n"},

@@ -3,6 +3,7 @@ package peers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -305,7 +306,7 @@ func (s *serverConn) queueAnswer(id uint64, ans *Answer, held time.Duration) err
 		most += callRoom
 	}
 	if len(value) > most {
-		ans = &Answer{Code: CodeTooLarge, Text: "the value is larger than you take"}
+		ans = &Answer{Code: CodeTooLarge, Text: fmt.Sprintf("the value has %d bytes, you take %d", len(value), most)}
 	}
 	if !ans.Code.carriesValue() {
 		value = []byte(ans.Text[:min(len(ans.Text), maxText)])

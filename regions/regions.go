@@ -30,7 +30,9 @@ type View struct {
 // Package regions/consul has the one for Consul; Static needs no service.
 //
 // If a Discovery also has a method Validate() error, that is called before the
-// others and reports everything that is wrong with its configuration.
+// others and reports everything that is wrong with its configuration. If it has a method
+// Fits(self Node) error, that is called before Run and reports in what self is not what the
+// Discovery says of it. After an error of either the cache does not open.
 type Discovery interface {
 	// Region returns the name of the region that this process is in, or "" if
 	// the discovery has no notion of it. It is called once, before Run, when

@@ -1,13 +1,78 @@
 package regions
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/geocache/geocache/consistenthash"
+)
 
 // Static returns a Discovery of nodes that are known beforehand. It never
 // reports another list, so nodes come and go only by answering or not.
-// The list may include the node that uses it.
-func Static(nodes ...Node) Discovery { return static(nodes) }
+//
+// Every process can be given the same list: the entry of the process itself is
+// recognised by its ID or its address. If there is one, its ID, region, address and
+// weight must be those that the process has itself (WithNodeID, WithRegion,
+// WithAdvertise, WithWeight of the cache), or the others would look for somebody else;
+// geocache.Open fails if they are not. A node without an ID has its address for one, as a cache has by default.
+func Static(nodes ...Node) Discovery {
+	s := static(slices.Clone(nodes))
+	for i := range s {
+		if s[i].ID == "" {
+			s[i].ID = s[i].Address
+		}
+	}
+	return s
+}
 
 type static []Node
+
+// Validate returns an error that names every mistake in the list, or nil.
+func (s static) Validate() error {
+	var errs []error
+	ids, addresses := make(map[string]bool), make(map[string]bool)
+	for i, n := range s {
+		bad := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("node %d of the list, %q: %w", i, n.ID, fmt.Errorf(format, args...)))
+		}
+		if n.Region == "" {
+			bad("no region")
+		}
+		if _, _, err := net.SplitHostPort(n.Address); err != nil {
+			bad("%w", err)
+		}
+		if n.Weight != 0 && !(n.Weight >= consistenthash.MinWeight && n.Weight <= consistenthash.MaxWeight) {
+			bad("a weight of %v, must be from %v to %v", n.Weight, consistenthash.MinWeight, consistenthash.MaxWeight)
+		}
+		if ids[n.ID] {
+			bad("another one has that ID")
+		}
+		if addresses[n.Address] {
+			bad("another one has the address %s", n.Address)
+		}
+		ids[n.ID], addresses[n.Address] = true, true
+	}
+	return errors.Join(errs...)
+}
+
+// Fits returns an error if self, whose weight is not 0, is in the list, but otherwise than
+// it is.
+func (s static) Fits(self Node) error {
+	for _, n := range s {
+		if n.Weight == 0 {
+			n.Weight = 1
+		}
+		if n == self || n.ID != self.ID && n.Address != self.Address {
+			continue
+		}
+		return fmt.Errorf("the list has this process as node %q in region %q at %s of weight %v, but it is %q in region %q at %s of weight %v: see WithNodeID, WithRegion, WithAdvertise and WithWeight",
+			n.ID, n.Region, n.Address, n.Weight, self.ID, self.Region, self.Address, self.Weight)
+	}
+	return nil
+}
 
 // Region finds no region: a list does not tell which entry is this process.
 func (static) Region(context.Context) (string, error) { return "", nil }

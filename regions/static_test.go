@@ -8,6 +8,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestStaticReportsEveryMistake(t *testing.T) {
+	validate := func(nodes ...Node) error { return Static(nodes...).(static).Validate() }
+	require.NoError(t, validate())
+	require.NoError(t, validate(node("eu-1"), node("us-1"), Node{Region: "us", Address: "us:1"}))
+	err := validate(node("eu-1"), node("eu-1"), Node{Address: "us", Weight: -1})
+	for _, mistake := range []string{
+		`node 1 of the list, "eu-1": another one has that ID`,
+		`node 1 of the list, "eu-1": another one has the address ` + node("eu-1").Address,
+		`node 2 of the list, "us": no region`,
+		`node 2 of the list, "us": address us: missing port in address`,
+		`node 2 of the list, "us": a weight of -1, must be from 0.01 to 100`,
+	} {
+		require.ErrorContains(t, err, mistake)
+	}
+}
+
+func TestStaticNamesNodesByTheirAddress(t *testing.T) {
+	require.Equal(t, static{{ID: "us:1", Region: "us", Address: "us:1"}}, Static(Node{Region: "us", Address: "us:1"}))
+}
+
 func TestStatic(t *testing.T) {
 	self := node("eu-1")
 	listed := self

@@ -81,8 +81,13 @@ type Config struct {
 	Spawn func(func()) bool
 }
 
-// ErrFull says that there is no room for a write.
-var ErrFull = errors.New("the write-behind queue is full")
+var (
+	// ErrFull says that there is no room for a write.
+	ErrFull = errors.New("the write-behind queue is full")
+
+	// ErrTooLarge says that there would be no room for a write if there were no other.
+	ErrTooLarge = errors.New("too large for the write-behind queue")
+)
 
 // errStopped says that Spawn does not start goroutines any more.
 var errStopped = errors.New("the write-behind queue is closing")
@@ -180,7 +185,7 @@ func New(config Config) *Queue {
 // there is a newer one, or the origin is known to have it, w is not needed.
 //
 // If there is no room Put waits for it until ctx ends; the error then is
-// ErrFull. With any error but one that says that the queue is closing, w is not
+// ErrFull, or ErrTooLarge at once if there never is. With any error but one that says that the queue is closing, w is not
 // in the queue.
 func (q *Queue) Put(ctx context.Context, w Write) error {
 	q.mu.Lock()
@@ -191,7 +196,7 @@ func (q *Queue) Put(ctx context.Context, w Write) error {
 	if n := w.charge(); n > q.config.MaxBytes {
 		q.refused++
 		q.mu.Unlock()
-		return fmt.Errorf("%w: a write of %d bytes never fits into %d", ErrFull, n, q.config.MaxBytes)
+		return fmt.Errorf("%w: a write of %d bytes, which takes %d", ErrTooLarge, n, q.config.MaxBytes)
 	}
 	// One that needs no more room overtakes those that wait for some.
 	if growth := q.growthLocked(&w, false); q.fitsLocked(growth, false) && (len(q.line) == 0 || growth.bytes <= 0) {

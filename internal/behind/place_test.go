@@ -62,8 +62,8 @@ func TestPutRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(Config{MaxBytes: 1000}, down)
 		err := b.Put(t.Context(), sized("large", 1, 1001))
-		require.ErrorIs(t, err, ErrFull)
-		require.ErrorContains(t, err, "1001 bytes never fits into 1000")
+		require.ErrorIs(t, err, ErrTooLarge)
+		require.ErrorContains(t, err, "a write of 1001 bytes, which takes 1000")
 
 		require.NoError(t, b.Put(t.Context(), sized("a", 1, 900)))
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
