@@ -67,14 +67,11 @@ func (b *backing) takes(op note.Op) bool {
 	return false
 }
 
-// through writes w to the origin, if the group writes through. The key's lock is
+// through writes w to the origin, which takes it. The key's lock is
 // held, so the origin sees a key's writes in the order of their stamps.
 //
 // If it fails, nobody knows what the origin holds: what the cache has of the key dies.
 func (g *group) through(ctx context.Context, w *note.Write) error {
-	if g.backing.behind != nil || !g.backing.takes(w.Op) {
-		return nil
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, g.config.loadTimeout, ErrTimeout)
 	defer cancel()
 	done := make(chan error, 1)

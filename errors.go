@@ -117,6 +117,8 @@ func fromPeer(err error) error {
 		cause = detailed(ErrOverloaded, pe.Text)
 	case peers.CodeTooLarge:
 		cause = detailed(ErrTooLarge, cmp.Or(pe.Text, fmt.Sprint(pe.Unwrap())))
+	case peers.CodeUncertain:
+		cause = detailed(ErrUncertain, pe.Text)
 	case peers.CodeFailed:
 		cause = errors.New(pe.Text)
 	}

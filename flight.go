@@ -79,9 +79,9 @@ func (g *group) fly(ctx context.Context, fs *flights, key string, floor expiry.S
 
 // current returns the answer of the flight that join has found, or begun.
 //
-// Which tags a value has is known only when it is there. So a flight that has been joined may
-// come back with a value from before the removal of a tag, of which its joiner knew. Then
-// there must be another.
+// Which tags a value has is known only when it is there, and a write that comes late, below
+// the floor, raises none. So a flight that has been joined may come back with a value from before a
+// write of which its joiner knew. Then there must be another.
 func (g *group) current(floor expiry.Stamp, join func(floor expiry.Stamp, known expiry.Mark) (*flight, answer)) answer {
 	for {
 		known := g.floors.Mark()
@@ -93,10 +93,9 @@ func (g *group) current(floor expiry.Stamp, join func(floor expiry.Stamp, known 
 	}
 }
 
-// isLate reports whether the flight may have begun before the removal of a tag that was known at
-// the mark.
+// isLate reports whether the flight may have begun before a write that was known at the mark.
 func (g *group) isLate(f *flight, a answer, known expiry.Mark) bool {
-	return f.known < known && a.err == nil && a.entry.Tagged() && g.overtaken(a.entry, f.known, known)
+	return f.known < known && a.err == nil && g.overtaken(a.entry, f.known, known)
 }
 
 // begin starts the flight for key with run, or joins one: wait must be called for what it returns.

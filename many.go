@@ -19,6 +19,7 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 	type waiting struct {
 		in     *flights
 		flight *flight
+		floor  expiry.Stamp
 		known  expiry.Mark
 	}
 	var all []waiting
@@ -30,11 +31,11 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 		owner := g.ownerFor(home, key)
 		if owner.ID == g.cache.node.ID {
 			f := g.beginOwn(key, floor, known, together.ticket(key))
-			all = append(all, waiting{g.owns, f, known})
+			all = append(all, waiting{g.owns, f, floor, known})
 			continue
 		}
 		f, leads := g.asks.join(key, floor, known)
-		all = append(all, waiting{g.asks, f, known})
+		all = append(all, waiting{g.asks, f, floor, known})
 		if !leads {
 			continue
 		}
@@ -54,7 +55,7 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 		}
 	}
 	for _, w := range all {
-		a := w.in.wait(ctx, w.flight)
+		a := g.orStaleFor(ctx, w.flight.key, w.floor, w.in.wait(ctx, w.flight))
 		if g.isLate(w.flight, a, w.known) {
 			a = g.fillAbove(ctx, w.flight.key, g.floorOf(a.entry)) // as fly does, so that they share it
 		}

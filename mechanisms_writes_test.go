@@ -241,3 +241,62 @@ func TestMechanismANodeThatLeavesAcknowledgesNothingByItself(t *testing.T) {
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
 	})
 }
+
+// While the setter of an Update runs, the key may come to have another owner, which swaps the same
+// value. No Increment that returns nil is lost.
+func TestMechanismTheSecondLookOfAnUpdateWithASetter(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 2}, func(c *testcluster.Cluster) {
+		const keys = 60
+		var rows sync.Map
+		getter := geocache.GetterFunc[int](func(_ context.Context, key string) (int, error) {
+			n, _ := rows.LoadOrStore(key, 0)
+			return n.(int), nil
+		})
+		setter := geocache.WithSetter(func(ctx context.Context, key string, n int) error {
+			select {
+			case <-time.After(time.Second):
+				rows.Store(key, n)
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		group := func(n *testcluster.Node) *geocache.Group[int] {
+			g, err := geocache.NewGroup(n.Cache, "count", getter, geocache.WithTTL(time.Hour), setter)
+			require.NoError(c.T, err)
+			return g
+		}
+		var groups []*geocache.Group[int]
+		for _, n := range c.Nodes() {
+			groups = append(groups, group(n))
+		}
+		time.Sleep(standing)
+		var done [keys]atomic.Int64
+		var running sync.WaitGroup
+		ctx, cancel := context.WithCancel(context.Background())
+		for k := range keys {
+			for _, g := range groups {
+				running.Go(func() {
+					for ctx.Err() == nil {
+						if _, err := geocache.Increment(context.Background(), g, fmt.Sprint(k), 1); err == nil {
+							done[k].Add(1)
+						}
+					}
+				})
+			}
+		}
+		time.Sleep(5 * time.Second)
+		for range 4 {
+			group(c.Add("eu"))
+			time.Sleep(15 * time.Second)
+		}
+		cancel()
+		running.Wait()
+		time.Sleep(10 * time.Second)
+		for k := range keys {
+			n, err := groups[0].Get(context.Background(), fmt.Sprint(k))
+			require.NoError(c.T, err)
+			require.GreaterOrEqual(c.T, int64(n), done[k].Load(), "key %d", k)
+		}
+	})
+}

@@ -192,7 +192,7 @@ func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote 
 		}
 	}
 	switch {
-	case err == nil || caller.Err() == nil:
+	case err == nil || caller.Err() == nil || errors.Is(err, ErrUncertain): // the node's own word
 	case errors.Is(err, ErrOverloaded):
 		err = fmt.Errorf("%w: %w", ErrOverloaded, caller.Err())
 	default:
@@ -226,6 +226,9 @@ func (g *group) request(ctx context.Context, w *note.Write, n regions.Node) (not
 			return note.Wrote{}, refusedToBe, errStranger
 		}
 		wrote, err := g.write(ctx, w)
+		if w.Op == note.Swap && errors.Is(err, ErrOverloaded) {
+			return note.Wrote{}, notYet, err // it does not wait for room itself
+		}
 		if wrote.Stamp.Generation != 0 {
 			wrote.Unconfirmed, err = err != nil, nil
 		}

@@ -357,3 +357,27 @@ func TestATagThatIsRemovedTwiceDuringALoad(t *testing.T) {
 		require.ElementsMatch(t, []string{"load 1", "load 2"}, []string{<-got, <-got})
 	})
 }
+
+// What ends in the middle has happened for some of the keys, and does not go on for the rest.
+func TestARemoveManyThatEndsInTheMiddle(t *testing.T) {
+	setter := func(_ context.Context, key, _ string) error {
+		if key == "b" {
+			time.Sleep(3 * time.Second)
+		}
+		return nil
+	}
+	alone(t, nil, []geocache.GroupOption{geocache.WithSetter(setter)}, func(t *testing.T, g *geocache.Group[string]) {
+		for _, key := range []string{"a", "c"} {
+			require.NoError(t, g.Set(t.Context(), key, "old"))
+		}
+		go g.Set(context.Background(), "b", "new") // has the key until its setter is done
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := g.RemoveMany(ctx, []string{"a", "b", "c"})
+		require.ErrorIs(t, err, geocache.ErrUncertain)
+		require.NotErrorIs(t, err, geocache.ErrUnconfirmed)
+		require.False(t, g.Contains("a"))
+		require.True(t, g.Contains("c"))
+	})
+}

@@ -146,6 +146,8 @@ func (g *group) reply(a answer) peers.Answer {
 	if a.err != nil {
 		code := peers.CodeFailed
 		switch {
+		case errors.Is(a.err, ErrUncertain):
+			code = peers.CodeUncertain
 		case errors.Is(a.err, ErrClosed):
 			code = peers.CodeClosing
 		case errors.Is(a.err, ErrTooLarge):

@@ -248,7 +248,9 @@ func (c *Cache) resume() {
 	if err == nil {
 		s.period.Add(1) // first: what was asked for before must not come in after the sweep
 		for _, g := range groups {
-			g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Class() == store.Copy })
+			g.store.Sweep(store.Removed, func(e *store.Entry) bool {
+				return e.Class() == store.Copy || g.inDoubt(e, g.floorOf(e)) // a late write leaves no trace in the journals
+			})
 			g.setSynced()
 		}
 	}

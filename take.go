@@ -39,15 +39,18 @@ func (g *group) take(n *note.Note, transit time.Duration) {
 
 // takeClear is take for a floor of the whole group.
 func (g *group) takeClear(n *note.Note) {
-	raised := g.floors.Group() < n.Stamp.Generation
+	was := g.floors.Group()
+	again := n.Stamp.Generation == was || n.Stamp.Generation == g.floors.Cleared()
 	if n.Folded {
 		g.floors.RaiseGroup(n.Stamp.Generation, g.cache.clock.Elapsed())
 	} else {
 		g.floors.Clear(n.Stamp.Generation, g.cache.clock.Elapsed())
 	}
-	if raised {
-		g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(n.Stamp) || g.inDoubt(e, n.Stamp) })
+	if again {
+		return // what was loaded since it came the first time may stay
 	}
+	floor := expiry.Removal(max(was, n.Stamp.Generation))
+	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(floor) || g.inDoubt(e, floor) })
 }
 
 // put makes the note's value the entry of its key, in the place of what is dead or older, see

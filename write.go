@@ -25,8 +25,6 @@ func (g *group) write(ctx context.Context, w *note.Write) (note.Wrote, error) {
 	switch {
 	case notes == nil:
 		return wrote, err
-	case g.cache.transport == nil && wrote.Unconfirmed:
-		return wrote, ErrUnconfirmed
 	case g.cache.transport == nil: // nobody is to be told
 		return wrote, nil
 	}
@@ -40,9 +38,6 @@ func (g *group) write(ctx context.Context, w *note.Write) (note.Wrote, error) {
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		err = ErrUnconfirmed
-	}
-	if wrote.Unconfirmed {
 		err = ErrUnconfirmed
 	}
 	return wrote, err
@@ -65,13 +60,15 @@ func (g *group) begin(ctx context.Context, w *note.Write, before expiry.Instant)
 	}
 	notes := []*note.Note{n}
 	for _, key := range w.Keys {
-		// What has been begun is to be told, and the rest is as good as late.
 		if n, err = g.stamp(ctx, &note.Write{Op: w.Op, Key: key}, anyTime); err != nil {
-			break
+			if g.cache.transport != nil {
+				g.cache.spawn(func() { g.complete(notes...) }) // those that have been begun
+			}
+			return nil, note.Wrote{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
 		}
 		notes = append(notes, n)
 	}
-	return notes, note.Wrote{Stamp: notes[len(notes)-1].Stamp, Swapped: true, Unconfirmed: err != nil}, nil
+	return notes, note.Wrote{Stamp: notes[len(notes)-1].Stamp, Swapped: true}, nil
 }
 
 // writeTimeout is for how long a region is told of a write after its caller has
@@ -99,14 +96,21 @@ func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant)
 	if before != anyTime && g.cache.clock.Instant() >= before {
 		return nil, errLate
 	}
-	if w.Op == note.Swap && !(g.cache.inStanding() && g.isMine(g.cache.topology().Home, w.Key)) {
-		return nil, errLate // another may take itself for the owner
+	if w.Op == note.Swap && !g.swaps(w.Key) {
+		return nil, errLate
 	}
 	if w.Op == note.Swap && !g.expected(w) {
 		return nil, errNotSwapped
 	}
-	if err := g.through(ctx, w); err != nil {
-		return nil, err
+	if g.backing.behind == nil && g.backing.takes(w.Op) {
+		if err := g.through(ctx, w); err != nil {
+			return nil, err
+		}
+		// That takes its time. If there is another owner by now, it may have swapped the same value.
+		if w.Op == note.Swap && !g.swaps(w.Key) {
+			g.distrustLocked(w.Key)
+			return nil, g.located(fmt.Errorf("%w: the key has another owner now", ErrUncertain))
+		}
 	}
 	n := &note.Note{Group: g.name, Key: w.Key, Clear: w.Op == note.Clear}
 	if w.Op == note.Set || w.Op == note.Swap {
@@ -119,12 +123,22 @@ func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant)
 		g.stampLocked(n)
 		return n, nil
 	}
-	if before < anyTime {
+	if w.Op == note.Swap { // for the same reason it does not wait for room: it is asked for again
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		cancel()
+	} else if before < anyTime {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, before.Sub(g.cache.clock.Instant()), errLate)
 		defer cancel()
 	}
 	return n, g.queueLocked(ctx, n)
+}
+
+// swaps reports whether this node may compare a key's value and swap it: whether no other can
+// take itself for the key's owner now.
+func (g *group) swaps(key string) bool {
+	return g.cache.inStanding() && g.isMine(g.cache.topology().Home, key)
 }
 
 // queueLocked is stampLocked for what the origin gets later. It waits for room.
@@ -222,7 +236,7 @@ func (g *group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) 
 	case w.Quick:
 		wrote.Unconfirmed = !g.cache.spawn(func() { g.complete(notes...) })
 	default: // on this goroutine, which has nothing else to do
-		wrote.Unconfirmed = g.complete(notes...) != nil || wrote.Unconfirmed
+		wrote.Unconfirmed = g.complete(notes...) != nil
 	}
 	return peers.Answer{Value: wrote.Append(nil)}
 }

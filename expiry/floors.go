@@ -115,7 +115,8 @@ func (f *Floors) Cleared() Generation {
 // clock of the caller's, which is given back by Over.
 //
 // A lower s that comes late is a write too, which may have happened after the one that
-// the floor is from, by another clock. The floor stays and counts as raised now.
+// the floor is from, by another clock. The floor stays and counts as raised now; if it is
+// the group's, then that does.
 //
 // If there are too many floors, the one of the lowest generation is folded into
 // the group's, whenever it came. No other choice lifts the group's floor less.
@@ -134,13 +135,17 @@ func (f *Floors) Raise(key string, s Stamp, at time.Duration) (was Stamp) {
 		was = was.Max(r.Floor)
 		return true
 	})
-	switch {
+	switch group := Removal(f.Group()); {
 	case own.Below(s):
 		own = s
-	case !held || !s.Below(old.Floor):
+	case s == own:
 		return was
-	default:
-		own = old.Floor
+	case own == group: // which held may have a floor below
+		f.lateLocked(at)
+		if isScope(key) {
+			f.scoped.Store(f.seq.Load())
+		}
+		return was
 	}
 	r := &raise{key: key, Raised: Raised{Floor: own, At: at, Mark: f.Mark(), First: f.Mark(), Scope: isScope(key)}}
 	if held {
@@ -157,7 +162,7 @@ func (f *Floors) Raise(key string, s Stamp, at time.Duration) (was Stamp) {
 	if r.Scope {
 		f.scoped.Store(f.seq.Load())
 	}
-	if len(f.keys) > f.limit {
+	if len(f.keys) > f.limit && f.oldest[0].generation > f.Group() {
 		f.raiseGroupLocked(f.oldest[0].generation, f.oldest[0].At)
 	}
 	f.dropLocked(f.Group(), 2) // what raiseGroupLocked has left: faster than more can come
@@ -165,8 +170,8 @@ func (f *Floors) Raise(key string, s Stamp, at time.Duration) (was Stamp) {
 }
 
 // RaiseGroup lifts the floor of every key to g, the group's floor of another
-// node. It reports false, and changes nothing, if the group's floor is there or
-// above already.
+// node. It reports false if the group's floor is there or above already. A lower g that comes
+// late has that count as raised now, as with Raise.
 func (f *Floors) RaiseGroup(g Generation, at time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -174,11 +179,15 @@ func (f *Floors) RaiseGroup(g Generation, at time.Duration) bool {
 }
 
 // Clear lifts the floor of every key to g and remembers g as the last Clear. It
-// reports false, and changes nothing, if that is g or later already.
+// reports false if that is g or later already. A lower g that comes late has the group's floor
+// count as raised now, as with Raise.
 func (f *Floors) Clear(g Generation, at time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if g <= f.cleared {
+		if g < f.cleared {
+			f.lateLocked(at)
+		}
 		return false
 	}
 	f.cleared = g
@@ -214,17 +223,27 @@ func (f *Floors) Len() int {
 	return len(f.keys)
 }
 
+// lateLocked notes that a write has come that the group's floor covers. That one stays, and
+// counts as raised now.
+func (f *Floors) lateLocked(at time.Duration) {
+	f.last.At, f.last.Mark = max(at, f.last.At), f.Mark()
+	f.seq.Add(1)
+}
+
 // raiseGroupLocked lifts the group's floor and drops keys it covers. If they
 // are many the rest goes by and by; Floor takes the higher one until then.
 func (f *Floors) raiseGroupLocked(g Generation, at time.Duration) bool {
 	if g <= f.Group() {
+		if g < f.Group() {
+			f.lateLocked(at)
+		}
 		return false
 	}
 	first := f.last.First
 	if f.Group() == 0 {
 		first = f.Mark()
 	}
-	f.last = Raised{Floor: Removal(g), At: at, Mark: f.Mark(), First: first}
+	f.last = Raised{Floor: Removal(g), At: max(at, f.last.At), Mark: f.Mark(), First: first}
 	f.group.Store(uint64(g))
 	f.seq.Add(1)
 	f.dropLocked(g, chunk)

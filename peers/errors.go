@@ -16,13 +16,14 @@ const (
 	CodeNotFound Code = 1 // the key has no value; this too has a generation, an age and a life
 	CodeMiss     Code = 2 // a peek found nothing in memory
 
-	CodeUnknownGroup Code = 3 // the node has no group of that name (yet, or no more: a rolling deploy)
-	CodeFailed       Code = 4 // the load failed; Text says how
-	CodeBusy         Code = 5 // a limit on requests in flight or on bytes queued is reached
-	CodeClosing      Code = 6 // the node is closing
-	CodeTimeout      Code = 7 // the request's time was up before it was answered
-	CodeTooLarge     Code = 8 // the key or the value is over a limit
-	CodeBadRequest   Code = 9 // the node does not understand the request
+	CodeUnknownGroup Code = 3  // the node has no group of that name (yet, or no more: a rolling deploy)
+	CodeFailed       Code = 4  // the load failed; Text says how
+	CodeBusy         Code = 5  // a limit on requests in flight or on bytes queued is reached
+	CodeClosing      Code = 6  // the node is closing
+	CodeTimeout      Code = 7  // the request's time was up before it was answered
+	CodeTooLarge     Code = 8  // the key or the value is over a limit
+	CodeBadRequest   Code = 9  // the node does not understand the request
+	CodeUncertain    Code = 10 // what was called for may or may not have been done; Text says why
 
 	// CodeUnavailable is never sent: it is inferred where no connection to
 	// the node stands, or where it broke before the answer came.
@@ -40,6 +41,7 @@ var codeNames = map[Code]string{
 	CodeTimeout:      "timeout",
 	CodeTooLarge:     "too large",
 	CodeBadRequest:   "bad request",
+	CodeUncertain:    "uncertain",
 	CodeUnavailable:  "unavailable",
 }
 

@@ -435,3 +435,17 @@ func TestTagsThatAreNone(t *testing.T) {
 		require.Empty(t, e.Payload())
 	}
 }
+
+// A Sweep that begins when an entry has been admitted finds it, be it in the table yet or not.
+func TestSweepFindsWhatHasBeenAdmitted(t *testing.T) {
+	s := New(Config{MaxBytes: 1 << 20})
+	swept := make(chan int, 1)
+	s.SetIf(s.NewEntry(Item{Key: "k", Expires: 1}), func() bool {
+		go func() { swept <- s.Sweep(Removed, func(*Entry) bool { return true }) }()
+		for i := 0; i < 10_000 && len(swept) == 0; i++ {
+			runtime.Gosched() // let it run as far as it can
+		}
+		return true
+	})
+	require.Equal(t, 1, <-swept)
+}

@@ -1,0 +1,115 @@
+package geocache_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// A reader with WithStaleIfError gets the stale value when a load fails that somebody began
+// who had no use for it: who refreshes ahead of the expiry, or another GetMany.
+func TestAStaleValueForWhoJoinsTheLoadOfAnother(t *testing.T) {
+	for name, more := range map[string][]geocache.GroupOption{
+		"refreshed ahead": {geocache.WithRefreshAhead(5 * time.Second)},
+		"revalidated":     {geocache.WithStaleWhileRevalidate(time.Second)},
+		"just read":       nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			down := false
+			getter := geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
+				if down {
+					<-ctx.Done()
+					return "", errDatabase
+				}
+				return "v", nil
+			})
+			opts := append(more, geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10*time.Second), geocache.WithStaleIfError(time.Hour))
+			alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
+				item, err := g.GetItem(t.Context(), "ada")
+				require.NoError(t, err)
+				down = true
+				time.Sleep(time.Until(item.Expires) - 2*time.Second)
+				for range 40 {
+					_, err := g.Get(t.Context(), "ada")
+					require.NoError(t, err)
+					time.Sleep(time.Second)
+				}
+			})
+		})
+	}
+}
+
+func TestAStaleValueForGetBesideGetMany(t *testing.T) {
+	down := false
+	getter := geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
+		if down {
+			<-ctx.Done()
+			return "", errDatabase
+		}
+		return "v", nil
+	})
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10 * time.Second), geocache.WithStaleIfError(time.Hour)}
+	alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
+		_, err := g.Get(t.Context(), "ada")
+		require.NoError(t, err)
+		down = true
+		time.Sleep(2 * time.Minute)
+		many := make(chan error, 1)
+		go func() {
+			_, err := g.GetMany(context.Background(), []string{"ada"})
+			many <- err
+		}()
+		time.Sleep(time.Second)
+		_, err = g.Get(t.Context(), "ada")
+		require.NoError(t, err)
+		require.NoError(t, <-many)
+
+		// Who only stops waiting has not seen the load fail.
+		time.Sleep(2 * time.Second)
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = g.Get(short, "ada")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
+// The same in a cluster, at the owner, at a node that has a copy and at one that has none, one
+// key at a time and many.
+func TestAStaleValueWhileARefreshHangs(t *testing.T) {
+	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(5 * time.Second), geocache.WithStaleIfError(time.Hour)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		key := c.KeyOf("eu-1")
+		owner, copier, other := c.Node("eu-1"), c.Node("eu-2"), c.Node("eu-3")
+		item := owner.MustGet(key)
+		copier.MustGet(key)
+		c.Origin.Behave(c.Origin.Block())
+		time.Sleep(time.Until(item.Expires) - 2*time.Second)
+		read := func(n *testcluster.Node) {
+			go func() {
+				if _, err := n.Get(key); err != nil {
+					c.T.Errorf("Get at %s: %v", n.Name, err)
+				}
+			}()
+			go func() {
+				if _, err := n.Group.GetMany(context.Background(), []string{key}); err != nil {
+					c.T.Errorf("GetMany at %s: %v", n.Name, err)
+				}
+			}()
+		}
+		for i := range 30 {
+			read(owner)
+			read(copier)
+			if i > 4 { // the value has expired
+				read(other)
+			}
+			time.Sleep(time.Second)
+		}
+		time.Sleep(time.Minute)
+	})
+}
