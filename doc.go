@@ -8,6 +8,9 @@
 //		geocache.WithListen("10.0.3.7:7946"),
 //		geocache.WithTLS(tlsConfig),
 //		geocache.WithDiscovery(consul.New("profile-cache")))
+//	if err != nil {
+//		return err
+//	}
 //	defer cache.Close()
 //
 //	profiles, err := geocache.NewGroup(cache, "profiles",
@@ -35,6 +38,13 @@
 // Availability: losing any node, the getter of a whole region, every other
 // region, or the discovery leaves reads working. With [WithStaleIfError] so does
 // losing the origin, with values marked as stale.
+//
+// Writes: when [Group.Set], Remove or Clear returns nil, no node of this region serves what is
+// older, and every other region has it one network delay later, whatever fails on the way. What
+// began to load before is never seen afterwards. Of concurrent writes the same one stays
+// everywhere. [Group.Update] is atomic.
+//
+// The README has all of it, and what happens when things fail.
 //
 // # What it does not promise
 //

@@ -50,9 +50,8 @@ func WithPolicy(p Policy) GroupOption { return groupOption(func(c *groupConfig) 
 // bounded by number.
 func WithMaxEntries(n int) GroupOption { return groupOption(func(c *groupConfig) { c.maxEntries = n }) }
 
-// Resize sets the bounds that WithMaxBytes and WithMaxEntries have set first, to
-// what is right for these: maxBytes must be positive, maxEntries may be 0 for no
-// bound. What is more than they allow has been evicted when it returns; readers and
+// Resize replaces the bounds of WithMaxBytes and WithMaxEntries: maxBytes must be
+// positive, maxEntries may be 0 for no bound. What is more than they allow has been evicted when it returns; readers and
 // writers go on meanwhile. The error reports every mistake, and then nothing has
 // changed.
 func (g *Group[V]) Resize(maxBytes int64, maxEntries int) error {
@@ -72,7 +71,7 @@ type EvictReason uint8
 const (
 	// EvictedCapacity: to make room for others.
 	EvictedCapacity = EvictReason(store.Capacity)
-	// EvictedExpired: its time to live was over, and what WithStaleIfError adds.
+	// EvictedExpired: its time to live was over, and what WithStaleIfError or WithStaleWhileRevalidate adds.
 	EvictedExpired = EvictReason(store.Expired)
 	// EvictedRemoved: it was removed or cleared, or may no longer be served here,
 	// because another process has written its key or because this one may not have been

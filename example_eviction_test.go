@@ -3,6 +3,8 @@ package geocache_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/geocache/geocache"
 )
@@ -38,4 +40,23 @@ func ExampleWithOnEvict() {
 	// Output:
 	// bob left for capacity: value of bob
 	// true false 2
+}
+
+// What is in this process's memory, without asking anybody.
+func ExampleGroup_All() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, _ := geocache.NewGroup[string](cache, "users", nil)
+	users.Set(ctx, "ada", "Ada Lovelace")
+	users.Set(ctx, "grace", "Grace Hopper")
+
+	fmt.Println(users.Len())
+	for _, key := range slices.Sorted(maps.Keys(maps.Collect(users.All()))) {
+		fmt.Println(key)
+	}
+	// Output:
+	// 2
+	// ada
+	// grace
 }

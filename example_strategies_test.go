@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/geocache/geocache"
@@ -108,6 +109,27 @@ func ExampleMemoize() {
 	// finding a route
 	// 150 <nil>
 	// 150 <nil>
+}
+
+// Keys that other calls of the cache can use, too.
+func ExampleMemoizeBy() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	square := func(_ context.Context, n int) (int, error) {
+		fmt.Println("squaring", n)
+		return n * n, nil
+	}
+	cached, err := geocache.MemoizeBy(cache, "squares", strconv.Itoa, strconv.Atoi, square)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(cached(ctx, 12))
+	fmt.Println(cached(ctx, 12))
+	// Output:
+	// squaring 12
+	// 144 <nil>
+	// 144 <nil>
 }
 
 // Keys that will be wanted are loaded before anybody waits for them.

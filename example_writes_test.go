@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/geocache/geocache"
 )
@@ -256,4 +257,57 @@ func ExampleGroup_RemoveMany() {
 	// 1 false
 	// 2 true
 	// 3 false
+}
+
+// A value with a life of its own, which is exact: only the group's time to live is shortened by
+// up to a tenth.
+func ExampleItemTTL() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	codes, _ := geocache.NewGroup[string](cache, "codes", nil, geocache.WithTTL(time.Hour))
+
+	codes.Set(ctx, "ada", "1815", geocache.ItemTTL(time.Minute))
+	item, _ := codes.GetItem(ctx, "ada")
+	fmt.Println(time.Until(item.Expires).Round(time.Second))
+	// Output: 1m0s
+}
+
+// A value with tags goes with any of them.
+func ExampleTags() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	pages, _ := geocache.NewGroup[string](cache, "pages", nil)
+
+	pages.Set(ctx, "/ada/posts/1", "On engines", geocache.Tags("user:ada", "posts"))
+	pages.RemoveTag(ctx, "user:ada")
+	fmt.Println(pages.Contains("/ada/posts/1"))
+	// Output: false
+}
+
+// What an error of a write says about whether it has happened.
+func ExampleError() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	setter := geocache.WithSetter(func(context.Context, string, string) error { return errors.New("read-only replica") })
+	users, _ := geocache.NewGroup[string](cache, "users", nil, setter)
+
+	err := users.Set(ctx, "ada", "Augusta")
+	switch {
+	case errors.Is(err, geocache.ErrUncertain):
+		fmt.Println("it may have happened: set it again")
+	case errors.Is(err, geocache.ErrUnconfirmed):
+		fmt.Println("it has happened, and some nodes or regions do not know yet")
+	case err != nil:
+		fmt.Println("the cache has not got it:", err)
+	}
+	var e *geocache.Error
+	if errors.As(err, &e) {
+		fmt.Println(e.Op, e.Group, e.Key, "at", e.Node, "in", e.Region)
+	}
+	// Output:
+	// the cache has not got it: geocache: set users/"ada" at alone in local: writing to the origin: read-only replica
+	// Set users ada at alone in local
 }

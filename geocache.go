@@ -80,14 +80,19 @@ type Cache struct {
 // Open waits a while (WithJoinWait) to have found and reached the others. If it
 // has not by then it goes on without, logs that, and they come in later: a
 // discovery that is down does not keep a service from starting, provided that
-// WithRegion says where it is. If ctx ends before, Open returns its error. ctx is
+// WithRegion says where it is. If ctx ends during that wait, Open returns its error. ctx is
 // not used afterwards.
 func Open(ctx context.Context, opts ...Option) (*Cache, error) {
 	config := defaultConfig()
-	for _, o := range opts {
+	var errs []error
+	for i, o := range opts {
+		if o == nil {
+			errs = append(errs, fmt.Errorf("option %d is nil", i))
+			continue
+		}
 		o.applyCache(&config)
 	}
-	if err := config.check(); err != nil {
+	if err := errors.Join(append(errs, config.check())...); err != nil {
 		return nil, fmt.Errorf("geocache: %w", err)
 	}
 	c, err := newCache(ctx, config)
@@ -449,7 +454,8 @@ const closeTimeout = 5 * time.Second
 // origin is written, the entries that it owns go to their next owners, peers are
 // told, the discovery's registration is withdrawn, requests that peers are waiting for are finished,
 // and every goroutine of the cache ends. From then on reads that memory does not
-// answer return ErrClosed.
+// answer return ErrClosed; those that it does answer may give what has been overwritten
+// since, so stop reading before Close. Close takes up to about ten seconds.
 //
 // The error says what could not be waited for. Calling Close again waits for the
 // first call and returns nil.

@@ -89,15 +89,24 @@ func floorLimit(maxBytes int64) int {
 // is ErrNotFound, and what is cached is what Set and Update have put there. A miss
 // asks no other region, unless WithOriginRegion names one.
 //
-// All nodes should give a group the same options. While they differ, as during
-// a deploy, each node keeps the promises of its own: a value that another node
-// would let live longer expires here after this node's TTL.
+// All nodes should have the same groups, with the same options. While options differ, as
+// during a deploy, each node keeps the promises of its own: a value that another node would
+// let live longer expires here after this node's TTL. While the owner of a key lacks the group,
+// reads and writes of the key do without it, but an Update is ErrHomeUnreachable.
 func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOption) (*Group[V], error) {
 	config := defaultGroupConfig()
-	for _, o := range opts {
+	var errs []error
+	for i, o := range opts {
+		if o == nil {
+			errs = append(errs, fmt.Errorf("option %d is nil", i))
+			continue
+		}
 		o.applyGroup(&config)
 	}
-	errs := []error{config.check()}
+	errs = append(errs, config.check())
+	if c == nil {
+		errs = append(errs, errors.New("the cache is nil"))
+	}
 	if name == "" || len(name) > 255 {
 		errs = append(errs, fmt.Errorf("the name must have 1 to 255 bytes, not %d", len(name)))
 	}

@@ -12,7 +12,8 @@ type Integer interface {
 
 // Increment adds delta to the value of key, from 0 if there is none, and returns the sum.
 // It is an Update: of any number of Increments, from whichever region, none is lost, and the
-// errors are its. A sum that N cannot hold is an error and changes nothing.
+// errors are its. Like every write it begins the value's life anew: a counter that is
+// incremented within its time to live does not expire. A sum that N cannot hold is an error and changes nothing.
 func Increment[N Integer](ctx context.Context, g *Group[N], key string, delta N, opts ...WriteOption) (N, error) {
 	return g.Update(ctx, key, func(old N, ok bool) (N, error) {
 		if !ok {

@@ -69,7 +69,7 @@ func WithRegion(name string) Option { return cacheOption(func(c *config) { c.reg
 
 // WithNodeID names this process, uniquely in the cluster. Its share of the keys
 // follows from it, so a process that is restarted under its old ID gets its old
-// keys. Default: the advertised address.
+// keys. Default: the advertised address; "alone" without a listener.
 func WithNodeID(id string) Option { return cacheOption(func(c *config) { c.id = id }) }
 
 // WithWeight sets the share of its region's keys that this process owns,
@@ -92,7 +92,7 @@ func WithListen(address string) Option { return cacheOption(func(c *config) { c.
 func WithListener(l net.Listener) Option { return cacheOption(func(c *config) { c.listener = l }) }
 
 // WithAdvertise sets the address that other nodes are told to dial. Default:
-// the address listened on. It is required if that is a wildcard such as ":7946".
+// the one given to WithListen, as it was written. It is required if that is a wildcard such as ":7946".
 func WithAdvertise(address string) Option {
 	return cacheOption(func(c *config) { c.advertise = address })
 }
@@ -107,7 +107,7 @@ func WithDialer(dial func(ctx context.Context, address string) (net.Conn, error)
 // directions with the same configuration: it needs a certificate for this node,
 // RootCAs to check servers by, and ClientCAs to check clients by. Peers are
 // dialled by address, so their certificates must be for that, or ServerName must be
-// set.
+// set. The function mutual in examples/consul makes such a configuration.
 func WithTLS(t *tls.Config) Option { return cacheOption(func(c *config) { c.tls = t }) }
 
 // WithPlaintext allows peers to be reached without TLS beyond the loopback
@@ -121,15 +121,17 @@ func WithDiscovery(d regions.Discovery) Option {
 	return cacheOption(func(c *config) { c.discovery = d })
 }
 
-// WithMaxValueBytes limits the size of an encoded value that travels between
-// nodes. It must be the same on all nodes. Default 64 MiB, at most 1 GiB.
+// WithMaxValueBytes limits the size of an encoded value: nodes take no larger one from each
+// other, nor one from Set or from a getter, which is ErrTooLarge. It must be the same on all
+// nodes. Default 64 MiB, at most 1 GiB.
 func WithMaxValueBytes(n int) Option {
 	return cacheOption(func(c *config) { c.limits.MaxValue = n })
 }
 
 // WithLease sets how long a node may be silent before the others take it to be
 // down; heartbeats are sent four times as often. It bounds how long readers
-// wait for a node that vanished. Default 1 s, at least 10 ms.
+// wait for a node that vanished. It must be the same on all nodes of a region, or a write can
+// return while one of them still serves what is older. Default 1 s, at least 10 ms.
 func WithLease(d time.Duration) Option { return cacheOption(func(c *config) { c.lease = d }) }
 
 // WithGrace sets how long a node that still answers is kept after the discovery
@@ -148,7 +150,7 @@ func WithMaxDrift(d time.Duration) Option { return cacheOption(func(c *config) {
 
 // WithClock sets the wall clock, for tests. It must never return a time that
 // its caller has not reached yet. Default: time.Now, which hits read through a
-// clock that is updated every millisecond; a clock that is set here is read
+// clock that is updated every 20 ms (nearer to an expiry than that they read the exact one); a clock that is set here is read
 // exactly, and that ticker does not run.
 func WithClock(now func() time.Time) Option { return cacheOption(func(c *config) { c.clock = now }) }
 
@@ -284,7 +286,8 @@ const maxTTL = 10 * 365 * 24 * time.Hour
 
 // WithTTL sets the time to live: no node serves a value whose load began longer
 // ago, but for WithStaleIfError and WithStaleWhileRevalidate. Each key lives up to a tenth shorter, so that
-// keys loaded together do not expire together. Default 5 min, at least 1 ms.
+// keys loaded together do not expire together. Default 5 min, at least 1 ms, at most 10
+// years: there is no "never".
 func WithTTL(d time.Duration) GroupOption { return groupOption(func(c *groupConfig) { c.ttl = d }) }
 
 // WithNegativeTTL caches ErrNotFound for d, at most the group's TTL. Default 0:
@@ -294,7 +297,7 @@ func WithNegativeTTL(d time.Duration) GroupOption {
 }
 
 // WithStaleIfError lets a value be served for up to d past its time to live
-// when a load fails and no region has a fresh one. Item.Source is then Stale;
+// when a load fails and no region has a fresh one. Item.Source is then SourceStale;
 // the origin is tried again after a second. Default 0: not at all.
 func WithStaleIfError(d time.Duration) GroupOption {
 	return groupOption(func(c *groupConfig) { c.staleIfError = d })
@@ -316,7 +319,7 @@ func WithRefreshAhead(d time.Duration) GroupOption {
 
 // WithStaleWhileRevalidate has a value served for up to d past its time to live while
 // it is loaded anew: who reads it then does not wait, gets the expired value, and
-// Item.Source says Stale. The key's owner loads it, once; from its answer on all get
+// Item.Source is SourceStale. The key's owner loads it, once; from its answer on all get
 // the new one. Other nodes of the region ask the owner. A value that has been replaced by a
 // write is never served so. If loading fails, it is tried again by one of the next reads, after
 // a second at most. Default 0: not at all.
@@ -326,18 +329,19 @@ func WithStaleWhileRevalidate(d time.Duration) GroupOption {
 
 // WithLoadTimeout sets how long a load may take, from the miss to the value,
 // however it is come by. While there is another region, the getter gets three
-// quarters of it, so that time is left to ask there if it fails. Default 10 s.
+// quarters of it, so that time is left to ask there if it fails. A write, too, looks for no
+// longer than that for a node to carry it out. Default 10 s, at least 1 ms.
 func WithLoadTimeout(d time.Duration) GroupOption {
 	return groupOption(func(c *groupConfig) { c.loadTimeout = d })
 }
 
-// WithMaxLoads bounds the calls of the getter that run at the same time in this
+// WithMaxLoads bounds the calls of this group's getter that run at the same time in this
 // process; further loads wait for their turn, within the load timeout. A getter
 // that does not return keeps its place, and one that reads from its own group
 // takes another for what that has to load. Default 1,000.
 func WithMaxLoads(n int) GroupOption { return groupOption(func(c *groupConfig) { c.maxLoads = n }) }
 
-// WithMaxBytes bounds the memory of this group in this process: keys, encoded
+// WithMaxBytes bounds the memory of this one group in this process: keys, encoded
 // values, and what the cache itself needs for each entry, exactly; and decoded
 // values, by an estimate: each as its encoded bytes and its type's size, but for
 // []byte and string, which need nothing more. What is remembered of writes comes on top, about
@@ -397,8 +401,10 @@ func WithRemover(remove func(ctx context.Context, key string) error) GroupOption
 // is, for as long as it may. Until the origin has a write, reads in this region are
 // answered with it; a read in another region that has to load may see the origin without it.
 //
-// maxBytes bounds what waits to be written in this process; beyond it, writes wait
-// for room until their context ends, with ErrOverloaded.
+// maxBytes bounds what waits to be written in this process, as much again what is kept for
+// other nodes. Beyond it, writes wait for room until their context ends, or the load timeout is over
+// where another node is the owner, with ErrOverloaded. What would never fit is ErrTooLarge at
+// once. 0, the default, writes through.
 func WithWriteBehind(maxBytes int64) GroupOption {
 	return groupOption(func(c *groupConfig) { c.behind = maxBytes })
 }
@@ -425,7 +431,7 @@ func (c *groupConfig) check() error {
 	if c.ttl < time.Millisecond || c.ttl > maxTTL {
 		bad("WithTTL(%v): must be from 1ms to 10 years", c.ttl)
 	}
-	if c.negativeTTL < 0 || c.negativeTTL > c.ttl {
+	if c.negativeTTL < 0 || c.negativeTTL > max(c.ttl, 0) {
 		bad("WithNegativeTTL(%v): must be from 0 to the TTL, %v", c.negativeTTL, c.ttl)
 	}
 	if c.staleIfError < 0 || c.staleIfError > maxTTL {
@@ -462,7 +468,7 @@ func (c *groupConfig) check() error {
 		bad("WithWriteBehind needs WithSetter and WithRemover")
 	}
 	if c.behind < 0 {
-		bad("WithWriteBehind(%d): must be positive", c.behind)
+		bad("WithWriteBehind(%d): must not be negative", c.behind)
 	}
 	if !(c.copyShare >= 0 && c.copyShare <= 1) { // NaN too
 		bad("WithCopyShare(%v): must be from 0 to 1", c.copyShare)

@@ -177,6 +177,22 @@ func TestOpenRefusesAListThatHasThisNodeAsAnother(t *testing.T) {
 	require.ErrorContains(t, open(regions.Node{Address: "10.0.0.1"}), "WithDiscovery: node 0 of the list")
 }
 
+func TestNilsAreMistakes(t *testing.T) {
+	_, err := geocache.Open(t.Context(), nil, geocache.WithWeight(-1))
+	require.ErrorContains(t, err, "option 0 is nil")
+	require.ErrorContains(t, err, "WithWeight(-1)")
+	_, err = geocache.NewGroup[string](nil, "g", nil, geocache.WithTTL(time.Minute), nil)
+	require.EqualError(t, err, "geocache: group \"g\": option 1 is nil\nthe cache is nil")
+
+	cache, err := geocache.Open(t.Context())
+	require.NoError(t, err)
+	defer cache.Close()
+	g, err := geocache.NewGroup[string](cache, "g", nil)
+	require.NoError(t, err)
+	_, err = g.Update(t.Context(), "k", nil)
+	require.ErrorContains(t, err, "the function is nil")
+}
+
 func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)

@@ -108,7 +108,7 @@ type GroupStats struct {
 	// fails slowly is not in it: see LoadErrors and Abandoned.
 	LoadLatency latency.Distribution
 
-	Writes      uint64 // calls of Set, Remove, Clear and Update in this process
+	Writes      uint64 // calls of Set, Update, Increment and all that remove, in this process
 	WriteErrors uint64 // of these, ended by an error
 	Doubts      uint64 // loaded values that were not taken in, because they may be from before a write although their generation is higher
 	Retried     uint64 // rounds of Update that had to begin anew, because another process was first
@@ -140,9 +140,9 @@ type GroupStats struct {
 // origin.
 type BehindStats struct {
 	Queued      int           // writes that this process is to make
-	QueuedBytes int64         //
+	QueuedBytes int64         // their size
 	Held        int           // writes that it keeps for the nodes that are to make them
-	HeldBytes   int64         //
+	HeldBytes   int64         // their size
 	Waiting     int           // writes that wait for room in the queue
 	Lag         time.Duration // for how long the origin has lacked the oldest queued write
 	Coalesced   uint64        // writes that were never made because a newer one of the key came
@@ -284,7 +284,7 @@ type Stats struct {
 	// Copies is whether copies of other nodes' entries are served now. They are
 	// not while the nodes of the region do not agree about who is there.
 	Copies bool
-	Lapses uint64 // how often that has ended, or not begun, and had to be made good
+	Lapses uint64 // how often this node has had to catch up with the others' writes before it served copies: when it came, and each time that it had not heard from all of them for a lease
 	Gaps   uint64 // pushes from other regions that showed that one before them had been lost
 }
 

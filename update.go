@@ -39,11 +39,19 @@ var ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be r
 // it must be quick and must not use the group. It is not called any more once Update has
 // returned. If it returns an error nothing is written and Update returns that error, in
 // an *Error; if it panics, a *PanicError.
+//
+// The value's life begins anew, the group's or ItemTTL's, whatever that of the old one was.
+//
+// With WithSetter, an Update whose key gets another owner while the setter runs is
+// ErrUncertain.
 func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool) (V, error), opts ...WriteOption) (V, error) {
 	config := configOf(opts)
 	key = strings.Clone(key)
 	u := &update[V]{f: f, config: config, done: make(chan struct{})}
 	err := g.refuseWrite(ctx, &note.Write{Key: key}, &config)
+	if f == nil {
+		err = errors.New("the function is nil")
+	}
 	if err == nil {
 		err = g.updates.add(g, key, u)
 	}

@@ -180,7 +180,7 @@ func TestWriteBackingMistakes(t *testing.T) {
 		geocache.WithWriteBehind(-1),
 		geocache.WithOriginLag(-1))
 	requireMistakes(t, err,
-		"WithWriteBehind(-1): must be positive",
+		"WithWriteBehind(-1): must not be negative",
 		"WithOriginLag(-1ns): must be from 0 to 10 years")
 	_, err = geocache.NewGroup(cache, "test", ada,
 		geocache.WithSetter[string](nil),

@@ -25,8 +25,8 @@ const (
 	World
 )
 
-// A WriteOption changes one Set, Remove, Clear or Update. If one is given twice,
-// the last wins.
+// A WriteOption changes one Set, Update or Increment, or one Remove or Clear of whichever
+// kind. If one is given twice, the last wins.
 type WriteOption interface{ applyWrite(*writeConfig) }
 
 type writeOption func(*writeConfig)

@@ -38,3 +38,13 @@ func ExampleMembers() {
 	// eu-2
 	// us 80ms
 }
+
+// Every process can be given the same list. What is wrong with it is told by geocache.Open.
+func ExampleStatic() {
+	discovery := regions.Static(
+		regions.Node{Region: "eu", Address: "10.0.3.7:7946"},
+		regions.Node{Region: "us", Address: "10.9.1.2:7946", Weight: 2},
+	)
+	fmt.Println(discovery.(interface{ Validate() error }).Validate())
+	// Output: <nil>
+}

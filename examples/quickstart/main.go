@@ -11,22 +11,44 @@ import (
 	"fmt"
 	"log"
 	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/geocache/geocache"
 )
 
 func main() {
-	cache, err := geocache.Open(context.Background()) // WithListen and WithDiscovery make many processes one cache
-	if err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, "localhost:8080"); err != nil {
 		log.Fatal(err)
+	}
+}
+
+// run serves until ctx ends, and closes the cache then: that hands what it has to the others.
+func run(ctx context.Context, address string) error {
+	cache, err := geocache.Open(ctx) // WithListen and WithDiscovery make many processes one cache
+	if err != nil {
+		return err
 	}
 	defer cache.Close()
 	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load), geocache.WithTTL(time.Minute))
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
-	log.Print(http.ListenAndServe("localhost:8080", handler(users)))
+	server := &http.Server{Addr: address, Handler: handler(users)}
+	failed := make(chan error, 1)
+	go func() { failed <- server.ListenAndServe() }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	ending, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return server.Shutdown(ending) // and only then Close
 }
 
 func handler(users *geocache.Group[string]) http.HandlerFunc {

@@ -45,3 +45,10 @@ func TestService(t *testing.T) {
 		require.Equal(t, http.StatusBadGateway, get("/broken").Code)
 	})
 }
+
+func TestRun(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, run(ctx, "localhost:0"), "told to end")
+	require.Error(t, run(t.Context(), "nowhere"))
+}

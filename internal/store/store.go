@@ -274,7 +274,8 @@ const sweepBatch = 64
 // and what it says of an entry has to remain true. Sweep is for the background: it
 // holds the lock for some entries at a time, and not at all while it finds none.
 func (s *Store) Sweep(reason Reason, dead func(*Entry) bool) int {
-	s.mu.Lock() // what has been admitted by now is in the table when this is had
+	s.mu.Lock()
+	//lint:ignore SA2001 what has been admitted by now is in the table when the lock is had
 	s.mu.Unlock()
 	removed := 0
 	batch := make([]*Entry, 0, sweepBatch)
