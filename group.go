@@ -300,7 +300,7 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 			more++
 		}
 	}
-	begun := g.cache.clock.Read()
+	begun := g.cache.clock.Instant()
 	seen := make(map[string]bool, len(keys))
 	missed := keys[:0:0]
 	type found struct {
@@ -381,7 +381,7 @@ func (g *group) Locate(key string) []Location {
 func (g *Group[V]) read(ctx context.Context, op, key string) (V, answer, error) {
 	a, ok := g.atHand(key)
 	if !ok {
-		begun := g.cache.clock.Read()
+		begun := g.cache.clock.Instant()
 		if a = refused(ctx, key); a.err == nil {
 			a = g.inTime(ctx, begun, g.fill(ctx, key))
 		}
@@ -406,11 +406,11 @@ func refused(ctx context.Context, key string) answer {
 // value that expired meanwhile is filled once more, unless it was loaded after
 // the read had begun. Then loading takes longer than the value lives, and it is
 // what there is, marked.
-func (g *group) inTime(ctx context.Context, begun expiry.Generation, a answer) answer {
+func (g *group) inTime(ctx context.Context, begun expiry.Instant, a answer) answer {
 	expired := func() bool {
 		return a.err == nil && !a.entry.Absent() && a.source != SourceStale && g.cache.clock.Instant() >= a.entry.Expires
 	}
-	if expired() && a.entry.Generation < begun {
+	if expired() && a.entry.Born() < begun { // not by its generation, which another node's clock may have made
 		a = g.fill(ctx, a.entry.Key())
 	}
 	if expired() {

@@ -194,3 +194,24 @@ func TestFloorLimit(t *testing.T) {
 	require.Equal(t, 4<<20, floorLimit(1<<30))
 	require.Positive(t, floorLimit(1<<62))
 }
+
+// A value from before a read, by a clock that is ahead, is not taken for one that was loaded
+// since: if it has expired by the time the read has all, it is filled once more.
+func TestMechanismAReadThatWaitsForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := alone(t, counting())
+		begun := g.cache.clock.Instant()
+		fill := func(born expiry.Instant) Source {
+			e := g.store.NewEntry(store.Item{
+				Key:     "ada",
+				Stamp:   expiry.Loaded(g.cache.clock.Now().Add(200 * time.Millisecond)),
+				Born:    born,
+				Expires: begun.Add(time.Second),
+			})
+			time.Sleep(time.Second)
+			return g.inTime(t.Context(), begun, answer{entry: e, source: SourceOwner}).source
+		}
+		require.Equal(t, SourceGetter, fill(begun.Add(-time.Millisecond)))
+		require.Equal(t, SourceStale, fill(begun), "loading takes longer than the value lives")
+	})
+}
