@@ -344,6 +344,39 @@ func TestAQueueThatIsFull(t *testing.T) {
 	})
 }
 
+// An Update does not hold the key while it waits for room, and is made once there is some.
+func TestAnUpdateWaitsForRoomInTheQueue(t *testing.T) {
+	db := newDatabase()
+	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithWriteBehind(1000))}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.fails(errDatabase)
+		owner := c.Node("eu-1")
+		var keys []string
+		for len(keys) < 4 {
+			keys = append(keys, c.KeyOf("eu-1", keys...))
+		}
+		for _, key := range keys[:3] {
+			_, err := owner.Set(key, "1")
+			require.NoError(t, err)
+		}
+		var updates sync.WaitGroup
+		for _, n := range c.Nodes() {
+			updates.Go(func() {
+				_, _, err := n.Update(keys[3], func(string, bool) (string, error) { return "by " + n.Name, nil })
+				require.NoError(t, err)
+			})
+		}
+		time.Sleep(2 * time.Second)
+		require.EqualValues(t, 3, owner.Group.Stats().Behind.Queued)
+		require.Zero(t, owner.Group.Stats().Behind.Waiting)
+		db.does(nil)
+		updates.Wait()
+		time.Sleep(30 * time.Second)
+		require.Contains(t, db.row(keys[3]), "by eu-")
+	})
+}
+
 // A floor that comes back from a region which only passes it on is no newer write.
 func TestAQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 	db := newDatabase()
