@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -98,7 +99,11 @@ func (c *Cache) pump(region string, o *outbox.Outbox) {
 func (c *Cache) push(o *outbox.Outbox, b outbox.Batch) {
 	have, err := c.pushTo(b)
 	if err != nil {
-		c.log.Debug("push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Notes), "err", err)
+		level := slog.LevelDebug
+		if errors.Is(err, peers.CodeBadRequest) {
+			level = slog.LevelWarn // it will be the next time
+		}
+		c.log.Log(c.ctx, level, "push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Notes), "err", err)
 		o.Failed(b, c.clock.Instant())
 		return
 	}

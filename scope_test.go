@@ -381,3 +381,22 @@ func TestARemoveManyThatEndsInTheMiddle(t *testing.T) {
 		require.True(t, g.Contains("c"))
 	})
 }
+
+// A region that is away for longer than a tagged value lives is told of it without the value, and
+// of what comes after it.
+func TestATaggedValueThatExpiresOnItsWay(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 1}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		eu, us := c.Node("eu-1"), c.Node("us-1")
+		us.MustGet("ada")
+		c.Net.Cut("eu", "us")
+		_, err := eu.Set("ada", "1", geocache.Tags("red"), geocache.ItemTTL(time.Second))
+		require.NoError(t, err)
+		time.Sleep(5 * time.Second)
+		c.Net.HealAll()
+		time.Sleep(4 * time.Second)
+		_, err = eu.Set("bob", "2", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		require.Equal(t, "2", text(t, us, "bob"))
+	})
+}

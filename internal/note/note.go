@@ -82,7 +82,7 @@ func (n *Note) Size() int {
 }
 
 func (n *Note) append(b []byte) []byte {
-	b = appendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, n.Tagged)
+	b = appendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, n.Tagged && n.HasValue) // what is refused is not sent
 	b = appendString8(b, n.Group)
 	b = appendString16(b, n.Key)
 	b = appendStamp(b, n.Stamp)

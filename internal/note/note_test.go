@@ -88,6 +88,14 @@ func TestMethods(t *testing.T) {
 		MethodJournal, MethodCompare, MethodClean, MethodHandoff})
 }
 
+// TestTaggedWithoutAValue: a note that would be refused would be sent again and again, and what is
+// beside it would not arrive.
+func TestTaggedWithoutAValue(t *testing.T) {
+	m, err := DecodePush(Push{Notes: []Note{{Group: "g", Key: "k", Tagged: true}}}.Append(nil))
+	require.NoError(t, err)
+	require.Equal(t, []Note{{Group: "g", Key: "k"}}, m.Notes)
+}
+
 // TestNotWhole: each message cut anywhere, or with something left over, is
 // malformed, and the error says which it is.
 func TestNotWhole(t *testing.T) {
@@ -134,7 +142,7 @@ func TestMalformed(t *testing.T) {
 		"slices without width":                    {"compare", Compare{Width: time.Nanosecond}.Append(nil)},
 		"a time that is longer than can be told":  {"compare", append(binary.BigEndian.AppendUint64(make([]byte, 1+8), maxMicros+1), 0, 0, 0, 0)},
 		"more notes than bytes":                   {"tell", at(Tell{}.Append(nil), 0, 255)},
-		"tags without a value":                    {"tell", tell(func(n *Note) { n.Tagged = true })},
+		"tags without a value":                    {"tell", at(tell(func(*Note) {}), 4, 1|1<<4)},
 		"more keys than bytes":                    {"write", append(Write{Op: RemoveKeys}.Append(nil)[:1+1+1+2+16+8+4], 255, 0, 0, 0)},
 		"more floors than bytes":                  {"clean", at(Clean{}.Append(nil), 1, 255)},
 		"more digests than bytes":                 {"compare", at(Compare{Width: time.Second}.Append(nil), 17, 255)},

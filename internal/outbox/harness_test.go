@@ -18,7 +18,7 @@ const second = expiry.Instant(time.Second)
 func set(key string, g expiry.Generation, n int) note.Note {
 	return note.Note{
 		Group: "g", Key: key, Stamp: expiry.Stamp{Generation: g, Origin: 1},
-		HasValue: true, Value: make([]byte, n), Life: time.Hour,
+		HasValue: true, Tagged: true, Value: make([]byte, n), Life: time.Hour,
 	}
 }
 
@@ -45,6 +45,11 @@ func next(t *testing.T, o *Outbox, now expiry.Instant, target Target) Batch {
 	t.Helper()
 	b, ok := o.Next(now, target)
 	require.True(t, ok, "there is something to send")
+	for _, n := range b.Push.Notes {
+		if !n.HasValue {
+			require.Equal(t, note.Note{Group: n.Group, Key: n.Key, Clear: n.Clear, Folded: n.Folded, Stamp: n.Stamp}, n, "nothing of a value is left")
+		}
+	}
 	check(t, o)
 	return b
 }

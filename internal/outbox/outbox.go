@@ -363,8 +363,9 @@ func (o *Outbox) foldLocked(it *item) {
 	o.removeLocked(it, floor)
 }
 
+// strip leaves of n what it would be without a value.
 func strip(n *note.Note) {
-	n.HasValue, n.Dirty, n.Value, n.Age, n.Life = false, false, nil, 0, 0
+	*n = note.Note{Group: n.Group, Key: n.Key, Clear: n.Clear, Folded: n.Folded, Stamp: n.Stamp}
 }
 
 // size returns what a note is charged.
