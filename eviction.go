@@ -51,9 +51,9 @@ func WithPolicy(p Policy) GroupOption { return groupOption(func(c *groupConfig) 
 func WithMaxEntries(n int) GroupOption { return groupOption(func(c *groupConfig) { c.maxEntries = n }) }
 
 // Resize replaces the bounds of WithMaxBytes and WithMaxEntries: maxBytes must be
-// positive, maxEntries may be 0 for no bound. What is more than they allow has been evicted when it returns; readers and
-// writers go on meanwhile. The error reports every mistake, and then nothing has
-// changed.
+// positive, maxEntries may be 0 for no bound. What is more than they allow has been
+// evicted when it returns; readers and writers go on meanwhile. The error reports every
+// mistake, and then nothing has changed.
 func (g *Group[V]) Resize(maxBytes int64, maxEntries int) error {
 	config := g.config
 	config.maxBytes, config.maxEntries = maxBytes, maxEntries

@@ -140,7 +140,7 @@ func (f *Floors) Raise(key string, s Stamp, at time.Duration) (was Stamp) {
 		own = s
 	case s == own:
 		return was
-	case own == group: // which held may have a floor below
+	case own == group: // one of its own is below that, if it is still held
 		f.lateLocked(at)
 		if isScope(key) {
 			f.scoped.Store(f.seq.Load())
