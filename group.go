@@ -402,13 +402,21 @@ func refused(ctx context.Context, key string) answer {
 }
 
 // inTime makes sure that the answer of a fill is still alive when its caller gets
-// it: a caller on a busy machine may wake up long after its fill has ended. A
-// value that expired meanwhile is filled once more, unless it was loaded after
-// the read had begun. Then loading takes longer than the value lives, and it is
-// what there is, marked.
+// it: a caller on a busy machine may wake up long after its fill has ended, and GetMany
+// waits for other keys. A value that expired meanwhile, or a stale one that may not
+// even be served as such any more, is filled once more, unless it was loaded after the
+// read had begun. Then loading takes longer than the value lives, and it is what there
+// is, marked.
 func (g *group) inTime(ctx context.Context, begun expiry.Instant, a answer) answer {
 	expired := func() bool {
-		return a.err == nil && !a.entry.Absent() && a.source != SourceStale && g.cache.clock.Instant() >= a.entry.Expires
+		if a.err != nil || a.entry.Absent() {
+			return false
+		}
+		until := a.entry.Expires
+		if a.source == SourceStale {
+			until = until.Add(g.config.staleness())
+		}
+		return g.cache.clock.Instant() >= until
 	}
 	if expired() && a.entry.Born() < begun { // not by its generation, which another node's clock may have made
 		a = g.fill(ctx, a.entry.Key())

@@ -214,4 +214,13 @@ func TestMechanismAReadThatWaitsForOthers(t *testing.T) {
 		require.Equal(t, SourceGetter, fill(begun.Add(-time.Millisecond)))
 		require.Equal(t, SourceStale, fill(begun), "loading takes longer than the value lives")
 	})
+	synctest.Test(t, func(t *testing.T) {
+		g := alone(t, counting(), WithStaleIfError(time.Second))
+		begun := g.cache.clock.Instant()
+		stale := answer{source: SourceStale, entry: g.store.NewEntry(store.Item{Key: "ada", Born: begun.Add(-time.Minute), Expires: begun.Add(-1)})}
+		time.Sleep(time.Second - 2)
+		require.Equal(t, SourceStale, g.inTime(t.Context(), begun, stale).source)
+		time.Sleep(time.Second)
+		require.Equal(t, SourceGetter, g.inTime(t.Context(), begun, stale).source, "too old to be served stale")
+	})
 }
