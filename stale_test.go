@@ -11,6 +11,17 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
+// hanging is a getter whose origin says nothing while it is down.
+func hanging(down *bool) geocache.Getter[string] {
+	return geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
+		if *down {
+			<-ctx.Done()
+			return "", errDatabase
+		}
+		return "v", nil
+	})
+}
+
 // A reader with WithStaleIfError gets the stale value when a load fails that somebody began
 // who had no use for it: who refreshes ahead of the expiry, or another GetMany.
 func TestAStaleValueForWhoJoinsTheLoadOfAnother(t *testing.T) {
@@ -21,15 +32,8 @@ func TestAStaleValueForWhoJoinsTheLoadOfAnother(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			down := false
-			getter := geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
-				if down {
-					<-ctx.Done()
-					return "", errDatabase
-				}
-				return "v", nil
-			})
 			opts := append(more, geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10*time.Second), geocache.WithStaleIfError(time.Hour))
-			alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
+			alone(t, hanging(&down), opts, func(t *testing.T, g *geocache.Group[string]) {
 				item, err := g.GetItem(t.Context(), "ada")
 				require.NoError(t, err)
 				down = true
@@ -46,15 +50,8 @@ func TestAStaleValueForWhoJoinsTheLoadOfAnother(t *testing.T) {
 
 func TestAStaleValueForGetBesideGetMany(t *testing.T) {
 	down := false
-	getter := geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
-		if down {
-			<-ctx.Done()
-			return "", errDatabase
-		}
-		return "v", nil
-	})
 	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10 * time.Second), geocache.WithStaleIfError(time.Hour)}
-	alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
+	alone(t, hanging(&down), opts, func(t *testing.T, g *geocache.Group[string]) {
 		_, err := g.Get(t.Context(), "ada")
 		require.NoError(t, err)
 		down = true

@@ -102,7 +102,9 @@ func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant)
 	if w.Op == note.Swap && !g.expected(w) {
 		return nil, errNotSwapped
 	}
-	if g.backing.behind == nil && g.backing.takes(w.Op) {
+	takes := g.backing.takes(w.Op)
+	queues := takes && g.backing.behind != nil
+	if takes && !queues {
 		if err := g.through(ctx, w); err != nil {
 			return nil, err
 		}
@@ -119,7 +121,7 @@ func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant)
 	}
 	// Stamped after the origin has it: a load that sees the origin without it
 	// has begun before.
-	if g.backing.behind == nil || !g.backing.takes(w.Op) {
+	if !queues {
 		g.stampLocked(n)
 		return n, nil
 	}

@@ -184,15 +184,13 @@ func (f *Floors) RaiseGroup(g Generation, at time.Duration) bool {
 func (f *Floors) Clear(g Generation, at time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if g <= f.cleared {
-		if g < f.cleared {
-			f.lateLocked(at)
-		}
-		return false
+	if g == f.cleared {
+		return false // the same again
 	}
-	f.cleared = g
+	later := g > f.cleared
+	f.cleared = max(f.cleared, g)
 	f.raiseGroupLocked(g, at)
-	return true
+	return later
 }
 
 // Forget drops the floors below before, in whatever order they were raised, and

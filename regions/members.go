@@ -300,8 +300,12 @@ func (m *Members) region(name string, members []member, estimate time.Duration, 
 
 // usable reports whether a node can be reached and put on a ring.
 func usable(n Node) bool {
-	weight := n.Weight == 0 || n.Weight >= consistenthash.MinWeight && n.Weight <= consistenthash.MaxWeight
-	return n.ID != "" && n.Region != "" && n.Address != "" && weight
+	return n.ID != "" && n.Region != "" && n.Address != "" && weighs(n)
+}
+
+// weighs reports whether a node's weight is one that a ring takes.
+func weighs(n Node) bool {
+	return n.Weight == 0 || n.Weight >= consistenthash.MinWeight && n.Weight <= consistenthash.MaxWeight
 }
 
 // samePlace reports whether two nodes sit at the same points of a ring.

@@ -44,7 +44,7 @@ func (s static) Validate() error {
 		if _, _, err := net.SplitHostPort(n.Address); err != nil {
 			bad("%w", err)
 		}
-		if n.Weight != 0 && !(n.Weight >= consistenthash.MinWeight && n.Weight <= consistenthash.MaxWeight) {
+		if !weighs(n) {
 			bad("a weight of %v, must be from %v to %v", n.Weight, consistenthash.MinWeight, consistenthash.MaxWeight)
 		}
 		if ids[n.ID] {
