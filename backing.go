@@ -135,9 +135,9 @@ func (g *group) distrust(key string) {
 
 func (g *group) distrustLocked(key string) {
 	n := &note.Note{Group: g.name, Key: key}
-	g.stampLocked(n)
+	_ = g.stampLocked(n, &note.Write{}, anyTime)
 	g.cache.spawn(func() {
-		if err := g.complete(n); err != nil {
+		if err := g.complete(begun{notes: []*note.Note{n}}); err != nil {
 			g.cache.log.Warn("a failed write to the origin could not be told to the region", "group", g.name, "key", key, "err", err)
 		}
 	})

@@ -141,7 +141,7 @@ func (g *group) owning(ctx context.Context, key string, floor expiry.Stamp) answ
 	}
 	failed := 0
 	if origin != nil {
-		if a, ok := g.peekFormer(ctx, top, key, floor); ok {
+		if a, _ := g.peekFormer(ctx, top, key, floor); a.entry != nil {
 			return a
 		}
 		a, ok := g.fetchRegion(ctx, origin, key, floor, false)
@@ -208,7 +208,7 @@ func (g *group) loadHere(ctx context.Context, t *ticket, key string, floor expir
 	if a, ok := g.remembered(key, floor); ok {
 		return a
 	}
-	if a, ok := g.peekFormer(ctx, g.cache.topology(), key, floor); ok {
+	if a, _ := g.peekFormer(ctx, g.cache.topology(), key, floor); a.entry != nil {
 		return a
 	}
 	if a, ok := g.dirty(ctx, key, floor); ok {
@@ -231,36 +231,59 @@ func (g *group) loadFor(ctx context.Context, key string, floor expiry.Stamp) ans
 
 // peekFormer asks the nodes that owned key before the ring changed for what they
 // have in memory, as long as the change is so recent that it may be alive. They
-// are the next in the key's succession: whoever joined took the key from there.
-func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key string, floor expiry.Stamp) (answer, bool) {
+// are the next in the key's succession: whoever joined took the key from there. If they
+// have nothing the answer has no entry, and all says whether each of them has said so.
+func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key string, floor expiry.Stamp) (a answer, all bool) {
 	if len(top.Home.Nodes) == 1 || g.cache.clock.Instant().Sub(top.Changed) > g.config.ttl {
-		return answer{}, false
+		return answer{}, true
 	}
 	ctx, cancel := context.WithTimeout(ctx, peekTimeout)
 	defer cancel()
-	found := make(chan answer, formerOwners)
+	type peeked struct {
+		answer
+		known bool
+	}
+	found := make(chan peeked, formerOwners)
 	asked := 0
 	for _, n := range top.Home.Owners(key, formerOwners+1) {
 		if n.ID == g.cache.node.ID || asked == formerOwners {
 			continue
 		}
 		asked++
-		g.cache.wg.Go(func() { // from a flight, which Close waits for too
-			a, ok := g.fetch(ctx, n, request{key: key, floor: floor, hop: peers.HopOwner, peek: true, class: store.Owned})
-			if !ok || !a.fresh() {
-				a = answer{}
-			}
-			found <- a
+		g.cache.wg.Go(func() { // from a flight or an answer, which Close waits for too
+			a, known := g.peekAt(ctx, n, key, floor)
+			found <- peeked{a, known}
 		})
 	}
 	// The first is not the best: of two former owners the later one may have
 	// loaded the key again. But both values are alive.
+	all = true
 	for range asked {
-		if a := <-found; a.entry != nil {
-			return a, true
+		p := <-found
+		if p.entry != nil {
+			return p.answer, true
 		}
+		all = all && p.known
 	}
-	return answer{}, false
+	return answer{}, all
+}
+
+// peekAt asks a node of this region for what it has of key in memory, and keeps that. known is
+// false if the node has not said whether it has anything.
+func (g *group) peekAt(ctx context.Context, n regions.Node, key string, floor expiry.Stamp) (a answer, known bool) {
+	req := request{key: key, floor: floor, hop: peers.HopOwner, peek: true, class: store.Owned, began: g.mark()}
+	peer := g.cache.transport.Peer(n.ID)
+	if peer == nil {
+		return answer{}, false
+	}
+	ans, err := peer.Fetch(ctx, g.wire(req))
+	if errors.Is(err, peers.CodeUnknownGroup) {
+		return answer{}, true
+	}
+	if a, verdict := g.judge(ctx, req, n, ans, err); verdict == answered && a.fresh() {
+		return a, true
+	}
+	return answer{}, err == nil
 }
 
 // fetchRegion asks the key's owner in another region, or its successor, within

@@ -33,12 +33,14 @@ type Cache struct {
 	transport *peers.Transport // nil without a listener
 
 	opened    expiry.Instant
-	origin    uint64 // of the stamps of what is set here
+	alone     uint64 // identifies all writes where nobody else can be asked for one
 	standing  standing
 	following sync.Mutex                         // held from reading the topology to having followed it
 	reowns    atomic.Int64                       // calls of reown that wait for the end of the pass under way, and that one
 	outboxes  *xsync.Map[string, *outbox.Outbox] // by region
 	inbox     outbox.Inbox
+	homes     homes
+	nextAsk   atomic.Int64 // see otherView
 
 	// coarse is an instant a moment ago, or noCoarse. See before.
 	coarse atomic.Int64
@@ -139,7 +141,7 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		address = listener.Addr().String()
 	}
 	c.node = regions.Node{ID: cmp.Or(config.id, address, "alone"), Region: region, Address: address, Weight: config.weight}
-	c.opened, c.origin = c.clock.Instant(), expiry.OriginOf(c.node.ID)
+	c.opened, c.alone = c.clock.Instant(), expiry.OriginOf(c.node.ID, 0)
 	c.log = c.config.logger.With("cluster", config.cluster, "self", c.node.ID)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.leaving, c.leave = context.WithCancel(c.ctx)
@@ -214,6 +216,8 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		Logger:    c.config.logger.With("self", c.node.ID), // it adds the cluster itself
 		OnChange:  c.health,
 		OnPong:    c.ponged,
+
+		OnOtherView: c.otherView,
 	})
 	if err != nil {
 		return err
@@ -368,6 +372,9 @@ func (c *Cache) housekeep() {
 		now := c.clock.Instant()
 		if c.transport != nil {
 			c.apply(c.members.Tick(now, c.reach))
+			for _, id := range c.members.Vouchers() {
+				c.spawn(func() { c.askMembers(c.ctx, id) })
+			}
 		}
 		next := make(map[*group]expiry.Instant)
 		dead := c.clock.Read()

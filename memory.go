@@ -120,6 +120,9 @@ func (g *group) sweep() {
 			g.retries.Delete(key)
 		}
 	}
+	if len(g.formerHomes(g.cache.standing.view.Load())) == 0 {
+		g.recalled.Clear()
+	}
 	g.floors.Forget(g.dead())
 }
 

@@ -48,7 +48,7 @@ func (c *Cache) remoteRegions() []string {
 	return slices.Compact(names)
 }
 
-// allRegions returns the names of all regions, in order.
+// allRegions is remoteRegions and this node's own.
 func (c *Cache) allRegions() []string {
 	names := append(c.remoteRegions(), c.node.Region)
 	slices.Sort(names)

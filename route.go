@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/note"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
@@ -140,12 +141,18 @@ func (g *group) confirmed(ctx context.Context, owner string, m note.Await) error
 // route asks the owner of the key in a region to carry the write out. If that one
 // goes away it asks whoever is the owner then, for as long as the group's load
 // timeout, but not before the first can no longer do it: it is to be done once,
-// or twice in a row at most. A Swap, and a write to the origin, is not asked for again
+// or twice in a row at most, with what has been written in between staying above it (see giveStamp). A Swap, and a write to the origin, is not asked for again
 // once it may have been done. route returns which node has done it.
 func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote note.Wrote, by string, err error) {
+	w.ID = g.cache.alone
 	if g.cache.transport == nil && !g.backing.any() { // nobody else can do it, and there is nothing to wait for
 		wrote, _, err := g.request(ctx, w, g.cache.node)
 		return wrote, g.cache.node.ID, err
+	}
+	begun := g.cache.clock.Now()
+	w.ID = expiry.OriginOf(g.cache.node.ID, begun)
+	if !g.cache.inStanding() {
+		begun = 0 // it may be below what it must come after
 	}
 	caller := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, g.config.loadTimeout, ErrTimeout)
@@ -165,6 +172,7 @@ func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote 
 				again = o == refusedToBe || o == notYet || o == lost && !once
 				if o == lost {
 					maybe, changed = true, nil
+					w.First = begun
 				}
 				if o != refusedToBe {
 					break
@@ -226,10 +234,14 @@ func (g *group) request(ctx context.Context, w *note.Write, n regions.Node) (not
 			return note.Wrote{}, refusedToBe, errStranger
 		}
 		wrote, err := g.write(ctx, w)
-		if w.Op == note.Swap && errors.Is(err, ErrOverloaded) {
+		switch {
+		case w.Op == note.Swap && errors.Is(err, ErrOverloaded):
 			return note.Wrote{}, notYet, err // it does not wait for room itself
-		}
-		if wrote.Stamp.Generation != 0 {
+		case wrote.Late:
+			return note.Wrote{}, notYet, errLate
+		case errors.Is(err, ErrUncertain):
+			return note.Wrote{}, final, err
+		case wrote.Stamp.Generation != 0:
 			wrote.Unconfirmed, err = err != nil, nil
 		}
 		return wrote, final, err

@@ -21,6 +21,9 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	if g == nil {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}, true
 	}
+	if req.Hop == peers.HopUpdate && len(g.toRecall(h.cache.standing.view.Load(), req.Key)) > 0 {
+		return peers.Answer{}, false
+	}
 	a, ok := g.lookup(req.Key)
 	if !ok && req.Hop == peers.HopOwner {
 		a, ok = g.asOwner(req.Key)
@@ -63,6 +66,12 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 		return g.reply(g.own(g.ticket(req.Together, key).within(ctx), key, floor))
 	case peers.HopRegion:
 		return g.reply(g.loadFor(ctx, key, floor))
+	case peers.HopUpdate:
+		a := g.ownForUpdate(ctx, key, floor)
+		if errors.Is(a.err, errNotRecalled) {
+			return peers.Answer{Code: peers.CodeMiss} // so that it is asked for again
+		}
+		return g.reply(a)
 	}
 	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown hop"}
 }
@@ -113,6 +122,10 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 		return decoded(call, note.DecodeClean, func(m note.Clean) peers.Answer {
 			return c.inGroup(m.Group, func(g *group) peers.Answer { return g.takeClean(&m) })
 		})
+	case note.MethodMembers:
+		return decoded(call, note.DecodeMembers, c.takeMembers)
+	case note.MethodRecall:
+		return decoded(call, note.DecodeRecall, func(m note.Recall) peers.Answer { return c.takeRecall(ctx, m) })
 	case note.MethodAwait:
 		return decoded(call, note.DecodeAwait, func(m note.Await) peers.Answer {
 			if err := c.confirmed(ctx, &m); err != nil {

@@ -2,6 +2,7 @@ package geocache
 
 import (
 	"context"
+	"encoding/binary"
 	"maps"
 	"slices"
 	"sync"
@@ -20,19 +21,28 @@ import (
 // how a writer knows that those who are not told serve no copies. See "Who can still
 // serve what is older?" in docs/design.md.
 
-// A view is the nodes of this node's region that answer it, itself included.
+// A view is what a node takes for the cluster as far as all nodes of its region must agree on
+// it: the ring of the nodes that answer, itself included, and which regions there are. The one
+// decides who owns a key, the other where the key is updated.
 type view struct {
-	home *regions.Region
-	hash uint64
+	home    *regions.Region
+	regions []string // all, whether they answer or not, in order
+	hash    uint64   // stands for the view in pings
 }
 
-// hashOf returns what stands for a view in pings. It is never 0.
-func hashOf(nodes []regions.Node) uint64 {
+func newView(home *regions.Region, names []string) *view {
+	b := binary.BigEndian.AppendUint64(nil, home.Ring())
+	b = binary.BigEndian.AppendUint64(b, hashOfRegions(names))
+	return &view{home: home, regions: names, hash: peers.ViewOf(xxh3.Hash(b))}
+}
+
+// hashOfRegions stands for a list of regions, in order, in the messages of an Update.
+func hashOfRegions(names []string) uint64 {
 	var b []byte
-	for _, n := range nodes { // ascending
-		b = append(append(b, byte(len(n.ID))), n.ID...)
+	for _, name := range names {
+		b = append(append(b, byte(len(name))), name...)
 	}
-	return max(xxh3.Hash(b), 1)
+	return xxh3.Hash(b)
 }
 
 // standing is what a node knows about its place in its region.
@@ -76,15 +86,17 @@ func (c *Cache) follow() {
 	c.openOutboxes()
 	top := c.topology()
 	was := c.standing.view.Load()
-	v := &view{home: top.Home, hash: hashOf(top.Home.Nodes)}
+	v := newView(top.Home, c.allRegions())
 	if was != nil && was.hash == v.hash {
 		return
 	}
-	c.standing.view.Store(v)
 	if c.transport == nil {
+		c.standing.view.Store(v)
 		return
 	}
+	// First, so that whoever finds v here finds no lease that was granted under another later.
 	c.transport.SetView(v.hash)
+	c.standing.view.Store(v)
 	for _, g := range *c.groups.Load() {
 		g.reclass(top.Home)
 	}
@@ -374,6 +386,45 @@ func (c *Cache) strangersEnd(v *view) time.Time {
 // come, and has to reckon with nodes that it does not see. Those others see more.
 func (c *Cache) leavesWrites(v *view) bool {
 	return len(v.home.Nodes) > 1 && !c.strangersEnd(v).IsZero()
+}
+
+// A tenure is a time for which no other node could take itself for the owner of what this one
+// owns. Two that are equal are one, without a break.
+type tenure struct {
+	view   *view
+	period uint64 // see standing
+}
+
+// tenure returns the present one, if there is one. All nodes of the view hold the same view: each
+// has granted a lease for this very one. And no lease runs any more that one of them, or this
+// node, has granted for another. So nodes that have tenures under different views at one time
+// see no node in common: then the region is in parts.
+func (c *Cache) tenure() (tenure, bool) {
+	s := &c.standing
+	t := tenure{s.view.Load(), s.period.Load()}
+	if c.transport == nil {
+		return t, true
+	}
+	at, known := c.settledAt(t.view)
+	if !known || at.After(time.Now()) || c.shutting.Load() {
+		return t, false
+	}
+	now := c.clock.Instant()
+	for _, n := range t.view.home.Nodes {
+		if n.ID == c.node.ID {
+			continue
+		}
+		if p := c.transport.Peer(n.ID); p == nil || p.Agreed(t.view.hash) <= now {
+			return t, false
+		}
+	}
+	return t, c.inStanding() && s.view.Load() == t.view && s.period.Load() == t.period
+}
+
+// holds reports whether a tenure has not ended.
+func (c *Cache) holds(t tenure) bool {
+	now, ok := c.tenure()
+	return ok && now == t
 }
 
 // settledAt returns when v is settled, if that is known by now.

@@ -9,6 +9,7 @@ import (
 	"github.com/geocache/geocache/internal/note"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
 )
 
 // A mark is what a fill remembers of its beginning.
@@ -116,15 +117,26 @@ func (g *group) noteOf(e *store.Entry) note.Note {
 // The error is ctx's, or that this node is leaving and does not see the others any
 // more; who was not told by then is not told.
 func (c *Cache) spread(ctx context.Context, notes ...*note.Note) error {
-	begun := c.clock.Instant() // when the ages were right
-	told := map[string]bool{c.node.ID: true}
+	return c.spreadIn(ctx, tenure{}, notes...)
+}
+
+// spreadIn is spread for what was stamped in a tenure, unless that is zero. A node that is told only
+// after its end may have owned the key by then, and have swapped the same value:
+// errDisputed. A node that came into the view after it has the floor from the journals.
+func (c *Cache) spreadIn(ctx context.Context, in tenure, notes ...*note.Note) error {
+	s := spreading{c: c, notes: notes, in: in, begun: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
 	for {
 		changed := c.standing.changed.wait()
 		v := c.standing.view.Load()
-		if c.tell(ctx, v, notes, begun, told) {
+		if s.tell(ctx, v) {
 			settled, err := c.settle(ctx, v)
-			if settled || err != nil {
+			switch {
+			case err != nil:
 				return err
+			case settled && s.disputed:
+				return errDisputed
+			case settled:
+				return nil
 			}
 			continue
 		}
@@ -139,16 +151,26 @@ func (c *Cache) spread(ctx context.Context, notes ...*note.Note) error {
 	}
 }
 
+// A spreading is notes on their way to the nodes of this region.
+type spreading struct {
+	c        *Cache
+	notes    []*note.Note
+	in       tenure         // that they were stamped in, or zero
+	begun    expiry.Instant // when the ages were right
+	told     map[string]bool
+	disputed bool // a node of the tenure was told after its end
+}
+
 // tellAgain is the pause before a node is told once more what it has not
 // acknowledged.
 const tellAgain = 20 * time.Millisecond
 
-// tell tells notes to those nodes of the view that have not been told, all at the same
+// tell tells those nodes of the view that have not been told, all at the same
 // time. What many writers tell one node shares its messages' way to the network,
 // see peers. It reports whether all have been told now.
-func (c *Cache) tell(ctx context.Context, v *view, notes []*note.Note, begun expiry.Instant, told map[string]bool) (all bool) {
+func (s *spreading) tell(ctx context.Context, v *view) (all bool) {
 	// A node that is up and does not answer for so long has lost it.
-	ctx, cancel := context.WithTimeout(ctx, c.config.lease/2)
+	ctx, cancel := context.WithTimeout(ctx, s.c.config.lease/2)
 	defer cancel()
 	type telling struct {
 		node string
@@ -156,24 +178,24 @@ func (c *Cache) tell(ctx context.Context, v *view, notes []*note.Note, begun exp
 	}
 	var way []telling
 	var floors []byte // the message of all that get no value
-	heirs := v.heirs(notes)
+	heirs := v.heirs(s.notes)
 	all = true
 	for _, node := range v.home.Nodes {
-		if told[node.ID] {
+		if s.told[node.ID] {
 			continue
 		}
 		message, heir := floors, slices.Contains(heirs, node.ID)
 		if heir || message == nil {
-			m := note.Tell{Notes: make([]note.Note, len(notes))}
-			for i, n := range notes {
+			m := note.Tell{Notes: make([]note.Note, len(s.notes))}
+			for i, n := range s.notes {
 				m.Notes[i] = v.noteFor(n, node.ID)
-				m.Notes[i].Age += c.clock.Instant().Sub(begun)
+				m.Notes[i].Age += s.c.clock.Instant().Sub(s.begun)
 			}
 			if message = m.Append(nil); !heir {
 				floors = message
 			}
 		}
-		peer := c.transport.Peer(node.ID)
+		peer := s.c.transport.Peer(node.ID)
 		if peer == nil {
 			all = false
 			continue
@@ -190,7 +212,8 @@ func (c *Cache) tell(ctx context.Context, v *view, notes []*note.Note, begun exp
 			all = false
 			continue
 		}
-		told[t.node] = true
+		s.told[t.node] = true
+		s.disputed = s.disputed || s.in.view != nil && s.in.view.has(t.node) && !s.c.holds(s.in)
 	}
 	return all
 }
@@ -230,10 +253,13 @@ func (v *view) noteFor(n *note.Note, node string) note.Note {
 	if !n.HasValue && !n.Dirty {
 		return m
 	}
-	for _, owner := range v.home.Owners(n.Key, 2) {
-		if owner.ID == node {
-			return m
-		}
+	if v.heir(n.Key, node) {
+		return m
 	}
 	return note.Note{Group: n.Group, Key: n.Key, Stamp: n.Stamp}
+}
+
+// heir reports whether the node owns or succeeds the key.
+func (v *view) heir(key, node string) bool {
+	return slices.ContainsFunc(v.home.Owners(key, 2), func(n regions.Node) bool { return n.ID == node })
 }

@@ -11,12 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/zeebo/xxh3"
-
 	"github.com/geocache/geocache/internal/note"
-	"github.com/geocache/geocache/internal/store"
-	"github.com/geocache/geocache/peers"
-	"github.com/geocache/geocache/regions"
 )
 
 // ErrHomeUnreachable says that an Update could not reach the home region of its
@@ -60,7 +55,7 @@ func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool
 		case <-u.done:
 			err = u.err
 			if err == nil && config.ack == World {
-				err = g.confirmedByWorld(ctx, key, u.by, &u.result)
+				err = g.confirmedByWorld(ctx, key, u.by, u.regions, &u.result)
 			}
 		case <-ctx.Done():
 			if err = ctx.Err(); u.abandon() {
@@ -88,11 +83,12 @@ type update[V any] struct {
 	applied bool                     // f has returned a value that may be written
 
 	// The following are set before done is closed.
-	done   chan struct{}
-	value  V
-	by     string // the node that has written it
-	result Written
-	err    error
+	done    chan struct{}
+	value   V
+	by      string   // the node that has written it
+	regions []string // that there were before
+	result  Written
+	err     error
 }
 
 // updates are the calls of Update in this process. Those of one key go together:
@@ -188,8 +184,9 @@ func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
 			}
 		}
 	}
-	home := g.home(key)
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		v := g.cache.standing.view.Load() // the regions are those that there are before the Swap
+		home := g.home(v, key)
 		w, err := g.compute(ctx, key, home, round)
 		if err != nil {
 			fail(err)
@@ -198,13 +195,19 @@ func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
 		if w == nil { // all have failed by themselves
 			return
 		}
+		if g.config.homeRegion == "" {
+			w.Regions = hashOfRegions(v.regions)
+		}
 		wrote, by, err := g.route(ctx, w, home)
 		if err != nil {
 			fail(homeError(home, err))
 			return
 		}
 		if wrote.Swapped {
-			g.bringHome(ctx, w, wrote, by, home, round, fail)
+			for _, u := range round {
+				u.by, u.regions = by, v.regions
+			}
+			g.bringHome(ctx, w, wrote, home, round, fail)
 			return
 		}
 		g.stats.retried.Add(1)
@@ -289,61 +292,9 @@ func (u *update[V]) abandon() (applied bool) {
 
 var errUpdateGoexit = errors.New("the function called runtime.Goexit")
 
-// readHome reads the key where its updates take place. While there are nodes in that
-// region, one of which must be the key's owner soon, it goes on trying.
-func (g *group) readHome(ctx context.Context, key, home string) (a answer, err error) {
-	for {
-		changed := g.cache.standing.changed.wait()
-		r := g.cache.topology().Region(home)
-		if r == nil {
-			return answer{}, homeError(home, errNoOwner)
-		}
-		a, ok := g.askHome(ctx, r, key)
-		switch {
-		case ok && a.err == nil && a.source == SourceStale:
-			if err = errors.New("there is only a stale value"); !g.revalidates(a.entry, g.cache.clock.Instant()) {
-				return a, err
-			} // a fresh one is on its way
-		case ok:
-			return a, a.err
-		}
-		select {
-		case <-changed:
-		case <-time.After(routeAgain):
-		case <-ctx.Done():
-			if err != nil {
-				return a, err
-			}
-			return answer{}, homeError(home, errNoOwner)
-		}
-	}
-}
-
-// askHome asks the key's owner in its home region. It reports false if that does not
-// answer.
-func (g *group) askHome(ctx context.Context, home *regions.Region, key string) (answer, bool) {
-	floor := g.floors.Floor(key)
-	owner := home.Owner(key)
-	if owner.ID == g.cache.node.ID {
-		return g.own(ctx, key, floor), true
-	}
-	hop := peers.HopOwner
-	if home.Name != g.cache.node.Region {
-		hop = peers.HopRegion
-	}
-	return g.fetch(ctx, owner, request{key: key, floor: floor, hop: hop, class: store.Copy, apart: true})
-}
-
-func homeError(home string, err error) error {
-	if errors.Is(err, errNoOwner) {
-		return fmt.Errorf("%w: %s", ErrHomeUnreachable, home)
-	}
-	return err
-}
-
 // bringHome has this process's own region take in what the home region has, and
 // says what came of the round.
-func (g *Group[V]) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, by, home string, round []*update[V], fail func(error)) {
+func (g *Group[V]) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, home string, round []*update[V], fail func(error)) {
 	result := Written{Generation: wrote.Stamp.Generation, Confirmed: []string{home}}
 	if wrote.Unconfirmed {
 		result.Confirmed, result.Pending = nil, []string{home}
@@ -360,7 +311,7 @@ func (g *Group[V]) bringHome(ctx context.Context, w *note.Write, wrote note.Wrot
 	}
 	for _, u := range round {
 		if u.err == nil {
-			u.result, u.by = result, by
+			u.result = result
 		}
 	}
 	if len(result.Pending) > 0 {
@@ -368,33 +319,14 @@ func (g *Group[V]) bringHome(ctx context.Context, w *note.Write, wrote note.Wrot
 	}
 }
 
-// confirmedByWorld waits for the regions that have not confirmed yet.
-func (g *group) confirmedByWorld(ctx context.Context, key, by string, result *Written) error {
+// confirmedByWorld waits for those of the regions that have not confirmed yet.
+func (g *group) confirmedByWorld(ctx context.Context, key, by string, regions []string, result *Written) error {
 	var names []string
-	for _, region := range g.cache.allRegions() {
+	for _, region := range regions {
 		if !slices.Contains(result.Confirmed, region) {
 			names = append(names, region)
 		}
 	}
 	result.Confirmed = slices.Clone(result.Confirmed) // the others of the round share it
 	return g.awaitAll(ctx, []string{key}, by, names, result)
-}
-
-// home returns the region in which updates of the key take place: of those known the
-// one with the highest hash of its name and the key, so that a region more or less
-// moves no more keys than it must. Rendezvous hashing: Thaler, Ravishankar, "Using
-// Name-Based Mappings to Increase Hit Rates", 1998.
-func (g *group) home(key string) string {
-	if g.config.homeRegion != "" {
-		return g.config.homeRegion
-	}
-	var home string
-	var highest uint64
-	hash := xxh3.HashString(key)
-	for _, region := range g.cache.allRegions() {
-		if h := xxh3.HashStringSeed(region, hash); home == "" || h > highest {
-			home, highest = region, h
-		}
-	}
-	return home
 }

@@ -21,54 +21,77 @@ import (
 // write carries out a write of this process as the key's owner. ctx bounds the
 // wait; once the write is stamped it goes on, and the error is ErrUnconfirmed.
 func (g *group) write(ctx context.Context, w *note.Write) (note.Wrote, error) {
-	notes, wrote, err := g.begin(ctx, w, anyTime)
+	b, err := g.begin(ctx, w, anyTime)
 	switch {
-	case notes == nil:
-		return wrote, err
+	case b.notes == nil:
+		return b.wrote, err
 	case g.cache.transport == nil: // nobody is to be told
-		return wrote, nil
+		return b.wrote, nil
 	}
 	done := make(chan error, 1)
-	if !g.cache.spawn(func() { done <- g.complete(notes...) }) {
-		return wrote, ErrUnconfirmed
+	if !g.cache.spawn(func() { done <- g.complete(b) }) {
+		return b.wrote, b.unconfirmed()
 	}
 	if w.Quick {
-		return wrote, nil
+		return b.wrote, nil
 	}
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		err = ErrUnconfirmed
+		err = b.unconfirmed()
 	}
-	return wrote, err
+	return b.wrote, err
 }
 
-// begin does what comes before the region is told. It returns no notes if there is
-// nothing to be told.
-func (g *group) begin(ctx context.Context, w *note.Write, before expiry.Instant) ([]*note.Note, note.Wrote, error) {
-	if g.cache.shutting.Load() {
-		return nil, note.Wrote{}, ErrClosed
+// begun is a write that is stamped and that the region is still to be told of. If there is nothing
+// to be told it has no notes.
+type begun struct {
+	notes  []*note.Note
+	wrote  note.Wrote
+	tenure tenure // of a Swap: under which it was stamped; otherwise zero
+}
+
+// unconfirmed is the error of a write that the region has not been told of in time. A Swap may be
+// lost yet: whoever owns the key next, and has not been told, may swap the same value.
+func (b *begun) unconfirmed() error {
+	if b.tenure.view != nil {
+		return ErrUncertain
 	}
-	n, err := g.stamp(ctx, w, before)
+	return ErrUnconfirmed
+}
+
+// begin does what comes before the region is told.
+func (g *group) begin(ctx context.Context, w *note.Write, before expiry.Instant) (b begun, err error) {
+	if g.cache.shutting.Load() {
+		return b, ErrClosed
+	}
+	if w.Op == note.Swap {
+		var ok bool
+		if b.tenure, ok = g.swaps(w); !ok {
+			return begun{wrote: note.Wrote{Late: true}}, nil
+		}
+	}
+	n, err := g.stamp(ctx, w, before, b.tenure)
 	switch {
 	case errors.Is(err, errNotSwapped):
-		return nil, note.Wrote{}, nil
+		return b, nil
 	case errors.Is(err, errLate) && !errors.Is(err, ErrOverloaded):
-		return nil, note.Wrote{Late: true}, nil
+		return begun{wrote: note.Wrote{Late: true}}, nil
 	case err != nil:
-		return nil, note.Wrote{}, err
+		return b, err
 	}
-	notes := []*note.Note{n}
+	b.notes = []*note.Note{n}
 	for _, key := range w.Keys {
-		if n, err = g.stamp(ctx, &note.Write{Op: w.Op, Key: key}, anyTime); err != nil {
+		if n, err = g.stamp(ctx, &note.Write{Op: w.Op, Key: key, First: w.First}, anyTime, tenure{}); err != nil {
 			if g.cache.transport != nil {
-				g.cache.spawn(func() { g.complete(notes...) }) // those that have been begun
+				g.cache.spawn(func() { g.complete(b) }) // those that have been begun
 			}
-			return nil, note.Wrote{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
+			return begun{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
 		}
-		notes = append(notes, n)
+		b.notes = append(b.notes, n)
 	}
-	return notes, note.Wrote{Stamp: notes[len(notes)-1].Stamp, Swapped: true}, nil
+	b.wrote = note.Wrote{Stamp: b.notes[len(b.notes)-1].Stamp, Swapped: true}
+	return b, nil
 }
 
 // writeTimeout is for how long a region is told of a write after its caller has
@@ -86,20 +109,17 @@ var errLate = errors.New("the request was under way for too long")
 const anyTime = expiry.Instant(math.MaxInt64)
 
 // stamp does the part of a write that is one step: nobody else writes the key here
-// meanwhile. ctx bounds the wait for that.
-func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant) (*note.Note, error) {
+// meanwhile. ctx bounds the wait for that. A Swap takes place in a tenure.
+func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant, in tenure) (*note.Note, error) {
 	held, err := g.writing.lock(ctx, w.Key)
 	if err != nil {
 		return nil, err
 	}
 	defer held.unlock()
-	if before != anyTime && g.cache.clock.Instant() >= before {
+	switch {
+	case before != anyTime && g.cache.clock.Instant() >= before, w.Op == note.Swap && !g.cache.holds(in):
 		return nil, errLate
-	}
-	if w.Op == note.Swap && !g.swaps(w.Key) {
-		return nil, errLate
-	}
-	if w.Op == note.Swap && !g.expected(w) {
+	case w.Op == note.Swap && !g.expected(w):
 		return nil, errNotSwapped
 	}
 	takes := g.backing.takes(w.Op)
@@ -109,10 +129,11 @@ func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant)
 			return nil, err
 		}
 		// That takes its time. If there is another owner by now, it may have swapped the same value.
-		if w.Op == note.Swap && !g.swaps(w.Key) {
+		if w.Op == note.Swap && !g.cache.holds(in) {
 			g.distrustLocked(w.Key)
-			return nil, g.located(fmt.Errorf("%w: the key has another owner now", ErrUncertain))
+			return nil, g.located(errDisputed)
 		}
+		before = anyTime // the origin has it, so that nobody else is asked
 	}
 	n := &note.Note{Group: g.name, Key: w.Key, Clear: w.Op == note.Clear}
 	if w.Op == note.Set || w.Op == note.Swap {
@@ -121,39 +142,54 @@ func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant)
 	}
 	// Stamped after the origin has it: a load that sees the origin without it
 	// has begun before.
-	if !queues {
-		g.stampLocked(n)
-		return n, nil
+	if queues {
+		err = g.queueLocked(ctx, n, w, before)
+	} else {
+		err = g.stampLocked(n, w, before)
 	}
-	if w.Op == note.Swap { // for the same reason it does not wait for room: it is asked for again
-		var cancel context.CancelFunc
+	// Who comes to own the key after the tenure has ended finds the floor in this node's journal, if
+	// it was raised before the end.
+	if err == nil && w.Op == note.Swap && !g.cache.holds(in) {
+		g.cache.spawn(func() { g.complete(begun{notes: []*note.Note{n}}) })
+		err = g.located(errDisputed)
+	}
+	return n, err
+}
+
+// errDisputed is the error of a Swap during which the members of the region changed.
+var errDisputed = fmt.Errorf("%w: the key may have another owner now", ErrUncertain)
+
+// swaps returns the tenure in which this node may compare a key's value and swap it: it owns the
+// key, and takes the same region for the key's home as whoever sends the Swap.
+func (g *group) swaps(w *note.Write) (tenure, bool) {
+	t, ok := g.cache.tenure()
+	return t, ok && g.isMine(t.view.home, w.Key) && (w.Regions == 0 || w.Regions == hashOfRegions(t.view.regions))
+}
+
+// queueLocked is stampLocked for what the origin gets later. It waits for room, but for a Swap: that
+// must not outlast its tenure, and is asked for again.
+func (g *group) queueLocked(ctx context.Context, n *note.Note, w *note.Write, before expiry.Instant) error {
+	var cancel context.CancelFunc
+	switch {
+	case w.Op == note.Swap:
 		ctx, cancel = context.WithCancel(ctx)
 		cancel()
-	} else if before < anyTime {
-		var cancel context.CancelFunc
+	case before < anyTime:
 		ctx, cancel = context.WithTimeoutCause(ctx, before.Sub(g.cache.clock.Instant()), errLate)
 		defer cancel()
 	}
-	return n, g.queueLocked(ctx, n)
-}
-
-// swaps reports whether this node may compare a key's value and swap it: whether no other can
-// take itself for the key's owner now.
-func (g *group) swaps(key string) bool {
-	return g.cache.inStanding() && g.isMine(g.cache.topology().Home, key)
-}
-
-// queueLocked is stampLocked for what the origin gets later. It waits for room.
-func (g *group) queueLocked(ctx context.Context, n *note.Note) error {
 	for again := false; ; again = true {
-		g.giveStamp(n)
-		err := g.queue(ctx, n)
+		begun := g.cache.clock.Instant()
+		superseded, err := g.giveStamp(n, w, before)
+		if err == nil && !superseded { // else the origin gets what has superseded it
+			err = g.queue(ctx, n)
+		}
 		switch {
 		case err != nil && again:
 			return fmt.Errorf("%w: %w", ErrUncertain, err) // the first may be in the origin by now
 		case err != nil:
 			return err
-		case g.cache.clock.Read().Sub(n.Stamp.Generation) <= g.cache.config.maxDrift:
+		case g.cache.clock.Instant().Sub(begun) <= g.cache.config.maxDrift:
 			g.publish(n)
 			return nil
 		}
@@ -163,17 +199,40 @@ func (g *group) queueLocked(ctx context.Context, n *note.Note) error {
 
 // stampLocked makes n the latest write of its key: stamps it, takes it in here,
 // and sends it on its way to the other regions. The key's lock is held.
-func (g *group) stampLocked(n *note.Note) {
-	g.giveStamp(n)
-	g.publish(n)
+func (g *group) stampLocked(n *note.Note, w *note.Write, before expiry.Instant) error {
+	_, err := g.giveStamp(n, w, before)
+	if err == nil {
+		g.publish(n)
+	}
+	return err
 }
 
-func (g *group) giveStamp(n *note.Note) {
+// giveStamp stamps n, which is what w comes to. A write that has been asked of another node before
+// may have happened there, and others may have seen it and written since. So it must not come
+// after those: it gets the stamp that it has got there, if that is known and the last; and where
+// anything else has been written since it was first sent, one of that time, below that. Then it
+// has been superseded.
+//
+// The deadline is looked at afterwards: what is stamped in time has its place before the same
+// write at another node, however long this process is stopped now.
+func (g *group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (superseded bool, err error) {
 	n.Age = 0
-	n.Stamp = expiry.Removal(g.cache.clock.Now())
-	if n.HasValue {
-		n.Stamp.Origin = g.cache.origin
+	n.Stamp = expiry.Stamp{Generation: g.cache.clock.Now(), Origin: w.ID}
+	if w.First != 0 {
+		switch floor := g.floors.Floor(n.Key); {
+		case n.HasValue && floor.Origin == w.ID:
+			n.Stamp = floor
+		case floor.Generation >= w.First || w.Op == note.Clear || w.Op == note.RemoveScope:
+			n.Stamp.Generation, superseded = w.First, true
+		}
 	}
+	if !n.HasValue {
+		n.Stamp = expiry.Removal(n.Stamp.Generation)
+	}
+	if before != anyTime && g.cache.clock.Instant() >= before {
+		return false, errLate
+	}
+	return superseded, nil
 }
 
 func (g *group) publish(n *note.Note) {
@@ -202,13 +261,15 @@ func (g *group) expected(w *note.Write) bool {
 	return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected) && !g.covered(e)
 }
 
-// complete returns when no node in this region serves what is older than the notes,
+// complete returns when no node in this region serves what is older than what has been begun,
 // whoever still waits for that.
-func (g *group) complete(notes ...*note.Note) error {
+func (g *group) complete(b begun) error {
 	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
 	defer cancel()
-	if err := g.cache.spread(ctx, notes...); err != nil {
-		return ErrUnconfirmed
+	if err := g.cache.spreadIn(ctx, b.tenure, b.notes...); errors.Is(err, ErrUncertain) {
+		return err
+	} else if err != nil {
+		return b.unconfirmed()
 	}
 	return nil
 }
@@ -230,17 +291,21 @@ func (g *group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) 
 	}
 	life := g.cache.writeLife()
 	life -= life / 10 // the sender's clock may be faster
-	notes, wrote, err := g.begin(ctx, w, g.cache.clock.Instant().Add(life-call.Transit))
+	b, err := g.begin(ctx, w, g.cache.clock.Instant().Add(life-call.Transit))
 	switch {
 	case err != nil:
-		return g.reply(answer{err: err})
-	case notes == nil:
+	case b.notes == nil:
 	case w.Quick:
-		wrote.Unconfirmed = !g.cache.spawn(func() { g.complete(notes...) })
+		b.wrote.Unconfirmed = !g.cache.spawn(func() { g.complete(b) })
 	default: // on this goroutine, which has nothing else to do
-		wrote.Unconfirmed = g.complete(notes...) != nil
+		if err = g.complete(b); errors.Is(err, ErrUnconfirmed) {
+			b.wrote.Unconfirmed, err = true, nil
+		}
 	}
-	return peers.Answer{Value: wrote.Append(nil)}
+	if err != nil {
+		return g.reply(answer{err: err})
+	}
+	return peers.Answer{Value: b.wrote.Append(nil)}
 }
 
 // locks are one lock for each key that is being written. The zero value is ready.

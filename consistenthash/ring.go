@@ -2,6 +2,7 @@ package consistenthash
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -282,6 +283,23 @@ func (r *Ring) AppendOwners(dst []string, key string, n int) []string {
 			i = 0
 		}
 	}
+}
+
+// layout stands for how points are placed. Whoever changes that raises it, so that
+// rings placed differently have different fingerprints.
+const layout = 1
+
+// Fingerprint returns a hash of all that decides owners: the seed, and the IDs and weights
+// of the members. Rings that have the same give every key the same owners; rings that
+// do not have different ones, but for a chance of 2⁻⁶⁴.
+func (r *Ring) Fingerprint() uint64 {
+	b := binary.BigEndian.AppendUint64([]byte{layout}, r.seed)
+	for _, m := range r.members { // ascending
+		b = binary.BigEndian.AppendUint64(b, uint64(len(m.ID)))
+		b = append(b, m.ID...)
+		b = binary.BigEndian.AppendUint64(b, math.Float64bits(m.Weight))
+	}
+	return xxh3.Hash(b)
 }
 
 // Len returns how many members the ring has.

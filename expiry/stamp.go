@@ -18,8 +18,9 @@ type Stamp struct {
 	Generation Generation
 
 	// Origin decides between stamps of the same generation. It is 0 for a
-	// load, OriginOf the node for a Set, and highest for a Remove or a Clear:
-	// a Set beats a load of the same generation, and a Remove beats both.
+	// load, OriginOf the write for a Set, and highest for a Remove or a Clear:
+	// a Set beats a load of the same generation, and a Remove beats both. So it also
+	// tells which Set a value or a floor is from.
 	Origin uint64
 }
 
@@ -33,10 +34,10 @@ func Removal(g Generation) Stamp { return Stamp{g, removed} }
 // Loaded returns the stamp of a load that began at generation g.
 func Loaded(g Generation) Stamp { return Stamp{Generation: g} }
 
-// OriginOf returns the Origin of what the node with this id sets. Different
-// nodes have different ones but for a chance of 2⁻⁶⁴.
-func OriginOf(node string) uint64 {
-	return min(max(xxh3.HashString(node), 1), removed-1)
+// OriginOf returns the Origin of the Set that a node has begun at generation g of its clock.
+// Different Sets have different ones but for a chance of 2⁻⁶⁴.
+func OriginOf(node string, g Generation) uint64 {
+	return min(max(xxh3.HashStringSeed(node, uint64(g)), 1), removed-1)
 }
 
 // Compare returns -1, 0 or +1 as s is below, the same as or above t.

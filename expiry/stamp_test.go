@@ -8,7 +8,7 @@ import (
 )
 
 func TestStampsInOrder(t *testing.T) {
-	ascending := []Stamp{{}, Removal(0), Loaded(5), {5, OriginOf("a")}, Removal(5), Loaded(6)}
+	ascending := []Stamp{{}, Removal(0), Loaded(5), {5, OriginOf("a", 1)}, Removal(5), Loaded(6)}
 	for i, s := range ascending {
 		for j, u := range ascending {
 			require.Equal(t, i < j, s.Below(u), "%v below %v", s, u)
@@ -21,10 +21,11 @@ func TestStampsInOrder(t *testing.T) {
 
 func TestOriginsAreNoneOfTheReserved(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := Stamp{1, OriginOf(rapid.String().Draw(t, "node"))}
+		s := Stamp{1, OriginOf(rapid.String().Draw(t, "node"), Generation(rapid.Uint64().Draw(t, "begun")))}
 		if s.IsLoad() || s.IsRemoval() {
 			t.Fatalf("%v", s)
 		}
 	})
-	require.NotEqual(t, OriginOf("eu-1"), OriginOf("eu-2"))
+	require.NotEqual(t, OriginOf("eu-1", 1), OriginOf("eu-2", 1))
+	require.NotEqual(t, OriginOf("eu-1", 1), OriginOf("eu-1", 2))
 }

@@ -63,6 +63,11 @@ type Config struct {
 	// in, with no lock held, and on the goroutine that reads its connection,
 	// so it must not block. LeaseEnd and Settled then say what the pong said.
 	OnPong func(p *Peer)
+
+	// OnOtherView, if not nil, is called after a node of this region has pinged with another
+	// view than this node's, be it a peer or not, on the goroutine that reads
+	// its connection, so it must not block.
+	OnOtherView func(id string)
 }
 
 // Limits bound what a peer can make this node spend. They are enforced before

@@ -105,7 +105,7 @@
 //	        7 timeout, 8 too large, 9 bad request, 10 uncertain
 //	Reason  1 protocol, 2 version, 3 cluster, 4 seed, 5 clock, 6 identity, 7 tls,
 //	        8 limit, 9 slow, 10 idle, 11 busy
-//	Hop     1 owner, 2 region
+//	Hop     1 owner, 2 region, 3 update
 //	Source  1 store, 2 region, 3 getter
 //
 // Freshness compares no clocks. An answer says how old the item is, as measured

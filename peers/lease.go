@@ -17,9 +17,12 @@ import (
 // peers may have granted leases under the other.
 type view struct{ hash uint64 }
 
+// ViewOf returns the hash as one of a view: neither of the two that stand for something else.
+func ViewOf(hash uint64) uint64 { return min(max(hash, 1), gone-1) }
+
 // SetView sets the hash of this node's view of its region, which is zero until
-// then: the nodes that it takes for present, itself among them. Equal views must
-// have equal hashes. The connected peers of the region are told at once; SetView
+// then (see ViewOf): the nodes that it takes for present, itself among them, and what else
+// they have to agree on. Equal views must have equal hashes. The connected peers of the region are told at once; SetView
 // does not wait for that.
 //
 // A node that has not set a view is granted no leases, and it keeps those who
@@ -166,8 +169,12 @@ func (l *leases) endLocked(view uint64) (end time.Time) {
 func (s *serverConn) pong(id, view uint64) error {
 	t := s.transport
 	var m pong
-	if s.client.region == t.config.Region {
+	home := s.client.region == t.config.Region
+	if home {
 		m.lease, m.others = t.granted.pinged(s.client.id, view, func() uint64 { return t.view.Load().hash })
+	}
+	if hook := t.config.OnOtherView; hook != nil && home && view != gone && view != t.view.Load().hash {
+		hook(s.client.id)
 	}
 	return s.queuePong(id, m)
 }
@@ -198,6 +205,7 @@ type settled struct {
 	view  *view
 	at    time.Time      // from when no lease granted under another view runs
 	until expiry.Instant // from when the peer may grant others again, unless it is pinged
+	agree expiry.Instant // the end of the last lease that was granted to a ping with this view
 }
 
 // Settled reports whether the peer knows that this is the present view of this
@@ -214,22 +222,40 @@ func (p *Peer) Settled(view uint64) (at time.Time, ok bool) {
 	return s.at, true
 }
 
+// Agreed returns until when this node holds a lease that the peer has granted for this very
+// view, the present one. To grant it the peer must have had the same view. It is zero
+// where there is none.
+func (p *Peer) Agreed(view uint64) expiry.Instant {
+	s := p.settled.Load()
+	if s == nil || s.view.hash != view || s.view != p.transport.view.Load() {
+		return 0
+	}
+	return s.agree
+}
+
 // ponged is called when the peer has answered a ping. Only run's goroutine
 // calls it.
 func (p *Peer) ponged(sent ping, m pong) {
 	t := p.transport
 	now := time.Now()
 	p.rtt.Store(int64(p.trips.add(max(now.Sub(sent.at), 1))))
+	end := sent.instant.Add(shortened(m.lease))
 	if m.lease > 0 { // what was granted before runs on
-		p.lease.Store(int64(sent.instant.Add(shortened(m.lease))))
+		p.lease.Store(int64(end))
 	}
 	if p.home() {
 		s := &settled{view: sent.view, at: now.Add(m.others), until: sent.instant.Add(shortened(t.granted.memory()))}
 		// As long as the peer has not forgotten the view in between, what it
 		// said of it before still holds.
 		last := p.settled.Load()
-		if last != nil && last.view == s.view && last.at.Before(s.at) && t.config.Clock.Instant() < last.until {
-			s.at = last.at
+		if last != nil && last.view == s.view {
+			if last.at.Before(s.at) && t.config.Clock.Instant() < last.until {
+				s.at = last.at
+			}
+			s.agree = last.agree
+		}
+		if m.lease > 0 {
+			s.agree = end
 		}
 		p.settled.Store(s)
 	}

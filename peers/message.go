@@ -18,6 +18,7 @@ type Hop uint8
 const (
 	HopOwner  Hop = 1 // as the key's owner in the region that both are in
 	HopRegion Hop = 2 // for another region: by what it can do without asking others
+	HopUpdate Hop = 3 // as the key's owner in the region where its value is updated, which is to follow
 )
 
 // A Source says where the node that answers had the value from. Its numbers

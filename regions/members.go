@@ -31,7 +31,7 @@ const oblivion = 24 * time.Hour
 //   - when the discovery no longer lists it and it does not answer, or
 //   - when it does answer, but has not been listed for the grace period,
 //
-// and in both cases only if the discovery is to be believed about the node's
+// unless a node that is listed vouches for it (Vouch), and in both cases only if the discovery is to be believed about the node's
 // region: it lists at least one node there, and for the home region it lists
 // this very node. A discovery that lost its memory cannot know that we are
 // here, and its silence about the others means as little.
@@ -61,6 +61,8 @@ type member struct {
 	rtt      time.Duration // 0 until measured
 	listed   bool
 	unlisted expiry.Instant // since when, if !listed
+	voucher  string         // the node that vouches for it, if any does
+	vouched  expiry.Instant // until when
 }
 
 // NewMembers returns the Members of a cluster in which self is alone so far.
@@ -157,6 +159,67 @@ func (m *Members) foundLocked(n Node, change *Change) {
 	mb.Node, mb.listed = n, true
 }
 
+// vouching is for how long a node's word for another one counts.
+const vouching = 10 * time.Second
+
+// Vouch takes in what another node's discovery lists (see Listed), as that node says. A discovery
+// may be late, on one node by minutes, and nodes that do not agree on who is there can do little.
+// So a node that by lists is a member for a while even if it is not listed here. It must be
+// listed here who vouches, and nobody vouches for himself: a word is not passed on, and
+// who is listed nowhere does not stay by vouching for each other.
+func (m *Members) Vouch(now expiry.Instant, by string, nodes []Node) Change {
+	return m.step(now, func() (change Change) {
+		if v := m.nodes[by]; v == nil || !v.listed {
+			return change
+		}
+		for _, n := range nodes {
+			if n.ID == m.self.ID || n.ID == by || !usable(n) {
+				continue
+			}
+			mb := m.nodes[n.ID]
+			switch {
+			case mb == nil:
+				mb = &member{Node: n, unlisted: now}
+				m.nodes[n.ID] = mb
+				change.Joined = append(change.Joined, n)
+			case mb.listed || mb.Node != n: // what the discovery here has said of it counts
+				continue
+			}
+			mb.voucher, mb.vouched = by, now.Add(vouching)
+		}
+		return change
+	})
+}
+
+// Listed returns the nodes that this node's own discovery lists, by ascending ID: with this node
+// if it is among them, and without those that others vouch for.
+func (m *Members) Listed() []Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var nodes []Node
+	for id, mb := range m.nodes {
+		if id == m.self.ID && m.believed[m.self.Region] || id != m.self.ID && mb.listed {
+			nodes = append(nodes, mb.Node)
+		}
+	}
+	slices.SortFunc(nodes, byID)
+	return nodes
+}
+
+// Vouchers returns the nodes on whose word alone others are members. They are to be asked again
+// before that ceases to count.
+func (m *Members) Vouchers() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []string
+	for _, mb := range m.nodes {
+		if !mb.listed && m.now < mb.vouched && !slices.Contains(ids, mb.voucher) {
+			ids = append(ids, mb.voucher)
+		}
+	}
+	return ids
+}
+
 // Health takes in whether a node answers.
 func (m *Members) Health(now expiry.Instant, id string, up bool) Change {
 	return m.step(now, func() Change {
@@ -218,7 +281,7 @@ func (m *Members) step(now expiry.Instant, take func() Change) Change {
 // pruneLocked removes the nodes that are members no longer.
 func (m *Members) pruneLocked(now expiry.Instant) (left []Node) {
 	for id, mb := range m.nodes {
-		if mb.listed || id == m.self.ID {
+		if mb.listed || id == m.self.ID || now < mb.vouched {
 			continue
 		}
 		missing := now.Sub(mb.unlisted)

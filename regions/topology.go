@@ -54,6 +54,10 @@ func (r *Region) Owners(key string, n int) []Node {
 	return nodes
 }
 
+// Ring returns a hash of all that decides which node owns which key. Two nodes for which it is
+// the same agree on the owner and the succession of every key.
+func (r *Region) Ring() uint64 { return r.ring.Fingerprint() }
+
 // Regions returns all regions: Home, then Remote.
 func (t *Topology) Regions() []*Region { return append([]*Region{t.Home}, t.Remote...) }
 

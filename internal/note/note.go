@@ -29,6 +29,9 @@ const (
 	// a Tell whose notes have values with any stamp, those of loads too. The
 	// answer is empty.
 	MethodHandoff Method = 8
+
+	MethodMembers Method = 9  // Members, Listed
+	MethodRecall  Method = 10 // Recall, Recalled
 )
 
 // A Note tells of one write: what the key's floor is from now on, and where it

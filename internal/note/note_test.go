@@ -33,6 +33,11 @@ var decoders = map[string]func(b []byte) (message, error){
 	"floors":  of(DecodeFloors),
 	"compare": of(DecodeCompare),
 	"clean":   of(DecodeClean),
+
+	"members":  of(DecodeMembers),
+	"listed":   of(DecodeListed),
+	"recall":   of(DecodeRecall),
+	"recalled": of(DecodeRecalled),
 }
 
 func of[M message](decode func([]byte) (M, error)) func([]byte) (message, error) {
@@ -57,7 +62,7 @@ var (
 		"tell":   Tell{Notes: someNotes},
 		"push":   Push{Epoch: 5 << 12, Number: 300, Low: 298, Notes: someNotes[1:2]},
 		"pushed": Pushed{Have: 299},
-		"write": Write{Group: "users", Key: "ada", Op: Swap, Expected: someStamp, Absent: true, Quick: true,
+		"write": Write{Group: "users", Key: "ada", Op: Swap, ID: 11, First: 7 << 12, Expected: someStamp, Regions: 12, Absent: true, Quick: true,
 			Life: time.Minute, Value: []byte("value")},
 		"wrote":   Wrote{Stamp: someStamp, Swapped: true, Unconfirmed: true},
 		"await":   Await{Group: "users", Key: "ada", Region: "eu"},
@@ -65,6 +70,11 @@ var (
 		"floors":  Floors{Cleared: 5 << 12, Group: 6 << 12, Keys: someFloors, Next: 14, More: true},
 		"compare": Compare{Group: "users", From: 5 << 12, Width: time.Second, Digests: []uint64{1, 0, math.MaxUint64}},
 		"clean":   Clean{Group: "users", Keys: someFloors},
+		"members": Members{Known: 300},
+		"listed": Listed{Nodes: []Node{{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946", Weight: 1.5}}, Regions: 301,
+			Agreed: []Agreed{{Region: "us", For: time.Second}}},
+		"recall":   Recall{Group: "users", Key: "ada", Regions: 301},
+		"recalled": Recalled{Agrees: true, Notes: someNotes[:1]},
 	}
 )
 
@@ -84,8 +94,8 @@ func TestGolden(t *testing.T) {
 
 // TestMethods pins the numbers, which are part of the wire format.
 func TestMethods(t *testing.T) {
-	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8}, []Method{MethodWrite, MethodTell, MethodPush, MethodAwait,
-		MethodJournal, MethodCompare, MethodClean, MethodHandoff})
+	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, []Method{MethodWrite, MethodTell, MethodPush, MethodAwait,
+		MethodJournal, MethodCompare, MethodClean, MethodHandoff, MethodMembers, MethodRecall})
 }
 
 // TestTaggedWithoutAValue: a note that would be refused would be sent again and again, and what is
@@ -111,6 +121,9 @@ func TestNotWhole(t *testing.T) {
 		require.ErrorIs(t, err, ErrMalformed, name)
 	}
 }
+
+// writeHead is the size of a Write without a group and a key, up to the value.
+const writeHead = 1 + 1 + 1 + 2 + 8 + 8 + 16 + 8 + 8
 
 // TestMalformed: what no encoder writes.
 func TestMalformed(t *testing.T) {
@@ -143,10 +156,10 @@ func TestMalformed(t *testing.T) {
 		"a time that is longer than can be told":  {"compare", append(binary.BigEndian.AppendUint64(make([]byte, 1+8), maxMicros+1), 0, 0, 0, 0)},
 		"more notes than bytes":                   {"tell", at(Tell{}.Append(nil), 0, 255)},
 		"tags without a value":                    {"tell", at(tell(func(*Note) {}), 4, 1|1<<4)},
-		"more keys than bytes":                    {"write", append(Write{Op: RemoveKeys}.Append(nil)[:1+1+1+2+16+8+4], 255, 0, 0, 0)},
+		"more keys than bytes":                    {"write", append(Write{Op: RemoveKeys}.Append(nil)[:writeHead+4], 255, 0, 0, 0)},
 		"more floors than bytes":                  {"clean", at(Clean{}.Append(nil), 1, 255)},
 		"more digests than bytes":                 {"compare", at(Compare{Width: time.Second}.Append(nil), 17, 255)},
-		"a value that is longer than the message": {"write", at(Write{Op: Set}.Append(nil), 1+1+1+2+16+8, 255)},
+		"a value that is longer than the message": {"write", at(Write{Op: Set}.Append(nil), writeHead, 255)},
 	} {
 		_, err := decoders[m.name](m.encoded)
 		require.ErrorIs(t, err, ErrMalformed, what)
@@ -273,6 +286,7 @@ func TestRoundTrip(t *testing.T) {
 			"push":   Push{Epoch: generation("epoch"), Number: number("number"), Low: number("low"), Notes: some(drawNote()).Draw(t, "pushed")},
 			"pushed": Pushed{Have: number("have")},
 			"write": Write{Group: name("group"), Key: key, Op: Op(rapid.IntRange(1, 5).Draw(t, "op")), Expected: drawStamp().Draw(t, "expected"),
+				ID: number("id"), First: generation("first"), Regions: number("regions"),
 				Absent: flag("absent"), Life: drawMicros().Draw(t, "life"), Quick: flag("quick"), Tagged: flag("tagged"), Value: drawValue().Draw(t, "value")},
 			"wrote":   Wrote{Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"), Late: flag("late"), Stranger: flag("stranger")},
 			"await":   Await{Group: name("group"), Key: key, Region: name("region")},
@@ -281,7 +295,12 @@ func TestRoundTrip(t *testing.T) {
 				Next: number("next"), More: flag("more")},
 			"compare": Compare{Group: name("group"), From: generation("from"), Width: max(drawMicros().Draw(t, "width"), time.Microsecond),
 				Digests: some(rapid.Uint64()).Draw(t, "digests")},
-			"clean": Clean{Group: name("group"), Keys: some(drawFloor()).Draw(t, "keys")},
+			"clean":   Clean{Group: name("group"), Keys: some(drawFloor()).Draw(t, "keys")},
+			"members": Members{Known: number("known")},
+			"listed": Listed{Nodes: []Node{{ID: name("id"), Region: name("region"), Address: key, Weight: rapid.Float64().Draw(t, "weight")}},
+				Regions: number("regions"), Agreed: []Agreed{{Region: name("agreed"), For: drawMicros().Draw(t, "for")}}},
+			"recall":   Recall{Group: name("group"), Key: key, Regions: number("regions")},
+			"recalled": Recalled{Agrees: flag("agrees"), Notes: some(drawNote()).Draw(t, "recalled")},
 		} {
 			encoded := m.Append(bytes.Clone(prefix))
 			require.Equal(t, prefix, encoded[:len(prefix)])

@@ -1,6 +1,7 @@
 package note
 
 import (
+	"encoding/binary"
 	"slices"
 	"time"
 
@@ -27,18 +28,31 @@ const (
 //	flags     1 Absent, 2 Quick, 4 Tagged
 //	string8   Group
 //	string16  Key
+//	u64       ID
+//	u64       First
 //	stamp     Expected
+//	u64       Regions
 //	micros    Life, rounded up
 //	bytes32   Value
 //	  only if Op is RemoveKeys:
 //	count     Keys
 //	  each a string16
 type Write struct {
-	Group    string
-	Key      string // empty for a Clear
-	Op       Op
+	Group string
+	Key   string // empty for a Clear
+	Op    Op
+
+	// ID identifies the write: the Origin of the stamp that a Set gets.
+	ID uint64
+
+	// First is set if another node was asked for the same write before, and may have carried it
+	// out: the sender's clock when the write began. What has been written since then may
+	// have followed from it, and is not to be replaced by it.
+	First expiry.Generation
+
 	Expected expiry.Stamp  // Swap only; of the value, or of the knowledge that there is none
 	Absent   bool          // Swap only: there was none
+	Regions  uint64        // Swap only: a hash of the regions that the sender has chosen the key's home from; 0 if it is named
 	Life     time.Duration // Set and Swap: the item's own time to live, or 0; in microseconds when sent
 	Quick    bool          // answer when the owner has it
 	Tagged   bool          // Set and Swap: tags come before the value
@@ -53,7 +67,10 @@ func (m Write) Append(b []byte) []byte {
 	b = appendFlags(b, m.Absent, m.Quick, m.Tagged)
 	b = appendString8(b, m.Group)
 	b = appendString16(b, m.Key)
+	b = binary.BigEndian.AppendUint64(b, m.ID)
+	b = appendGeneration(b, m.First)
 	b = appendStamp(b, m.Expected)
+	b = binary.BigEndian.AppendUint64(b, m.Regions)
 	b = appendMicrosUp(b, m.Life) // 0 would be none
 	b = appendBytes32(b, m.Value)
 	if m.Op == RemoveKeys {
@@ -72,7 +89,10 @@ func DecodeWrite(b []byte) (Write, error) {
 	d.flags(&m.Absent, &m.Quick, &m.Tagged)
 	m.Group = d.string8()
 	m.Key = d.string16()
+	m.ID = d.uint64()
+	m.First = d.generation()
 	m.Expected = d.stamp()
+	m.Regions = d.uint64()
 	m.Life = d.micros()
 	m.Value = d.bytes32()
 	if m.Op == RemoveKeys {
