@@ -66,9 +66,9 @@ func countersOf(c *testcluster.Cluster) (groups []*geocache.Group[int]) {
 	return groups
 }
 
-// counting has callers at the nodes increment counters until the function that it returns is called. That
+// counting has callers at the nodes increment counters, with pauses, until the function that it returns is called. That
 // returns for each counter how many increments were acknowledged, and how many may have happened.
-func counting(groups []*geocache.Group[int], counters int) (stop func() (acknowledged, possible []int64)) {
+func counting(groups []*geocache.Group[int], counters int, pause time.Duration) (stop func() (acknowledged, possible []int64)) {
 	acknowledged, possible := make([]atomic.Int64, counters), make([]atomic.Int64, counters)
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
@@ -83,7 +83,7 @@ func counting(groups []*geocache.Group[int], counters int) (stop func() (acknowl
 					if err == nil {
 						acknowledged[i].Add(1)
 					}
-					time.Sleep(7 * time.Millisecond)
+					time.Sleep(pause)
 				}
 			})
 		}
@@ -126,7 +126,7 @@ func TestAWeightThatOthersHearOfLater(t *testing.T) {
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 2*time.Millisecond)
 		time.Sleep(standing)
-		stop := counting(countersOf(c), 12)
+		stop := counting(countersOf(c), 12, 7*time.Millisecond)
 		for i := range 4 {
 			time.Sleep(300 * time.Millisecond)
 			directory.tell("eu-2", light...)

@@ -1,0 +1,150 @@
+package geocache_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// The home region of a key when a region comes.
+
+// A third region comes, and is the home of some keys from then on. It has never had their values,
+// which no origin has.
+func TestARegionThatJoinsBecomesHome(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+		opts := []geocache.GroupOption{geocache.WithTTL(time.Minute)}
+		groups := onAll(c, "counts", geocache.Getter[int](nil), opts...)
+		time.Sleep(standing)
+		for i := range 30 {
+			for range 5 {
+				_, err := geocache.Increment(c.T.Context(), groups["eu-1"], fmt.Sprint(i), 1)
+				require.NoError(t, err)
+			}
+		}
+		for range 2 {
+			n := c.Add("ap")
+			g, err := geocache.NewGroup(n.Cache, "counts", geocache.Getter[int](nil), opts...)
+			require.NoError(t, err)
+			groups[n.Name] = g
+		}
+		time.Sleep(standing)
+		for i := range 30 {
+			key := fmt.Sprint(i)
+			want := 5
+			for _, node := range []string{"eu-1", "us-2", "ap-1", "ap-2"} {
+				want++
+				n, err := geocache.Increment(c.T.Context(), groups[node], key, 1)
+				require.NoError(t, err)
+				require.Equal(t, want, n, "%s at %s", key, node)
+			}
+		}
+	})
+}
+
+// The regions hear of the new one at different times. Until all know it there are not two homes.
+func TestRegionsThatHearOfANewOneLater(t *testing.T) {
+	directory := newLists()
+	old, all := nodesOf("eu-1", "eu-2", "us-1", "us-2"), nodesOf("ap-1", "ap-2", "eu-1", "eu-2", "us-1", "us-2")
+	for _, n := range old {
+		directory.tell(n.ID, old...)
+	}
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("eu", "us", 20*time.Millisecond)
+		time.Sleep(standing)
+		before := counting(countersOf(c), 12, 7*time.Millisecond)
+		time.Sleep(time.Second)
+		for _, node := range []string{"ap-1", "ap-2"} {
+			directory.tell(node, all...)
+			c.Add("ap")
+		}
+		c.Net.SetLatency("eu", "ap", 30*time.Millisecond)
+		c.Net.SetLatency("us", "ap", 10*time.Millisecond)
+		during := counting(countersOf(c)[:2], 12, 7*time.Millisecond) // at those in ap
+		for _, node := range []string{"us-2", "eu-1", "us-1", "eu-2"} {
+			time.Sleep(2 * time.Second)
+			directory.tell(node, all...)
+		}
+		time.Sleep(2 * time.Second)
+		least, most := before()
+		ap, possible := during()
+		for i := range least {
+			least[i], most[i] = least[i]+ap[i], most[i]+possible[i]
+			require.NotZero(t, ap[i], "counter %d in ap", i)
+		}
+		for _, g := range countersOf(c) {
+			requireCounts(c.T, g, least, most)
+		}
+	})
+}
+
+// A process of the home that is started while the other regions are cut off takes the word of those
+// beside it that there is no other home.
+func TestANodeOfTheHomeStartsWhileRegionsAreCutOff(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 10 * time.Second, Nodes: 2}, func(c *testcluster.Cluster) {
+		opts := []geocache.GroupOption{geocache.WithTTL(10 * time.Second), geocache.WithLoadTimeout(time.Second)}
+		groups := onAll(c, "counts", geocache.Getter[int](nil), opts...)
+		time.Sleep(standing)
+		atHome := func(g *geocache.Group[int]) (n int) {
+			for i := range 30 {
+				ctx, cancel := context.WithTimeout(c.T.Context(), time.Second)
+				_, err := geocache.Increment(ctx, g, fmt.Sprint(i), 1)
+				cancel()
+				if err == nil {
+					n++
+				} else {
+					require.ErrorIs(t, err, geocache.ErrHomeUnreachable)
+				}
+			}
+			return n
+		}
+		require.Equal(t, 30, atHome(groups["eu-1"]))
+		time.Sleep(20 * time.Second)
+		c.Net.Cut("eu", "us")
+		time.Sleep(5 * time.Second)
+		at := atHome(groups["eu-1"])
+		require.NotZero(t, at)
+		require.Less(t, at, 30)
+
+		n := c.Add("eu")
+		g, err := geocache.NewGroup(n.Cache, "counts", geocache.Getter[int](nil), opts...)
+		require.NoError(t, err)
+		time.Sleep(standing)
+		require.Equal(t, at, atHome(g))
+		require.Equal(t, at, atHome(groups["eu-1"]), "and those that are the new node's")
+	})
+}
+
+// A node that does not know of a region takes another one for the home of that one's keys. It is
+// refused there.
+func TestANodeThatLacksARegion(t *testing.T) {
+	directory := newLists()
+	all := nodesOf("ap-1", "eu-1", "us-1")
+	for _, n := range all {
+		directory.tell(n.ID, all...)
+	}
+	directory.tell("us-2", nodesOf("eu-1", "us-2")...)
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		for _, pair := range [][2]string{{"ap", "eu"}, {"ap", "us"}, {"eu", "us"}} {
+			c.Net.SetLatency(pair[0], pair[1], 10*time.Millisecond)
+		}
+		time.Sleep(standing)
+		groups := countersOf(c)
+		for i := range 40 {
+			_, err := geocache.Increment(c.T.Context(), groups[0], fmt.Sprint(i), 0)
+			require.NoError(t, err)
+		}
+		lacking := c.Add("us")
+		stop := counting([]*geocache.Group[int]{groups[0], lacking.Counters}, 40, 50*time.Millisecond)
+		time.Sleep(10 * time.Second)
+		least, most := stop()
+		requireCounts(c.T, groups[0], least, most)
+	})
+}
