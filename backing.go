@@ -194,7 +194,7 @@ func (g *group) noteOfQueued(w behind.Write) note.Note {
 // beside the older write.
 func (g *group) takeDirty(n *note.Note) error {
 	q := g.backing.behind
-	if q == nil || n.Clear || n.Stamp.IsLoad() {
+	if q == nil || n.Clear || n.Scope || n.Stamp.IsLoad() {
 		return nil
 	}
 	// Only what is older: its own write comes back to a node that owns the key,

@@ -258,7 +258,7 @@ func (c *Cache) takeRecall(ctx context.Context, m note.Recall) peers.Answer {
 			return answer(note.Recalled{})
 		}
 	}
-	n := g.present(m.Key, g.floors.Floor(m.Key))
+	n := g.present(&note.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
 	if !c.holds(t) || !t.view.heir(m.Key, c.node.ID) {
 		return answer(note.Recalled{})
 	}

@@ -81,7 +81,7 @@ func (g *group) takeJournal(ctx context.Context, n regions.Node) error {
 // matter of that region.
 func (g *group) takeFloors(f *note.Floors, home bool) (news []note.Note) {
 	raise := func(n note.Note) {
-		if g.floors.Floor(n.Key).Below(n.Stamp) {
+		if g.floors.FloorOf(n.Subject()).Below(n.Stamp) {
 			_ = g.takeDirty(&n) // drops what is older, there is nothing to keep
 			g.take(&n, 0)
 			news = append(news, n)
@@ -96,7 +96,7 @@ func (g *group) takeFloors(f *note.Floors, home bool) (news []note.Note) {
 		g.take(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(f.Group)}, 0)
 	}
 	for _, k := range f.Keys {
-		raise(note.Note{Group: g.name, Key: k.Key, Stamp: k.Stamp})
+		raise(note.Note{Group: g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp})
 	}
 	return news
 }
@@ -119,7 +119,7 @@ func (g *group) replySize() int { return min(g.cache.config.limits.MaxValue, 1<<
 
 func (g *group) addFloors(f *note.Floors, held []expiry.Written) (size int) {
 	for _, w := range held {
-		k := note.Floor{Key: w.Key, Stamp: w.Floor}
+		k := note.FloorOf(w)
 		f.Keys = append(f.Keys, k)
 		size += k.Size()
 	}
@@ -181,22 +181,22 @@ func (g *group) succeed(was, now *view) {
 		var held []expiry.Written
 		held, cursor, more = g.floors.Journal(0, cursor, journalPage)
 		for _, w := range held {
-			if inherited(w.Key) {
-				n := g.present(w.Key, w.Floor)
+			if f := note.FloorOf(w); inherited(f.Key) {
+				n := g.present(&f)
 				g.cache.replicate(&n)
 			}
 		}
 	}
 }
 
-// present returns the note of a write that is the key's last: with its value, if
-// that is here.
-func (g *group) present(key string, s expiry.Stamp) note.Note {
-	e, ok := g.store.Peek(key)
-	if ok && e.Stamp == s && !e.Absent() && g.cache.clock.Instant() < e.Expires {
+// present returns the note of the write that a floor is of: with its value, if
+// that is here. No value has the stamp of a scope's removal.
+func (g *group) present(f *note.Floor) note.Note {
+	e, ok := g.store.Peek(f.Key)
+	if ok && e.Stamp == f.Stamp && !e.Absent() && g.cache.clock.Instant() < e.Expires {
 		return g.noteOf(e)
 	}
-	return note.Note{Group: g.name, Key: key, Stamp: s}
+	return note.Note{Group: g.name, Key: f.Key, Scope: f.Scope, Stamp: f.Stamp}
 }
 
 const (

@@ -85,8 +85,8 @@ func TestMechanismALateWrite(t *testing.T) {
 		"Remove":       {Group: "test", Key: "ada"},
 		"Clear":        {Group: "test", Clear: true},
 		"Folded":       {Group: "test", Clear: true, Folded: true},
-		"RemovePrefix": {Group: "test", Key: expiry.Prefix("a")},
-		"RemoveTag":    {Group: "test", Key: expiry.Tag("red")},
+		"RemovePrefix": {Group: "test", Key: string(expiry.Prefix("a")), Scope: true},
+		"RemoveTag":    {Group: "test", Key: string(expiry.Tag("red")), Scope: true},
 	}
 	for first, one := range kinds {
 		for second, other := range kinds {
@@ -134,7 +134,7 @@ func TestMechanismALateWriteAndALoadUnderWay(t *testing.T) {
 	for name, n := range map[string]note.Note{
 		"Remove":       {Group: "test", Key: "ada"},
 		"Clear":        {Group: "test", Clear: true},
-		"RemovePrefix": {Group: "test", Key: expiry.Prefix("a")},
+		"RemovePrefix": {Group: "test", Key: string(expiry.Prefix("a")), Scope: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -22,7 +22,7 @@ import (
 func (g *Group[V]) RemoveTag(ctx context.Context, tag string, opts ...WriteOption) error {
 	err := checkTags([]string{tag})
 	if err == nil {
-		err = g.mutate(ctx, &note.Write{Op: note.RemoveScope, Key: expiry.Tag(tag)}, opts)
+		err = g.mutate(ctx, &note.Write{Op: note.RemoveScope, Key: string(expiry.Tag(tag))}, opts)
 	}
 	return inWrite("RemoveTag", g.name, tag, err)
 }
@@ -34,7 +34,7 @@ func (g *Group[V]) RemoveTag(ctx context.Context, tag string, opts ...WriteOptio
 func (g *Group[V]) RemovePrefix(ctx context.Context, prefix string, opts ...WriteOption) error {
 	err := errors.New("the prefix is empty; Clear removes everything")
 	if prefix != "" {
-		err = g.mutate(ctx, &note.Write{Op: note.RemoveScope, Key: expiry.Prefix(prefix)}, opts)
+		err = g.mutate(ctx, &note.Write{Op: note.RemoveScope, Key: string(expiry.Prefix(prefix))}, opts)
 	}
 	return inWrite("RemovePrefix", g.name, prefix, err)
 }

@@ -168,13 +168,13 @@ func (c *Cache) relay(ctx context.Context, notes []note.Note, transit time.Durat
 }
 
 // confirmed waits until a region has confirmed what it has been sent about a
-// key by this node.
+// key or scope by this node.
 func (c *Cache) confirmed(ctx context.Context, m *note.Await) error {
 	o, ok := c.outboxes.Load(m.Region)
 	if !ok {
 		return fmt.Errorf("region %q is not known at %s", m.Region, c.node.ID)
 	}
-	done, stop := o.Confirmed(m.Group, m.Key)
+	done, stop := o.Confirmed(m.Group, m.Subject())
 	defer stop()
 	select {
 	case <-done:

@@ -84,12 +84,12 @@ func (g *group) carryOut(ctx context.Context, w *note.Write, ack AckLevel, resul
 	if ack == Region {
 		return nil
 	}
-	return g.awaitAll(ctx, append([]string{w.Key}, w.Keys...), owner, g.cache.remoteRegions(), result)
+	return g.awaitAll(ctx, w, owner, g.cache.remoteRegions(), result)
 }
 
 // awaitAll waits until the owner has heard from each of the regions that it has
-// been told about the keys, or ctx ends.
-func (g *group) awaitAll(ctx context.Context, keys []string, owner string, names []string, result *Written) error {
+// been told of w, or ctx ends.
+func (g *group) awaitAll(ctx context.Context, w *note.Write, owner string, names []string, result *Written) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(g.cache.awaiting, cancel)()
@@ -100,9 +100,9 @@ func (g *group) awaitAll(ctx context.Context, keys []string, owner string, names
 		going := g.cache.spawn(func() {
 			var all errgroup.Group // the keys of a RemoveMany are on their way together
 			all.SetLimit(64)
-			for _, key := range keys {
+			for _, key := range append([]string{w.Key}, w.Keys...) {
 				all.Go(func() error {
-					return g.confirmed(ctx, owner, note.Await{Group: g.name, Key: key, Region: region})
+					return g.confirmed(ctx, owner, note.Await{Group: g.name, Key: key, Scope: w.Scope(), Region: region})
 				})
 			}
 			done <- all.Wait()
@@ -237,8 +237,6 @@ func (g *group) request(ctx context.Context, w *note.Write, n regions.Node) (not
 		switch {
 		case w.Op == note.Swap && errors.Is(err, ErrOverloaded):
 			return note.Wrote{}, notYet, err // it does not wait for room itself
-		case wrote.Late:
-			return note.Wrote{}, notYet, errLate
 		case errors.Is(err, ErrUncertain):
 			return note.Wrote{}, final, err
 		case wrote.Stamp.Generation != 0:

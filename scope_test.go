@@ -273,8 +273,8 @@ func TestMechanismARegionThatHasNotHeard(t *testing.T) {
 		for i := range 60 {
 			key := fmt.Sprint(i)
 			for name, remove := range map[string]func(key string) error{
-				expiry.Tag("tag of " + key): func(key string) error { return eu.Group.RemoveTag(context.Background(), "tag of "+key) },
-				expiry.Prefix(key):          func(key string) error { return eu.Group.RemovePrefix(context.Background(), key) },
+				string(expiry.Tag("tag of " + key)): func(key string) error { return eu.Group.RemoveTag(context.Background(), "tag of "+key) },
+				string(expiry.Prefix(key)):          func(key string) error { return eu.Group.RemovePrefix(context.Background(), key) },
 			} {
 				if c.Owner("eu", name) != eu || c.Owner("eu", key) == eu {
 					continue

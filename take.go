@@ -30,8 +30,11 @@ func (g *group) take(n *note.Note, transit time.Duration) {
 		g.takeClear(n)
 		return
 	}
-	was := g.floors.Raise(n.Key, n.Stamp, g.cache.clock.Elapsed()) // (1)
-	floor, again := was.Max(n.Stamp), was == n.Stamp               // what was loaded since it came the first time may stay
+	was := g.floors.Raise(n.Subject(), n.Stamp, g.cache.clock.Elapsed()) // (1)
+	if n.Scope {
+		return // what it has made dead is found when it is read, see covered
+	}
+	floor, again := was.Max(n.Stamp), was == n.Stamp // what was loaded since it came the first time may stay
 	dead := func(e *store.Entry) bool { return e.Below(n.Stamp) || !again && g.inDoubt(e, floor) }
 	if !g.put(n, transit, dead) { // (2)
 		g.store.DeleteFunc(n.Key, dead)

@@ -328,5 +328,5 @@ func (g *group) confirmedByWorld(ctx context.Context, key, by string, regions []
 		}
 	}
 	result.Confirmed = slices.Clone(result.Confirmed) // the others of the round share it
-	return g.awaitAll(ctx, []string{key}, by, names, result)
+	return g.awaitAll(ctx, &note.Write{Key: key}, by, names, result)
 }

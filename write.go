@@ -135,7 +135,7 @@ func (g *group) stamp(ctx context.Context, w *note.Write, before expiry.Instant,
 		}
 		before = anyTime // the origin has it, so that nobody else is asked
 	}
-	n := &note.Note{Group: g.name, Key: w.Key, Clear: w.Op == note.Clear}
+	n := &note.Note{Group: g.name, Key: w.Key, Scope: w.Scope(), Clear: w.Op == note.Clear}
 	if w.Op == note.Set || w.Op == note.Swap {
 		n.HasValue, n.Value, n.Tagged = true, w.Value, w.Tagged
 		n.Life = g.life(w.Key, false, w.Life)
@@ -219,7 +219,7 @@ func (g *group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (s
 	n.Age = 0
 	n.Stamp = expiry.Stamp{Generation: g.cache.clock.Now(), Origin: w.ID}
 	if w.First != 0 {
-		switch floor := g.floors.Floor(n.Key); {
+		switch floor := g.floors.FloorOf(n.Subject()); {
 		case n.HasValue && floor.Origin == w.ID:
 			n.Stamp = floor
 		case floor.Generation >= w.First || w.Op == note.Clear || w.Op == note.RemoveScope:

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Floors remembers, for one group, the stamp that values of each written key must
-// not be below. It is the journal of recent writes (see Journal), which nodes
+// Floors remembers, for one group, the stamp that values of each written key and each
+// removed scope must not be below. It is the journal of recent writes (see Journal), which nodes
 // bring each other up to date with.
 //
 // It is bounded: a floor that has to go before its time is folded into the
@@ -33,11 +33,11 @@ type Floors struct {
 	prefixes map[int]int
 	// cleared is the last Clear. Invariant: it never falls, and is at most group.
 	cleared Generation
-	// keys holds the floors of keys, those above the group's and for a while
+	// keys holds the floors of keys and scopes, those above the group's and for a while
 	// some that it has come to cover.
 	// Invariant: the floor of a key, max(keys[key], group), never falls while
 	// a value older than it may be alive somewhere.
-	keys map[string]*raise
+	keys map[Subject]*raise
 	// oldest is a heap of the same floors, by generation, and of void ones. Floors come late,
 	// from other regions and in journals, so the order in which they were raised
 	// is not the order in which they have to go. See dropLocked and Raise.
@@ -52,11 +52,11 @@ type Floors struct {
 	raised []*raise
 }
 
-// A raise is one floor of one key. It is immutable but for void.
+// A raise is one floor of one subject. It is immutable but for void.
 type raise struct {
-	key string
+	subject Subject
 	Raised
-	void bool // dropped, or replaced by a newer one of its key; guarded by Floors.mu
+	void bool // dropped, or replaced by a newer one of its subject; guarded by Floors.mu
 }
 
 // A Raised is a floor, and when this node came to know of it.
@@ -64,7 +64,7 @@ type Raised struct {
 	Floor Stamp
 	At    time.Duration // what Raise, RaiseGroup or Clear was called with
 	Mark  Mark          // how many floors were raised before it
-	First Mark          // the same of the first of its name that was held, which this one has replaced, or the one that did
+	First Mark          // the same of the first of its subject that was held, which this one has replaced, or the one that did
 	Scope bool          // it is a prefix's or a tag's
 }
 
@@ -81,7 +81,7 @@ func NewFloors(limit int) *Floors {
 	if limit <= 0 {
 		panic("expiry: the limit of Floors must be positive")
 	}
-	return &Floors{limit: limit, keys: make(map[string]*raise), prefixes: make(map[int]int)}
+	return &Floors{limit: limit, keys: make(map[Subject]*raise), prefixes: make(map[int]int)}
 }
 
 // Floor returns the stamp that a value of key must not be below, unless it has tags:
@@ -92,6 +92,21 @@ func (f *Floors) Floor(key string) Stamp {
 		floor = floor.Max(r.Floor)
 		return true
 	})
+	return floor
+}
+
+// FloorOf returns the floor of a subject: that of a key as Floor does, that of a scope its own or
+// the group's. No scope is within another: a prefix covers keys, and never a scope.
+func (f *Floors) FloorOf(s Subject) Stamp {
+	if !s.IsScope() {
+		return f.Floor(s.Key())
+	}
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	floor := Removal(f.Group())
+	if r, ok := f.keys[s]; ok {
+		floor = floor.Max(r.Floor)
+	}
 	return floor
 }
 
@@ -110,8 +125,8 @@ func (f *Floors) Cleared() Generation {
 	return f.cleared
 }
 
-// Raise lifts the floor of key to s, or of the scope whose name key is, unless it is there
-// or above already. It returns what Floor would have before. at is the present moment on a
+// Raise lifts the floor of a subject to s, unless it is there or above already. It returns
+// what FloorOf would have before. at is the present moment on a
 // clock of the caller's, which is given back by Over.
 //
 // A lower s that comes late is a write too, which may have happened after the one that
@@ -122,19 +137,22 @@ func (f *Floors) Cleared() Generation {
 // the group's, whenever it came. No other choice lifts the group's floor less.
 // And what it is lifted to does not depend on the order in which floors came, so
 // nodes that have the same floors have the same floor of the group.
-func (f *Floors) Raise(key string, s Stamp, at time.Duration) (was Stamp) {
+func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration) (was Stamp) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	own := Removal(f.Group())
-	old, held := f.keys[key]
+	old, held := f.keys[subject]
 	if held {
 		own = own.Max(old.Floor)
 	}
 	was = own
-	f.overPrefixesLocked(key, func(r Raised) bool {
-		was = was.Max(r.Floor)
-		return true
-	})
+	scope := subject.IsScope()
+	if !scope {
+		f.overPrefixesLocked(subject.Key(), func(r Raised) bool {
+			was = was.Max(r.Floor)
+			return true
+		})
+	}
 	switch group := Removal(f.Group()); {
 	case own.Below(s):
 		own = s
@@ -142,24 +160,24 @@ func (f *Floors) Raise(key string, s Stamp, at time.Duration) (was Stamp) {
 		return was
 	case own == group: // one of its own is below that, if it is still held
 		f.lateLocked(at)
-		if isScope(key) {
+		if scope {
 			f.scoped.Store(f.seq.Load())
 		}
 		return was
 	}
-	r := &raise{key: key, Raised: Raised{Floor: own, At: at, Mark: f.Mark(), First: f.Mark(), Scope: isScope(key)}}
+	r := &raise{subject: subject, Raised: Raised{Floor: own, At: at, Mark: f.Mark(), First: f.Mark(), Scope: scope}}
 	if held {
 		r.First = old.First
 		old.void = true
 	} else {
-		f.countPrefixLocked(key, 1)
+		f.countPrefixLocked(subject, 1)
 	}
 	f.oldest.push(r)
 	f.cleanLocked()
-	f.keys[key] = r
+	f.keys[subject] = r
 	f.raised = append(f.raised, r)
 	f.seq.Add(1)
-	if r.Scope {
+	if scope {
 		f.scoped.Store(f.seq.Load())
 	}
 	if len(f.keys) > f.limit && f.oldest[0].generation > f.Group() {
@@ -255,8 +273,8 @@ func (f *Floors) dropLocked(through Generation, limit int) int {
 	for ; n < limit && len(f.oldest) > 0 && f.oldest[0].generation <= through; n++ {
 		r := f.oldest[0].raise
 		r.void = true
-		delete(f.keys, r.key)
-		f.countPrefixLocked(r.key, -1)
+		delete(f.keys, r.subject)
+		f.countPrefixLocked(r.subject, -1)
 		f.cleanLocked()
 	}
 	f.compactLocked()

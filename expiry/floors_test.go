@@ -10,7 +10,7 @@ import (
 )
 
 // raises raises a floor, and reports whether that has lifted it.
-func raises(f *Floors, key string, s Stamp) bool { return f.Raise(key, s, 0).Below(s) }
+func raises(f *Floors, key Subject, s Stamp) bool { return f.Raise(key, s, 0).Below(s) }
 
 func TestFloorsRaise(t *testing.T) {
 	f := NewFloors(10)
@@ -38,7 +38,7 @@ func TestFloorsRaise(t *testing.T) {
 func TestFloorsForgetByAge(t *testing.T) {
 	f := NewFloors(10)
 	for g := range Generation(5) {
-		f.Raise(fmt.Sprintf("k%d", g+1), Removal(g+1), 0)
+		f.Raise(Subject(fmt.Sprintf("k%d", g+1)), Removal(g+1), 0)
 	}
 	f.Raise("k1", Removal(9), 0) // newer now: the old raise must not take it along
 	require.Equal(t, 2, f.Forget(4))
@@ -77,7 +77,7 @@ func TestFloorsNeverForgetTowardsStale(t *testing.T) {
 			} else {
 				k := key.Draw(t, "key")
 				stamp := Stamp{g, rapid.SampledFrom([]uint64{0, 1, 2, removed}).Draw(t, "origin")}
-				f.Raise(k, stamp, 0)
+				f.Raise(Key(k), stamp, 0)
 				highest[k] = highest[k].Max(stamp)
 			}
 			for k, s := range highest {

@@ -9,14 +9,14 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// Written is the floor of one key.
+// Written is the floor of one subject.
 type Written struct {
-	Key   string
-	Floor Stamp
+	Subject Subject
+	Floor   Stamp
 }
 
 // Journal returns the floors held whose generation is at least since, in the
-// order in which they were raised and each key once, at its last raise. It begins
+// order in which they were raised and each subject once, at its last raise. It begins
 // at cursor, where 0 is the oldest, and returns at most limit floors, the cursor
 // at which to go on, and whether there is more. What is raised meanwhile comes
 // at the end.
@@ -33,7 +33,7 @@ func (f *Floors) Journal(since Generation, cursor uint64, limit int) (floors []W
 	for next, more = cursor, true; more && len(floors) < limit; {
 		next, more = f.page(next, func(r *raise) bool {
 			if r.Floor.Generation >= since {
-				floors = append(floors, Written{r.key, r.Floor})
+				floors = append(floors, Written{r.subject, r.Floor})
 			}
 			return len(floors) < limit
 		})
@@ -53,9 +53,9 @@ func (f *Floors) Between(from, to Generation, limit int) []Written {
 		}
 		found++
 		if len(floors) < limit {
-			floors = append(floors, Written{r.key, r.Floor})
+			floors = append(floors, Written{r.subject, r.Floor})
 		} else if i := rand.IntN(found); i < limit { // reservoir sampling
-			floors[i] = Written{r.key, r.Floor}
+			floors[i] = Written{r.subject, r.Floor}
 		}
 	})
 	return floors
@@ -83,12 +83,12 @@ func (f *Floors) Digest(from Generation, width time.Duration, slices int) []uint
 	return digests
 }
 
-// hash is the same for the same key and floor on every node.
+// hash is the same for the same subject and floor on every node.
 func (r *raise) hash() uint64 {
 	var stamp [16]byte
 	binary.BigEndian.PutUint64(stamp[:8], uint64(r.Floor.Generation))
 	binary.BigEndian.PutUint64(stamp[8:], r.Floor.Origin)
-	return xxh3.HashSeed(stamp[:], xxh3.HashString(r.key))
+	return xxh3.HashSeed(stamp[:], xxh3.HashString(string(r.subject)))
 }
 
 // all passes the floors that are above the group's to visit, and lets writers in

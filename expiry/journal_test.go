@@ -17,7 +17,7 @@ import (
 // A model of Floors: a plain map, and exact where Floors puts work off.
 type model struct {
 	limit          int
-	keys           map[string]modelled
+	keys           map[Subject]modelled
 	group, cleared Generation
 	raises         uint64
 }
@@ -27,9 +27,9 @@ type modelled struct {
 	seq   uint64
 }
 
-func (m *model) floor(key string) Stamp { return m.keys[key].floor.Max(Removal(m.group)) }
+func (m *model) floor(key Subject) Stamp { return m.keys[key].floor.Max(Removal(m.group)) }
 
-func (m *model) raise(key string, s Stamp) bool {
+func (m *model) raise(key Subject, s Stamp) bool {
 	switch own := m.floor(key); {
 	case s == own:
 		return false
@@ -81,13 +81,13 @@ func (m *model) drop(through Generation) {
 
 // held returns the floors that f keeps, in the order of their raises.
 func (m *model) held(f func(modelled) bool) []Written {
-	var keys []string
+	var keys []Subject
 	for key, k := range m.keys {
 		if f(k) {
 			keys = append(keys, key)
 		}
 	}
-	slices.SortFunc(keys, func(a, b string) int { return int(m.keys[a].seq) - int(m.keys[b].seq) })
+	slices.SortFunc(keys, func(a, b Subject) int { return int(m.keys[a].seq) - int(m.keys[b].seq) })
 	var floors []Written
 	for _, key := range keys {
 		floors = append(floors, Written{key, m.keys[key].floor})
@@ -109,10 +109,10 @@ func drawGeneration() *rapid.Generator[Generation] {
 func TestFloorsAreTheModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.SampledFrom([]int{1, 4, chunk + 10, 10 * chunk}).Draw(t, "limit")
-		f, m := NewFloors(limit), &model{limit: limit, keys: map[string]modelled{}}
+		f, m := NewFloors(limit), &model{limit: limit, keys: map[Subject]modelled{}}
 		cursors := []uint64{0} // all that Journal has ever returned
 		raise := func(key int, s Stamp) {
-			k := fmt.Sprint(key)
+			k := Key(fmt.Sprint(key))
 			require.Equal(t, m.raise(k, s), raises(f, k, s))
 		}
 		t.Repeat(map[string]func(*rapid.T){
@@ -185,7 +185,7 @@ func TestFloorsAreTheModel(t *testing.T) {
 				other := NewFloors(manyKeys + 7)
 				there := m.held(func(modelled) bool { return true })
 				for _, i := range rand.Perm(len(there)) {
-					other.Raise(there[i].Key, there[i].Floor, 0)
+					other.Raise(there[i].Subject, there[i].Floor, 0)
 				}
 				from := drawGeneration().Draw(t, "from") / 2
 				width := time.Duration(rapid.IntRange(1, 100).Draw(t, "width")) * time.Microsecond
@@ -198,7 +198,7 @@ func TestFloorsAreTheModel(t *testing.T) {
 				require.LessOrEqual(t, len(f.raised), 2*f.Len()+64)
 				for key := range 7 {
 					k := fmt.Sprint(key)
-					require.Equal(t, m.floor(k), f.Floor(k))
+					require.Equal(t, m.floor(Key(k)), f.Floor(k))
 				}
 			},
 		})
@@ -217,7 +217,7 @@ func TestDigestTellsWhichSlicesDiffer(t *testing.T) {
 		inOne := rapid.Map(rapid.Uint64Range(uint64(from), uint64(slice(n))-1), func(g uint64) Generation { return Generation(g) })
 		differs := make([]bool, n)
 		for key := range rapid.IntRange(1, 50).Draw(t, "keys") {
-			k, s := fmt.Sprint(key), Stamp{inOne.Draw(t, "generation"), 1}
+			k, s := Key(fmt.Sprint(key)), Stamp{inOne.Draw(t, "generation"), 1}
 			a.Raise(k, s, 0)
 			other := s
 			switch rapid.IntRange(0, 9).Draw(t, "other") {
@@ -243,10 +243,10 @@ func TestDigestTellsWhichSlicesDiffer(t *testing.T) {
 		for i := range differs {
 			require.Equal(t, differs[i], da[i] != db[i], "slice %d", i)
 			for _, w := range a.Between(slice(i), slice(i+1), 1000) {
-				b.Raise(w.Key, w.Floor, 0)
+				b.Raise(w.Subject, w.Floor, 0)
 			}
 			for _, w := range b.Between(slice(i), slice(i+1), 1000) {
-				a.Raise(w.Key, w.Floor, 0)
+				a.Raise(w.Subject, w.Floor, 0)
 			}
 		}
 		require.Equal(t, a.Digest(from, width, n), b.Digest(from, width, n), "exchanged")
@@ -275,12 +275,12 @@ func TestDigestOfWhatPeersAsk(t *testing.T) {
 func TestBetweenComesToShowAll(t *testing.T) {
 	f := NewFloors(200)
 	for i := range 200 {
-		f.Raise(fmt.Sprint(i), Removal(Generation(i+1)), 0)
+		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0)
 	}
-	seen := map[string]bool{}
+	seen := map[Subject]bool{}
 	for range 1000 {
 		for _, w := range f.Between(0, horizon, 20) {
-			seen[w.Key] = true
+			seen[w.Subject] = true
 		}
 	}
 	require.Len(t, seen, 200)
@@ -291,7 +291,7 @@ func TestBetweenComesToShowAll(t *testing.T) {
 func TestJournalPages(t *testing.T) {
 	f := NewFloors(5 * chunk)
 	for i := range 3 * chunk {
-		f.Raise(fmt.Sprint(i), Removal(Generation(i+1)), 0)
+		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0)
 	}
 	first, cursor, more := f.Journal(0, 0, 10)
 	require.True(t, more)
@@ -343,17 +343,17 @@ func TestClear(t *testing.T) {
 func TestClearOfMany(t *testing.T) {
 	f := NewFloors(10 * chunk)
 	for i := range 10 * chunk {
-		f.Raise(fmt.Sprint(i), Removal(Generation(i+1)), 0)
+		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0)
 	}
 	const g = 10*chunk - 1
 	require.True(t, f.Clear(g, 0))
 	require.Equal(t, 9*chunk, f.Len())
-	last := []Written{{fmt.Sprint(g), Removal(g + 1)}}
+	last := []Written{{Key(fmt.Sprint(g)), Removal(g + 1)}}
 	floors, _, _ := f.Journal(0, 0, 100)
 	require.Equal(t, last, floors)
 	require.Equal(t, last, f.Between(0, horizon, 100))
 	only := NewFloors(1)
-	only.Raise(last[0].Key, last[0].Floor, 0)
+	only.Raise(last[0].Subject, last[0].Floor, 0)
 	require.Equal(t, only.Digest(0, time.Hour, 1), f.Digest(0, time.Hour, 1))
 
 	for i := range chunk {
@@ -372,15 +372,15 @@ func TestFoldingDoesNotDependOnTheOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(1, 8).Draw(t, "limit")
 		writes := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Written {
-			return Written{rapid.StringMatching("[a-p]").Draw(t, "key"), Removal(drawGeneration().Draw(t, "generation"))}
+			return Written{Key(rapid.StringMatching("[a-p]").Draw(t, "key")), Removal(drawGeneration().Draw(t, "generation"))}
 		})).Draw(t, "writes")
 		floors := func(writes []Written) (Generation, []Written) {
 			f := NewFloors(limit)
 			for _, w := range writes {
-				f.Raise(w.Key, w.Floor, 0)
+				f.Raise(w.Subject, w.Floor, 0)
 			}
 			held := f.Between(0, ^Generation(0), limit)
-			slices.SortFunc(held, func(a, b Written) int { return strings.Compare(a.Key, b.Key) })
+			slices.SortFunc(held, func(a, b Written) int { return strings.Compare(string(a.Subject), string(b.Subject)) })
 			return f.Group(), held
 		}
 		group, held := floors(writes)
@@ -397,7 +397,7 @@ func TestFloorsConcurrently(t *testing.T) {
 	f := NewFloors(writers * each * 3 / 4) // overflows
 	var clock, forgotten atomic.Uint64
 	var raised [writers][each]atomic.Uint64 // by key, once Raise has returned
-	key := func(w, i int) string { return fmt.Sprintf("%d-%d", w, i) }
+	key := func(w, i int) Subject { return Key(fmt.Sprintf("%d-%d", w, i)) }
 	done := make(chan struct{})
 
 	var writing, watching sync.WaitGroup
@@ -436,12 +436,12 @@ func TestFloorsConcurrently(t *testing.T) {
 				before[w][i] = raised[w][i].Load()
 			}
 		}
-		seen := map[string]Stamp{}
+		seen := map[Subject]Stamp{}
 		for cursor, more := uint64(0), true; more; {
 			var floors []Written
 			floors, cursor, more = f.Journal(0, cursor, 700)
 			for _, w := range floors {
-				seen[w.Key] = seen[w.Key].Max(w.Floor)
+				seen[w.Subject] = seen[w.Subject].Max(w.Floor)
 			}
 		}
 		group := max(f.Group(), Generation(forgotten.Load()))
@@ -480,7 +480,7 @@ func TestFloorsConcurrently(t *testing.T) {
 	require.Len(t, floors, f.Len())
 	live := 0
 	for i, r := range f.oldest {
-		require.Equal(t, r.void, f.keys[r.key] != r.raise)
+		require.Equal(t, r.void, f.keys[r.subject] != r.raise)
 		require.False(t, i > 0 && f.oldest[i].generation < f.oldest[(i-1)/2].generation, "a heap")
 		require.False(t, i == 0 && r.void)
 		if !r.void {

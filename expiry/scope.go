@@ -1,25 +1,50 @@
 package expiry
 
-// A scope is a set of values that are removed together: those with a tag, or those whose
-// keys begin with a prefix. Its floor is kept where those of keys are, under a name that
-// Tag or Prefix makes, and so it gets wherever a key's floor gets, and is bounded,
-// folded and forgotten with them. A user's key that looks like a name has
-// its floor raised with the scope's, which costs a miss.
+// A Subject is what a floor is of: a key, or a scope, which is a set of values that are
+// removed together, those with a tag or those whose keys begin with a prefix. The floor of a
+// scope is kept where those of keys are, and so it gets wherever a key's floor gets, and is
+// bounded, folded and forgotten with them.
+//
+// Invariant: two subjects are the same string only if they are the same thing, whatever
+// bytes keys, tags and prefixes are of.
+type Subject string
 
-// What begins the names of scopes. No text in UTF-8 begins so.
+// What begins a subject that is not a key as it is. The text of a key in UTF-8 begins
+// otherwise, and costs nothing.
 const (
+	escape     = '\xff'
 	tagMark    = "\xfft"
 	prefixMark = "\xffp"
+	keyMark    = "\xffk" // a key that begins with escape itself
 )
 
-// Tag returns the name of the scope of all values that have the tag.
-func Tag(tag string) string { return tagMark + tag }
+// Key returns the subject that a key is.
+func Key(key string) Subject {
+	if len(key) > 0 && key[0] == escape {
+		return Subject(keyMark + key)
+	}
+	return Subject(key)
+}
 
-// Prefix returns the name of the scope of all keys that begin with the prefix.
-func Prefix(prefix string) string { return prefixMark + prefix }
+// Tag returns the scope of all values that have the tag.
+func Tag(tag string) Subject { return Subject(tagMark + tag) }
 
-func isScope(key string) bool {
-	return len(key) >= len(tagMark) && (key[:len(tagMark)] == tagMark || key[:len(prefixMark)] == prefixMark)
+// Prefix returns the scope of all values whose keys begin with the prefix.
+func Prefix(prefix string) Subject { return Subject(prefixMark + prefix) }
+
+// IsScope reports whether s is a scope.
+func (s Subject) IsScope() bool { return s.begins(tagMark) || s.begins(prefixMark) }
+
+// Key returns the key that s is, unless s is a scope.
+func (s Subject) Key() string {
+	if s.begins(keyMark) {
+		return string(s[len(keyMark):])
+	}
+	return string(s)
+}
+
+func (s Subject) begins(mark string) bool {
+	return len(s) >= len(mark) && string(s[:len(mark)]) == mark
 }
 
 // Scoped returns the moment after the last raise of a scope's floor. It takes no lock.
@@ -33,7 +58,7 @@ func (f *Floors) Over(key string, tags []string, visit func(Raised) bool) {
 	if f.Group() > 0 && !visit(f.last) {
 		return
 	}
-	if r, ok := f.keys[key]; ok && !visit(r.Raised) {
+	if r, ok := f.keys[Key(key)]; ok && !visit(r.Raised) {
 		return
 	}
 	if !f.overPrefixesLocked(key, visit) {
@@ -42,7 +67,7 @@ func (f *Floors) Over(key string, tags []string, visit func(Raised) bool) {
 	var name []byte // maps are asked by it without making a string
 	for _, tag := range tags {
 		name = append(append(name[:0], tagMark...), tag...)
-		if r, ok := f.keys[string(name)]; ok && !visit(r.Raised) {
+		if r, ok := f.keys[Subject(name)]; ok && !visit(r.Raised) {
 			return
 		}
 	}
@@ -60,19 +85,19 @@ func (f *Floors) overPrefixesLocked(key string, visit func(Raised) bool) bool {
 			continue
 		}
 		name = append(append(name[:0], prefixMark...), key[:n]...)
-		if r, ok := f.keys[string(name)]; ok && !visit(r.Raised) {
+		if r, ok := f.keys[Subject(name)]; ok && !visit(r.Raised) {
 			return false
 		}
 	}
 	return true
 }
 
-// countPrefixLocked notes that a floor of this name has come, or has gone.
-func (f *Floors) countPrefixLocked(name string, by int) {
-	if len(name) < len(prefixMark) || name[:len(prefixMark)] != prefixMark {
+// countPrefixLocked notes that a floor of this subject has come, or has gone.
+func (f *Floors) countPrefixLocked(s Subject, by int) {
+	if !s.begins(prefixMark) {
 		return
 	}
-	n := len(name) - len(prefixMark)
+	n := len(s) - len(prefixMark)
 	if f.prefixes[n] += by; f.prefixes[n] == 0 {
 		delete(f.prefixes, n)
 	}

@@ -173,6 +173,11 @@ func (d *decoder) flags(bits ...*bool) {
 	d.bad = d.bad || flags>>len(bits) != 0
 }
 
+// scope checks a key that is said to be a scope.
+func (d *decoder) scope(key string, is bool) {
+	d.bad = d.bad || is && !expiry.Subject(key).IsScope()
+}
+
 // count returns how many elements follow, of at least size bytes each. It is
 // no more than there is room for, so that memory for them can be taken.
 func (d *decoder) count(size int) int {

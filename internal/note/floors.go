@@ -68,16 +68,23 @@ func DecodeFloors(b []byte) (Floors, error) {
 	return whole(d, m)
 }
 
-// A Floor is the floor of one key.
+// A Floor is the floor of one key or scope.
 //
+//	flags     1 Scope
 //	string16  Key
 //	stamp     Stamp
 type Floor struct {
 	Key   string
+	Scope bool // as in a Note
 	Stamp expiry.Stamp
 }
 
-const floorSize = 2 + 16 // without the key
+// FloorOf returns what tells of w.
+func FloorOf(w expiry.Written) Floor {
+	return Floor{Key: w.Subject.Key(), Scope: w.Subject.IsScope(), Stamp: w.Floor}
+}
+
+const floorSize = 1 + 2 + 16 // without the key
 
 // Size returns how many bytes f takes within a message.
 func (f Floor) Size() int { return floorSize + len(f.Key) }
@@ -85,6 +92,7 @@ func (f Floor) Size() int { return floorSize + len(f.Key) }
 func appendFloors(b []byte, floors []Floor) []byte {
 	b = appendCount(b, len(floors))
 	for _, f := range floors {
+		b = appendFlags(b, f.Scope)
 		b = appendString16(b, f.Key)
 		b = appendStamp(b, f.Stamp)
 	}
@@ -94,8 +102,11 @@ func appendFloors(b []byte, floors []Floor) []byte {
 func (d *decoder) floors() []Floor {
 	floors := make([]Floor, d.count(floorSize))
 	for i := range floors {
-		floors[i] = Floor{Key: d.string16(), Stamp: d.stamp()}
-		if d.bad {
+		f := &floors[i]
+		d.flags(&f.Scope)
+		f.Key = d.string16()
+		f.Stamp = d.stamp()
+		if d.scope(f.Key, f.Scope); d.bad {
 			return nil
 		}
 	}

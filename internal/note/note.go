@@ -38,7 +38,7 @@ const (
 // is wanted, the value. It can be told twice, late and out of order: the floor
 // only rises, and of two values the higher stamp wins.
 //
-//	flags     1 Clear, 2 HasValue, 4 Dirty, 8 Folded, 16 Tagged
+//	flags     1 Clear, 2 HasValue, 4 Dirty, 8 Folded, 16 Tagged, 32 Scope
 //	string8   Group
 //	string16  Key
 //	stamp     Stamp
@@ -48,11 +48,12 @@ const (
 //	bytes32   Value
 //
 // A Clear with a key, with a value or with a stamp that is not a removal is
-// malformed.
+// malformed. So is a Scope whose key is none, and one with anything but a stamp.
 type Note struct {
 	Group string
 	Key   string // empty for a Clear
 	Clear bool   // for every key of the group; Stamp is a removal
+	Scope bool   // Key is an expiry.Subject that is a scope, not a user's key
 
 	// Folded says that a Clear is none that a user asked for, but stands for notes
 	// that could not be kept. It concerns the region that it is sent to alone.
@@ -75,6 +76,17 @@ const (
 	valueSize = 8 + 8 + 4      // without the value itself
 )
 
+// Subject returns what n is about if it is no Clear.
+func (n *Note) Subject() expiry.Subject { return subject(n.Key, n.Scope) }
+
+// subject is the reverse of expiry.Subject.Key.
+func subject(key string, scope bool) expiry.Subject {
+	if scope {
+		return expiry.Subject(key)
+	}
+	return expiry.Key(key)
+}
+
 // Size returns how many bytes n takes within a message.
 func (n *Note) Size() int {
 	size := noteSize + len(n.Group) + len(n.Key)
@@ -85,7 +97,7 @@ func (n *Note) Size() int {
 }
 
 func (n *Note) append(b []byte) []byte {
-	b = appendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, n.Tagged && n.HasValue) // what is refused is not sent
+	b = appendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, n.Tagged && n.HasValue, n.Scope) // what is refused is not sent
 	b = appendString8(b, n.Group)
 	b = appendString16(b, n.Key)
 	b = appendStamp(b, n.Stamp)
@@ -98,7 +110,7 @@ func (n *Note) append(b []byte) []byte {
 }
 
 func (n *Note) decode(d *decoder) {
-	d.flags(&n.Clear, &n.HasValue, &n.Dirty, &n.Folded, &n.Tagged)
+	d.flags(&n.Clear, &n.HasValue, &n.Dirty, &n.Folded, &n.Tagged, &n.Scope)
 	n.Group = d.string8()
 	n.Key = d.string16()
 	n.Stamp = d.stamp()
@@ -110,6 +122,10 @@ func (n *Note) decode(d *decoder) {
 	if n.Folded && !n.Clear || n.Tagged && !n.HasValue || n.Clear && (n.Key != "" || n.HasValue || !n.Stamp.IsRemoval()) {
 		d.bad = true
 	}
+	if n.Scope && (n.Clear || n.HasValue || n.Dirty) {
+		d.bad = true
+	}
+	d.scope(n.Key, n.Scope)
 }
 
 func appendNotes(b []byte, notes []Note) []byte {

@@ -53,11 +53,13 @@ var (
 	someNotes = []Note{
 		{Group: "users", Key: "ada", Stamp: someStamp, Dirty: true, HasValue: true, Value: []byte("value"), Age: 3 * time.Millisecond, Life: time.Minute},
 		{Group: "users", Key: "grace", Stamp: expiry.Removal(7)},
+		{Group: "users", Key: someScope, Scope: true, Stamp: expiry.Removal(11)},
 		{Group: "", Key: "", Stamp: expiry.Loaded(8), HasValue: true, Value: []byte{}, Life: time.Second},
 		{Group: "users", Clear: true, Stamp: expiry.Removal(9)},
 		{Group: "users", Clear: true, Folded: true, Stamp: expiry.Removal(10)},
 	}
-	someFloors   = []Floor{{Key: "ada", Stamp: someStamp}, {Key: "", Stamp: expiry.Removal(7)}}
+	someScope    = string(expiry.Tag("red"))
+	someFloors   = []Floor{{Key: "ada", Stamp: someStamp}, {Key: "", Stamp: expiry.Removal(7)}, {Key: someScope, Scope: true, Stamp: expiry.Removal(11)}}
 	someMessages = map[string]message{
 		"tell":   Tell{Notes: someNotes},
 		"push":   Push{Epoch: 5 << 12, Number: 300, Low: 298, Notes: someNotes[1:2]},
@@ -65,7 +67,7 @@ var (
 		"write": Write{Group: "users", Key: "ada", Op: Swap, ID: 11, First: 7 << 12, Expected: someStamp, Regions: 12, Absent: true, Quick: true,
 			Life: time.Minute, Value: []byte("value")},
 		"wrote":   Wrote{Stamp: someStamp, Swapped: true, Unconfirmed: true},
-		"await":   Await{Group: "users", Key: "ada", Region: "eu"},
+		"await":   Await{Group: "users", Key: someScope, Scope: true, Region: "eu"},
 		"journal": Journal{Group: "users", Since: 5 << 12, Cursor: 12},
 		"floors":  Floors{Cleared: 5 << 12, Group: 6 << 12, Keys: someFloors, Next: 14, More: true},
 		"compare": Compare{Group: "users", From: 5 << 12, Width: time.Second, Digests: []uint64{1, 0, math.MaxUint64}},
@@ -142,10 +144,19 @@ func TestMalformed(t *testing.T) {
 		name    string
 		encoded []byte
 	}{
-		"a flag that a note does not have":        {"tell", at(tell(func(*Note) {}), 4, 1|1<<5)},
+		"a flag that a note does not have":        {"tell", at(tell(func(*Note) {}), 4, 1|1<<6)},
 		"a flag that a write does not have":       {"write", at(Write{Op: Set}.Append(nil), 1, 1<<3)},
 		"a flag that a wrote does not have":       {"wrote", at(Wrote{}.Append(nil), 0, 1<<7)},
 		"a flag that floors do not have":          {"floors", at(Floors{}.Append(nil), 0, 1<<7)},
+		"a flag that a floor does not have":       {"clean", at(Clean{Keys: []Floor{{}}}.Append(nil), 5, 1<<1)},
+		"a flag that an await does not have":      {"await", at(Await{}.Append(nil), 0, 1<<1)},
+		"a note of a scope that is none":          {"tell", tell(func(n *Note) { n.Clear, n.Scope, n.Key = false, true, "\xffk" })},
+		"a floor of a scope that is none":         {"clean", Clean{Keys: []Floor{{Key: "\xff", Scope: true}}}.Append(nil)},
+		"an await of a scope that is none":        {"await", Await{Key: "k", Scope: true}.Append(nil)},
+		"a removal of a scope that is none":       {"write", Write{Op: RemoveScope, Key: "k"}.Append(nil)},
+		"a clear of a scope":                      {"tell", tell(func(n *Note) { n.Scope = true })},
+		"a scope with a value":                    {"tell", tell(func(n *Note) { n.Clear, n.Scope, n.Key, n.HasValue = false, true, someScope, true })},
+		"a scope that the origin is to have":      {"tell", tell(func(n *Note) { n.Clear, n.Scope, n.Key, n.Dirty = false, true, someScope, true })},
 		"a clear of a key":                        {"tell", tell(func(n *Note) { n.Key = "k" })},
 		"a clear with a value":                    {"tell", tell(func(n *Note) { n.HasValue = true })},
 		"a clear that is no removal":              {"tell", tell(func(n *Note) { n.Stamp.Origin-- })},
@@ -248,8 +259,12 @@ func drawNote() *rapid.Generator[Note] {
 			n.Stamp = expiry.Removal(drawStamp().Draw(t, "stamp").Generation)
 			return n
 		}
-		n.Key = rapid.String().Draw(t, "key")
 		n.Stamp = drawStamp().Draw(t, "stamp")
+		if n.Scope = rapid.Bool().Draw(t, "scope"); n.Scope {
+			n.Key, n.Dirty = drawScope().Draw(t, "name"), false
+			return n
+		}
+		n.Key = drawKey().Draw(t, "key")
 		if n.HasValue = rapid.Bool().Draw(t, "has value"); n.HasValue {
 			n.Value = drawValue().Draw(t, "value")
 			n.Age = drawMicros().Draw(t, "age")
@@ -262,8 +277,26 @@ func drawNote() *rapid.Generator[Note] {
 
 func drawFloor() *rapid.Generator[Floor] {
 	return rapid.Custom(func(t *rapid.T) Floor {
-		return Floor{Key: rapid.String().Draw(t, "key"), Stamp: drawStamp().Draw(t, "stamp")}
+		key, scope := drawAbout(t)
+		return Floor{Key: key, Scope: scope, Stamp: drawStamp().Draw(t, "stamp")}
 	})
+}
+
+// drawKey draws a key, and often one that is the name of a scope.
+func drawKey() *rapid.Generator[string] { return rapid.OneOf(rapid.String(), drawScope()) }
+
+func drawScope() *rapid.Generator[string] {
+	return rapid.Custom(func(t *rapid.T) string {
+		of := rapid.SampledFrom([]func(string) expiry.Subject{expiry.Tag, expiry.Prefix}).Draw(t, "kind")
+		return string(of(rapid.String().Draw(t, "name")))
+	})
+}
+
+func drawAbout(t *rapid.T) (key string, scope bool) {
+	if rapid.Bool().Draw(t, "scope") {
+		return drawScope().Draw(t, "name"), true
+	}
+	return drawKey().Draw(t, "key"), false
 }
 
 // some is a slice that is not nil.
@@ -275,7 +308,12 @@ func some[E any](g *rapid.Generator[E]) *rapid.Generator[[]E] {
 func TestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := func(label string) string { return rapid.StringN(0, 60, 255).Draw(t, label) }
-		key := rapid.String().Draw(t, "key")
+		key := drawKey().Draw(t, "key")
+		op := Op(rapid.IntRange(1, 5).Draw(t, "op"))
+		if op == RemoveScope {
+			key = drawScope().Draw(t, "name")
+		}
+		about, scope := drawAbout(t)
 		number := func(label string) uint64 { return rapid.Uint64().Draw(t, label) }
 		generation := func(label string) expiry.Generation { return expiry.Generation(number(label)) }
 		flag := func(label string) bool { return rapid.Bool().Draw(t, label) }
@@ -285,11 +323,11 @@ func TestRoundTrip(t *testing.T) {
 			"tell":   Tell{Notes: some(drawNote()).Draw(t, "notes")},
 			"push":   Push{Epoch: generation("epoch"), Number: number("number"), Low: number("low"), Notes: some(drawNote()).Draw(t, "pushed")},
 			"pushed": Pushed{Have: number("have")},
-			"write": Write{Group: name("group"), Key: key, Op: Op(rapid.IntRange(1, 5).Draw(t, "op")), Expected: drawStamp().Draw(t, "expected"),
+			"write": Write{Group: name("group"), Key: key, Op: op, Expected: drawStamp().Draw(t, "expected"),
 				ID: number("id"), First: generation("first"), Regions: number("regions"),
 				Absent: flag("absent"), Life: drawMicros().Draw(t, "life"), Quick: flag("quick"), Tagged: flag("tagged"), Value: drawValue().Draw(t, "value")},
 			"wrote":   Wrote{Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"), Late: flag("late"), Stranger: flag("stranger")},
-			"await":   Await{Group: name("group"), Key: key, Region: name("region")},
+			"await":   Await{Group: name("group"), Key: about, Scope: scope, Region: name("region")},
 			"journal": Journal{Group: name("group"), Since: generation("since"), Cursor: number("cursor")},
 			"floors": Floors{Cleared: generation("cleared"), Group: generation("group floor"), Keys: some(drawFloor()).Draw(t, "floors"),
 				Next: number("next"), More: flag("more")},

@@ -18,7 +18,7 @@ const (
 	Clear  Op = 3
 	Swap   Op = 4 // Set if the key's present value has the stamp Expected
 
-	RemoveScope Op = 5 // Remove for all that have a tag, or a prefix; Key is the scope's name
+	RemoveScope Op = 5 // Remove for all that have a tag, or a prefix; Key is an expiry.Subject that is a scope
 	RemoveKeys  Op = 6 // Remove for Key and for Keys
 )
 
@@ -60,6 +60,9 @@ type Write struct {
 	Keys     []string      // RemoveKeys only: those after Key
 }
 
+// Scope reports whether Key is an expiry.Subject that is a scope, not a user's key.
+func (m *Write) Scope() bool { return m.Op == RemoveScope }
+
 // Append appends the encoding of m.
 func (m Write) Append(b []byte) []byte {
 	b = slices.Grow(b, 64+len(m.Group)+len(m.Key)+len(m.Value))
@@ -100,6 +103,7 @@ func DecodeWrite(b []byte) (Write, error) {
 			m.Keys = append(m.Keys, d.string16())
 		}
 	}
+	d.scope(m.Key, m.Scope())
 	if m.Op < Set || m.Op > RemoveKeys {
 		d.bad = true
 	}
@@ -141,15 +145,24 @@ func DecodeWrote(b []byte) (Wrote, error) {
 }
 
 // Await asks a node whether another region has confirmed what this node has
-// sent about a key. It is answered, without a payload, when it has.
+// sent about a key or scope. It is answered, without a payload, when it has.
 //
+//	flags     1 Scope
 //	string8   Group
 //	string16  Key
 //	string8   Region
-type Await struct{ Group, Key, Region string }
+type Await struct {
+	Group, Key string
+	Scope      bool // as in a Note
+	Region     string
+}
+
+// Subject returns what m is about, which for a Clear is the empty key.
+func (m *Await) Subject() expiry.Subject { return subject(m.Key, m.Scope) }
 
 // Append appends the encoding of m.
 func (m Await) Append(b []byte) []byte {
+	b = appendFlags(b, m.Scope)
 	b = appendString8(b, m.Group)
 	b = appendString16(b, m.Key)
 	return appendString8(b, m.Region)
@@ -158,5 +171,11 @@ func (m Await) Append(b []byte) []byte {
 // DecodeAwait is the reverse of Append.
 func DecodeAwait(b []byte) (Await, error) {
 	d := &decoder{b: b}
-	return whole(d, Await{Group: d.string8(), Key: d.string16(), Region: d.string8()})
+	var m Await
+	d.flags(&m.Scope)
+	m.Group = d.string8()
+	m.Key = d.string16()
+	m.Region = d.string8()
+	d.scope(m.Key, m.Scope)
+	return whole(d, m)
 }

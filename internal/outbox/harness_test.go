@@ -47,7 +47,7 @@ func next(t *testing.T, o *Outbox, now expiry.Instant, target Target) Batch {
 	require.True(t, ok, "there is something to send")
 	for _, n := range b.Push.Notes {
 		if !n.HasValue {
-			require.Equal(t, note.Note{Group: n.Group, Key: n.Key, Clear: n.Clear, Folded: n.Folded, Stamp: n.Stamp}, n, "nothing of a value is left")
+			require.Equal(t, note.Note{Group: n.Group, Key: n.Key, Scope: n.Scope, Clear: n.Clear, Folded: n.Folded, Stamp: n.Stamp}, n, "nothing of a value is left")
 		}
 	}
 	check(t, o)

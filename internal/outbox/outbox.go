@@ -33,7 +33,7 @@ type Config struct {
 //
 // Invariant: for each note that was added, and is newer than Forget says, either
 // the region has confirmed a note that covers it, or the outbox holds one. A note
-// covers those of its key with a lower stamp, and a Clear those of its whole group.
+// covers those of its subject with a lower stamp, and a Clear those of its whole group.
 //
 // The methods are safe for concurrent use. None of them waits for anything.
 type Outbox struct {
@@ -66,11 +66,12 @@ type Outbox struct {
 
 // An id is what a note is about.
 type id struct {
-	group, key string
-	clear      bool
+	group   string
+	subject expiry.Subject // empty for a Clear
+	clear   bool
 }
 
-func idOf(n *note.Note) id { return id{n.Group, n.Key, n.Clear} }
+func idOf(n *note.Note) id { return id{n.Group, n.Subject(), n.Clear} }
 
 // A slot has what is held about one id.
 //
@@ -149,7 +150,7 @@ func (o *Outbox) wakeUp() {
 	}
 }
 
-// Add queues n, whose Age is that at now. If a note of the key is queued already,
+// Add queues n, whose Age is that at now. If a note of its subject is queued already,
 // the newer one of the two takes its place. The caller must not change Value any more.
 func (o *Outbox) Add(n note.Note, now expiry.Instant) {
 	o.mu.Lock()
@@ -365,7 +366,7 @@ func (o *Outbox) foldLocked(it *item) {
 
 // strip leaves of n what it would be without a value.
 func strip(n *note.Note) {
-	*n = note.Note{Group: n.Group, Key: n.Key, Clear: n.Clear, Folded: n.Folded, Stamp: n.Stamp}
+	*n = note.Note{Group: n.Group, Key: n.Key, Scope: n.Scope, Clear: n.Clear, Folded: n.Folded, Stamp: n.Stamp}
 }
 
 // size returns what a note is charged.

@@ -371,7 +371,7 @@ func TestConcurrently(t *testing.T) {
 			for i := range writes {
 				key := fmt.Sprint(i % 7)
 				o.Add(set(key, expiry.Generation(1+i*writers+w), 100), 0)
-				done, stop := o.Confirmed("g", key)
+				done, stop := o.Confirmed("g", expiry.Key(key))
 				if i%5 == 0 {
 					<-done
 				}

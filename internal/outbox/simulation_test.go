@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,14 +44,16 @@ type call struct {
 
 // waiting is somebody who wants the region to have got at least this.
 type waiting struct {
-	group, key string
-	want, all  expiry.Stamp // for the key, and for its group
-	done       <-chan struct{}
-	stop       func()
+	group     string
+	about     expiry.Subject
+	want, all expiry.Stamp // for the subject, and for its group
+	done      <-chan struct{}
+	stop      func()
 }
 
 var (
-	simKeys    = []string{"a", "b", "c", "d"}
+	simKeys    = []string{"a", "b", "c", simScope} // the last is the name of a scope, too
+	simScope   = string(expiry.Tag("d"))
 	simGroups  = []string{"g", "h"}
 	simTargets = []string{"x", "y", "z"}
 )
@@ -87,6 +90,7 @@ func (w *world) add() {
 		n.Clear, n.Stamp = true, expiry.Removal(g)
 	case kind < 10:
 		n.Key, n.Stamp = w.one(simKeys), expiry.Removal(g)
+		n.Scope = n.Key == simScope && w.chance(50)
 	default:
 		n.Key, n.Stamp = w.one(simKeys), expiry.Stamp{Generation: g, Origin: 1}
 		n.HasValue, n.Life = true, 1<<62
@@ -100,10 +104,12 @@ func (w *world) add() {
 func (w *world) wait() {
 	wg := waiting{group: w.one(simGroups)}
 	if w.chance(80) {
-		wg.key = w.one(simKeys)
+		if wg.about = expiry.Key(w.one(simKeys)); w.chance(10) {
+			wg.about = expiry.Subject(simScope)
+		}
 	}
-	wg.want, wg.all = w.added[id{group: wg.group, key: wg.key}], w.added[id{group: wg.group, clear: true}]
-	wg.done, wg.stop = w.o.Confirmed(wg.group, wg.key)
+	wg.want, wg.all = w.added[id{group: wg.group, subject: wg.about}], w.added[id{group: wg.group, clear: true}]
+	wg.done, wg.stop = w.o.Confirmed(wg.group, wg.about)
 	w.waiting = append(w.waiting, wg)
 }
 
@@ -120,7 +126,7 @@ func (w *world) next() bool {
 		if n.HasValue {
 			require.EqualValues(w, w.now, n.Age)
 			require.Contains(w, string(n.Value), fmt.Sprint(uint64(n.Stamp.Generation)))
-			require.Equal(w, n.Key, string(n.Value[:1]))
+			require.True(w, strings.HasPrefix(string(n.Value), n.Key))
 		}
 	}
 	c := &call{Batch: b}
@@ -152,8 +158,8 @@ func (w *world) answer(c *call) {
 }
 
 // got reports whether the region has at least stamp s for a key.
-func (w *world) got(group, key string, s expiry.Stamp) bool {
-	return !w.region[id{group: group, key: key}].Max(w.region[id{group: group, clear: true}]).Below(s)
+func (w *world) got(group string, about expiry.Subject, s expiry.Stamp) bool {
+	return !w.region[id{group: group, subject: about}].Max(w.region[id{group: group, clear: true}]).Below(s)
 }
 
 func (w *world) check() {
@@ -164,7 +170,7 @@ func (w *world) check() {
 			i++
 			continue
 		}
-		require.True(w, w.got(wg.group, wg.key, wg.want), "%v %v is confirmed only when the region has got it", wg.group, wg.key)
+		require.True(w, w.got(wg.group, wg.about, wg.want), "%v %v is confirmed only when the region has got it", wg.group, wg.about)
 		require.False(w, w.region[id{group: wg.group, clear: true}].Below(wg.all))
 		w.waiting = slices.Delete(w.waiting, i, i+1)
 	}
@@ -300,7 +306,7 @@ func (w *world) end() Stats {
 	require.Zero(w, s.Bytes, "everything has been confirmed: %+v", s)
 	require.Empty(w, w.waiting, "and everybody knows")
 	for id, stamp := range w.added {
-		require.True(w, w.got(id.group, id.key, stamp), "%v", id)
+		require.True(w, w.got(id.group, id.subject, stamp), "%v", id)
 		if s.Stripped+s.Folded == 0 && !stamp.IsRemoval() && w.region[id] == stamp {
 			require.Equal(w, stamp, w.values[id], "with its value")
 		}

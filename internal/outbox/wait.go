@@ -1,5 +1,7 @@
 package outbox
 
+import "github.com/geocache/geocache/expiry"
+
 // A waiter is one call of Confirmed that is not done.
 //
 // Invariant: w is in it.waiters exactly if it is in w.on, and done is closed
@@ -10,16 +12,16 @@ type waiter struct {
 }
 
 // Confirmed returns a channel that is closed when the region has confirmed
-// everything about key that has been added until now; notes that are added later do not
-// matter, but they may take the place of those. For a Clear the key is empty.
+// everything about a subject that has been added until now; notes that are added later do not
+// matter, but they may take the place of those. For a Clear it is the empty key.
 //
 // The caller calls stop when it no longer waits.
-func (o *Outbox) Confirmed(group, key string) (done <-chan struct{}, stop func()) {
+func (o *Outbox) Confirmed(group string, about expiry.Subject) (done <-chan struct{}, stop func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	w := &waiter{done: make(chan struct{}), on: make(map[*item]struct{})}
-	w.join(o.slots[id{group: group, key: key}])
-	w.join(o.slots[id{group: group, clear: true}]) // perhaps with a note of key folded in
+	w.join(o.slots[id{group: group, subject: about}])
+	w.join(o.slots[id{group: group, clear: true}]) // perhaps with a note of it folded in
 	if len(w.on) == 0 {
 		close(w.done)
 	}
