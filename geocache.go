@@ -32,7 +32,6 @@ type Cache struct {
 	members   *regions.Members
 	transport *peers.Transport // nil without a listener
 
-	opened    expiry.Instant
 	alone     uint64 // identifies all writes where nobody else can be asked for one
 	standing  standing
 	following sync.Mutex                         // held from reading the topology to having followed it
@@ -141,7 +140,7 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		address = listener.Addr().String()
 	}
 	c.node = regions.Node{ID: cmp.Or(config.id, address, "alone"), Region: region, Address: address, Weight: config.weight}
-	c.opened, c.alone = c.clock.Instant(), expiry.OriginOf(c.node.ID, 0)
+	c.alone = expiry.OriginOf(c.node.ID, 0)
 	c.log = c.config.logger.With("cluster", config.cluster, "self", c.node.ID)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.leaving, c.leave = context.WithCancel(c.ctx)

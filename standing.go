@@ -361,17 +361,15 @@ func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
 	}
 }
 
-// isNew reports whether this node has never stood in its region yet. Others may see it
-// whom it has not found, and who own keys and hold leases among themselves. So it
-// carries out no write while one that it does not see pings it. After the grace period it
-// believes the discovery: that one is not meant to be here.
+// isNew reports whether this node has never stood in its region. Others may see it whom it has not
+// found, and who own keys and hold leases among themselves. So it completes no write while one
+// that it does not see pings it, however long that lasts: its discovery may be the one that is
+// wrong. Among those whom it does see it soon finds the others too, see otherView.
 //
 // A node that stands in its region does not reckon with such a stranger: that is one
 // that has just come, serves nothing by itself, and must not hold up writes until all
 // have found it.
-func (c *Cache) isNew() bool {
-	return c.standing.period.Load() == 0 && c.clock.Instant().Sub(c.opened) < c.config.grace
-}
+func (c *Cache) isNew() bool { return c.standing.period.Load() == 0 }
 
 // strangersEnd returns until when nodes that v lacks are to be reckoned with; the zero
 // time if there are none.
