@@ -22,7 +22,7 @@ import (
 // when that was.
 func (g *group) noted(key string) expiry.Generation {
 	generation := g.cache.clock.Now()
-	g.take(&note.Note{Group: g.name, Key: key, Stamp: expiry.Removal(generation)}, 0)
+	g.take(&note.Note{Group: g.name, Key: key, Stamp: expiry.Removal(generation)}, 0, 0)
 	return generation
 }
 

@@ -32,11 +32,12 @@ type Cache struct {
 	members   *regions.Members
 	transport *peers.Transport // nil without a listener
 
-	alone     uint64 // identifies all writes where nobody else can be asked for one
+	epoch     expiry.Generation // when this process started
+	self      uint64            // stands for this process, see senderOf
 	standing  standing
-	following sync.Mutex                         // held from reading the topology to having followed it
-	reowns    atomic.Int64                       // calls of reown that wait for the end of the pass under way, and that one
-	outboxes  *xsync.Map[string, *outbox.Outbox] // by region
+	following sync.Mutex                  // held from reading the topology to having followed it
+	reowns    atomic.Int64                // calls of reown that wait for the end of the pass under way, and that one
+	outboxes  *xsync.Map[string, *remote] // by region
 	inbox     outbox.Inbox
 	homes     homes
 	nextAsk   atomic.Int64 // see otherView
@@ -113,7 +114,7 @@ func Open(ctx context.Context, opts ...Option) (*Cache, error) {
 func newCache(ctx context.Context, config config) (*Cache, error) {
 	c := &Cache{
 		config:   config,
-		outboxes: xsync.NewMap[string, *outbox.Outbox](),
+		outboxes: xsync.NewMap[string, *remote](),
 	}
 	c.standing.known = make(map[string]bool)
 	c.groups.Store(&map[string]*group{})
@@ -140,7 +141,8 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		address = listener.Addr().String()
 	}
 	c.node = regions.Node{ID: cmp.Or(config.id, address, "alone"), Region: region, Address: address, Weight: config.weight}
-	c.alone = expiry.OriginOf(c.node.ID, 0)
+	c.epoch = c.clock.Now()
+	c.self = senderOf(c.node.ID, c.epoch)
 	c.log = c.config.logger.With("cluster", config.cluster, "self", c.node.ID)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.leaving, c.leave = context.WithCancel(c.ctx)
@@ -205,6 +207,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		Cluster:   c.config.cluster,
 		ID:        c.node.ID,
 		Region:    c.node.Region,
+		Epoch:     c.epoch,
 		SeedCheck: xxh3.HashStringSeed("geocache ring seed", c.config.seed),
 		Clock:     c.clock,
 		Handler:   handler{c},
@@ -217,6 +220,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		OnPong:    c.ponged,
 
 		OnOtherView: c.otherView,
+		OnRestart:   c.restarted,
 	})
 	if err != nil {
 		return err
@@ -376,7 +380,6 @@ func (c *Cache) housekeep() {
 			}
 		}
 		next := make(map[*group]expiry.Instant)
-		dead := c.clock.Read()
 		for _, g := range *c.groups.Load() {
 			g.expire()
 			next[g] = swept[g]
@@ -384,12 +387,11 @@ func (c *Cache) housekeep() {
 				g.sweep()
 				next[g] = now
 			}
-			dead = min(dead, g.dead())
+			for _, o := range c.outboxes.All() {
+				o.Forget(g.name, g.dead())
+			}
 		}
 		swept = next
-		for _, o := range c.outboxes.All() {
-			o.Forget(dead)
-		}
 		c.inbox.Forget(now.Add(-inboxMemory))
 		if ticks++; ticks%reownEvery == 0 {
 			c.spawn(c.reown)

@@ -141,7 +141,7 @@ func (c *Cache) takeHandoff(call *peers.Call) peers.Answer {
 				dirty[g] = true
 				// Whatever has been loaded here meanwhile is from an origin without it.
 				g.store.DeleteFunc(n.Key, func(e *store.Entry) bool { return e.IsLoad() })
-				g.take(n, call.Transit)
+				g.take(n, call.Transit, 0)
 			case n.HasValue:
 				g.put(n, call.Transit, nil)
 			}

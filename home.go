@@ -234,7 +234,7 @@ func (g *group) recallFrom(ctx context.Context, v *view, region, key string) err
 				g.store.DeleteIf(e) // loaded here meanwhile, from an origin that knows nothing of it
 			}
 			_ = g.takeDirty(n) // drops what is older, there is nothing to keep
-			g.take(n, 0)
+			g.take(n, 0, 0)
 		}
 		return nil
 	}

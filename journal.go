@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,23 +82,25 @@ func (g *group) takeJournal(ctx context.Context, n regions.Node) error {
 // not. What a node of another region has folded into the floor of a group is a
 // matter of that region.
 func (g *group) takeFloors(f *note.Floors, home bool) (news []note.Note) {
-	raise := func(n note.Note) {
-		if g.floors.FloorOf(n.Subject()).Below(n.Stamp) {
-			_ = g.takeDirty(&n) // drops what is older, there is nothing to keep
-			g.take(&n, 0)
-			news = append(news, n)
+	take := func(n note.Note, sender uint64) {
+		if !home {
+			sender = 0
 		}
-	}
-	if f.Cleared > g.floors.Cleared() {
-		n := note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(f.Cleared)}
-		g.take(&n, 0)
+		g.take(&n, 0, sender)
 		news = append(news, n)
 	}
+	if f.Cleared > g.floors.Cleared() {
+		take(note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(f.Cleared)}, f.ClearedBy)
+	}
 	if home && f.Group > g.floors.Group() {
-		g.take(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(f.Group)}, 0)
+		g.take(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(f.Group)}, 0, 0)
 	}
 	for _, k := range f.Keys {
-		raise(note.Note{Group: g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp})
+		n := note.Note{Group: g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp}
+		if g.floors.FloorOf(n.Subject()).Below(n.Stamp) {
+			_ = g.takeDirty(&n) // drops what is older, there is nothing to keep
+			take(n, k.Sender)
+		}
 	}
 	return news
 }
@@ -110,7 +114,8 @@ func (g *group) giveJournal(m *note.Journal) peers.Answer {
 		size += g.addFloors(&f, held)
 	}
 	// After the page: a floor that was folded in between is in one of the two.
-	f.Cleared, f.Group = g.floors.Cleared(), g.floors.Group()
+	f.Cleared, f.ClearedBy = g.floors.ClearedBy()
+	f.Group = g.floors.Group()
 	return peers.Answer{Value: f.Append(nil)}
 }
 
@@ -126,41 +131,56 @@ func (g *group) addFloors(f *note.Floors, held []expiry.Written) (size int) {
 	return size
 }
 
-// succeed sends to the other regions what nodes that have left the view may not
-// have sent: the floors of the keys that they owned and that this node owns now. All
+// senderOf returns what stands for a process among the senders of floors: for its node, and for
+// when it started, since what one process has not sent the next one does not know.
+func senderOf(id string, epoch expiry.Generation) uint64 { return expiry.OriginOf(id, epoch) }
+
+// takeOver sends to the other regions what processes that are gone may not have
+// sent: the floors of keys that this node owns, if their sender is no member of the region any more. All
 // nodes of the region have the floors, and this one has the value too if it was the
-// successor. Most of it has been sent before, and changes nothing there.
+// successor. Much of it has been sent before, and changes nothing there. It does not matter when
+// the sender has gone, or who has owned the key in the meantime.
 //
 // A node that has just come back first takes the journals: others may have been told what it
 // has not.
-func (c *Cache) succeed() {
+func (c *Cache) takeOver() {
 	s := &c.standing
 	s.mu.Lock()
-	if s.departed = s.departed[max(0, len(s.departed)-maxDeparted):]; !c.inStanding() {
-		s.mu.Unlock()
-		return // resume calls again
+	due := s.orphaned && c.inStanding()
+	if due { // else resume calls again
+		s.orphaned = false
 	}
-	departed := s.departed
-	s.departed = nil
 	s.mu.Unlock()
-	now := c.standing.view.Load()
-	for _, was := range departed {
-		gone := false
-		for _, n := range was.home.Nodes {
-			gone = gone || !now.has(n.ID)
-		}
-		if !gone {
-			continue
-		}
-		for _, g := range *c.groups.Load() {
-			g.succeed(was, now)
-		}
+	if due {
+		c.takeOverIn(slices.Collect(maps.Values(*c.groups.Load()))...)
 	}
 }
 
-// maxDeparted is how many earlier views are kept by a node that is not told of all
-// writes for long. What the oldest had unsent is left to the comparing of floors.
-const maxDeparted = 100
+// takeOverIn is takeOver for some groups, on a node that has been told of everything.
+func (c *Cache) takeOverIn(groups ...*group) {
+	v := c.standing.view.Load()
+	members := map[uint64]bool{c.self: true}
+	for _, n := range c.others(v) {
+		if p := c.transport.Peer(n.ID); p != nil {
+			members[senderOf(n.ID, p.Epoch())] = true
+		}
+	}
+	gone := func(sender uint64) bool { return sender != 0 && !members[sender] }
+	for _, g := range groups {
+		g.takeOver(v, gone)
+	}
+}
+
+// restarted is told that the process of a node is another one than before. It must not block.
+func (c *Cache) restarted(p *peers.Peer) {
+	if p.Region() != c.node.Region {
+		return
+	}
+	c.standing.mu.Lock()
+	c.standing.orphaned = true
+	c.standing.mu.Unlock()
+	c.spawn(c.takeOver)
+}
 
 // inStanding reports whether this node has been told of every write that has been
 // completed in its region.
@@ -169,22 +189,32 @@ func (c *Cache) inStanding() bool {
 	return len(v.home.Nodes) == 1 && c.strangersEnd(v).IsZero() || int64(c.clock.Instant()) < c.standing.copies.Load()
 }
 
-func (g *group) succeed(was, now *view) {
-	self := g.cache.node.ID
-	inherited := func(key string) bool {
-		return now.home.Owner(key).ID == self && !now.has(was.home.Owner(key).ID)
+func (g *group) takeOver(v *view, gone func(sender uint64) bool) {
+	if through := g.floors.TakeFolded(gone); through > 0 {
+		// Which keys' floors they were nobody knows any more.
+		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(through)})
 	}
-	if cleared := g.floors.Cleared(); cleared > 0 && inherited("") {
+	owns := func(key string) bool { return v.home.Owner(key).ID == g.cache.node.ID }
+	if cleared, by := g.floors.ClearedBy(); cleared > 0 && gone(by) && owns("") {
 		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)})
+		g.floors.AdoptClear(cleared, g.cache.self)
 	}
+	g.eachFloor(func(w expiry.Written) {
+		if f := note.FloorOf(w); gone(w.Sender) && owns(f.Key) {
+			n := g.present(&f)
+			g.cache.replicate(&n)
+			g.floors.Adopt(w, g.cache.self)
+		}
+	})
+}
+
+// eachFloor passes the floors of keys and scopes to visit.
+func (g *group) eachFloor(visit func(expiry.Written)) {
 	for cursor, more := uint64(0), true; more; {
 		var held []expiry.Written
 		held, cursor, more = g.floors.Journal(0, cursor, journalPage)
 		for _, w := range held {
-			if f := note.FloorOf(w); inherited(f.Key) {
-				n := g.present(&f)
-				g.cache.replicate(&n)
-			}
+			visit(w)
 		}
 	}
 }
@@ -208,9 +238,9 @@ const (
 	// their way.
 	compareSettled = 3 * time.Second
 
-	// compareSlices is how many digests stand for the floors of a group, and
-	// compareFine how wide the slices are for the last floors: all of them together
-	// have slices that may be hours wide, and only whole ones are compared.
+	// compareSlices is how many digests stand for the floors of a group at most. Those of all
+	// floors that matter may be hours wide, and only whole ones are compared: compareFine is how
+	// wide those for the last floors are.
 	compareSlices = 64
 	compareFine   = 2 * time.Second
 )
@@ -229,7 +259,7 @@ func (c *Cache) compare() {
 			for _, g := range *c.groups.Load() {
 				ctx, cancel := context.WithTimeout(c.ctx, compareEvery)
 				err := g.compareWith(ctx, n, compareFine)
-				if coarse := g.retention() / compareSlices; err == nil && coarse > compareFine {
+				if coarse := compareWidth(g.relevance()); err == nil && coarse > compareFine {
 					err = g.compareWith(ctx, n, coarse)
 				}
 				if err != nil {
@@ -248,16 +278,15 @@ func (g *group) compareWith(ctx context.Context, n regions.Node, width time.Dura
 	if peer == nil {
 		return errors.New("no such peer")
 	}
-	// The slices reach from the oldest floor that matters to the youngest
-	// that has settled. They begin at round times, so that a floor is in the
+	// The slices reach from the oldest floor that matters, or as far back as they can, to the
+	// youngest that has settled. They begin at round times, so that a floor is in the
 	// same slice each time.
 	//
-	// Nodes differ in what they have forgotten, because it is too old or was folded.
-	// That is none of this, so the slices are all younger.
+	// Nodes differ in which floors they have forgotten. All slices are younger: floors are
+	// kept for longer than they matter, see retention.
 	now := g.cache.clock.Read()
-	width = max(width.Truncate(time.Second), time.Second)
-	oldest := max(g.dead(), g.floors.Group(), now.Add(-compareSlices*width))
-	from := expiry.At(oldest.Time().Truncate(width).Add(width))
+	oldest := now.Add(-min(g.relevance(), (compareSlices-1)*width))
+	from := expiry.At(max(oldest, g.floors.Group()).Time().Truncate(width))
 	slices := int(now.Add(-compareSettled).Sub(from) / width)
 	m := note.Compare{Group: g.name, From: from, Width: width}
 	if slices > 0 {
@@ -296,9 +325,19 @@ func (g *group) giveDifference(m *note.Compare) peers.Answer {
 }
 
 // dead returns the generation before which everything is dead by age, wherever
-// it is, so that floors do not matter.
+// it is, so that floors do not matter, and are not needed for comparing them either.
 func (g *group) dead() expiry.Generation { return g.cache.clock.Read().Add(-g.retention()) }
 
-func (g *group) retention() time.Duration {
+// relevance is for how long a floor matters: a value that is older may be alive somewhere.
+func (g *group) relevance() time.Duration {
 	return max(g.config.ttl+g.config.staleness(), g.config.originLag) + g.asks.limit + g.cache.config.maxDrift
+}
+
+// retention is for how long floors are kept. The first of the slices in which those that matter are
+// compared begins up to a slice before them, and clocks differ.
+func (g *group) retention() time.Duration { return g.relevance() + 2*compareWidth(g.relevance()) }
+
+// compareWidth returns how wide slices must be to cover d, in whole seconds.
+func compareWidth(d time.Duration) time.Duration {
+	return (d/(compareSlices-1) + time.Second).Truncate(time.Second)
 }

@@ -1,6 +1,7 @@
 package geocache
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/outbox"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 )
@@ -95,7 +97,7 @@ func TestMechanismALateWrite(t *testing.T) {
 					g := alone(t, counting())
 					take := func(n note.Note, at expiry.Generation) {
 						n.Stamp = expiry.Removal(at)
-						g.take(&n, 0)
+						g.take(&n, 0, 0)
 						time.Sleep(10 * time.Millisecond)
 					}
 					there := func() bool { _, ok := g.Peek("ada"); return ok }
@@ -142,7 +144,7 @@ func TestMechanismALateWriteAndALoadUnderWay(t *testing.T) {
 				g := alone(t, Getter[string](o))
 				take := func(at expiry.Generation) {
 					n.Stamp = expiry.Removal(at)
-					g.take(&n, 0)
+					g.take(&n, 0, 0)
 					time.Sleep(5 * time.Millisecond)
 				}
 				late := g.cache.clock.Now()
@@ -222,5 +224,30 @@ func TestMechanismAReadThatWaitsForOthers(t *testing.T) {
 		require.Equal(t, SourceStale, g.inTime(t.Context(), begun, stale).source)
 		time.Sleep(time.Second)
 		require.Equal(t, SourceGetter, g.inTime(t.Context(), begun, stale).source, "too old to be served stale")
+	})
+}
+
+// A region that has just been found has confirmed nothing before it has been sent what was written
+// before.
+func TestMechanismARegionThatIsNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := alone(t, counting())
+		r := &remote{Outbox: outbox.New(outbox.Config{}), filled: make(chan struct{})}
+		g.cache.outboxes.Store("us", r)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		confirmed := make(chan error, 1)
+		go func() { confirmed <- g.cache.confirmed(ctx, &note.Await{Group: "test", Key: "ada", Region: "us"}) }()
+		synctest.Wait()
+		require.Empty(t, confirmed)
+		g.noted("ada")
+		g.cache.fill(r)
+		synctest.Wait()
+		require.Empty(t, confirmed)
+		b, ok := r.Next(0, func(*note.Note) (string, bool) { return "us-1", true })
+		require.True(t, ok)
+		require.Equal(t, "ada", b.Push.Notes[0].Key)
+		r.Answered(b, 1, 0)
+		require.NoError(t, <-confirmed)
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/note"
 	"github.com/geocache/geocache/internal/outbox"
 	"github.com/geocache/geocache/peers"
@@ -28,9 +29,40 @@ func (c *Cache) openOutboxes() {
 		if n.Region == c.node.Region {
 			continue
 		}
-		c.outboxes.LoadOrCompute(n.Region, func() (*outbox.Outbox, bool) {
-			o := outbox.New(outbox.Config{Epoch: c.clock.Now(), Probe: c.config.lease})
-			return o, !c.spawn(func() { c.pump(n.Region, o) })
+		c.outboxes.LoadOrCompute(n.Region, func() (*remote, bool) {
+			r := &remote{
+				Outbox: outbox.New(outbox.Config{Epoch: c.epoch, Probe: c.config.lease}),
+				filled: make(chan struct{}),
+			}
+			return r, !c.spawn(func() { c.pump(n.Region, r.Outbox) }) || !c.spawn(func() { c.fill(r) })
+		})
+	}
+}
+
+// A remote is what another region has to be told.
+type remote struct {
+	*outbox.Outbox
+	filled chan struct{} // closed when what was written before it was made is in it too
+}
+
+// fill adds to a new outbox the floors that there are by then: a region that has just been found has not
+// been sent them. Of each key those that own it, or whose task it is to send it, do that.
+func (c *Cache) fill(r *remote) {
+	defer close(r.filled)
+	home := c.standing.view.Load().home
+	owns := func(key string) bool { return home.Owner(key).ID == c.node.ID }
+	for _, g := range *c.groups.Load() {
+		now := c.clock.Instant()
+		if group := g.floors.Group(); group > g.floors.Cleared() && owns("") {
+			r.Add(note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(group)}, now)
+		}
+		if cleared, by := g.floors.ClearedBy(); cleared > 0 && (by == c.self || owns("")) {
+			r.Add(note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now)
+		}
+		g.eachFloor(func(w expiry.Written) {
+			if f := note.FloorOf(w); w.Sender == c.self || owns(f.Key) {
+				r.Add(g.present(&f), c.clock.Instant())
+			}
 		})
 	}
 }
@@ -153,13 +185,13 @@ func (c *Cache) relay(ctx context.Context, notes []note.Note, transit time.Durat
 			wg.Go(func() {
 				errs[i] = c.spread(ctx, n)
 				if g := c.group(n.Group); g != nil { // it has come meanwhile
-					g.take(n, 0)
+					g.take(n, 0, 0)
 				}
 			})
 			continue
 		}
-		_ = g.takeDirty(n) // drops what is older, there is nothing to keep
-		g.take(n, transit) // all of them at once, before anybody waits
+		_ = g.takeDirty(n)    // drops what is older, there is nothing to keep
+		g.take(n, transit, 0) // all of them at once, before anybody waits
 		n.Age += transit
 		wg.Go(func() { errs[i] = c.spread(ctx, n) })
 	}
@@ -168,20 +200,34 @@ func (c *Cache) relay(ctx context.Context, notes []note.Note, transit time.Durat
 }
 
 // confirmed waits until a region has confirmed what it has been sent about a
-// key or scope by this node.
+// key by this node.
 func (c *Cache) confirmed(ctx context.Context, m *note.Await) error {
-	o, ok := c.outboxes.Load(m.Region)
-	if !ok {
-		return fmt.Errorf("region %q is not known at %s", m.Region, c.node.ID)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.awaiting, func() { cancel(ErrClosed) })()
+	r, ok := c.outboxes.Load(m.Region)
+	for !ok { // who asks has heard of it before this node
+		changed := c.standing.changed.wait()
+		if r, ok = c.outboxes.Load(m.Region); ok {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("region %q is not known at %s: %w", m.Region, c.node.ID, context.Cause(ctx))
+		}
 	}
-	done, stop := o.Confirmed(m.Group, m.Subject())
+	select {
+	case <-r.filled:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	done, stop := r.Confirmed(m.Group, m.Subject())
 	defer stop()
 	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-c.awaiting.Done():
-		return ErrClosed
 	}
 }

@@ -62,6 +62,10 @@ func (g *group) refuseWrite(ctx context.Context, w *note.Write, config *writeCon
 
 // carryOut has the owner do the write, and waits for as much as ack asks. result may be nil.
 func (g *group) carryOut(ctx context.Context, w *note.Write, ack AckLevel, result *Written) error {
+	var remote []string
+	if ack == World { // before the write: a region that comes later need not have heard of it
+		remote = g.cache.remoteRegions()
+	}
 	wrote, owner, err := g.route(ctx, w, g.cache.topology().Home.Name)
 	if result == nil {
 		if err == nil && !wrote.Unconfirmed && ack != World {
@@ -84,7 +88,7 @@ func (g *group) carryOut(ctx context.Context, w *note.Write, ack AckLevel, resul
 	if ack == Region {
 		return nil
 	}
-	return g.awaitAll(ctx, w, owner, g.cache.remoteRegions(), result)
+	return g.awaitAll(ctx, w, owner, remote, result)
 }
 
 // awaitAll waits until the owner has heard from each of the regions that it has
@@ -144,7 +148,7 @@ func (g *group) confirmed(ctx context.Context, owner string, m note.Await) error
 // or twice in a row at most, with what has been written in between staying above it (see giveStamp). A Swap, and a write to the origin, is not asked for again
 // once it may have been done. route returns which node has done it.
 func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote note.Wrote, by string, err error) {
-	w.ID = g.cache.alone
+	w.ID = g.cache.self
 	if g.cache.transport == nil && !g.backing.any() { // nobody else can do it, and there is nothing to wait for
 		wrote, _, err := g.request(ctx, w, g.cache.node)
 		return wrote, g.cache.node.ID, err

@@ -68,9 +68,9 @@ type standing struct {
 	// known are the nodes of the view whose journals have been taken since they
 	// came into it. What they have written before, without this node, is in there.
 	known map[string]bool
-	// departed are earlier views of which nodes have gone since, whose unsent
-	// notes are still to be sent.
-	departed []*view
+	// orphaned is whether there may be floors whose sender is gone, which takeOver has not seen:
+	// a process of the region has gone since, or journals have come.
+	orphaned bool
 }
 
 // leased reports whether this node may serve copies of the group's entries now.
@@ -102,12 +102,12 @@ func (c *Cache) follow() {
 	}
 	c.standing.mu.Lock()
 	maps.DeleteFunc(c.standing.known, func(id string, _ bool) bool { return !v.has(id) })
-	if was != nil {
-		c.standing.departed = append(c.standing.departed, was)
+	if was != nil && slices.ContainsFunc(was.home.Nodes, func(n regions.Node) bool { return !v.has(n.ID) }) {
+		c.standing.orphaned = true
 	}
 	c.standing.mu.Unlock()
 	c.renew()
-	c.spawn(func() { c.reown(); c.succeed() })
+	c.spawn(func() { c.reown(); c.takeOver() })
 }
 
 // reown has queued writes follow their keys. One pass is made at a time, and after it
@@ -275,6 +275,7 @@ func (c *Cache) resume() {
 			}
 		}
 		s.copies.Store(int64(s.held))
+		s.orphaned = true
 	}
 	s.held = 0
 	s.mu.Unlock()
@@ -283,7 +284,7 @@ func (c *Cache) resume() {
 		return
 	}
 	s.changed.raise()
-	c.succeed()
+	c.takeOver()
 }
 
 // journalTimeout bounds how long one attempt to take the journals may last.
@@ -318,6 +319,7 @@ func (c *Cache) syncGroup(g *group) {
 			cancel()
 			if err == nil && int64(c.clock.Instant()) < c.standing.copies.Load() && c.standing.period.Load() == period {
 				g.setSynced()
+				c.takeOverIn(g)
 				return
 			}
 		}

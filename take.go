@@ -24,13 +24,14 @@ func (g *group) mark() mark {
 }
 
 // take takes a note in. From then on no read here returns what is older, and no
-// fill that is running brings it back. The order is what keep counts on.
-func (g *group) take(n *note.Note, transit time.Duration) {
+// fill that is running brings it back. The order is what keep counts on. sender stands for the
+// node that sends it to the other regions, 0 for none.
+func (g *group) take(n *note.Note, transit time.Duration, sender uint64) {
 	if n.Clear {
-		g.takeClear(n)
+		g.takeClear(n, sender)
 		return
 	}
-	was := g.floors.Raise(n.Subject(), n.Stamp, g.cache.clock.Elapsed()) // (1)
+	was := g.floors.Raise(n.Subject(), n.Stamp, g.cache.clock.Elapsed(), sender) // (1)
 	if n.Scope {
 		return // what it has made dead is found when it is read, see covered
 	}
@@ -42,13 +43,13 @@ func (g *group) take(n *note.Note, transit time.Duration) {
 }
 
 // takeClear is take for a floor of the whole group.
-func (g *group) takeClear(n *note.Note) {
+func (g *group) takeClear(n *note.Note, sender uint64) {
 	was := g.floors.Group()
 	again := n.Stamp.Generation == was || n.Stamp.Generation == g.floors.Cleared()
 	if n.Folded {
 		g.floors.RaiseGroup(n.Stamp.Generation, g.cache.clock.Elapsed())
 	} else {
-		g.floors.Clear(n.Stamp.Generation, g.cache.clock.Elapsed())
+		g.floors.Clear(n.Stamp.Generation, g.cache.clock.Elapsed(), sender)
 	}
 	if again {
 		return // what was loaded since it came the first time may stay
@@ -119,15 +120,34 @@ func (g *group) noteOf(e *store.Entry) note.Note {
 //
 // The error is ctx's, or that this node is leaving and does not see the others any
 // more; who was not told by then is not told.
+//
+// The notes are not this node's to send to other regions; those of complete are.
 func (c *Cache) spread(ctx context.Context, notes ...*note.Note) error {
-	return c.spreadIn(ctx, tenure{}, notes...)
+	return c.spreading(notes).run(ctx)
 }
 
-// spreadIn is spread for what was stamped in a tenure, unless that is zero. A node that is told only
-// after its end may have owned the key by then, and have swapped the same value:
-// errDisputed. A node that came into the view after it has the floor from the journals.
-func (c *Cache) spreadIn(ctx context.Context, in tenure, notes ...*note.Note) error {
-	s := spreading{c: c, notes: notes, in: in, begun: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
+func (c *Cache) spreading(notes []*note.Note) *spreading {
+	return &spreading{c: c, notes: notes, begun: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
+}
+
+// A spreading is notes on their way to the nodes of this region.
+type spreading struct {
+	c      *Cache
+	notes  []*note.Note
+	sender uint64         // see take
+	begun  expiry.Instant // when the ages were right
+	told   map[string]bool
+
+	// in is the tenure that the notes were stamped in, if they are a Swap's. A node that is told
+	// only after its end may have owned the key by then, and have swapped the same value: that is
+	// disputed. A node that came into the view after it has the floor from the journals.
+	in       tenure
+	disputed bool
+}
+
+// run does what spread says.
+func (s *spreading) run(ctx context.Context) error {
+	c := s.c
 	for {
 		changed := c.standing.changed.wait()
 		v := c.standing.view.Load()
@@ -152,16 +172,6 @@ func (c *Cache) spreadIn(ctx context.Context, in tenure, notes ...*note.Note) er
 			return ctx.Err()
 		}
 	}
-}
-
-// A spreading is notes on their way to the nodes of this region.
-type spreading struct {
-	c        *Cache
-	notes    []*note.Note
-	in       tenure         // that they were stamped in, or zero
-	begun    expiry.Instant // when the ages were right
-	told     map[string]bool
-	disputed bool // a node of the tenure was told after its end
 }
 
 // tellAgain is the pause before a node is told once more what it has not
@@ -189,7 +199,7 @@ func (s *spreading) tell(ctx context.Context, v *view) (all bool) {
 		}
 		message, heir := floors, slices.Contains(heirs, node.ID)
 		if heir || message == nil {
-			m := note.Tell{Notes: make([]note.Note, len(s.notes))}
+			m := note.Tell{Sender: s.sender, Notes: make([]note.Note, len(s.notes))}
 			for i, n := range s.notes {
 				m.Notes[i] = v.noteFor(n, node.ID)
 				m.Notes[i].Age += s.c.clock.Instant().Sub(s.begun)
@@ -229,7 +239,7 @@ func (c *Cache) takeTell(m note.Tell, transit time.Duration) peers.Answer {
 			if err := g.takeDirty(&m.Notes[i]); err != nil {
 				return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
 			}
-			g.take(&m.Notes[i], transit)
+			g.take(&m.Notes[i], transit, m.Sender)
 		}
 	}
 	return peers.Answer{}

@@ -302,7 +302,7 @@ func (g *Group[V]) bringHome(ctx context.Context, w *note.Write, wrote note.Wrot
 	if own := g.cache.node.Region; own != home {
 		n := note.Note{Group: g.name, Key: w.Key, Stamp: wrote.Stamp, HasValue: true, Value: w.Value, Tagged: w.Tagged, Life: g.life(w.Key, false, w.Life)}
 		_ = g.takeDirty(&n) // drops what is older, there is nothing to keep
-		g.take(&n, 0)
+		g.take(&n, 0, 0)
 		if err := g.cache.spread(ctx, &n); err == nil {
 			result.Confirmed = append([]string{own}, result.Confirmed...)
 		} else {

@@ -236,7 +236,7 @@ func (g *group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (s
 }
 
 func (g *group) publish(n *note.Note) {
-	g.take(n, 0)
+	g.take(n, 0, g.cache.self)
 	if g.cache.transport == nil {
 		return
 	}
@@ -266,7 +266,9 @@ func (g *group) expected(w *note.Write) bool {
 func (g *group) complete(b begun) error {
 	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
 	defer cancel()
-	if err := g.cache.spreadIn(ctx, b.tenure, b.notes...); errors.Is(err, ErrUncertain) {
+	s := g.cache.spreading(b.notes)
+	s.sender, s.in = g.cache.self, b.tenure
+	if err := s.run(ctx); errors.Is(err, ErrUncertain) {
 		return err
 	} else if err != nil {
 		return b.unconfirmed()

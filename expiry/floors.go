@@ -1,6 +1,7 @@
 package expiry
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,8 +32,12 @@ type Floors struct {
 	last Raised
 	// prefixes are the lengths of the prefixes that have floors, and of how many.
 	prefixes map[int]int
-	// cleared is the last Clear. Invariant: it never falls, and is at most group.
-	cleared Generation
+	// cleared is the last Clear, and clearedBy its sender. Invariant: it never falls, and is at
+	// most group.
+	cleared   Generation
+	clearedBy uint64
+	// folded is up to which generation floors of each sender have been folded.
+	folded map[uint64]Generation
 	// keys holds the floors of keys and scopes, those above the group's and for a while
 	// some that it has come to cover.
 	// Invariant: the floor of a key, max(keys[key], group), never falls while
@@ -52,11 +57,12 @@ type Floors struct {
 	raised []*raise
 }
 
-// A raise is one floor of one subject. It is immutable but for void.
+// A raise is one floor of one subject. It is immutable but for what is guarded.
 type raise struct {
 	subject Subject
 	Raised
-	void bool // dropped, or replaced by a newer one of its subject; guarded by Floors.mu
+	sender uint64 // see Raise; guarded by Floors.mu
+	void   bool   // dropped, or replaced by a newer one of its subject; guarded by Floors.mu
 }
 
 // A Raised is a floor, and when this node came to know of it.
@@ -81,7 +87,7 @@ func NewFloors(limit int) *Floors {
 	if limit <= 0 {
 		panic("expiry: the limit of Floors must be positive")
 	}
-	return &Floors{limit: limit, keys: make(map[Subject]*raise), prefixes: make(map[int]int)}
+	return &Floors{limit: limit, keys: make(map[Subject]*raise), prefixes: make(map[int]int), folded: make(map[uint64]Generation)}
 }
 
 // Floor returns the stamp that a value of key must not be below, unless it has tags:
@@ -120,14 +126,37 @@ func (f *Floors) Group() Generation { return Generation(f.group.Load()) }
 // Cleared returns the generation of the last Clear. Group is not below it, and
 // above it if floors have been folded since.
 func (f *Floors) Cleared() Generation {
+	g, _ := f.ClearedBy()
+	return g
+}
+
+// ClearedBy is Cleared, with the sender of that Clear.
+func (f *Floors) ClearedBy() (g Generation, sender uint64) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return f.cleared
+	return f.cleared, f.clearedBy
+}
+
+// TakeFolded returns up to which generation floors were folded into the group's of those senders for
+// which gone is true, and forgets that.
+func (f *Floors) TakeFolded(gone func(sender uint64) bool) (through Generation) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.folded, func(sender uint64, g Generation) bool {
+		if !gone(sender) {
+			return false
+		}
+		through = max(through, g)
+		return true
+	})
+	return through
 }
 
 // Raise lifts the floor of a subject to s, unless it is there or above already. It returns
 // what FloorOf would have before. at is the present moment on a
-// clock of the caller's, which is given back by Over.
+// clock of the caller's, which is given back by Over. sender stands for the node whose task it is
+// to send the floor to other regions, and is given back by Journal; 0 is nobody, as it has come
+// from there.
 //
 // A lower s that comes late is a write too, which may have happened after the one that
 // the floor is from, by another clock. The floor stays and counts as raised now; if it is
@@ -137,7 +166,7 @@ func (f *Floors) Cleared() Generation {
 // the group's, whenever it came. No other choice lifts the group's floor less.
 // And what it is lifted to does not depend on the order in which floors came, so
 // nodes that have the same floors have the same floor of the group.
-func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration) (was Stamp) {
+func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration, sender uint64) (was Stamp) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	own := Removal(f.Group())
@@ -165,8 +194,11 @@ func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration) (was Stamp) {
 		}
 		return was
 	}
-	r := &raise{subject: subject, Raised: Raised{Floor: own, At: at, Mark: f.Mark(), First: f.Mark(), Scope: scope}}
+	r := &raise{subject: subject, sender: sender, Raised: Raised{Floor: own, At: at, Mark: f.Mark(), First: f.Mark(), Scope: scope}}
 	if held {
+		if own == old.Floor {
+			r.sender = old.sender
+		}
 		r.First = old.First
 		old.void = true
 	} else {
@@ -181,6 +213,9 @@ func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration) (was Stamp) {
 		f.scoped.Store(f.seq.Load())
 	}
 	if len(f.keys) > f.limit && f.oldest[0].generation > f.Group() {
+		if by := f.oldest[0].sender; by != 0 {
+			f.folded[by] = f.oldest[0].generation
+		}
 		f.raiseGroupLocked(f.oldest[0].generation, f.oldest[0].At)
 	}
 	f.dropLocked(f.Group(), 2) // what raiseGroupLocked has left: faster than more can come
@@ -196,19 +231,39 @@ func (f *Floors) RaiseGroup(g Generation, at time.Duration) bool {
 	return f.raiseGroupLocked(g, at)
 }
 
-// Clear lifts the floor of every key to g and remembers g as the last Clear. It
+// Clear lifts the floor of every key to g and remembers g as the last Clear, and its sender. It
 // reports false if that is g or later already. A lower g that comes late has the group's floor
 // count as raised now, as with Raise.
-func (f *Floors) Clear(g Generation, at time.Duration) bool {
+func (f *Floors) Clear(g Generation, at time.Duration, sender uint64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if g == f.cleared {
 		return false // the same again
 	}
 	later := g > f.cleared
-	f.cleared = max(f.cleared, g)
+	if later {
+		f.cleared, f.clearedBy = g, sender
+	}
 	f.raiseGroupLocked(g, at)
 	return later
+}
+
+// Adopt makes another node the sender of a floor, if that is still there.
+func (f *Floors) Adopt(w Written, sender uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r, ok := f.keys[w.Subject]; ok && r.Floor == w.Floor {
+		r.sender = sender
+	}
+}
+
+// AdoptClear is Adopt for the last Clear.
+func (f *Floors) AdoptClear(g Generation, sender uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cleared == g {
+		f.clearedBy = sender
+	}
 }
 
 // Forget drops the floors below before, in whatever order they were raised, and
@@ -223,6 +278,7 @@ func (f *Floors) Forget(before Generation) int {
 			through = max(through, before-1)
 		}
 		n := f.dropLocked(through, chunk)
+		maps.DeleteFunc(f.folded, func(_ uint64, g Generation) bool { return g < before })
 		f.mu.Unlock()
 		dropped += n
 		if n < chunk {

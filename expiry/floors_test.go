@@ -10,7 +10,7 @@ import (
 )
 
 // raises raises a floor, and reports whether that has lifted it.
-func raises(f *Floors, key Subject, s Stamp) bool { return f.Raise(key, s, 0).Below(s) }
+func raises(f *Floors, key Subject, s Stamp) bool { return f.Raise(key, s, 0, 0).Below(s) }
 
 func TestFloorsRaise(t *testing.T) {
 	f := NewFloors(10)
@@ -38,9 +38,9 @@ func TestFloorsRaise(t *testing.T) {
 func TestFloorsForgetByAge(t *testing.T) {
 	f := NewFloors(10)
 	for g := range Generation(5) {
-		f.Raise(Subject(fmt.Sprintf("k%d", g+1)), Removal(g+1), 0)
+		f.Raise(Subject(fmt.Sprintf("k%d", g+1)), Removal(g+1), 0, 0)
 	}
-	f.Raise("k1", Removal(9), 0) // newer now: the old raise must not take it along
+	f.Raise("k1", Removal(9), 0, 0) // newer now: the old raise must not take it along
 	require.Equal(t, 2, f.Forget(4))
 	require.Equal(t, Removal(9), f.Floor("k1"))
 	require.Equal(t, Removal(0), f.Floor("k2"))
@@ -50,7 +50,7 @@ func TestFloorsForgetByAge(t *testing.T) {
 func TestFloorsOneKeyWrittenForEver(t *testing.T) {
 	f := NewFloors(10)
 	for g := range Generation(100_000) {
-		f.Raise("a", Removal(g+1), 0)
+		f.Raise("a", Removal(g+1), 0, 0)
 	}
 	require.Equal(t, 1, f.Len())
 	require.Less(t, len(f.raised), 100)
@@ -77,7 +77,7 @@ func TestFloorsNeverForgetTowardsStale(t *testing.T) {
 			} else {
 				k := key.Draw(t, "key")
 				stamp := Stamp{g, rapid.SampledFrom([]uint64{0, 1, 2, removed}).Draw(t, "origin")}
-				f.Raise(Key(k), stamp, 0)
+				f.Raise(Key(k), stamp, 0, 0)
 				highest[k] = highest[k].Max(stamp)
 			}
 			for k, s := range highest {

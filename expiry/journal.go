@@ -13,6 +13,7 @@ import (
 type Written struct {
 	Subject Subject
 	Floor   Stamp
+	Sender  uint64 // see Raise
 }
 
 // Journal returns the floors held whose generation is at least since, in the
@@ -33,7 +34,7 @@ func (f *Floors) Journal(since Generation, cursor uint64, limit int) (floors []W
 	for next, more = cursor, true; more && len(floors) < limit; {
 		next, more = f.page(next, func(r *raise) bool {
 			if r.Floor.Generation >= since {
-				floors = append(floors, Written{r.subject, r.Floor})
+				floors = append(floors, Written{r.subject, r.Floor, r.sender})
 			}
 			return len(floors) < limit
 		})
@@ -53,9 +54,9 @@ func (f *Floors) Between(from, to Generation, limit int) []Written {
 		}
 		found++
 		if len(floors) < limit {
-			floors = append(floors, Written{r.subject, r.Floor})
+			floors = append(floors, Written{r.subject, r.Floor, r.sender})
 		} else if i := rand.IntN(found); i < limit { // reservoir sampling
-			floors[i] = Written{r.subject, r.Floor}
+			floors[i] = Written{r.subject, r.Floor, r.sender}
 		}
 	})
 	return floors

@@ -90,7 +90,7 @@ func (m *model) held(f func(modelled) bool) []Written {
 	slices.SortFunc(keys, func(a, b Subject) int { return int(m.keys[a].seq) - int(m.keys[b].seq) })
 	var floors []Written
 	for _, key := range keys {
-		floors = append(floors, Written{key, m.keys[key].floor})
+		floors = append(floors, Written{Subject: key, Floor: m.keys[key].floor})
 	}
 	return floors
 }
@@ -139,7 +139,7 @@ func TestFloorsAreTheModel(t *testing.T) {
 			},
 			"clear": func(t *rapid.T) {
 				g := drawGeneration().Draw(t, "generation") / 2
-				require.Equal(t, g > m.cleared, f.Clear(g, 0))
+				require.Equal(t, g > m.cleared, f.Clear(g, 0, 0))
 				if g <= m.cleared {
 					m.late(g < m.cleared)
 					return
@@ -185,7 +185,7 @@ func TestFloorsAreTheModel(t *testing.T) {
 				other := NewFloors(manyKeys + 7)
 				there := m.held(func(modelled) bool { return true })
 				for _, i := range rand.Perm(len(there)) {
-					other.Raise(there[i].Subject, there[i].Floor, 0)
+					other.Raise(there[i].Subject, there[i].Floor, 0, 0)
 				}
 				from := drawGeneration().Draw(t, "from") / 2
 				width := time.Duration(rapid.IntRange(1, 100).Draw(t, "width")) * time.Microsecond
@@ -218,7 +218,7 @@ func TestDigestTellsWhichSlicesDiffer(t *testing.T) {
 		differs := make([]bool, n)
 		for key := range rapid.IntRange(1, 50).Draw(t, "keys") {
 			k, s := Key(fmt.Sprint(key)), Stamp{inOne.Draw(t, "generation"), 1}
-			a.Raise(k, s, 0)
+			a.Raise(k, s, 0, 0)
 			other := s
 			switch rapid.IntRange(0, 9).Draw(t, "other") {
 			case 0:
@@ -231,7 +231,7 @@ func TestDigestTellsWhichSlicesDiffer(t *testing.T) {
 				k += "'" // another key, written at the same time
 				differs[int((s.Generation-from)/Generation(0).Add(width))] = true
 			}
-			b.Raise(k, other, 0)
+			b.Raise(k, other, 0, 0)
 			for i := range differs {
 				in := func(s Stamp) bool { return slice(i) <= s.Generation && s.Generation < slice(i+1) }
 				if other != s && (in(s) || in(other)) {
@@ -243,10 +243,10 @@ func TestDigestTellsWhichSlicesDiffer(t *testing.T) {
 		for i := range differs {
 			require.Equal(t, differs[i], da[i] != db[i], "slice %d", i)
 			for _, w := range a.Between(slice(i), slice(i+1), 1000) {
-				b.Raise(w.Subject, w.Floor, 0)
+				b.Raise(w.Subject, w.Floor, 0, 0)
 			}
 			for _, w := range b.Between(slice(i), slice(i+1), 1000) {
-				a.Raise(w.Subject, w.Floor, 0)
+				a.Raise(w.Subject, w.Floor, 0, 0)
 			}
 		}
 		require.Equal(t, a.Digest(from, width, n), b.Digest(from, width, n), "exchanged")
@@ -257,8 +257,8 @@ func TestDigestTellsWhichSlicesDiffer(t *testing.T) {
 // harm.
 func TestDigestOfWhatPeersAsk(t *testing.T) {
 	f := NewFloors(10)
-	f.Raise("a", Removal(horizon), 0)
-	f.Raise("b", Removal(^Generation(0)), 0)
+	f.Raise("a", Removal(horizon), 0, 0)
+	f.Raise("b", Removal(^Generation(0)), 0, 0)
 	require.Equal(t, []uint64{0, 0}, f.Digest(1, 0, 2), "a width of a microsecond at least")
 	require.Equal(t, []uint64{0}, f.Digest(1, -time.Hour, 1))
 	require.Empty(t, f.Digest(0, time.Second, 0))
@@ -275,7 +275,7 @@ func TestDigestOfWhatPeersAsk(t *testing.T) {
 func TestBetweenComesToShowAll(t *testing.T) {
 	f := NewFloors(200)
 	for i := range 200 {
-		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0)
+		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0, 0)
 	}
 	seen := map[Subject]bool{}
 	for range 1000 {
@@ -291,34 +291,34 @@ func TestBetweenComesToShowAll(t *testing.T) {
 func TestJournalPages(t *testing.T) {
 	f := NewFloors(5 * chunk)
 	for i := range 3 * chunk {
-		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0)
+		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0, 0)
 	}
 	first, cursor, more := f.Journal(0, 0, 10)
 	require.True(t, more)
-	require.Equal(t, Written{"0", Removal(1)}, first[0])
+	require.Equal(t, Written{Subject: "0", Floor: Removal(1)}, first[0])
 
-	f.Raise("5", Removal(horizon), 0)      // was on the page
-	f.Raise("20", Removal(horizon+1), 0)   // not yet
-	require.Equal(t, 14, f.Forget(16))     // on both sides of the cursor
-	for g := range Generation(6 * chunk) { // so that the journal is compacted
-		f.Raise("30", Removal(horizon+2+g), 0)
+	f.Raise("5", Removal(horizon), 0, 0)    // was on the page
+	f.Raise("20", Removal(horizon+1), 0, 0) // not yet
+	require.Equal(t, 14, f.Forget(16))      // on both sides of the cursor
+	for g := range Generation(6 * chunk) {  // so that the journal is compacted
+		f.Raise("30", Removal(horizon+2+g), 0, 0)
 	}
 	rest, cursor, more := f.Journal(0, cursor, 5*chunk)
 	require.False(t, more)
 	require.Len(t, rest, 3*chunk-15+1) // "5" once more
-	require.Equal(t, Written{"15", Removal(16)}, rest[0])
-	require.Equal(t, []Written{{"5", Removal(horizon)}, {"20", Removal(horizon + 1)}, {"30", Removal(horizon + 1 + 6*chunk)}}, rest[len(rest)-3:])
+	require.Equal(t, Written{Subject: "15", Floor: Removal(16)}, rest[0])
+	require.Equal(t, []Written{{Subject: "5", Floor: Removal(horizon)}, {Subject: "20", Floor: Removal(horizon + 1)}, {Subject: "30", Floor: Removal(horizon + 1 + 6*chunk)}}, rest[len(rest)-3:])
 
 	none, same, more := f.Journal(0, cursor, 10)
 	require.Empty(t, none)
 	require.False(t, more)
 	require.Equal(t, cursor, same)
-	f.Raise("new", Removal(horizon), 0)
+	f.Raise("new", Removal(horizon), 0, 0)
 	news, _, _ := f.Journal(0, cursor, 10)
-	require.Equal(t, []Written{{"new", Removal(horizon)}}, news)
+	require.Equal(t, []Written{{Subject: "new", Floor: Removal(horizon)}}, news)
 
 	again, _, _ := f.Journal(0, cursor+100, 1)
-	require.Equal(t, []Written{{"15", Removal(16)}}, again, "a cursor from before a restart")
+	require.Equal(t, []Written{{Subject: "15", Floor: Removal(16)}}, again, "a cursor from before a restart")
 	one, _, more := f.Journal(0, 0, 0)
 	require.Len(t, one, 1, "a limit that would never end")
 	require.True(t, more)
@@ -329,12 +329,12 @@ func TestClear(t *testing.T) {
 	f := NewFloors(10)
 	require.True(t, f.RaiseGroup(5, 0))
 	require.Zero(t, f.Cleared())
-	require.True(t, f.Clear(4, 0), "news, although the floor is above")
+	require.True(t, f.Clear(4, 0, 0), "news, although the floor is above")
 	require.Equal(t, Generation(5), f.Group())
 	require.Equal(t, Generation(4), f.Cleared())
-	require.False(t, f.Clear(4, 0))
-	require.False(t, f.Clear(3, 0))
-	require.True(t, f.Clear(6, 0))
+	require.False(t, f.Clear(4, 0, 0))
+	require.False(t, f.Clear(3, 0, 0))
+	require.True(t, f.Clear(6, 0, 0))
 	require.Equal(t, []Generation{6, 6}, []Generation{f.Group(), f.Cleared()})
 }
 
@@ -343,21 +343,21 @@ func TestClear(t *testing.T) {
 func TestClearOfMany(t *testing.T) {
 	f := NewFloors(10 * chunk)
 	for i := range 10 * chunk {
-		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0)
+		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0, 0)
 	}
 	const g = 10*chunk - 1
-	require.True(t, f.Clear(g, 0))
+	require.True(t, f.Clear(g, 0, 0))
 	require.Equal(t, 9*chunk, f.Len())
-	last := []Written{{Key(fmt.Sprint(g)), Removal(g + 1)}}
+	last := []Written{{Subject: Key(fmt.Sprint(g)), Floor: Removal(g + 1)}}
 	floors, _, _ := f.Journal(0, 0, 100)
 	require.Equal(t, last, floors)
 	require.Equal(t, last, f.Between(0, horizon, 100))
 	only := NewFloors(1)
-	only.Raise(last[0].Subject, last[0].Floor, 0)
+	only.Raise(last[0].Subject, last[0].Floor, 0, 0)
 	require.Equal(t, only.Digest(0, time.Hour, 1), f.Digest(0, time.Hour, 1))
 
 	for i := range chunk {
-		f.Raise("a", Removal(Generation(g+1+i)), 0)
+		f.Raise("a", Removal(Generation(g+1+i)), 0, 0)
 	}
 	require.Equal(t, 7*chunk+1, f.Len(), "two for each that comes")
 	require.Equal(t, Generation(g), f.Group(), "there is room for those that come")
@@ -372,12 +372,12 @@ func TestFoldingDoesNotDependOnTheOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(1, 8).Draw(t, "limit")
 		writes := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Written {
-			return Written{Key(rapid.StringMatching("[a-p]").Draw(t, "key")), Removal(drawGeneration().Draw(t, "generation"))}
+			return Written{Subject: Key(rapid.StringMatching("[a-p]").Draw(t, "key")), Floor: Removal(drawGeneration().Draw(t, "generation"))}
 		})).Draw(t, "writes")
 		floors := func(writes []Written) (Generation, []Written) {
 			f := NewFloors(limit)
 			for _, w := range writes {
-				f.Raise(w.Subject, w.Floor, 0)
+				f.Raise(w.Subject, w.Floor, 0, 0)
 			}
 			held := f.Between(0, ^Generation(0), limit)
 			slices.SortFunc(held, func(a, b Written) int { return strings.Compare(string(a.Subject), string(b.Subject)) })
@@ -409,7 +409,7 @@ func TestFloorsConcurrently(t *testing.T) {
 				if w == 0 { // late, and out of order
 					g = max(g, 500) - rand.Uint64N(500)
 				}
-				f.Raise(key(w, i), Removal(Generation(g)), 0)
+				f.Raise(key(w, i), Removal(Generation(g)), 0, 0)
 				if was := raised[w][i].Load(); was < g {
 					raised[w][i].Store(g)
 				}
@@ -463,7 +463,7 @@ func TestFloorsConcurrently(t *testing.T) {
 		before := clock.Load() / 2
 		forgotten.Store(before)
 		f.Forget(Generation(before))
-		if g := Generation(before / 2); f.Clear(g, 0) && f.Cleared() != g {
+		if g := Generation(before / 2); f.Clear(g, 0, 0) && f.Cleared() != g {
 			t.Errorf("cleared at %d, not %d", f.Cleared(), g)
 		}
 		if cleared := f.Cleared(); f.Group() < cleared {

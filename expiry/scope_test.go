@@ -44,13 +44,13 @@ func TestScopesAreApart(t *testing.T) {
 			name, s := drawName().Draw(t, "name"), Removal(g+1)
 			switch rapid.IntRange(0, 2).Draw(t, "kind") {
 			case 0:
-				f.Raise(Key(name), s, 0)
+				f.Raise(Key(name), s, 0, 0)
 				keys[name] = s
 			case 1:
-				f.Raise(Tag(name), s, 0)
+				f.Raise(Tag(name), s, 0, 0)
 				tags[name] = s
 			default:
-				f.Raise(Prefix(name), s, 0)
+				f.Raise(Prefix(name), s, 0, 0)
 				prefixes[name] = s
 			}
 		}
@@ -87,12 +87,12 @@ func TestScopesAreApart(t *testing.T) {
 
 		// What is raised again below its own floor is late, and that of another subject is not.
 		for _, w := range floors {
-			require.Equal(t, f.FloorOf(w.Subject), f.Raise(w.Subject, Removal(0), 0))
+			require.Equal(t, f.FloorOf(w.Subject), f.Raise(w.Subject, Removal(0), 0, 0))
 		}
 		// It is the same where it is told.
 		other := NewFloors(1000)
 		for _, w := range floors {
-			other.Raise(w.Subject, w.Floor, 0)
+			other.Raise(w.Subject, w.Floor, 0, 0)
 		}
 		for _, name := range names {
 			for _, s := range []Subject{Key(name), Tag(name), Prefix(name)} {

@@ -20,6 +20,9 @@ type Config struct {
 	ID      string // this node's id, unique in the cluster
 	Region  string // this node's region
 
+	// Epoch is when this process started, and so tells it from others that had its id before.
+	Epoch expiry.Generation
+
 	// SeedCheck is a hash of the ring's seed. Nodes with another one are
 	// refused: their rings would place every key elsewhere.
 	SeedCheck uint64
@@ -63,6 +66,11 @@ type Config struct {
 	// in, with no lock held, and on the goroutine that reads its connection,
 	// so it must not block. LeaseEnd and Settled then say what the pong said.
 	OnPong func(p *Peer)
+
+	// OnRestart, if not nil, is called when the process behind a peer is found to be another
+	// one than before, once it can be asked, on the goroutine that reads its connection, so it
+	// must not block.
+	OnRestart func(p *Peer)
 
 	// OnOtherView, if not nil, is called after a node of this region has pinged with another
 	// view than this node's, be it a peer or not, on the goroutine that reads

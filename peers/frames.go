@@ -60,6 +60,7 @@ type welcome struct {
 	id, region string
 	maxCall    uint32         // the largest payload of a call it takes
 	instant    expiry.Instant // of the server, as it sent this
+	epoch      expiry.Generation
 }
 
 func appendWelcome(b []byte, clock expiry.Generation, m welcome) []byte {
@@ -72,6 +73,7 @@ func appendWelcome(b []byte, clock expiry.Generation, m welcome) []byte {
 	b = appendString8(b, m.region)
 	b = binary.BigEndian.AppendUint32(b, m.maxCall)
 	b = appendInstant(b, m.instant)
+	b = binary.BigEndian.AppendUint64(b, uint64(m.epoch))
 	return endFrame(b, start, 0)
 }
 
@@ -85,6 +87,7 @@ func decodeWelcome(body []byte) (welcome, error) {
 		region:  d.string8(),
 		maxCall: d.uint32(),
 		instant: d.instant(),
+		epoch:   expiry.Generation(d.uint64()),
 	}, d.atLeast()
 }
 

@@ -123,6 +123,7 @@ func (t *Transport) welcome(ctx context.Context, c net.Conn) (*conn, hello, erro
 			region:  t.config.Region,
 			maxCall: uint32(t.config.Limits.maxCall()),
 			instant: t.config.Clock.Instant(),
+			epoch:   t.config.Epoch,
 		})
 	})
 	nc.writer.flush(false)

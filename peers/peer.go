@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/geocache/geocache/expiry"
 )
 
 const (
@@ -40,6 +42,7 @@ type Peer struct {
 	up      atomic.Bool
 	rtt     atomic.Int64 // zero until measured
 	lease   atomic.Int64 // an expiry.Instant
+	epoch   atomic.Uint64
 	settled atomic.Pointer[settled]
 	trips   window // only for the goroutine that reads
 	traffic traffic
@@ -86,6 +89,10 @@ func (p *Peer) RTT() (time.Duration, bool) {
 	rtt := time.Duration(p.rtt.Load())
 	return rtt, rtt > 0
 }
+
+// Epoch returns when the process behind the peer started, by its clock: that of the last
+// connection. It is zero before the first.
+func (p *Peer) Epoch() expiry.Generation { return expiry.Generation(p.epoch.Load()) }
 
 // Err returns why there is no connection to the peer, or nil if there is one.
 // It is or wraps a *RefusedError if one side has refused the other.
@@ -214,7 +221,11 @@ func (p *Peer) use(c *clientConn) error {
 
 	p.connects.Add(1)
 	c.tasks.Go(c.heartbeat)
+	was := p.epoch.Swap(uint64(c.server.epoch))
 	p.change(true, nil)
+	if hook := p.transport.config.OnRestart; hook != nil && was != 0 && was != uint64(c.server.epoch) {
+		hook(p)
+	}
 	p.tryOver()
 	err := c.close(c.run())
 	p.settled.Store(nil) // what is behind the next one may know nothing of it

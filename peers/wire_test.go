@@ -20,7 +20,7 @@ import (
 // One message of every type, whose encodings are in testdata/frames.txt.
 var (
 	someHello   = hello{lowest: 1, highest: 3, seed: 0x0123456789abcdef, maxValue: 64 << 20, cluster: "shop", id: "eu-1", region: "eu"}
-	someWelcome = welcome{version: 1, maxKey: 4096, maxKeys: 1024, id: "us-1", region: "us", maxCall: 65 << 20, instant: 5e9}
+	someWelcome = welcome{version: 1, maxKey: 4096, maxKeys: 1024, id: "us-1", region: "us", maxCall: 65 << 20, instant: 5e9, epoch: 10 << 12}
 	someFetch   = fetch{hop: HopRegion, peek: true, timeout: 250 * time.Millisecond}
 	someKeys    = []Key{{Key: "ada", Floor: expiry.Stamp{Generation: 7 << 12, Origin: 11}}, {Key: ""}, {Key: "grace", Floor: expiry.Removal(1)}}
 	someCall    = call{method: 3, timeout: 250 * time.Millisecond, instant: 7e9, payload: []byte("payload")}

@@ -35,22 +35,25 @@ func DecodeJournal(b []byte) (Journal, error) {
 //
 //	flags  1 More
 //	u64    Cleared
+//	u64    ClearedBy
 //	u64    Group
 //	u64    Next
 //	count  Keys
 //	  each a Floor
 type Floors struct {
-	Cleared expiry.Generation // of the last Clear
-	Group   expiry.Generation // the floor of every key, at least Cleared
-	Keys    []Floor
-	Next    uint64 // the cursor for the rest
-	More    bool   // whether there is a rest
+	Cleared   expiry.Generation // of the last Clear
+	ClearedBy uint64            // and its sender
+	Group     expiry.Generation // the floor of every key, at least Cleared
+	Keys      []Floor
+	Next      uint64 // the cursor for the rest
+	More      bool   // whether there is a rest
 }
 
 // Append appends the encoding of m.
 func (m Floors) Append(b []byte) []byte {
 	b = appendFlags(b, m.More)
 	b = appendGeneration(b, m.Cleared)
+	b = binary.BigEndian.AppendUint64(b, m.ClearedBy)
 	b = appendGeneration(b, m.Group)
 	b = binary.BigEndian.AppendUint64(b, m.Next)
 	return appendFloors(b, m.Keys)
@@ -62,6 +65,7 @@ func DecodeFloors(b []byte) (Floors, error) {
 	var m Floors
 	d.flags(&m.More)
 	m.Cleared = d.generation()
+	m.ClearedBy = d.uint64()
 	m.Group = d.generation()
 	m.Next = d.uint64()
 	m.Keys = d.floors()
@@ -73,18 +77,20 @@ func DecodeFloors(b []byte) (Floors, error) {
 //	flags     1 Scope
 //	string16  Key
 //	stamp     Stamp
+//	u64       Sender
 type Floor struct {
-	Key   string
-	Scope bool // as in a Note
-	Stamp expiry.Stamp
+	Key    string
+	Scope  bool // as in a Note
+	Stamp  expiry.Stamp
+	Sender uint64 // as in a Tell
 }
 
 // FloorOf returns what tells of w.
 func FloorOf(w expiry.Written) Floor {
-	return Floor{Key: w.Subject.Key(), Scope: w.Subject.IsScope(), Stamp: w.Floor}
+	return Floor{Key: w.Subject.Key(), Scope: w.Subject.IsScope(), Stamp: w.Floor, Sender: w.Sender}
 }
 
-const floorSize = 1 + 2 + 16 // without the key
+const floorSize = 1 + 2 + 16 + 8 // without the key
 
 // Size returns how many bytes f takes within a message.
 func (f Floor) Size() int { return floorSize + len(f.Key) }
@@ -95,6 +101,7 @@ func appendFloors(b []byte, floors []Floor) []byte {
 		b = appendFlags(b, f.Scope)
 		b = appendString16(b, f.Key)
 		b = appendStamp(b, f.Stamp)
+		b = binary.BigEndian.AppendUint64(b, f.Sender)
 	}
 	return b
 }
@@ -106,6 +113,7 @@ func (d *decoder) floors() []Floor {
 		d.flags(&f.Scope)
 		f.Key = d.string16()
 		f.Stamp = d.stamp()
+		f.Sender = d.uint64()
 		if d.scope(f.Key, f.Scope); d.bad {
 			return nil
 		}

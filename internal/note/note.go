@@ -153,17 +153,25 @@ func (d *decoder) notes() []Note {
 
 // Tell asks a node of the same region to take notes in.
 //
+//	u64    Sender
 //	count  Notes
 //	  each a Note
-type Tell struct{ Notes []Note }
+type Tell struct {
+	// Sender stands for the node that sends the notes to the other regions: the one that tells
+	// of them. It is 0 where they come from another region.
+	Sender uint64
+	Notes  []Note
+}
 
 // Append appends the encoding of m.
-func (m Tell) Append(b []byte) []byte { return appendNotes(b, m.Notes) }
+func (m Tell) Append(b []byte) []byte {
+	return appendNotes(binary.BigEndian.AppendUint64(b, m.Sender), m.Notes)
+}
 
 // DecodeTell is the reverse of Append.
 func DecodeTell(b []byte) (Tell, error) {
 	d := &decoder{b: b}
-	return whole(d, Tell{Notes: d.notes()})
+	return whole(d, Tell{Sender: d.uint64(), Notes: d.notes()})
 }
 
 // Push asks the owner of keys in another region to take notes in and tell its

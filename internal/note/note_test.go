@@ -59,9 +59,9 @@ var (
 		{Group: "users", Clear: true, Folded: true, Stamp: expiry.Removal(10)},
 	}
 	someScope    = string(expiry.Tag("red"))
-	someFloors   = []Floor{{Key: "ada", Stamp: someStamp}, {Key: "", Stamp: expiry.Removal(7)}, {Key: someScope, Scope: true, Stamp: expiry.Removal(11)}}
+	someFloors   = []Floor{{Key: "ada", Stamp: someStamp, Sender: 13}, {Key: "", Stamp: expiry.Removal(7)}, {Key: someScope, Scope: true, Stamp: expiry.Removal(11)}}
 	someMessages = map[string]message{
-		"tell":   Tell{Notes: someNotes},
+		"tell":   Tell{Sender: 13, Notes: someNotes},
 		"push":   Push{Epoch: 5 << 12, Number: 300, Low: 298, Notes: someNotes[1:2]},
 		"pushed": Pushed{Have: 299},
 		"write": Write{Group: "users", Key: "ada", Op: Swap, ID: 11, First: 7 << 12, Expected: someStamp, Regions: 12, Absent: true, Quick: true,
@@ -69,7 +69,7 @@ var (
 		"wrote":   Wrote{Stamp: someStamp, Swapped: true, Unconfirmed: true},
 		"await":   Await{Group: "users", Key: someScope, Scope: true, Region: "eu"},
 		"journal": Journal{Group: "users", Since: 5 << 12, Cursor: 12},
-		"floors":  Floors{Cleared: 5 << 12, Group: 6 << 12, Keys: someFloors, Next: 14, More: true},
+		"floors":  Floors{Cleared: 5 << 12, ClearedBy: 14, Group: 6 << 12, Keys: someFloors, Next: 14, More: true},
 		"compare": Compare{Group: "users", From: 5 << 12, Width: time.Second, Digests: []uint64{1, 0, math.MaxUint64}},
 		"clean":   Clean{Group: "users", Keys: someFloors},
 		"members": Members{Known: 300},
@@ -127,6 +127,9 @@ func TestNotWhole(t *testing.T) {
 // writeHead is the size of a Write without a group and a key, up to the value.
 const writeHead = 1 + 1 + 1 + 2 + 8 + 8 + 16 + 8 + 8
 
+// noteAt is where the first note of a Tell is.
+const noteAt = 8 + 4
+
 // TestMalformed: what no encoder writes.
 func TestMalformed(t *testing.T) {
 	tell := func(change func(n *Note)) []byte {
@@ -144,7 +147,7 @@ func TestMalformed(t *testing.T) {
 		name    string
 		encoded []byte
 	}{
-		"a flag that a note does not have":        {"tell", at(tell(func(*Note) {}), 4, 1|1<<6)},
+		"a flag that a note does not have":        {"tell", at(tell(func(*Note) {}), noteAt, 1|1<<6)},
 		"a flag that a write does not have":       {"write", at(Write{Op: Set}.Append(nil), 1, 1<<3)},
 		"a flag that a wrote does not have":       {"wrote", at(Wrote{}.Append(nil), 0, 1<<7)},
 		"a flag that floors do not have":          {"floors", at(Floors{}.Append(nil), 0, 1<<7)},
@@ -165,8 +168,8 @@ func TestMalformed(t *testing.T) {
 		"an op that there is not":                 {"write", Write{Op: RemoveKeys + 1}.Append(nil)},
 		"slices without width":                    {"compare", Compare{Width: time.Nanosecond}.Append(nil)},
 		"a time that is longer than can be told":  {"compare", append(binary.BigEndian.AppendUint64(make([]byte, 1+8), maxMicros+1), 0, 0, 0, 0)},
-		"more notes than bytes":                   {"tell", at(Tell{}.Append(nil), 0, 255)},
-		"tags without a value":                    {"tell", at(tell(func(*Note) {}), 4, 1|1<<4)},
+		"more notes than bytes":                   {"tell", at(Tell{}.Append(nil), 8, 255)},
+		"tags without a value":                    {"tell", at(tell(func(*Note) {}), noteAt, 1|1<<4)},
 		"more keys than bytes":                    {"write", append(Write{Op: RemoveKeys}.Append(nil)[:writeHead+4], 255, 0, 0, 0)},
 		"more floors than bytes":                  {"clean", at(Clean{}.Append(nil), 1, 255)},
 		"more digests than bytes":                 {"compare", at(Compare{Width: time.Second}.Append(nil), 17, 255)},
@@ -278,7 +281,7 @@ func drawNote() *rapid.Generator[Note] {
 func drawFloor() *rapid.Generator[Floor] {
 	return rapid.Custom(func(t *rapid.T) Floor {
 		key, scope := drawAbout(t)
-		return Floor{Key: key, Scope: scope, Stamp: drawStamp().Draw(t, "stamp")}
+		return Floor{Key: key, Scope: scope, Stamp: drawStamp().Draw(t, "stamp"), Sender: rapid.Uint64().Draw(t, "sender")}
 	})
 }
 
@@ -320,7 +323,7 @@ func TestRoundTrip(t *testing.T) {
 		prefix := []byte("what is there already")
 
 		for name, m := range map[string]message{
-			"tell":   Tell{Notes: some(drawNote()).Draw(t, "notes")},
+			"tell":   Tell{Sender: number("sender"), Notes: some(drawNote()).Draw(t, "notes")},
 			"push":   Push{Epoch: generation("epoch"), Number: number("number"), Low: number("low"), Notes: some(drawNote()).Draw(t, "pushed")},
 			"pushed": Pushed{Have: number("have")},
 			"write": Write{Group: name("group"), Key: key, Op: op, Expected: drawStamp().Draw(t, "expected"),
@@ -329,7 +332,7 @@ func TestRoundTrip(t *testing.T) {
 			"wrote":   Wrote{Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"), Late: flag("late"), Stranger: flag("stranger")},
 			"await":   Await{Group: name("group"), Key: about, Scope: scope, Region: name("region")},
 			"journal": Journal{Group: name("group"), Since: generation("since"), Cursor: number("cursor")},
-			"floors": Floors{Cleared: generation("cleared"), Group: generation("group floor"), Keys: some(drawFloor()).Draw(t, "floors"),
+			"floors": Floors{Cleared: generation("cleared"), ClearedBy: number("cleared by"), Group: generation("group floor"), Keys: some(drawFloor()).Draw(t, "floors"),
 				Next: number("next"), More: flag("more")},
 			"compare": Compare{Group: name("group"), From: generation("from"), Width: max(drawMicros().Draw(t, "width"), time.Microsecond),
 				Digests: some(rapid.Uint64()).Draw(t, "digests")},

@@ -57,11 +57,11 @@ type Outbox struct {
 	streams map[string]*stream // by target
 	active  list.List          // the streams that have items, and perhaps some others; the next in turn first
 
-	sending uint64            // counts what Next has returned
-	before  expiry.Generation // notes of older generations need not be sent
-	bytes   int64             // the sizes of all items
-	flying  int64             // and of those in flight
-	stats   Stats             // only what is counted
+	sending uint64                       // counts what Next has returned
+	before  map[string]expiry.Generation // by group: notes of older generations need not be sent
+	bytes   int64                        // the sizes of all items
+	flying  int64                        // and of those in flight
+	stats   Stats                        // only what is counted
 }
 
 // An id is what a note is about.
@@ -135,6 +135,7 @@ func New(config Config) *Outbox {
 		wake:    make(chan struct{}, 1),
 		slots:   make(map[id]*slot),
 		streams: make(map[string]*stream),
+		before:  make(map[string]expiry.Generation),
 	}
 }
 
@@ -176,12 +177,12 @@ func (o *Outbox) Add(n note.Note, now expiry.Instant) {
 	o.wakeUp()
 }
 
-// Forget says that notes of generations below before need not be told any more. The
+// Forget says that notes of a group of generations below before need not be told any more. The
 // caller promises what expiry.Floors.Forget asks for.
-func (o *Outbox) Forget(before expiry.Generation) {
+func (o *Outbox) Forget(group string, before expiry.Generation) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.before = max(o.before, before) // they go when their turn comes
+	o.before[group] = max(o.before[group], before) // they go when their turn comes
 }
 
 // Stats returns the present numbers.
@@ -306,7 +307,7 @@ func (o *Outbox) removeLocked(it, heir *item) {
 // whether it has.
 func (o *Outbox) dropLocked(it *item) bool {
 	c := o.coverLocked(&it.note)
-	if c == nil && it.note.Stamp.Generation >= o.before {
+	if c == nil && it.note.Stamp.Generation >= o.before[it.note.Group] {
 		return false
 	}
 	if c != nil {
