@@ -252,6 +252,7 @@ func (g *group) request(ctx context.Context, w *note.Write, n regions.Node) (not
 	if peer == nil {
 		return note.Wrote{}, refusedToBe, errNoOwner
 	}
+	w.Age = g.cache.clock.Instant().Sub(w.Born)
 	reply, err := peer.Call(ctx, note.MethodWrite, w.Append(nil))
 	if err == nil {
 		wrote, err := note.DecodeWrote(reply)

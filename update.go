@@ -236,7 +236,8 @@ func (g *Group[V]) compute(ctx context.Context, key, home string, round []*updat
 		}
 		value = v
 	}
-	w := &note.Write{Group: g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: !ok}
+	w := &note.Write{Group: g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: !ok,
+		Tags: a.entry.Tags(), Born: a.entry.Born()}
 	changed := false
 	var tags []string // of the last
 	for _, u := range round {

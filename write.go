@@ -13,6 +13,7 @@ import (
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 )
 
@@ -247,18 +248,23 @@ func (g *group) publish(n *note.Note) {
 }
 
 // expected reports whether the key's present value is the one that the Swap
-// expects: it has not been written since, nor loaded anew. It may have been evicted
-// since. The key's lock is held.
+// expects: it has not been written since, nor removed by whatever name, nor loaded anew. The
+// key's lock is held.
+//
+// It may have left memory since, for want of room or because it was removed. Then what the
+// Swap tells of it is judged as if it came here now.
 func (g *group) expected(w *note.Write) bool {
-	floor := g.floors.Floor(w.Key)
-	if w.Expected.Below(floor) {
-		return false
-	}
 	e, ok := g.store.Peek(w.Key)
-	if !ok || g.cache.clock.Instant() >= e.Expires || e.Below(floor) {
-		return true
+	if ok && g.cache.clock.Instant() < e.Expires && !e.Below(g.floors.Floor(w.Key)) {
+		return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected) && !g.covered(e)
 	}
-	return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected) && !g.covered(e)
+	return g.live(g.store.NewEntry(store.Item{
+		Key:    w.Key,
+		Value:  store.AppendTags(nil, w.Tags),
+		Tagged: true,
+		Stamp:  w.Expected,
+		Born:   w.Born,
+	}), false, always)
 }
 
 // complete returns when no node in this region serves what is older than what has been begun,
@@ -291,6 +297,7 @@ func (g *group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) 
 	if v := g.cache.standing.view.Load(); call.Region == g.cache.node.Region && (g.cache.isNew() && !v.has(call.From) || g.cache.leavesWrites(v)) {
 		return peers.Answer{Value: note.Wrote{Stranger: true}.Append(nil)}
 	}
+	w.Born = g.cache.clock.Instant().Add(-w.Age - call.Transit)
 	life := g.cache.writeLife()
 	life -= life / 10 // the sender's clock may be faster
 	b, err := g.begin(ctx, w, g.cache.clock.Instant().Add(life-call.Transit))

@@ -65,7 +65,7 @@ var (
 		"push":   Push{Epoch: 5 << 12, Number: 300, Low: 298, Notes: someNotes[1:2]},
 		"pushed": Pushed{Have: 299},
 		"write": Write{Group: "users", Key: "ada", Op: Swap, ID: 11, First: 7 << 12, Expected: someStamp, Regions: 12, Absent: true, Quick: true,
-			Life: time.Minute, Value: []byte("value")},
+			Life: time.Minute, Value: []byte("value"), Age: 3 * time.Second, Tags: []string{"red", "blue"}},
 		"wrote":   Wrote{Stamp: someStamp, Swapped: true, Unconfirmed: true},
 		"await":   Await{Group: "users", Key: someScope, Scope: true, Region: "eu"},
 		"journal": Journal{Group: "users", Since: 5 << 12, Cursor: 12},
@@ -171,6 +171,7 @@ func TestMalformed(t *testing.T) {
 		"more notes than bytes":                   {"tell", at(Tell{}.Append(nil), 8, 255)},
 		"tags without a value":                    {"tell", at(tell(func(*Note) {}), noteAt, 1|1<<4)},
 		"more keys than bytes":                    {"write", append(Write{Op: RemoveKeys}.Append(nil)[:writeHead+4], 255, 0, 0, 0)},
+		"more tags than bytes":                    {"write", append(Write{Op: Swap}.Append(nil)[:writeHead+4+8], 255, 0, 0, 0)},
 		"more floors than bytes":                  {"clean", at(Clean{}.Append(nil), 1, 255)},
 		"more digests than bytes":                 {"compare", at(Compare{Width: time.Second}.Append(nil), 17, 255)},
 		"a value that is longer than the message": {"write", at(Write{Op: Set}.Append(nil), writeHead, 255)},
@@ -248,6 +249,20 @@ func TestRemoveKeysRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, m, decoded)
 	})
+}
+
+// TestSwapRoundTrip: what a Swap alone has.
+func TestSwapRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := Write{Op: Swap, Group: "g", Key: "k", Value: []byte{}, Age: drawMicros().Draw(t, "age"),
+			Tags: rapid.SliceOfN(rapid.StringN(0, 60, 255), 1, 20).Draw(t, "tags")}
+		decoded, err := DecodeWrite(m.Append(nil))
+		require.NoError(t, err)
+		require.Equal(t, m, decoded)
+	})
+	w, err := DecodeWrite(Write{Op: Swap, Age: 1}.Append(nil))
+	require.NoError(t, err)
+	require.Equal(t, time.Microsecond, w.Age, "taken for older than it is")
 }
 
 func drawValue() *rapid.Generator[[]byte] {

@@ -34,6 +34,10 @@ const (
 //	u64       Regions
 //	micros    Life, rounded up
 //	bytes32   Value
+//	  only if Op is Swap:
+//	micros    Age, rounded up
+//	count     Tags
+//	  each a string8
 //	  only if Op is RemoveKeys:
 //	count     Keys
 //	  each a string16
@@ -50,14 +54,17 @@ type Write struct {
 	// have followed from it, and is not to be replaced by it.
 	First expiry.Generation
 
-	Expected expiry.Stamp  // Swap only; of the value, or of the knowledge that there is none
-	Absent   bool          // Swap only: there was none
-	Regions  uint64        // Swap only: a hash of the regions that the sender has chosen the key's home from; 0 if it is named
-	Life     time.Duration // Set and Swap: the item's own time to live, or 0; in microseconds when sent
-	Quick    bool          // answer when the owner has it
-	Tagged   bool          // Set and Swap: tags come before the value
-	Value    []byte        // Set and Swap; encoded
-	Keys     []string      // RemoveKeys only: those after Key
+	Expected expiry.Stamp   // Swap only; of the value, or of the knowledge that there is none
+	Absent   bool           // Swap only: there was none
+	Tags     []string       // Swap only: those of the value that was expected
+	Age      time.Duration  // Swap only: since Expected, as measured on the way; in microseconds when sent
+	Born     expiry.Instant // the same by this node's clock; not sent
+	Regions  uint64         // Swap only: a hash of the regions that the sender has chosen the key's home from; 0 if it is named
+	Life     time.Duration  // Set and Swap: the item's own time to live, or 0; in microseconds when sent
+	Quick    bool           // answer when the owner has it
+	Tagged   bool           // Set and Swap: tags come before the value
+	Value    []byte         // Set and Swap; encoded
+	Keys     []string       // RemoveKeys only: those after Key
 }
 
 // Scope reports whether Key is an expiry.Subject that is a scope, not a user's key.
@@ -76,6 +83,13 @@ func (m Write) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, m.Regions)
 	b = appendMicrosUp(b, m.Life) // 0 would be none
 	b = appendBytes32(b, m.Value)
+	if m.Op == Swap {
+		b = appendMicrosUp(b, m.Age)
+		b = appendCount(b, len(m.Tags))
+		for _, tag := range m.Tags {
+			b = appendString8(b, tag)
+		}
+	}
 	if m.Op == RemoveKeys {
 		b = appendCount(b, len(m.Keys))
 		for _, key := range m.Keys {
@@ -98,6 +112,12 @@ func DecodeWrite(b []byte) (Write, error) {
 	m.Regions = d.uint64()
 	m.Life = d.micros()
 	m.Value = d.bytes32()
+	if m.Op == Swap {
+		m.Age = d.micros()
+		for range d.count(1) {
+			m.Tags = append(m.Tags, d.string8())
+		}
+	}
 	if m.Op == RemoveKeys {
 		for range d.count(2) {
 			m.Keys = append(m.Keys, d.string16())

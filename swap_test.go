@@ -1,0 +1,209 @@
+package geocache_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// swapping is a cluster that sweeps every second, with eu as its home region.
+func swapping(opts ...geocache.GroupOption) testcluster.Config {
+	return testcluster.Config{
+		Regions: []string{"eu", "us"},
+		TTL:     5 * time.Second,
+		Group:   append(opts, geocache.WithHomeRegion("eu")),
+	}
+}
+
+// slowUpdate updates ada at a node by a function that takes 2.5 s the first time, calls meanwhile
+// half a second after it has begun, and returns the texts that the function was given.
+func slowUpdate(t *testing.T, n *testcluster.Node, meanwhile func()) (given []string) {
+	t.Helper()
+	what, _, err := n.Update("ada", func(was string, written bool) (string, error) {
+		given = append(given, was)
+		if len(given) == 1 {
+			time.Sleep(500 * time.Millisecond)
+			meanwhile()
+			time.Sleep(2 * time.Second)
+		}
+		return fmt.Sprintf("%s+%d", was, len(given)), nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprintf("%s+%d", given[len(given)-1], len(given)), what)
+	return given
+}
+
+// What was read and has been removed since, by whatever name, is not what an Update replaces, be
+// there anything left of it or not.
+func TestAnUpdateOfWhatIsRemovedMeanwhile(t *testing.T) {
+	ctx := context.Background()
+	removals := map[string]func(n *testcluster.Node) error{
+		"RemoveTag":    func(n *testcluster.Node) error { return n.Group.RemoveTag(ctx, "red", geocache.Ack(geocache.World)) },
+		"RemovePrefix": func(n *testcluster.Node) error { return n.Group.RemovePrefix(ctx, "ad", geocache.Ack(geocache.World)) },
+		"Remove":       func(n *testcluster.Node) error { return n.Group.Remove(ctx, "ada", geocache.Ack(geocache.World)) },
+		"Clear":        func(n *testcluster.Node) error { return n.Group.Clear(ctx, geocache.Ack(geocache.World)) },
+	}
+	for name, remove := range removals {
+		for _, gone := range []string{"swept", "evicted", "still there"} {
+			for _, by := range []string{"eu-1", "us-1"} {
+				t.Run(fmt.Sprintf("%s, %s, at %s", name, gone, by), func(t *testing.T) {
+					config := swapping(geocache.WithMaxEntries(20))
+					if gone != "swept" {
+						config.TTL = 5 * time.Minute
+					}
+					testcluster.Run(t, config, func(c *testcluster.Cluster) {
+						time.Sleep(standing)
+						n := c.Node(by)
+						_, err := n.Set("ada", "set", geocache.Tags("red", "blue"), geocache.Ack(geocache.World))
+						require.NoError(t, err)
+						owner := c.Owner("eu", "ada")
+						given := slowUpdate(t, n, func() {
+							require.NoError(t, remove(c.Node("us-2")))
+							for i := 0; gone == "evicted" && i < 100; i++ {
+								owner.MustGet(fmt.Sprint(i))
+							}
+						})
+						require.Equal(t, []string{"set", ""}, given)
+					})
+				})
+			}
+		}
+	}
+}
+
+// Without a removal it may be evicted and is replaced all the same.
+func TestAnUpdateOfWhatIsEvictedMeanwhile(t *testing.T) {
+	config := swapping(geocache.WithMaxEntries(20))
+	config.TTL = time.Minute
+	for name, set := range map[string]bool{"set": true, "loaded": false} {
+		t.Run(name, func(t *testing.T) {
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
+				time.Sleep(standing)
+				owner := c.Owner("eu", "ada")
+				want := ""
+				if set {
+					want = "set"
+					_, err := owner.Set("ada", want, geocache.Tags("red"))
+					require.NoError(t, err)
+				}
+				given := slowUpdate(t, c.Node("us-1"), func() {
+					require.NoError(t, c.Node("eu-1").Group.RemoveTag(context.Background(), "blue"))
+					for i := 0; owner.Group.Contains("ada"); i++ {
+						owner.MustGet(fmt.Sprint(i))
+					}
+				})
+				require.Equal(t, []string{want}, given)
+			})
+		})
+	}
+}
+
+// A Set in between is what the Update goes on from, whatever its tags.
+func TestAnUpdateOfWhatIsSetMeanwhile(t *testing.T) {
+	for _, tags := range [][]string{nil, {"red"}, {"blue"}} {
+		testcluster.Run(t, swapping(), func(c *testcluster.Cluster) {
+			time.Sleep(standing)
+			n := c.Node("eu-1")
+			_, err := n.Set("ada", "1", geocache.Tags("red"))
+			require.NoError(t, err)
+			given := slowUpdate(t, n, func() {
+				require.NoError(t, c.Node("eu-2").Group.RemoveTag(context.Background(), "red"))
+				_, err := c.Node("eu-3").Set("ada", "2", geocache.Tags(tags...))
+				require.NoError(t, err)
+			})
+			require.Equal(t, []string{"1", "2"}, given)
+		})
+	}
+}
+
+// The clock of the node that has loaded is ahead, so the load bears a higher generation than the
+// removal that comes after it from a region that has not heard of anything.
+func TestAnUpdateOfALoadByAClockThatIsAhead(t *testing.T) {
+	config := swapping(geocache.WithMaxEntries(20))
+	config.TTL = time.Minute
+	config.Offset = func(node string) time.Duration {
+		if node[:2] == "eu" {
+			return 400 * time.Millisecond
+		}
+		return 0
+	}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		n := c.Nodes("eu")[0]
+		if n == c.Owner("eu", "ada") {
+			n = c.Nodes("eu")[1]
+		}
+		c.Net.Cut("eu", "us")
+		time.Sleep(2 * time.Second)
+		n.MustGet("ada")
+		time.Sleep(10 * time.Millisecond)
+		require.NoError(t, c.Node("us-1").Group.RemoveTag(context.Background(), "tag of ada"))
+		given := slowUpdate(t, n, func() {
+			c.Net.HealAll()
+			time.Sleep(2 * time.Second)
+			for i := range 100 {
+				c.Owner("eu", "ada").MustGet(fmt.Sprint(i))
+			}
+		})
+		require.Len(t, given, 2)
+	})
+}
+
+// What is absent, and is not kept, has no tags, and is judged by when that was found out. Removed
+// a moment ago it is as good as ever.
+func TestAnUpdateOfWhatIsAbsent(t *testing.T) {
+	for _, by := range []string{"eu-1", "us-1"} {
+		t.Run(by, func(t *testing.T) {
+			testcluster.Run(t, swapping(), func(c *testcluster.Cluster) {
+				time.Sleep(standing)
+				c.Origin.Behave(testcluster.Failing(geocache.ErrNotFound))
+				for _, remove := range []func(n *testcluster.Node) error{
+					func(n *testcluster.Node) error { return n.Group.Remove(c.T.Context(), "ada") },
+					func(n *testcluster.Node) error { return n.Group.RemovePrefix(c.T.Context(), "a") },
+					func(n *testcluster.Node) error { return n.Group.Clear(c.T.Context()) },
+				} {
+					time.Sleep(2 * time.Second)
+					require.NoError(t, remove(c.Node("eu-2")))
+					time.Sleep(100 * time.Millisecond)
+					begun, calls := time.Now(), 0
+					_, _, err := c.Node(by).Update("ada", func(was string, written bool) (string, error) {
+						require.False(t, written)
+						calls++
+						return "new", nil
+					})
+					require.NoError(t, err)
+					require.Equal(t, 1, calls)
+					require.Less(t, time.Since(begun), 300*time.Millisecond)
+				}
+				// In between it is one that the function did not see.
+				time.Sleep(2 * time.Second)
+				require.NoError(t, c.Node("eu-2").Group.Remove(c.T.Context(), "ada"))
+				given := slowUpdate(t, c.Node(by), func() {
+					require.NoError(t, c.Node("eu-3").Group.RemovePrefix(c.T.Context(), "a"))
+				})
+				require.Len(t, given, 2)
+			})
+		})
+	}
+}
+
+// A group that has no room for a value still updates what it loads, be something removed all the time.
+func TestAnUpdateOfWhatIsNeverKept(t *testing.T) {
+	testcluster.Run(t, swapping(geocache.WithMaxBytes(1)), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		for i := range 20 {
+			n := c.Nodes()[i%6]
+			require.NoError(t, c.Node("eu-1").Group.RemoveTag(c.T.Context(), "origin"))
+			begun := time.Now()
+			_, _, err := n.Update("ada", func(string, bool) (string, error) { return "new", nil })
+			require.NoError(t, err)
+			require.Less(t, time.Since(begun), time.Second)
+		}
+	})
+}
