@@ -384,12 +384,28 @@ func (g *group) disown(ctx context.Context, h *handing, heir func(key string) (n
 	q.Adopt(func(key string) bool { return back[key] })
 }
 
+// lags reports whether a region's origin may lag behind that of the primary region.
+func (g *group) lags(region string) bool {
+	return g.config.originLag > 0 && g.primary() != region
+}
+
 // lagging reports whether this region's origin may not have the key's last write
-// yet, so that it must not be asked.
+// yet, so that it must not be asked. The tags of what it has are not known before it is
+// asked, see lagged.
 func (g *group) lagging(key string) bool {
-	lag := g.config.originLag
-	return lag > 0 && g.primary() != g.cache.node.Region &&
-		g.cache.clock.Read().Sub(g.floors.Floor(key).Generation) < lag+g.cache.config.maxDrift // this clock may be ahead
+	return g.lags(g.cache.node.Region) && g.withinLag(g.cache.clock.Read(), g.floors.Floor(key))
+}
+
+// lagged reports whether e, if it was loaded from an origin that lags, may be from before a
+// write: of its key, or of whatever removes it by another name. What counts is when the load
+// began, however long it took.
+func (g *group) lagged(e *store.Entry) bool {
+	return e.IsLoad() && g.withinLag(e.Generation, g.floorOf(e))
+}
+
+// withinLag reports whether an origin that lags may not have a write yet at some time.
+func (g *group) withinLag(at expiry.Generation, write expiry.Stamp) bool {
+	return at.Sub(write.Generation) < g.config.originLag+g.cache.config.maxDrift // at may be by a clock that is ahead
 }
 
 // primary is the region whose origin has every write at once.

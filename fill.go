@@ -175,8 +175,11 @@ func (g *group) elsewhere(ctx context.Context, top *regions.Topology, asked *reg
 	}
 	a := g.load(loadCtx, key, floor)
 	cancel()
-	if a.err == nil {
+	switch {
+	case a.err == nil:
 		return a
+	case errors.Is(a.err, errLagging):
+		return g.fromPrimary(ctx, top, key, floor)
 	}
 	failed++
 	for _, r := range top.Remote {
@@ -390,6 +393,8 @@ func (g *group) judge(ctx context.Context, req request, n regions.Node, ans peer
 	switch {
 	case !g.live(e, false, req.began.known):
 		return answer{entry: e}, overtaken
+	case req.hop == peers.HopRegion && !req.apart && g.lags(n.Region) && g.lagged(e):
+		return answer{err: g.located(errLagging)}, answered // that region may not have heard of the write
 	case ans.Stale:
 		if !g.servable(e, req.floor, now) {
 			return answer{}, unusable

@@ -1,6 +1,10 @@
 package geocache_test
 
 import (
+	"context"
+	"maps"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,5 +88,203 @@ func TestALaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
 		_, err = c.Node("eu-2").Get("ada")
 		require.ErrorContains(t, err, "on strike")
 		require.Zero(t, c.Origin.Total("us"))
+	})
+}
+
+// Which tags a value bears is known only when it has been loaded. If one of them, or whatever else,
+// has been removed a moment ago, the origin that lags is not believed, whoever has it asked.
+func TestALaggingOriginIsNotBelievedAfterARemovalByAnotherName(t *testing.T) {
+	ctx, world := context.Background(), geocache.Ack(geocache.World)
+	removals := map[string]func(n *testcluster.Node) error{
+		"RemoveTag":    func(n *testcluster.Node) error { return n.Group.RemoveTag(ctx, "origin", world) },
+		"RemovePrefix": func(n *testcluster.Node) error { return n.Group.RemovePrefix(ctx, "ad", world) },
+	}
+	reads := map[string]func(n *testcluster.Node) string{
+		"Get": func(n *testcluster.Node) string { return n.MustGet("ada").Value },
+		"GetMany": func(n *testcluster.Node) string {
+			m, err := n.Group.GetMany(context.Background(), []string{"ada", "adb"})
+			require.NoError(t, err)
+			return m["ada"] + m["adb"]
+		},
+		"Warm": func(n *testcluster.Node) string {
+			_, _ = n.Group.Warm(context.Background(), slices.Values([]string{"ada"}))
+			v, _ := n.Group.Peek("ada")
+			return v
+		},
+	}
+	options := map[string][]geocache.GroupOption{
+		"none":       nil,
+		"refreshed":  {geocache.WithRefreshAhead(2 * time.Second)},
+		"revalidate": {geocache.WithStaleWhileRevalidate(2 * time.Second)},
+		"origin":     {geocache.WithOriginRegion("eu")},
+	}
+	for _, name := range slices.Sorted(maps.Keys(removals)) {
+		for how, read := range reads {
+			for with, opts := range options {
+				t.Run(name+", "+how+", "+with, func(t *testing.T) {
+					config := lagging()
+					config.Group = append(config.Group, opts...)
+					testcluster.Run(t, config, func(c *testcluster.Cluster) {
+						time.Sleep(standing)
+						for _, n := range c.Nodes("us") {
+							n.MustGet("ada")
+						}
+						require.NoError(t, removals[name](c.Node("us-1")))
+						for range 50 {
+							for _, n := range c.Nodes("us") {
+								require.NotContains(t, read(n), "in us", n.Name)
+							}
+							time.Sleep(testcluster.TTL / 55)
+						}
+						time.Sleep(testcluster.TTL / 2)
+						for _, n := range c.Nodes("us") {
+							if with != "origin" {
+								require.Contains(t, text(t, n, "ada"), "in us", "the origin has it by now")
+							}
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A load that takes longer than the lag is as old as its beginning.
+func TestALongLoadFromALaggingOrigin(t *testing.T) {
+	config := lagging()
+	config.Group = []geocache.GroupOption{geocache.WithHomeRegion("eu"), geocache.WithOriginLag(time.Second)}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		c.Origin.Behave(testcluster.After(3*time.Second), "us")
+		require.Contains(t, text(t, c.Node("us-2"), "ada"), "in eu")
+	})
+}
+
+// Nor is it believed while the other is cut off: then there is an error, or what was there
+// before if that may be served.
+func TestALaggingOriginAfterARemovalWhileTheOtherIsCutOff(t *testing.T) {
+	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		c.Net.Cut("eu", "us")
+		for _, n := range c.Nodes("us") {
+			_, err := n.Get("ada")
+			require.ErrorContains(t, err, "may not have that yet")
+			require.False(t, n.Group.Contains("ada"))
+		}
+	})
+	config := lagging()
+	config.Group = append(config.Group, geocache.WithStaleIfError(time.Minute))
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		require.Contains(t, text(t, c.Node("us-1"), "ada"), "in eu")
+		c.Net.Cut("eu", "us")
+		time.Sleep(6 * time.Second)
+		item := c.Node("us-1").MustGet("ada")
+		require.Equal(t, geocache.SourceStale, item.Source)
+		require.Contains(t, item.Value, "in eu")
+	})
+}
+
+// A third region whose own origin fails asks one whose origin lags, and that has not heard of
+// the removal.
+func TestALaggingOriginOfARegionThatHasNotHeard(t *testing.T) {
+	config := lagging()
+	config.Regions = []string{"ap", "eu", "us"}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		c.Net.Cut("us", "eu")
+		require.NoError(t, c.Node("eu-1").Group.RemoveTag(context.Background(), "origin"))
+		time.Sleep(time.Second)
+		c.Net.Cut("ap", "eu")
+		c.Origin.Behave(testcluster.Failing(errDatabase), "ap")
+		for _, n := range c.Nodes("ap") {
+			_, err := n.Get("ada")
+			require.Error(t, err)
+		}
+		require.Positive(t, c.Origin.Total("us"))
+	})
+}
+
+// Of several regions it is the one whose origin does not lag that is asked, be it the farthest.
+func TestALaggingOriginAmongOthers(t *testing.T) {
+	config := lagging()
+	config.Regions = []string{"ap", "eu", "us"}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("us", "eu", 100*time.Millisecond)
+		time.Sleep(time.Minute) // round trips are measured anew
+		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		require.Contains(t, text(t, c.Node("us-1"), "ada"), "in eu")
+		require.Zero(t, c.Origin.Total("ap"))
+
+		// Nor does that one believe the others when its own fails.
+		c.Origin.Behave(testcluster.Failing(errDatabase), "eu")
+		_, err = c.Node("eu-1").Get("bob")
+		require.Error(t, err)
+	})
+}
+
+// An Update takes what its key's home region has in memory, which has seen to where it is from.
+func TestAnUpdateInARegionWhoseOriginLags(t *testing.T) {
+	config := lagging()
+	config.Group = []geocache.GroupOption{geocache.WithOriginRegion("eu"), geocache.WithOriginLag(time.Minute)}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		require.NoError(t, err)
+		for i, key := range keys(10) { // some are at home in us
+			n := c.Nodes()[i%6]
+			require.Contains(t, text(t, c.Node("us-1"), key), "in eu")
+			what, _, err := n.Update(key, func(string, bool) (string, error) { return "new", nil })
+			require.NoError(t, err)
+			require.Equal(t, "new", what)
+		}
+		require.Zero(t, c.Origin.Total("us"))
+	})
+}
+
+// What was loaded together is judged one by one. A batch bears no tags, but a prefix may be
+// removed while it is being loaded.
+func TestABatchFromALaggingOrigin(t *testing.T) {
+	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
+		groups := map[string]*geocache.Group[string]{}
+		var calls atomic.Int64
+		for _, n := range c.Nodes() {
+			getter := geocache.BatchGetterFunc[string](func(ctx context.Context, keys []string) (map[string]string, error) {
+				if n.Region == "us" {
+					calls.Add(1)
+					time.Sleep(time.Second)
+				}
+				m := map[string]string{}
+				for _, key := range keys {
+					m[key] = "in " + n.Region
+				}
+				return m, nil
+			})
+			g, err := geocache.NewGroup(n.Cache, "batches", getter, lagging().Group...)
+			require.NoError(t, err)
+			groups[n.Name] = g
+		}
+		time.Sleep(standing)
+		got := make(chan map[string]string)
+		read := func() {
+			m, err := groups["us-1"].GetMany(context.Background(), []string{"a1", "a2", "b1", "b2"})
+			got <- m
+			require.NoError(t, err)
+		}
+		go read()
+		time.Sleep(500 * time.Millisecond)
+		require.NoError(t, groups["us-2"].RemovePrefix(context.Background(), "a"))
+		<-got
+		go read()
+		m := <-got
+		require.Equal(t, map[string]string{"a1": "in eu", "a2": "in eu", "b1": "in us", "b2": "in us"}, m)
+		require.Positive(t, calls.Load())
 	})
 }

@@ -70,6 +70,9 @@ func (g *group) ended(ctx context.Context, l load, r loaded, err error) answer {
 		Absent:  absent,
 		Tagged:  r.tagged,
 	})
+	if g.lags(g.cache.node.Region) && g.lagged(e) {
+		return answer{err: g.located(errLagging)}
+	}
 	if e.Expires <= e.Born() {
 		return answer{entry: e, source: SourceGetter} // an absence that is not to be kept
 	}

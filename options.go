@@ -412,7 +412,8 @@ func WithWriteBehind(maxBytes int64) GroupOption {
 // WithOriginLag says that the origins of all regions but one are replicas that may
 // lag by d. For so long after a write, other regions load the key from the region named by
 // WithHomeRegion, else WithOriginRegion, and not from their own origin, which could
-// bring back the value before the write. If that region cannot be reached the load
+// bring back the value before the write. Only a RemoveTag has them ask their own first, which
+// tells the tags. If that region cannot be reached the load
 // fails. Default 0.
 func WithOriginLag(d time.Duration) GroupOption {
 	return groupOption(func(c *groupConfig) { c.originLag = d })
