@@ -38,9 +38,10 @@ func (g *group) live(e *store.Entry, exact bool, known expiry.Mark) bool {
 		if doubt {
 			g.stats.doubts.Add(1)
 		}
-		// Of a write that has come since the mark it is not known what it has replaced. A key's floor as
-		// it was then is in the request. A tag's is not, so what is below the present one is asked for again.
-		below := e.Below(r.Floor) && (r.Mark < known || r.Scope)
+		// Of a floor that has been raised since the mark it is not known what it was then. A key's is in
+		// the request, and that decides for what was set. A tag's is not, nor whether a load was in
+		// doubt by it. So what is below the present one is asked for again.
+		below := e.Below(r.Floor) && (r.Mark < known || r.Scope || e.IsLoad())
 		live = !below && !doubt
 		return live
 	})

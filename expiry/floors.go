@@ -65,13 +65,15 @@ type raise struct {
 	void   bool   // dropped, or replaced by a newer one of its subject; guarded by Floors.mu
 }
 
-// A Raised is a floor, and when this node came to know of it.
+// A Raised is a floor, and when this node came to know of it. It stands for all floors that it
+// has replaced: a key's or a scope's for the earlier ones of its name, the group's for whatever it has
+// come to cover, so that it counts as known from the start.
 type Raised struct {
 	Floor Stamp
 	At    time.Duration // what Raise, RaiseGroup or Clear was called with
 	Mark  Mark          // how many floors were raised before it
-	First Mark          // the same of the first of its subject that was held, which this one has replaced, or the one that did
-	Scope bool          // it is a prefix's or a tag's
+	First Mark          // the same of the first that was held of those it stands for, itself included
+	Scope bool          // it is not the key's own: a prefix's, a tag's, or the group's
 }
 
 // A Mark is a moment in the life of Floors: how many have been raised by then.
@@ -311,11 +313,7 @@ func (f *Floors) raiseGroupLocked(g Generation, at time.Duration) bool {
 		}
 		return false
 	}
-	first := f.last.First
-	if f.Group() == 0 {
-		first = f.Mark()
-	}
-	f.last = Raised{Floor: Removal(g), At: max(at, f.last.At), Mark: f.Mark(), First: first}
+	f.last = Raised{Floor: Removal(g), At: max(at, f.last.At), Mark: f.Mark(), Scope: true}
 	f.group.Store(uint64(g))
 	f.seq.Add(1)
 	f.dropLocked(g, chunk)
