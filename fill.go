@@ -58,6 +58,9 @@ const (
 
 // fill answers a read of this process that memory could not.
 func (g *group) fill(ctx context.Context, key string) answer {
+	if a := refused(ctx, key); a.err != nil {
+		return a
+	}
 	key = strings.Clone(key) // it may be a piece of something large, which a flight would keep and hand to others
 	return g.fillAbove(ctx, key, g.floors.Floor(key))
 }
@@ -401,7 +404,7 @@ func (g *group) judge(ctx context.Context, req request, n regions.Node, ans peer
 		}
 		if g.revalidates(e, now) {
 			// It is being loaded there: the next read asks again.
-			return answer{entry: e, source: SourceStale}, answered
+			return answer{entry: e, source: SourceStale, revalidated: true}, answered
 		}
 		g.retries.Store(req.key, now.Add(staleRetry))
 		return g.keep(answer{entry: e, source: SourceStale}, req.began), answered

@@ -14,8 +14,10 @@ import (
 type answer struct {
 	entry  *store.Entry
 	source Source
-	here   bool // loaded by this node just now, so that its age is exact
 	err    error
+
+	here        bool // loaded by this node just now, so that its age is exact
+	revalidated bool // stale, and being loaded anew: WithStaleWhileRevalidate is why it may be served
 }
 
 // fresh reports whether a is a live value or absence.

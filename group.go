@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -265,22 +266,21 @@ func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
 			return v, nil
 		}
 	}
-	v, _, err := g.read(ctx, "Get", key)
+	v, _, _, err := g.read(ctx, "Get", key)
 	return v, err
 }
 
 // GetItem is Get, and tells where the value came from and how old it is.
 func (g *Group[V]) GetItem(ctx context.Context, key string) (Item[V], error) {
-	v, a, err := g.read(ctx, "GetItem", key)
+	v, a, at, err := g.read(ctx, "GetItem", key)
 	if err != nil {
 		return Item[V]{}, err
 	}
-	now := g.cache.clock.Instant()
 	return Item[V]{
 		Value:      v,
 		Generation: a.entry.Generation,
-		Age:        now.Sub(a.entry.Born()),
-		Expires:    g.cache.clock.Wall().Add(a.entry.Expires.Sub(now)),
+		Age:        at.Sub(a.entry.Born()),
+		Expires:    g.cache.clock.Wall().Add(a.entry.Expires.Sub(at)),
 		Source:     a.source,
 	}, nil
 }
@@ -289,30 +289,19 @@ func (g *Group[V]) GetItem(ctx context.Context, key string) (Item[V], error) {
 // at the same time. A key that the origin does not have is missing from the map.
 // If keys could not be read, the map has the others, and the error joins theirs,
 // or of many some.
+//
+// A value that expires while others are waited for is asked for again, unless it was loaded
+// for this call: then it is in the map, if it lives shorter than the others take.
 func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, error) {
-	values := make(map[string]V, len(keys))
-	var errs []error
-	more := 0
-	take := func(key string, a answer) {
-		v, _, err := g.value(ctx, "GetMany", key, a)
-		switch {
-		case err == nil:
-			values[key] = v
-		case errors.Is(err, ErrNotFound):
-		case len(errs) < maxErrors:
-			errs = append(errs, err)
-		default:
-			more++
-		}
-	}
-	begun := g.cache.clock.Instant()
-	seen := make(map[string]bool, len(keys))
-	missed := keys[:0:0]
 	type found struct {
 		key string
 		answer
 	}
-	all := make([]found, 0, len(keys)) // taken at the end: some may expire while others are waited for
+	begun := g.cache.clock.Instant()
+	values := make(map[string]V, len(keys))
+	seen := make(map[string]bool, len(keys))
+	missed := keys[:0:0]
+	all := make([]found, 0, len(keys))
 	for _, key := range keys {
 		if seen[key] {
 			continue
@@ -320,17 +309,51 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 		seen[key] = true
 		if a, ok := g.atHand(key); ok {
 			all = append(all, found{key, a})
-		} else if a := refused(ctx, key); a.err != nil {
-			take(key, a)
 		} else {
 			missed = append(missed, key)
 		}
 	}
-	if len(missed) > 0 {
-		g.fillMany(ctx, missed, func(key string, a answer) { all = append(all, found{key, a}) })
+	var at expiry.Instant
+	for decoded := 0; ; {
+		if len(missed) > 0 {
+			g.fillMany(ctx, missed, func(key string, a answer) { all = append(all, found{key, a}) })
+		}
+		until := expiry.Instant(math.MaxInt64)
+		for i := range all {
+			f := &all[i]
+			if i >= decoded {
+				var v V
+				if v, f.answer = g.decodeOrLoad(ctx, f.answer); f.err == nil && !f.entry.Absent() {
+					values[f.key] = v
+				}
+			}
+			until = min(until, g.until(f.answer, begun))
+		}
+		if at = g.cache.clock.Instant(); at < until { // the last look, at all of them
+			break
+		}
+		missed = missed[:0]
+		all = slices.DeleteFunc(all, func(f found) bool {
+			late := at >= g.until(f.answer, begun)
+			if late {
+				delete(values, f.key)
+				missed = append(missed, f.key)
+			}
+			return late
+		})
+		decoded = len(all)
 	}
+	var errs []error
+	more := 0
 	for _, f := range all {
-		take(f.key, g.inTime(ctx, begun, f.answer))
+		err := g.counted(ctx, "GetMany", f.key, g.marked(f.answer, at))
+		switch {
+		case err == nil || errors.Is(err, ErrNotFound):
+		case len(errs) < maxErrors:
+			errs = append(errs, err)
+		default:
+			more++
+		}
 	}
 	if more > 0 {
 		errs = append(errs, fmt.Errorf("geocache: getmany %s: %d more keys could not be read", g.name, more))
@@ -345,13 +368,12 @@ const maxErrors = 20
 // expired. It asks nobody, is not counted, and leaves the order of eviction as it
 // is.
 func (g *Group[V]) Peek(key string) (V, bool) {
-	var zero V
 	e, ok := g.store.Peek(key)
-	if !ok || !g.alive(e) || e.Absent() {
-		return zero, false
+	if !ok {
+		var none V
+		return none, false
 	}
-	v, err := g.decode(e)
-	return v, err == nil
+	return g.living(e)
 }
 
 // A Location is where a key is at home in one region.
@@ -380,83 +402,6 @@ func (g *group) Locate(key string) []Location {
 		locations = append(locations, l)
 	}
 	return locations
-}
-
-// read answers a read of this process, and counts it.
-func (g *Group[V]) read(ctx context.Context, op, key string) (V, answer, error) {
-	a, ok := g.atHand(key)
-	if !ok {
-		begun := g.cache.clock.Instant()
-		if a = refused(ctx, key); a.err == nil {
-			a = g.inTime(ctx, begun, g.fill(ctx, key))
-		}
-	}
-	return g.value(ctx, op, key, a)
-}
-
-// maxKey is the longest key, in bytes. It holds for a Cache that is alone too:
-// what works there must work in a cluster.
-const maxKey = 4 << 10
-
-// refused returns the error of a read for which nothing should be started.
-func refused(ctx context.Context, key string) answer {
-	if len(key) > maxKey {
-		return answer{err: fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(key), maxKey)}
-	}
-	return answer{err: ctx.Err()}
-}
-
-// inTime makes sure that the answer of a fill is still alive when its caller gets
-// it: a caller on a busy machine may wake up long after its fill has ended, and GetMany
-// waits for other keys. A value that expired meanwhile, or a stale one that may not
-// even be served as such any more, is filled once more, unless it was loaded after the
-// read had begun. Then loading takes longer than the value lives, and it is what there
-// is, marked.
-func (g *group) inTime(ctx context.Context, begun expiry.Instant, a answer) answer {
-	expired := func() bool {
-		if a.err != nil || a.entry.Absent() {
-			return false
-		}
-		until := a.entry.Expires
-		if a.source == SourceStale {
-			until = until.Add(g.config.staleness())
-		}
-		return g.cache.clock.Instant() >= until
-	}
-	if expired() && a.entry.Born() < begun { // not by its generation, which another node's clock may have made
-		a = g.fill(ctx, a.entry.Key())
-	}
-	if expired() {
-		a.source = SourceStale
-	}
-	return a
-}
-
-// value returns the answer's value, from where it came in the end, and counts it.
-func (g *Group[V]) value(ctx context.Context, op, key string, a answer) (v V, _ answer, err error) {
-	if a.err == nil && !a.entry.Absent() {
-		v, a = g.decodeOrLoad(ctx, a)
-	}
-	switch {
-	case a.err != nil:
-		g.stats.errors.Add(1)
-		var known *Error
-		if err := ctx.Err(); err != nil && !errors.As(a.err, &known) {
-			a.err = err // the caller's own end, not the load's
-		}
-		return v, a, inCall(op, g.name, key, a.err)
-	case a.entry.Absent():
-		g.stats.notFound.Add(1)
-		return v, a, inCall(op, g.name, key, ErrNotFound)
-	}
-	if a.source == SourceStore {
-		if g.stats.hits.add() { // as in Get, or its turn to do it might never come
-			g.cache.exactlyBefore(a.entry.Expires)
-		}
-	} else {
-		g.stats.bySource[a.source].Add(1)
-	}
-	return v, a, nil
 }
 
 // A throttle lets one in a second through: of a thousand equal warnings one is

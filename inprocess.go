@@ -45,11 +45,7 @@ func (g *Group[V]) All() iter.Seq2[string, V] {
 			entries = slices.Values(g.store.InOrder())
 		}
 		for e := range entries {
-			if e.Absent() || !g.alive(e) {
-				continue
-			}
-			v, err := g.decode(e)
-			if err == nil && !yield(strings.Clone(e.Key()), v) {
+			if v, ok := g.living(e); ok && !yield(strings.Clone(e.Key()), v) {
 				return
 			}
 		}

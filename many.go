@@ -26,6 +26,10 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 	batches := map[string]*batch{}
 	together := g.gather(1) // the one who gives out the tickets
 	for _, key := range keys {
+		if a := refused(ctx, key); a.err != nil {
+			answered(key, a)
+			continue
+		}
 		key = strings.Clone(key) // as in fill
 		known, floor := g.floors.Mark(), g.floors.Floor(key)
 		owner := g.ownerFor(home, key)

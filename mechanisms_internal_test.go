@@ -197,36 +197,6 @@ func TestFloorLimit(t *testing.T) {
 	require.Positive(t, floorLimit(1<<62))
 }
 
-// A value from before a read, by a clock that is ahead, is not taken for one that was loaded
-// since: if it has expired by the time the read has all, it is filled once more.
-func TestMechanismAReadThatWaitsForOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := alone(t, counting())
-		begun := g.cache.clock.Instant()
-		fill := func(born expiry.Instant) Source {
-			e := g.store.NewEntry(store.Item{
-				Key:     "ada",
-				Stamp:   expiry.Loaded(g.cache.clock.Now().Add(200 * time.Millisecond)),
-				Born:    born,
-				Expires: begun.Add(time.Second),
-			})
-			time.Sleep(time.Second)
-			return g.inTime(t.Context(), begun, answer{entry: e, source: SourceOwner}).source
-		}
-		require.Equal(t, SourceGetter, fill(begun.Add(-time.Millisecond)))
-		require.Equal(t, SourceStale, fill(begun), "loading takes longer than the value lives")
-	})
-	synctest.Test(t, func(t *testing.T) {
-		g := alone(t, counting(), WithStaleIfError(time.Second))
-		begun := g.cache.clock.Instant()
-		stale := answer{source: SourceStale, entry: g.store.NewEntry(store.Item{Key: "ada", Born: begun.Add(-time.Minute), Expires: begun.Add(-1)})}
-		time.Sleep(time.Second - 2)
-		require.Equal(t, SourceStale, g.inTime(t.Context(), begun, stale).source)
-		time.Sleep(time.Second)
-		require.Equal(t, SourceGetter, g.inTime(t.Context(), begun, stale).source, "too old to be served stale")
-	})
-}
-
 // A region that has just been found has confirmed nothing before it has been sent what was written
 // before.
 func TestMechanismARegionThatIsNew(t *testing.T) {

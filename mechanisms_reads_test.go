@@ -29,7 +29,7 @@ func TestMechanismAFloorStandsForThoseItReplaces(t *testing.T) {
 		group = ""
 		fold  = "fold"
 	)
-	tag := expiry.Tag("red")
+	tag := string(expiry.Tag("red"))
 	for name, test := range map[string]struct {
 		late           bool // there is a higher floor before
 		write, replace string
@@ -48,12 +48,12 @@ func TestMechanismAFloorStandsForThoseItReplaces(t *testing.T) {
 				o := &origin{}
 				g := alone(t, red(o))
 				take := func(name string, at expiry.Generation) {
-					n := note.Note{Group: "test", Key: name, Stamp: expiry.Removal(at)}
+					n := note.Note{Group: "test", Key: name, Scope: name == tag, Stamp: expiry.Removal(at)}
 					if name == group || name == fold {
 						n.Key, n.Clear, n.Folded = "", true, name == fold
 					}
 					require.NoError(t, g.cache.clock.Merge(at)) // as the frame does that brings the note
-					g.take(&n, 0)
+					g.take(&n, 0, 0)
 					time.Sleep(5 * time.Millisecond)
 				}
 				start := g.cache.clock.Now()
@@ -102,9 +102,10 @@ func TestMechanismAValueThatIsReplacedOnItsWay(t *testing.T) {
 		g := alone(t, counting())
 		g.noted("ada")
 		aware := g.floors.Mark()
-		set := store.Item{Key: "ada", Stamp: expiry.Stamp{Generation: g.cache.clock.Now(), Origin: 7}, Born: g.cache.clock.Instant()}
+		at := g.cache.clock.Now()
+		set := store.Item{Key: "ada", Stamp: expiry.Stamp{Generation: at, Origin: 7}, Born: g.cache.clock.Instant()}
 		loaded := set
-		loaded.Stamp = expiry.Loaded(set.Stamp.Generation)
+		loaded.Stamp = expiry.Loaded(at)
 		g.noted("ada")
 		require.True(t, g.live(g.store.NewEntry(set), false, aware))
 		require.False(t, g.live(g.store.NewEntry(loaded), false, aware))

@@ -13,11 +13,14 @@ import (
 
 // This file is what a group answers from its memory, and what makes its memory free again.
 
-// decodeOrLoad decodes the answer's value. One that does not decode, because a
+// decodeOrLoad decodes the answer's value, if it has one. One that does not decode, because a
 // node of another version encoded it or because it was damaged, is dropped and
 // loaded here: the getter's value went through this node's own codec.
 func (g *Group[V]) decodeOrLoad(ctx context.Context, a answer) (V, answer) {
 	var none V
+	if a.err != nil || a.entry.Absent() {
+		return none, a
+	}
 	v, err := g.decode(a.entry)
 	if err == nil {
 		return v, a

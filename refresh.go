@@ -100,7 +100,7 @@ func (g *group) whileRevalidating(key string) (answer, bool) {
 		return answer{}, false // what is queued is fresher than any load
 	}
 	g.refresh(e, now, min(g.config.revalidate/4, refreshRetry))
-	return answer{entry: e, source: SourceStale}, true
+	return answer{entry: e, source: SourceStale, revalidated: true}, true
 }
 
 // atHand answers a read of this process from memory: lookup, or an expired value

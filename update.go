@@ -223,6 +223,7 @@ func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
 // compute reads the value and applies the updates to it. It returns nil if none
 // of them changes it.
 func (g *Group[V]) compute(ctx context.Context, key, home string, round []*update[V]) (*note.Write, error) {
+	begun := g.cache.clock.Instant()
 	a, err := g.readHome(ctx, key, home)
 	if err != nil {
 		return nil, err
@@ -235,6 +236,9 @@ func (g *Group[V]) compute(ctx context.Context, key, home string, round []*updat
 			return nil, fmt.Errorf("the value does not decode: %w", err)
 		}
 		value = v
+	}
+	if g.cache.clock.Instant() >= g.until(a, begun) {
+		return g.compute(ctx, key, home, round)
 	}
 	w := &note.Write{Group: g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: !ok,
 		Tags: a.entry.Tags(), Born: a.entry.Born()}
