@@ -13,6 +13,7 @@ var (
 	historySeed  = flag.Uint64("seed", 0, "run the one history of this seed")
 	historySeeds = flag.Uint64("seeds", 200, "how many histories to run")
 	historyFirst = flag.Uint64("first", 1, "the seed of the first")
+	historyTheme = flag.String("theme", "", "run histories of this theme only; see package history")
 	historyLog   = flag.Bool("nodelog", false, "show the log of the nodes where a history is not as promised")
 )
 
@@ -34,7 +35,7 @@ func TestHistory(t *testing.T) {
 	for seed := first; seed < first+n; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			config := history.ConfigOf(seed)
+			config := history.ConfigOf(seed, history.Theme(*historyTheme))
 			h := history.Run(t, config)
 			t.Log(h.Summary())
 			c := h.Coverage()

@@ -3,6 +3,8 @@ package testcluster
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,19 +19,28 @@ const (
 )
 
 // A Directory is a discovery that all nodes of a cluster share, and that fails on
-// command in the ways Consul has been seen to.
+// command in the ways Consul has been seen to. What it says may differ from node to node:
+// see Lag, Hide and Reweigh.
 type Directory struct {
 	mu       sync.Mutex              // guards the following
 	listed   map[string]regions.Node // by ID
 	watchers map[string]*watcher     // by the ID of the node that watches
 	expiring map[string]*time.Timer  // by the ID of a node that crashed
 	state    state
+	lags     map[string]time.Duration // by who watches
+	hidden   map[secret]bool
+	weights  map[string]float64 // by ID: what is listed instead of the node's own
+	views    uint64             // told so far
 }
+
+// A secret is what somebody is not told of. Both are nodes, or regions that stand for all of theirs.
+type secret struct{ from, what string }
 
 type watcher struct {
 	self  regions.Node
 	found func(regions.View)
 	err   chan error // ends the watcher's Run
+	told  uint64     // the number of the view that it was told last
 }
 
 type state int
@@ -48,6 +59,9 @@ func newDirectory() *Directory {
 		listed:   make(map[string]regions.Node),
 		watchers: make(map[string]*watcher),
 		expiring: make(map[string]*time.Timer),
+		lags:     make(map[string]time.Duration),
+		hidden:   make(map[secret]bool),
+		weights:  make(map[string]float64),
 	}
 }
 
@@ -98,19 +112,101 @@ func (d *Directory) listLocked(w *watcher) {
 	d.listed[w.self.ID] = w.self
 }
 
-// tellLocked tells all watchers what the directory has to say.
+// tellLocked tells all watchers what the directory has to say, always in the same order.
 func (d *Directory) tellLocked() {
-	var view regions.View
-	switch d.state {
-	case silent, failing:
+	if d.state == silent || d.state == failing {
 		return
-	case working:
-		for _, n := range d.listed {
+	}
+	for _, id := range slices.Sorted(maps.Keys(d.watchers)) {
+		d.tellOneLocked(d.watchers[id])
+	}
+}
+
+// tellOneLocked tells a watcher what it is to know, now or later.
+func (d *Directory) tellOneLocked(w *watcher) {
+	var view regions.View
+	for _, id := range slices.Sorted(maps.Keys(d.listed)) {
+		if n := d.listed[id]; d.state == working && !d.hiddenLocked(w.self, n) {
+			if weight, ok := d.weights[id]; ok {
+				n.Weight = weight
+			}
 			view.Nodes = append(view.Nodes, n)
 		}
 	}
-	for _, w := range d.watchers {
+	d.views++
+	number := d.views
+	lag := max(d.lags[w.self.ID], d.lags[w.self.Region])
+	if lag == 0 {
+		w.told = number
 		w.found(view)
+		return
+	}
+	time.AfterFunc(lag, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.watchers[w.self.ID] == w && w.told < number {
+			w.told = number
+			w.found(view)
+		}
+	})
+}
+
+func (d *Directory) hiddenLocked(from, what regions.Node) bool {
+	for _, f := range []string{from.ID, from.Region} {
+		if d.hidden[secret{f, what.ID}] || d.hidden[secret{f, what.Region}] {
+			return true
+		}
+	}
+	return false
+}
+
+// Lag has who, a node or all of a region, hear of everything that much later from now on. With 0
+// it is told at once, what it has missed too.
+func (d *Directory) Lag(who string, by time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lags[who] = by
+	if by == 0 {
+		d.tellLocked()
+	}
+}
+
+// Hide leaves what, a node or a region, out of what from is told, until Show. A node may be
+// hidden from itself.
+func (d *Directory) Hide(from, what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hidden[secret{from, what}] = true
+	d.tellLocked()
+}
+
+// Show ends a Hide.
+func (d *Directory) Show(from, what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.hidden, secret{from, what})
+	d.tellLocked()
+}
+
+// Reweigh lists a node with another weight than it has itself; with 0, with its own again.
+func (d *Directory) Reweigh(id string, weight float64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if weight == 0 {
+		delete(d.weights, id)
+	} else {
+		d.weights[id] = weight
+	}
+	d.tellLocked()
+}
+
+// Relist lists a node again that was unlisted and runs.
+func (d *Directory) Relist(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if w := d.watchers[id]; w != nil {
+		d.listLocked(w)
+		d.tellLocked()
 	}
 }
 
@@ -174,7 +270,8 @@ func (d *Directory) Forget() {
 	clear(d.listed)
 	d.tellLocked()
 	delay := reregister
-	for _, w := range d.watchers {
+	for _, id := range slices.Sorted(maps.Keys(d.watchers)) {
+		w := d.watchers[id]
 		time.AfterFunc(delay, func() {
 			d.mu.Lock()
 			defer d.mu.Unlock()

@@ -59,6 +59,8 @@ type Config struct {
 	// if that is not empty.
 	Counters bool
 	Home     string
+	// LookAside has the counters be in the cache alone: the origin knows nothing of them.
+	LookAside bool
 	// Cache and Group are options for all nodes.
 	Cache []geocache.Option
 	Group []geocache.GroupOption
@@ -237,7 +239,7 @@ type Node struct {
 	Group  *geocache.Group[string]
 
 	// Counters is a group of numbers to Update, if the Config asks for it. The origin
-	// has 0 for each, and no counter expires within a test.
+	// has 0 for each, unless LookAside is set, and no counter expires within a test.
 	Counters *geocache.Group[int]
 
 	c       *Cluster
@@ -283,7 +285,10 @@ func (n *Node) start() {
 		n.c.T.Errorf("%s: %v", n.Name, err)
 	}
 	if n.c.config.Counters {
-		zero := geocache.GetterFunc[int](func(context.Context, string) (int, error) { return 0, nil })
+		var zero geocache.Getter[int] = geocache.GetterFunc[int](func(context.Context, string) (int, error) { return 0, nil })
+		if n.c.config.LookAside {
+			zero = nil
+		}
 		if n.Counters, err = geocache.NewGroup(n.Cache, "counters", zero, geocache.WithTTL(24*time.Hour), geocache.WithHomeRegion(n.c.config.Home)); err != nil {
 			n.c.T.Errorf("%s: %v", n.Name, err)
 		}
@@ -342,10 +347,14 @@ func (n *Node) Crash() {
 }
 
 // Restart starts a node that was closed or crashed, empty and under the same
-// name. Its clock is off by offset.
-func (n *Node) Restart(offset time.Duration) {
+// name. Its clock is off by offset. If there are options they take the place of those
+// it was added with.
+func (n *Node) Restart(offset time.Duration, opts ...geocache.Option) {
 	n.host = n.host.Restart()
 	n.gone = false
+	if len(opts) > 0 {
+		n.options = opts
+	}
 	n.SetClock(offset)
 	n.start()
 }

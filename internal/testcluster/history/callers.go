@@ -11,9 +11,6 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// counters is how many counters there are.
-const counters = 2
-
 func key(i int) string        { return fmt.Sprintf("key-%d", i) }
 func counterKey(i int) string { return fmt.Sprintf("counter-%d", i) }
 
@@ -48,15 +45,15 @@ func (l *life) callOnce(random *rand.Rand) {
 		limit = time.Duration(random.Int64N(int64(time.Second)))
 	}
 	ack := geocache.Region
-	switch random.IntN(10) {
-	case 0:
+	switch x := random.Float64(); {
+	case x < l.config.WorldAcks:
 		ack = geocache.World
-	case 1:
+	case x < l.config.WorldAcks+0.1:
 		ack = geocache.Owner
 	}
 	k := key(random.IntN(l.config.Keys))
-	counter := counterKey(random.IntN(counters))
-	isCounter, isWrite := random.IntN(8) == 0, random.Float64() < l.config.Writes
+	counter := counterKey(random.IntN(l.config.Counters))
+	isCounter, isWrite := random.Float64() < l.config.Counting, random.Float64() < l.config.Writes
 	switch x := random.Float64(); {
 	case isCounter && isWrite:
 		l.increment(counter, limit)
@@ -202,7 +199,7 @@ func (l *life) write(o *Op, limit time.Duration, opts []geocache.WriteOption, do
 	l.op(o, limit, func(ctx context.Context) error {
 		var w geocache.Written
 		err := do(ctx, append(opts, geocache.Ack(o.Ack), geocache.Into(&w)))
-		o.Generation = w.Generation
+		o.Generation, o.Confirmed = w.Generation, w.Confirmed
 		return err
 	})
 }
@@ -211,6 +208,9 @@ func (l *life) count(key string, limit time.Duration) {
 	o := &Op{Kind: Count, Key: key}
 	l.op(o, limit, func(ctx context.Context) (err error) {
 		o.Number, err = l.counters.Get(ctx, key)
+		if errors.Is(err, geocache.ErrNotFound) { // it has not been counted, or been dropped
+			return nil
+		}
 		return err
 	})
 }
@@ -220,7 +220,7 @@ func (l *life) increment(key string, limit time.Duration) {
 	l.op(o, limit, func(ctx context.Context) (err error) {
 		var w geocache.Written
 		o.Number, err = l.counters.Update(ctx, key, func(old int, _ bool) (int, error) { return old + 1, nil }, geocache.Into(&w))
-		o.Generation = w.Generation
+		o.Generation, o.Confirmed = w.Generation, w.Confirmed
 		return err
 	})
 }

@@ -2,6 +2,7 @@ package history
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/geocache/geocache"
@@ -11,7 +12,7 @@ import (
 func (h *History) Check() (all []Violation) {
 	h.index()
 	for _, check := range []func() []Violation{
-		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Counters, h.Linear,
+		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Counters, h.Twice, h.Linear,
 	} {
 		all = append(all, check()...)
 	}
@@ -97,9 +98,9 @@ func (h *History) older(r, w *Op) string {
 }
 
 // covers reports whether w, when it had ended, was to be seen by all reads of the
-// region that began then.
+// region that began then: its caller was told so.
 func (w *Op) covers(region string) bool {
-	return w.isWrite() && w.Outcome == OK && (w.Ack == geocache.World || w.Ack == geocache.Region && w.Region == region)
+	return w.isWrite() && (w.Outcome == OK || w.Outcome == Unconfirmed) && slices.Contains(w.Confirmed, region)
 }
 
 // seen checks reads against the writes that had ended before.
@@ -113,7 +114,7 @@ func (h *History) seen(promise string, read func(r *Op) bool, write func(r, w *O
 				if w.Begin > r.Begin {
 					break // they are in this order
 				}
-				if !w.isWrite() || w.Outcome != OK || !r.after(w) || !write(r, w) {
+				if !w.isWrite() || !r.after(w) || !write(r, w) {
 					continue
 				}
 				if why := h.older(r, w); why != "" && !h.excused(r, w) {
@@ -165,7 +166,7 @@ func (h *History) byKey() map[string][]*Op {
 
 // Fencing checks promise 2: a read that begins when a write has ended does not
 // return what was loaded before the write began. In other regions that holds
-// from Healed on, see World, or if the write was confirmed by the world.
+// from Healed on, see World, or if the region has confirmed the write.
 func (h *History) Fencing() []Violation {
 	return h.seen("2 fencing",
 		func(r *Op) bool { return r.Value.Loaded() },
@@ -186,7 +187,7 @@ func (h *History) Region() []Violation {
 func (h *History) World() []Violation {
 	return h.seen("4 the world has it",
 		func(r *Op) bool { return r.Begin >= h.Healed },
-		func(r, w *Op) bool { return w.Ack != geocache.Owner })
+		func(r, w *Op) bool { return w.Outcome == OK && w.Ack != geocache.Owner })
 }
 
 // Order checks what promises 3 and 5 rest on: of two writes in one region of

@@ -12,6 +12,7 @@ import (
 // Config is what a history is made of.
 type Config struct {
 	Seed    uint64
+	Theme   Theme
 	Regions []string
 	Nodes   int // in each region, at the beginning
 	TTL     time.Duration
@@ -33,13 +34,33 @@ type Config struct {
 	// WorldFaults of those between regions and of the directory. 0 is never.
 	NodeFaults, WorldFaults time.Duration
 
-	// Home is the home region of the counters. StableHome has no faults in it.
+	// Home is the home region of the counters; if it is empty each has one of its own.
+	// StableHome has no faults in it.
 	Home       string
 	StableHome bool
+	// Counters is how many there are, and Counting the share of calls that are about them. With
+	// LookAside the origin knows nothing of them.
+	Counters  int
+	Counting  float64
+	LookAside bool
+	// WorldAcks is the share of writes that wait for the world.
+	WorldAcks float64
 }
 
-// ConfigOf returns the scenario of a seed.
-func ConfigOf(seed uint64) Config {
+// ConfigOf returns the scenario of a seed. theme is its theme, if it is not empty.
+func ConfigOf(seed uint64, theme Theme) Config {
+	c := mixed(seed)
+	if theme == "" {
+		theme = themeOf(seed)
+	}
+	if c.Theme = theme; themes[theme].shape != nil {
+		themes[theme].shape(&c, source(seed, "theme "+string(theme)))
+	}
+	return c
+}
+
+// mixed returns the scenario with a bit of everything.
+func mixed(seed uint64) Config {
 	random := source(seed, "config")
 	some := func(choices ...time.Duration) time.Duration { return choices[random.IntN(len(choices))] }
 	c := Config{
@@ -54,6 +75,9 @@ func ConfigOf(seed uint64) Config {
 		Clears:    []float64{0, 0.02, 0.1}[random.IntN(3)],
 		OriginLag: some(10*time.Millisecond, 300*time.Millisecond, 3*time.Second),
 		MaxOffset: some(0, 50*time.Millisecond, 250*time.Millisecond),
+		Counters:  2,
+		Counting:  0.125,
+		WorldAcks: 0.1,
 	}
 	switch strategies := source(seed, "strategies"); strategies.IntN(4) {
 	case 0:

@@ -3,6 +3,7 @@ package history
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -20,33 +21,70 @@ func (h *History) counts() map[string][]*Op {
 }
 
 // Counters checks Update: no counter is ever above the number of Increments that may have
-// happened by then. If the home region was stable, in that region it is not
-// below those that had ended either: those of that region, or from Healed on all.
-// A region that has lost the value may load it, and then has 0.
+// happened by then, and if nothing happened that may have lost it, not below those that had
+// ended either: those that the region was told of, for an Increment and from Healed on all.
+// Else a region that has lost the value may load it, and then has 0.
 func (h *History) Counters() (found []Violation) {
 	for key, ops := range h.counts() {
 		for _, r := range ops {
-			if r.Kind != Count || r.Outcome != OK {
+			if r.Outcome != OK {
 				continue
 			}
-			least, most := 0, 0
+			least, most, own := 0, 0, 0
+			if r.Kind == Increment {
+				own = 1
+			}
+			var since time.Duration // the first that is to be seen
 			for _, u := range ops {
-				if u.Kind != Increment || u.Outcome == Failed {
+				if u == r || u.Kind != Increment || u.Outcome == Failed {
 					continue
 				}
 				if u.Begin < r.End {
 					most++
 				}
-				if u.Outcome == OK && r.after(u) && (u.Region == h.Config.Home || r.Begin >= h.Healed) {
+				if u.Outcome != OK || !r.after(u) || h.estranged(u) {
+					continue
+				}
+				if r.Kind == Increment || r.Begin >= h.Healed || u.Region == r.Region || slices.Contains(u.Confirmed, r.Region) {
 					least++
 				}
+				since = max(since, u.Begin)
 			}
-			if !h.Config.StableHome || r.Region != h.Config.Home {
+			if r.Kind == Count && h.Config.Home != "" && r.Region != h.Config.Home || h.mayBeLost(since, r.End) || h.twoOwners(ops[0].Begin, r.End) {
 				least = 0
 			}
-			if r.Number < least || r.Number > most {
-				found = append(found, Violation{"update", fmt.Sprintf("counter %s is %d, and must be from %d to %d", key, r.Number, least, most), []*Op{r}})
+			if r.Number < least+own || r.Number > most+own {
+				found = append(found, Violation{"update", fmt.Sprintf("counter %s is %d, and must be from %d to %d", key, r.Number, least+own, most+own), []*Op{r}})
 			}
+		}
+	}
+	return found
+}
+
+// Twice checks that no two Increments of a counter have returned the same number: both would have
+// begun from one value, and one would be lost. If the counter was lost in between it
+// begins anew, and then all numbers below are given again, by Increments whose callers know or
+// by such that may have happened.
+func (h *History) Twice() (found []Violation) {
+	for key, ops := range h.counts() {
+		given, uncertain := map[int][]*Op{}, 0
+		for _, u := range ops {
+			switch {
+			case u.Kind != Increment:
+			case u.Outcome == OK:
+				given[u.Number] = append(given[u.Number], u)
+			case u.Outcome != Failed:
+				uncertain++
+			}
+		}
+		missing := 0 // of a second run from 1 on
+		for number := 1; number <= len(ops); number++ {
+			same := given[number]
+			if len(same) > 1 && missing > uncertain && !h.twoOwners(same[0].Begin, same[len(same)-1].End) && !h.estrangedAt(same[0].Begin, same[len(same)-1].End) {
+				found = append(found, Violation{"update", fmt.Sprintf("several Increments of %s have returned %d", key, number), same})
+				break
+			}
+			missing += max(2-len(same), 0)
 		}
 	}
 	return found

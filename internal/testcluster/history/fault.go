@@ -3,7 +3,6 @@ package history
 import (
 	"fmt"
 	"math"
-	"slices"
 	"time"
 )
 
@@ -12,6 +11,7 @@ type Fault struct {
 	Kind     FaultKind
 	A, B     string // nodes, in any order; for World, regions
 	From, To time.Duration
+	New      bool // of Down: it has not joined yet
 }
 
 // A FaultKind says what is broken.
@@ -25,6 +25,8 @@ const (
 	Cut       FaultKind = "cut"       // between A and B of one region, one way at least
 	World     FaultKind = "world"     // between regions A and B
 	Directory FaultKind = "directory" // the directory
+	Unaware   FaultKind = "unaware"   // A, a node or region, is not told that B is there, and B serves
+	Otherwise FaultKind = "otherwise" // A's weight is one to some and another to others; excuses nothing
 	Stepped   FaultKind = "stepped"   // the wall clock of A has been set; excuses nothing
 )
 
@@ -39,104 +41,5 @@ func (f *Fault) String() string {
 // forEver is the To of a fault that has not ended.
 const forEver = time.Duration(math.MaxInt64)
 
-// recovery is for how long a node must have been in contact with all others of
-// its region before it is expected to know what they know. A connection attempt that was begun
-// during a cut takes up to 5 s to be given up and made anew; then views
-// settle, and journals are fetched.
-const recovery = 6 * time.Second
-
 // overlaps reports whether f was there at some time from from to to.
 func (f *Fault) overlaps(from, to time.Duration) bool { return f.From <= to && f.To >= from }
-
-// away reports whether the node did not run at some time.
-func (h *History) away(node string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.Faults, func(f *Fault) bool { return f.Kind == Down && f.A == node && f.overlaps(from, to) })
-}
-
-// parts reports whether f keeps a and b, of one region, from talking.
-func (f *Fault) parts(a, b string) bool {
-	switch f.Kind {
-	case Frozen:
-		return f.A == a || f.A == b
-	case Alone:
-		return a != b && (f.A == a || f.A == b)
-	case Cut:
-		return f.A == a && f.B == b || f.A == b && f.B == a
-	}
-	return false
-}
-
-// apart reports whether a and b, of one region, could not talk at some time. That
-// one of them is down does not count.
-func (h *History) apart(a, b string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.overlaps(from, to) && f.parts(a, b) })
-}
-
-// apartThroughout reports whether a and b could not talk all the time, because
-// of one fault.
-func (h *History) apartThroughout(a, b string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.From <= from && f.To >= to && f.parts(a, b) })
-}
-
-// disturbed reports whether, at some time, the node did not run or was out of
-// contact with any node of its region.
-func (h *History) disturbed(node, region string, from, to time.Duration) bool {
-	if h.away(node, from, to) {
-		return true
-	}
-	for _, other := range h.Nodes[region] {
-		if h.apart(node, other, from, to) {
-			return true
-		}
-	}
-	return false
-}
-
-// told reports whether the write must have been told to the node before it
-// returned. It must unless the node was not there, or out of contact with the writer, or
-// with any node that the writer could reach and that may have owned the key.
-func (h *History) told(node, region string, w *Op) bool {
-	from := w.Begin - recovery
-	if w.Region != region {
-		return !h.disturbed(node, region, from, w.End)
-	}
-	if h.away(node, from, w.End) || h.apart(node, w.Node, from, w.End) {
-		return false
-	}
-	for _, owner := range h.Nodes[region] {
-		if h.apart(node, owner, from, w.End) && !h.apartThroughout(w.Node, owner, w.Begin, w.End) {
-			return false
-		}
-	}
-	return true
-}
-
-// excused reports whether the node of r cannot be expected to know of w, which had
-// ended before r began. It cannot only if
-//
-//   - it was not told of w, or has been restarted since, and
-//   - it has not been in contact with all of its region for the time of
-//     recovery since then, and
-//   - nor just before r, nor during it.
-//
-// That is the isolation of an owner, which is not promised away: a node cut off serves
-// what it owns. A node that was told is never excused, however isolated
-// it is afterwards, and the crash of a node excuses nobody but that node.
-func (h *History) excused(r, w *Op) bool {
-	if h.told(r.Node, r.Region, w) && !h.away(r.Node, w.End, r.Begin) {
-		return false
-	}
-	caughtUp := func(since time.Duration) bool {
-		return since >= w.End && since+recovery <= r.Begin &&
-			!h.disturbed(r.Node, r.Region, since, since+recovery) && !h.away(r.Node, since, r.Begin)
-	}
-	if caughtUp(w.End) {
-		return false
-	}
-	for _, f := range h.parting {
-		if f.To != forEver && caughtUp(f.To+1) {
-			return false
-		}
-	}
-	return h.disturbed(r.Node, r.Region, r.Begin-recovery, r.End)
-}

@@ -76,6 +76,7 @@ type Op struct {
 	// Of writes:
 	Generation expiry.Generation // 0 if not known
 	Ack        geocache.AckLevel
+	Confirmed  []string      // the regions that have it, as its caller was told
 	Life       time.Duration // the most a value set may live
 }
 

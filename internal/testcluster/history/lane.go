@@ -1,7 +1,6 @@
 package history
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -25,7 +24,6 @@ type lane struct {
 	region string
 	nodes  []*testcluster.Node // that serve
 	random *rand.Rand
-	offset func(string) time.Duration
 	mended time.Duration // when the last fault was
 }
 
@@ -86,23 +84,6 @@ func (l *lane) pause(mean time.Duration) bool {
 // It reports false if faults are over.
 func (l *lane) catchUp() bool { return l.pauseFor(l.mended + recovery + 2*time.Second - l.now()) }
 
-// stop stops a node: it leaves, or it crashes.
-func (l *lane) stop(n *testcluster.Node, leaves bool) (mended func()) {
-	mended = l.broken(&Fault{Kind: Down, A: n.Name})
-	l.mu.Lock()
-	was := l.lives[n.Name]
-	delete(l.lives, n.Name)
-	l.mu.Unlock()
-	close(was.leaving)
-	if leaves {
-		_ = was.cache.Close() // it may not be able to take its leave of all
-	}
-	was.kill()
-	n.Crash()
-	was.callers.Wait()
-	return mended
-}
-
 // restart stops nodes, at the same time, and starts each after a while.
 func (l *lane) restart(leave bool, nodes ...*testcluster.Node) {
 	if !l.catchUp() {
@@ -110,14 +91,8 @@ func (l *lane) restart(leave bool, nodes ...*testcluster.Node) {
 	}
 	var all sync.WaitGroup
 	for _, n := range nodes {
-		down, offset := l.upTo(10*time.Second), l.offset(n.Name)
-		all.Go(func() {
-			mended := l.stop(n, leave)
-			l.pauseFor(down)
-			n.Restart(offset)
-			mended()
-			l.begin(n)
-		})
+		down := l.upTo(10 * time.Second)
+		all.Go(func() { l.runner.restart(n, leave, down) })
 	}
 	all.Wait()
 }
@@ -132,15 +107,7 @@ func (l *lane) leave(i int) {
 
 // join adds a node.
 func (l *lane) join() {
-	l.mu.Lock()
-	f := &Fault{Kind: Down, A: fmt.Sprintf("%s-%d", l.region, len(l.history.Nodes[l.region])+1)}
-	l.history.Nodes[l.region] = append(l.history.Nodes[l.region], f.A)
-	l.mu.Unlock()
-	mended := l.broken(f)
-	n := l.c.Add(l.region)
-	l.nodes = append(l.nodes, n)
-	mended()
-	l.begin(n)
+	l.nodes = append(l.nodes, l.runner.join(l.region))
 }
 
 // freeze freezes a node for a while.

@@ -23,6 +23,7 @@ type runner struct {
 	c      *testcluster.Cluster
 	config Config
 	start  time.Time
+	offset func(node string) time.Duration // of a clock
 
 	over  chan struct{}  // closed when faults are to end
 	done  chan struct{}  // closed when callers are to end
@@ -52,6 +53,8 @@ func Run(t *testing.T, config Config) *History {
 		Mangle:   config.Mangle,
 		Counters: true,
 		Home:     config.Home,
+
+		LookAside: config.LookAside,
 		Group: []geocache.GroupOption{
 			geocache.WithRefreshAhead(config.RefreshAhead),
 			geocache.WithStaleWhileRevalidate(config.Revalidate),
@@ -61,13 +64,14 @@ func Run(t *testing.T, config Config) *History {
 			c:       c,
 			config:  config,
 			start:   c.Now(),
+			offset:  offset,
 			over:    make(chan struct{}),
 			done:    make(chan struct{}),
 			history: h,
 			lives:   make(map[string]*life),
 		}
 		h.Start = r.start
-		r.run(offset)
+		r.run()
 		if m := c.Mangler; m != nil {
 			h.Mangled[0], h.Mangled[1], h.Mangled[2] = m.Counts()
 		}
@@ -81,7 +85,7 @@ func Run(t *testing.T, config Config) *History {
 func (r *runner) now() time.Duration { return r.c.Now().Sub(r.start) }
 
 // run lets it happen, heals everything, and has everybody read everything.
-func (r *runner) run(offset func(string) time.Duration) {
+func (r *runner) run() {
 	r.c.Origin.Behave(r.origin())
 	seats := make(map[string][]*testcluster.Node)
 	for _, n := range r.c.Nodes() {
@@ -91,12 +95,15 @@ func (r *runner) run(offset func(string) time.Duration) {
 	}
 	for _, region := range r.config.Regions {
 		if r.config.NodeFaults > 0 && !(r.config.StableHome && region == r.config.Home) {
-			l := &lane{runner: r, region: region, nodes: seats[region], random: source(r.config.Seed, "faults in "+region), offset: offset}
+			l := &lane{runner: r, region: region, nodes: seats[region], random: source(r.config.Seed, "faults in "+region)}
 			r.lanes.Go(l.run)
 		}
 	}
 	if r.config.WorldFaults > 0 {
 		r.lanes.Go(r.worldFaults)
+	}
+	if f := themes[r.config.Theme].faults; f != nil {
+		r.lanes.Go(func() { f(r) })
 	}
 	time.Sleep(r.config.Length)
 	close(r.over)
@@ -126,12 +133,8 @@ func (r *runner) run(offset func(string) time.Duration) {
 func (r *runner) living() (lives []*life) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, region := range r.history.Nodes {
-		for _, name := range region {
-			if l := r.lives[name]; l != nil {
-				lives = append(lives, l)
-			}
-		}
+	for _, l := range r.lives {
+		lives = append(lives, l)
 	}
 	slices.SortFunc(lives, func(a, b *life) int { return slices.Compare([]byte(a.name), []byte(b.name)) })
 	return lives
@@ -173,7 +176,7 @@ func (r *runner) everybodyReads(lives []*life) {
 				l.read(Peek, key(i), 30*time.Second)
 				l.read(GetItem, key(i), 30*time.Second)
 			}
-			for i := range counters {
+			for i := range r.config.Counters {
 				l.count(counterKey(i), 30*time.Second)
 			}
 		})
@@ -224,6 +227,7 @@ func (r *runner) broken(f *Fault) (mended func()) {
 func (r *runner) begin(n *testcluster.Node) *life {
 	l := &life{
 		runner:   r,
+		node:     n,
 		name:     n.Name,
 		region:   n.Region,
 		cache:    n.Cache,
@@ -245,6 +249,7 @@ func (r *runner) begin(n *testcluster.Node) *life {
 // A life is a node's from its start to its end.
 type life struct {
 	*runner
+	node         *testcluster.Node
 	name, region string
 	cache        *geocache.Cache
 	group        *geocache.Group[string]

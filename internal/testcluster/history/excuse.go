@@ -1,0 +1,162 @@
+package history
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+)
+
+// recovery is for how long a node must have been in contact with all others of
+// its region before it is expected to know what they know. A connection attempt that was begun
+// during a cut takes up to 5 s to be given up and made anew; then views
+// settle, and journals are fetched.
+const recovery = 6 * time.Second
+
+// away reports whether the node did not run at some time.
+func (h *History) away(node string, from, to time.Duration) bool {
+	return slices.ContainsFunc(h.Faults, func(f *Fault) bool { return f.Kind == Down && f.A == node && f.overlaps(from, to) })
+}
+
+// parts reports whether f keeps a and b, of one region, from talking.
+func (f *Fault) parts(a, b string) bool {
+	switch f.Kind {
+	case Frozen:
+		return f.A == a || f.A == b
+	case Alone:
+		return a != b && (f.A == a || f.A == b)
+	case Cut, Unaware:
+		return f.A == a && f.B == b || f.A == b && f.B == a
+	}
+	return false
+}
+
+// apart reports whether a and b, of one region, could not talk at some time. That
+// one of them is down does not count.
+func (h *History) apart(a, b string, from, to time.Duration) bool {
+	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.overlaps(from, to) && f.parts(a, b) })
+}
+
+// apartThroughout reports whether a and b could not talk all the time, because
+// of one fault.
+func (h *History) apartThroughout(a, b string, from, to time.Duration) bool {
+	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.From <= from && f.To >= to && f.parts(a, b) })
+}
+
+// disturbed reports whether, at some time, the node did not run or was out of
+// contact with any node of its region.
+func (h *History) disturbed(node, region string, from, to time.Duration) bool {
+	if h.away(node, from, to) {
+		return true
+	}
+	for _, other := range h.Nodes[region] {
+		if h.apart(node, other, from, to) {
+			return true
+		}
+	}
+	return false
+}
+
+// told reports whether the write must have been told to the node before it
+// returned. It must unless the node was not there, or out of contact with the writer, or
+// with any node that the writer could reach and that may have owned the key.
+func (h *History) told(node, region string, w *Op) bool {
+	from := w.Begin - recovery
+	if w.Region != region {
+		return !h.disturbed(node, region, from, w.End)
+	}
+	if h.away(node, from, w.End) || h.apart(node, w.Node, from, w.End) {
+		return false
+	}
+	for _, owner := range h.Nodes[region] {
+		if h.apart(node, owner, from, w.End) && !h.apartThroughout(w.Node, owner, w.Begin, w.End) {
+			return false
+		}
+	}
+	return true
+}
+
+// excused reports whether the node of r cannot be expected to know of w, which had
+// ended before r began. It cannot only if
+//
+//   - it was not told of w, or has been restarted since, and
+//   - it has not been in contact with all of its region for the time of
+//     recovery since then, and
+//   - nor just before r, nor during it.
+//
+// That is the isolation of an owner, which is not promised away: a node cut off serves
+// what it owns. A node that was told is never excused, however isolated
+// it is afterwards, and the crash of a node excuses nobody but that node.
+func (h *History) excused(r, w *Op) bool {
+	if h.told(r.Node, r.Region, w) && !h.away(r.Node, w.End, r.Begin) {
+		return false
+	}
+	caughtUp := func(since time.Duration) bool {
+		return since >= w.End && since+recovery <= r.Begin &&
+			!h.disturbed(r.Node, r.Region, since, since+recovery) && !h.away(r.Node, since, r.Begin)
+	}
+	if caughtUp(w.End) {
+		return false
+	}
+	for _, f := range h.parting {
+		if f.To != forEver && caughtUp(f.To+1) {
+			return false
+		}
+	}
+	return h.disturbed(r.Node, r.Region, r.Begin-recovery, r.End)
+}
+
+// homes returns the regions in which a counter may have its home.
+func (h *History) homes() []string {
+	if h.Config.Home != "" {
+		return []string{h.Config.Home}
+	}
+	return slices.Sorted(maps.Keys(h.Nodes))
+}
+
+// mayBeLost reports whether a counter may have been lost since the time, with the two nodes of
+// its home region that keep it: its owner may not have been in contact with others of the region, or
+// two of them may have been down, be it one after the other.
+func (h *History) mayBeLost(from, to time.Duration) bool {
+	if h.Config.Mangle.Lose > 0 { // to a node whose request is lost the owner is gone
+		return true
+	}
+	for _, region := range h.homes() {
+		if h.divided(region, from-recovery, to) {
+			return true
+		}
+		down := make(map[string]bool)
+		for _, f := range h.Faults {
+			if f.Kind == Down && !f.New && slices.Contains(h.Nodes[region], f.A) && f.overlaps(from, to) {
+				down[f.A] = true
+			}
+		}
+		if len(down) > 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// divided reports whether two nodes of the region could not talk at some time: then it may
+// have had two owners of a key.
+func (h *History) divided(region string, from, to time.Duration) bool {
+	return slices.ContainsFunc(h.parting, func(f *Fault) bool {
+		return f.Kind != Down && f.overlaps(from, to) && slices.Contains(h.Nodes[region], f.A) && f.parts(f.A, cmp.Or(f.B, "any other"))
+	})
+}
+
+// twoOwners reports whether a counter may have had two owners in a region that did not know of each other.
+func (h *History) twoOwners(from, to time.Duration) bool {
+	return slices.ContainsFunc(h.homes(), func(region string) bool { return h.divided(region, from-recovery, to) })
+}
+
+// estranged reports whether, when u happened, a region was not aware of another one, so that u may
+// have counted where others did not. Then only what has been counted before is certain.
+func (h *History) estranged(u *Op) bool { return h.estrangedAt(u.Begin, u.End) }
+
+func (h *History) estrangedAt(from, to time.Duration) bool {
+	return h.Config.Home == "" && slices.ContainsFunc(h.Faults, func(f *Fault) bool {
+		return f.Kind == Unaware && h.Nodes[f.A] != nil && f.overlaps(from-recovery, to+time.Second)
+	})
+}

@@ -1,0 +1,87 @@
+package history
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+)
+
+// This file is a region that joins a cluster that runs.
+
+// comer is the region that joins.
+const comer = "sa"
+
+// shapeRegions has counters without a named home, and mostly without an origin: they
+// are where the regions are that somebody knows.
+func shapeRegions(c *Config, random *rand.Rand) {
+	quiet(c, 12*time.Second)
+	c.Regions = one(random, []string{"eu"}, []string{"eu", "us"})
+	c.Nodes = 2
+	c.Callers, c.Think = 1+random.IntN(2), 50*time.Millisecond
+	c.TTL = 10 * time.Minute
+	c.OriginLag = 10 * time.Millisecond
+	c.Home = ""
+	c.LookAside = true // of an origin the new home would get what it says
+	c.Counters = 10
+	c.Counting, c.Writes = 0.3, 0.5
+	c.WorldAcks = 0.5
+}
+
+// regionFaults has a region join. It may have been there before, and known nothing of the others
+// nor they of it: then it has values of its own.
+func (r *runner) regionFaults() {
+	random := source(r.config.Seed, "regions")
+	d := r.c.Directory
+	was := slices.Clone(r.config.Regions)
+	hidden := random.IntN(2) == 0
+	var unaware []func()
+	between := func(a, b string) { unaware = append(unaware, r.broken(&Fault{Kind: Unaware, A: a, B: b})) }
+	if hidden {
+		for _, region := range was {
+			d.Hide(region, comer)
+			d.Hide(comer, region)
+			between(region, comer)
+		}
+		r.join(comer)
+	}
+	if !r.pauseFor(2*time.Second + upTo(random, 3*time.Second)) {
+		return
+	}
+	if !hidden {
+		for _, region := range was {
+			between(region, comer)
+		}
+	}
+	// Each node of those that were there hears of it at a time of its own.
+	late := r.serving(was...)
+	for _, n := range late {
+		d.Hide(n.Name, comer)
+	}
+	if hidden {
+		for _, region := range was {
+			d.Show(region, comer)
+			d.Show(comer, region)
+		}
+	} else {
+		for range 1 + random.IntN(2) {
+			r.join(comer)
+		}
+	}
+	most := one(random, 0, 500*time.Millisecond, 4*time.Second)
+	var hearing sync.WaitGroup
+	for _, n := range late {
+		after := upTo(random, most)
+		hearing.Go(func() {
+			r.pauseFor(after)
+			d.Show(n.Name, comer)
+		})
+	}
+	if len(late) > 0 && random.IntN(2) == 0 { // writes wait for a node that is gone
+		r.restart(any1(random, late), false, time.Second)
+	}
+	hearing.Wait()
+	for _, mended := range unaware {
+		mended()
+	}
+}

@@ -1,0 +1,110 @@
+package history
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/geocache/geocache"
+)
+
+// A Theme is what a history is about. One with a theme of its own is shorter and simpler than the
+// mixed ones, and what it is about happens all the time.
+type Theme string
+
+// The themes.
+const (
+	Mixed   Theme = "mixed"   // a bit of everything
+	Weights Theme = "weights" // weights change, and some hear of it later
+	Regions Theme = "regions" // a region joins, and some hear of it later
+)
+
+// A theme is how a Theme is made.
+type theme struct {
+	share  int                                // of all seeds, in no particular unit
+	shape  func(c *Config, random *rand.Rand) // what is different from the mixed ones
+	faults func(r *runner)                    // those of its own, beside those by the rates in Config
+}
+
+var themes map[Theme]theme
+
+func init() { // not in the declaration: that would be a cycle
+	themes = map[Theme]theme{
+		Mixed:   {share: 4},
+		Weights: {1, shapeWeights, (*runner).weightFaults},
+		Regions: {2, shapeRegions, (*runner).regionFaults},
+	}
+}
+
+// order is the themes in the order in which seeds are given to them.
+var order = []Theme{Mixed, Weights, Regions}
+
+// themeOf returns the theme of a seed.
+func themeOf(seed uint64) Theme {
+	sum := 0
+	for _, t := range order {
+		sum += themes[t].share
+	}
+	x := source(seed, "theme").IntN(sum)
+	for _, t := range order {
+		if x -= themes[t].share; x < 0 {
+			return t
+		}
+	}
+	return Mixed
+}
+
+// quiet has a history with no faults but those of its theme.
+func quiet(c *Config, length time.Duration) {
+	c.NodeFaults, c.WorldFaults, c.StableHome = 0, 0, false
+	c.Mangle.Lose = 0
+	c.Length = length
+}
+
+// of returns one of the choices.
+func one[T any](random *rand.Rand, of ...T) T { return of[random.IntN(len(of))] }
+
+// shapeWeights has all count fast: two who count at the same time at different owners
+// lose one.
+func shapeWeights(c *Config, random *rand.Rand) {
+	quiet(c, 8*time.Second)
+	c.Regions = one(random, []string{"eu"}, []string{"eu"}, []string{"eu", "us"})
+	c.Nodes = 2 + random.IntN(2)
+	c.Home = "eu"
+	c.Callers, c.Think = 2, one(random, 10*time.Millisecond, 30*time.Millisecond)
+	c.Counting, c.Writes = 0.8, 0.6
+	c.Counters = 2 + random.IntN(2)
+}
+
+// weightFaults changes the weight of one node after the other. Those who hear of
+// it later have another ring meanwhile.
+func (r *runner) weightFaults() {
+	random := source(r.config.Seed, "weights")
+	for r.pauseFor(500*time.Millisecond + upTo(random, time.Second)) {
+		nodes := r.serving()
+		n := any1(random, nodes)
+		weight := one(random, 0.25, 0.5, 2, 4)
+		late := nodes[:0:0]
+		for _, other := range nodes {
+			if other != n && random.IntN(2) == 0 {
+				late = append(late, other)
+				r.c.Directory.Lag(other.Name, time.Minute)
+			}
+		}
+		mended := r.broken(&Fault{Kind: Otherwise, A: n.Name})
+		restarts := random.IntN(2) == 0
+		if restarts {
+			r.restart(n, random.IntN(2) == 0, upTo(random, time.Second), geocache.WithWeight(weight))
+		} else {
+			r.c.Directory.Reweigh(n.Name, weight)
+		}
+		r.pauseFor(time.Second + upTo(random, 3*time.Second))
+		if !restarts {
+			r.c.Directory.Reweigh(n.Name, 0)
+			r.pauseFor(upTo(random, time.Second))
+		}
+		for _, other := range late {
+			r.c.Directory.Lag(other.Name, 0)
+		}
+		mended()
+	}
+}
