@@ -53,6 +53,9 @@ type Config struct {
 	// Offset is how far the wall clock of a node is off when it is first started;
 	// default not at all.
 	Offset func(node string) time.Duration
+	// Apart are regions that nobody is told of in the others, nor they of the others, until the
+	// Directory shows them.
+	Apart []string
 	// Mangle is what happens to messages between nodes; default nothing.
 	Mangle mangle.Rates
 	// Counters gives each node a second group, see Node; with Home as its home region
@@ -109,6 +112,14 @@ func Run(t *testing.T, config Config, f func(c *Cluster)) {
 		c.Origin = newOrigin(c.Now)
 		if config.Mangle != (mangle.Rates{}) {
 			c.Mangler = mangle.New(config.Seed, config.Mangle)
+		}
+		for _, apart := range config.Apart {
+			for _, region := range config.Regions {
+				if region != apart {
+					c.Directory.Hide(region, apart)
+					c.Directory.Hide(apart, region)
+				}
+			}
 		}
 		defer c.shutDown()
 		// All at once, as a deploy does: each waits in Open for the others.

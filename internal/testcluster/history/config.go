@@ -14,7 +14,8 @@ type Config struct {
 	Seed    uint64
 	Theme   Theme
 	Regions []string
-	Nodes   int // in each region, at the beginning
+	Nodes   int    // in each region, at the beginning
+	Comer   string // a region that is in Regions and that the others do not know of at the beginning
 	TTL     time.Duration
 	Length  time.Duration // of the time with faults
 

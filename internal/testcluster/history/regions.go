@@ -17,6 +17,9 @@ const comer = "sa"
 func shapeRegions(c *Config, random *rand.Rand) {
 	quiet(c, 12*time.Second)
 	c.Regions = one(random, []string{"eu"}, []string{"eu", "us"})
+	if random.IntN(2) == 0 {
+		c.Comer, c.Regions = comer, append(c.Regions, comer)
+	}
 	c.Nodes = 2
 	c.Callers, c.Think = 1+random.IntN(2), 50*time.Millisecond
 	c.TTL = 10 * time.Minute
@@ -24,7 +27,7 @@ func shapeRegions(c *Config, random *rand.Rand) {
 	c.Home = ""
 	c.LookAside = true // of an origin the new home would get what it says
 	c.Counters = 10
-	c.Counting, c.Writes = 0.3, 0.5
+	c.Counting, c.Writes, c.Keys = 0.3, 0.3, 12
 	c.WorldAcks = 0.5
 }
 
@@ -33,17 +36,14 @@ func shapeRegions(c *Config, random *rand.Rand) {
 func (r *runner) regionFaults() {
 	random := source(r.config.Seed, "regions")
 	d := r.c.Directory
-	was := slices.Clone(r.config.Regions)
-	hidden := random.IntN(2) == 0
+	hidden := r.config.Comer != ""
+	was := slices.DeleteFunc(slices.Clone(r.config.Regions), func(region string) bool { return region == comer })
 	var unaware []func()
 	between := func(a, b string) { unaware = append(unaware, r.broken(&Fault{Kind: Unaware, A: a, B: b})) }
 	if hidden {
 		for _, region := range was {
-			d.Hide(region, comer)
-			d.Hide(comer, region)
 			between(region, comer)
 		}
-		r.join(comer)
 	}
 	if !r.pauseFor(2*time.Second + upTo(random, 3*time.Second)) {
 		return
@@ -58,6 +58,12 @@ func (r *runner) regionFaults() {
 	for _, n := range late {
 		d.Hide(n.Name, comer)
 	}
+	var hearing sync.WaitGroup
+	if random.IntN(3) > 0 { // writes wait for a node that is gone while the region comes
+		n := any1(random, late)
+		hearing.Go(func() { r.restart(n, false, 2*time.Second) })
+		r.pauseFor(upTo(random, 500*time.Millisecond))
+	}
 	if hidden {
 		for _, region := range was {
 			d.Show(region, comer)
@@ -69,16 +75,12 @@ func (r *runner) regionFaults() {
 		}
 	}
 	most := one(random, 0, 500*time.Millisecond, 4*time.Second)
-	var hearing sync.WaitGroup
 	for _, n := range late {
 		after := upTo(random, most)
 		hearing.Go(func() {
 			r.pauseFor(after)
 			d.Show(n.Name, comer)
 		})
-	}
-	if len(late) > 0 && random.IntN(2) == 0 { // writes wait for a node that is gone
-		r.restart(any1(random, late), false, time.Second)
 	}
 	hearing.Wait()
 	for _, mended := range unaware {

@@ -44,7 +44,12 @@ func Run(t *testing.T, config Config) *History {
 		defer drawing.Unlock()
 		return time.Duration((2*offsets.Float64() - 1) * float64(config.MaxOffset))
 	}
+	var apart []string
+	if config.Comer != "" {
+		apart = []string{config.Comer}
+	}
 	testcluster.Run(t, testcluster.Config{
+		Apart:    apart,
 		Regions:  config.Regions,
 		Nodes:    config.Nodes,
 		Seed:     config.Seed,
