@@ -68,6 +68,9 @@ func (l *life) callOnce(random *rand.Rand) {
 		if random.IntN(10) == 0 {
 			life = 1 + time.Duration(random.Int64N(int64(l.config.TTL)))
 		}
+		if l.config.Answering > 0 && random.Float64() < l.config.Answering {
+			l.read(GetItem, k, limit)
+		}
 		l.set(k, ack, life, limit)
 	case x < 0.2:
 		l.read(Peek, k, limit)
@@ -164,6 +167,7 @@ func (l *life) set(key string, ack geocache.AckLevel, life, limit time.Duration)
 	if life > 0 {
 		o.Life, own = life, append(own, geocache.ItemTTL(life))
 	}
+	l.sets.tell(l, key)
 	l.write(o, limit, own, func(ctx context.Context, opts []geocache.WriteOption) error {
 		return l.group.Set(ctx, key, o.Value.String(), opts...)
 	})

@@ -44,8 +44,11 @@ type Config struct {
 	Counters  int
 	Counting  float64
 	LookAside bool
-	// WorldAcks is the share of writes that wait for the world.
-	WorldAcks float64
+	// WorldAcks is the share of writes that wait for the world, and Answering that of the Sets
+	// whose caller has read the key just before.
+	WorldAcks, Answering float64
+	// Latency is how long data takes within a region; 0 is the network's default.
+	Latency time.Duration
 }
 
 // ConfigOf returns the scenario of a seed. theme is its theme, if it is not empty.

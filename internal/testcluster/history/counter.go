@@ -26,31 +26,22 @@ func (h *History) counts() map[string][]*Op {
 // Else a region that has lost the value may load it, and then has 0.
 func (h *History) Counters() (found []Violation) {
 	for key, ops := range h.counts() {
+		surely := h.counted(ops)
 		for _, r := range ops {
 			if r.Outcome != OK {
 				continue
 			}
-			least, most, own := 0, 0, 0
+			own, most := 0, 0
 			if r.Kind == Increment {
 				own = 1
 			}
-			var since time.Duration // the first that is to be seen
 			for _, u := range ops {
-				if u == r || u.Kind != Increment || u.Outcome == Failed {
-					continue
-				}
-				if u.Begin < r.End {
+				if u != r && u.Kind == Increment && u.Outcome != Failed && u.Begin < r.End {
 					most++
 				}
-				if u.Outcome != OK || !r.after(u) || h.estranged(u) {
-					continue
-				}
-				if r.Kind == Increment || r.Begin >= h.Healed || u.Region == r.Region || slices.Contains(u.Confirmed, r.Region) {
-					least++
-				}
-				since = max(since, u.Begin)
 			}
-			if r.Kind == Count && h.Config.Home != "" && r.Region != h.Config.Home || h.mayBeLost(since, r.End) || h.twoOwners(ops[0].Begin, r.End) {
+			least := h.least(r, surely)
+			if r.Kind == Count && h.Config.Home != "" && r.Region != h.Config.Home || h.twoOwners(ops[0].Begin, r.End) {
 				least = 0
 			}
 			if r.Number < least+own || r.Number > most+own {
@@ -59,6 +50,47 @@ func (h *History) Counters() (found []Violation) {
 		}
 	}
 	return found
+}
+
+// A certainty is an Increment that surely was counted.
+type certainty struct {
+	*Op
+	lost bool // it, and all before it, may have been lost before the next one
+}
+
+// counted returns the Increments that were acknowledged while all knew where the home is.
+func (h *History) counted(ops []*Op) (surely []certainty) {
+	for _, u := range ops {
+		if u.Kind != Increment || u.Outcome != OK || h.estranged(u) {
+			continue
+		}
+		if n := len(surely); n > 0 {
+			surely[n-1].lost = h.mayBeLost(surely[n-1].Begin, u.End)
+		}
+		surely = append(surely, certainty{Op: u})
+	}
+	return surely
+}
+
+// least returns how many Increments r must have seen.
+func (h *History) least(r *Op, surely []certainty) (n int) {
+	var last *Op
+	for _, u := range surely {
+		if !r.after(u.Op) {
+			continue
+		}
+		last = u.Op
+		if r.Kind == Increment || r.Begin >= h.Healed || u.Region == r.Region || slices.Contains(u.Confirmed, r.Region) {
+			n++
+		}
+		if u.lost {
+			n = 0
+		}
+	}
+	if last != nil && h.mayBeLost(last.Begin, r.End) {
+		return 0
+	}
+	return n
 }
 
 // Twice checks that no two Increments of a counter have returned the same number: both would have

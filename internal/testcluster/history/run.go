@@ -28,6 +28,7 @@ type runner struct {
 	over  chan struct{}  // closed when faults are to end
 	done  chan struct{}  // closed when callers are to end
 	lanes sync.WaitGroup // what makes faults
+	sets  watch          // of Sets that begin
 
 	mu      sync.Mutex // guards the following
 	history *History
@@ -99,6 +100,9 @@ func (r *runner) run() {
 		r.begin(n)
 	}
 	for _, region := range r.config.Regions {
+		if r.config.Latency > 0 {
+			r.c.Net.SetLatency(region, region, r.config.Latency)
+		}
 		if r.config.NodeFaults > 0 && !(r.config.StableHome && region == r.config.Home) {
 			l := &lane{runner: r, region: region, nodes: seats[region], random: source(r.config.Seed, "faults in "+region)}
 			r.lanes.Go(l.run)

@@ -16,6 +16,7 @@ const (
 	Mixed   Theme = "mixed"   // a bit of everything
 	Weights Theme = "weights" // weights change, and some hear of it later
 	Regions Theme = "regions" // a region joins, and some hear of it later
+	Kills   Theme = "kills"   // owners die just after a write has begun
 )
 
 // A theme is how a Theme is made.
@@ -32,11 +33,12 @@ func init() { // not in the declaration: that would be a cycle
 		Mixed:   {share: 4},
 		Weights: {1, shapeWeights, (*runner).weightFaults},
 		Regions: {2, shapeRegions, (*runner).regionFaults},
+		Kills:   {1, shapeKills, (*runner).kills},
 	}
 }
 
 // order is the themes in the order in which seeds are given to them.
-var order = []Theme{Mixed, Weights, Regions}
+var order = []Theme{Mixed, Weights, Regions, Kills}
 
 // themeOf returns the theme of a seed.
 func themeOf(seed uint64) Theme {

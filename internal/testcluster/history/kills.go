@@ -1,0 +1,83 @@
+package history
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// This file is owners that are killed while they carry out a write.
+
+// shapeKills has few keys, which are read and then set by many.
+func shapeKills(c *Config, random *rand.Rand) {
+	quiet(c, 10*time.Second)
+	c.Regions = one(random, []string{"eu"}, []string{"eu"}, []string{"eu", "us"})
+	c.Nodes = 3
+	c.Keys = 1 + random.IntN(2)
+	c.Callers, c.Think = 2, 50*time.Millisecond
+	c.Writes, c.Answering = 0.5, 0.8
+	c.OriginLag = 10 * time.Millisecond
+	c.Latency = one(random, 0, 2*time.Millisecond, 5*time.Millisecond)
+	if random.IntN(2) == 0 {
+		c.Mangle.Delay = 0.3
+	}
+}
+
+// kills kills the owner of a key now and then, a moment after somebody else has begun to set it. It is
+// back at once or after a while, and another one may be killed before.
+func (r *runner) kills() {
+	random := source(r.config.Seed, "kills")
+	var down sync.WaitGroup
+	defer down.Wait()
+	for r.pauseFor(500*time.Millisecond + upTo(random, 2*time.Second)) {
+		region := one(random, r.config.Regions...)
+		serving := r.serving(region)
+		if len(serving) < 2 || len(serving) < 3 && random.IntN(3) > 0 {
+			continue
+		}
+		random.Shuffle(len(serving), func(i, j int) { serving[i], serving[j] = serving[j], serving[i] })
+		for _, owner := range serving {
+			after, back := upTo(random, 6*max(r.config.Latency, 2*time.Millisecond)), one(random, 0, time.Second, upTo(random, 4*time.Second))
+			key, begins := r.sets.wait(func(l *life, key string) bool {
+				return l.region == region && l.node != owner && l.group.Locate(key)[0].Owner.ID == owner.Name
+			})
+			select {
+			case <-begins:
+			case <-time.After(500 * time.Millisecond):
+				key()
+				continue
+			case <-r.over:
+				key()
+				return
+			}
+			time.Sleep(after)
+			down.Go(func() { r.restart(owner, false, back) })
+			break
+		}
+	}
+}
+
+// A watch tells one who waits of Sets that begin.
+type watch struct {
+	mu     sync.Mutex
+	wanted func(l *life, key string) bool // nil if nobody waits
+	begins chan struct{}
+}
+
+// wait returns a channel that is closed when a Set begins that is wanted.
+func (w *watch) wait(wanted func(l *life, key string) bool) (stop func(), begins <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wanted, w.begins = wanted, make(chan struct{})
+	return func() { w.mu.Lock(); defer w.mu.Unlock(); w.wanted = nil }, w.begins
+}
+
+// tell tells of a Set.
+func (w *watch) tell(l *life, key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.wanted != nil && w.wanted(l, key) {
+		w.wanted = nil
+		close(w.begins)
+	}
+}
