@@ -17,8 +17,12 @@ func counterKey(i int) string { return fmt.Sprintf("counter-%d", i) }
 // call calls, with pauses, until the node or the history ends.
 func (l *life) call(random *rand.Rand) {
 	for {
+		think := l.config.Think
+		if l.calm.Load() {
+			think = 5 * time.Second
+		}
 		select {
-		case <-time.After(time.Duration(random.ExpFloat64() * float64(l.config.Think))):
+		case <-time.After(time.Duration(random.ExpFloat64() * float64(think))):
 		case <-l.ctx.Done():
 			return
 		case <-l.leaving:
@@ -53,7 +57,7 @@ func (l *life) callOnce(random *rand.Rand) {
 	}
 	k := key(random.IntN(l.config.Keys))
 	counter := counterKey(random.IntN(l.config.Counters))
-	isCounter, isWrite := random.Float64() < l.config.Counting, random.Float64() < l.config.Writes
+	isCounter, isWrite := random.Float64() < l.config.Counting, random.Float64() < l.config.Writes && !l.calm.Load()
 	switch x := random.Float64(); {
 	case isCounter && isWrite:
 		l.increment(counter, limit)

@@ -47,6 +47,9 @@ type Config struct {
 	// WorldAcks is the share of writes that wait for the world, and Answering that of the Sets
 	// whose caller has read the key just before.
 	WorldAcks, Answering float64
+	// LoadTimeout is the group's; 0 is the default. Cut is for how long regions are cut off from
+	// each other in a history about that.
+	LoadTimeout, Cut time.Duration
 	// Latency is how long data takes within a region; 0 is the network's default.
 	Latency time.Duration
 }

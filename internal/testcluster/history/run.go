@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ type runner struct {
 	done  chan struct{}  // closed when callers are to end
 	lanes sync.WaitGroup // what makes faults
 	sets  watch          // of Sets that begin
+	calm  atomic.Bool    // callers call seldom, and write nothing
 
 	mu      sync.Mutex // guards the following
 	history *History
@@ -61,10 +63,7 @@ func Run(t *testing.T, config Config) *History {
 		Home:     config.Home,
 
 		LookAside: config.LookAside,
-		Group: []geocache.GroupOption{
-			geocache.WithRefreshAhead(config.RefreshAhead),
-			geocache.WithStaleWhileRevalidate(config.Revalidate),
-		},
+		Group:     groupOptions(&config),
 	}, func(c *testcluster.Cluster) {
 		r := &runner{
 			c:       c,
