@@ -117,7 +117,7 @@ func (h *History) seen(promise string, read func(r *Op) bool, write func(r, w *O
 				if !w.isWrite() || !r.after(w) || !write(r, w) {
 					continue
 				}
-				if why := h.older(r, w); why != "" && !h.excused(r, w) {
+				if why := h.older(r, w); why != "" && !h.excused(r, w) && !h.lost(w, r.Begin) {
 					found = append(found, violation(promise, fmt.Sprintf("a read of %s returned what was %s", key, why), h, r, w))
 					break // one for each read is enough
 				}
@@ -204,7 +204,7 @@ func (h *History) Order() (found []Violation) {
 					break
 				}
 				if first.covers(second.Region) && second.after(first) &&
-					second.Generation <= first.Generation && !h.excused(second, first) {
+					second.Generation <= first.Generation && !h.excused(second, first) && !h.lost(first, second.Begin) {
 					found = append(found, Violation{"3 order", "a later write of " + key + " has no higher generation", []*Op{first, second}})
 				}
 			}

@@ -22,7 +22,7 @@ func (h *History) Causality() (found []Violation) {
 					continue
 				}
 				before := known[seen{w.Node, s}]
-				if before != nil && w.after(before) && !h.away(w.Node, before.Begin, w.End) && !h.excused(r, w) {
+				if before != nil && w.after(before) && !h.away(w.Node, before.Begin, w.End) && !h.excused(r, w) && !h.lost(w, r.Begin) {
 					found = append(found, Violation{"5 order of causes", fmt.Sprintf("a read of %s returned what was overwritten by one who knew it", key), []*Op{s, before, w, r}})
 					break
 				}
