@@ -59,13 +59,15 @@ func (l *life) callOnce(random *rand.Rand) {
 	counter := counterKey(random.IntN(l.config.Counters))
 	isCounter, isWrite := random.Float64() < l.config.Counting, random.Float64() < l.config.Writes && !l.calm.Load()
 	switch x := random.Float64(); {
+	case l.config.Updating > 0 && !l.calm.Load() && random.Float64() < l.config.Updating:
+		l.update(k, time.Duration(random.Float64()*float64(l.config.Pondering)), limit)
 	case isCounter && isWrite:
 		l.increment(counter, limit)
 	case isCounter:
 		l.count(counter, limit)
 	case isWrite && x < l.config.Clears:
 		l.clear(ack, limit)
-	case isWrite && x < l.config.Clears+0.25:
+	case isWrite && x < l.config.Clears+l.config.Removes:
 		l.remove(k, removals[random.IntN(len(removals))], ack, limit)
 	case isWrite:
 		var life time.Duration
@@ -207,6 +209,29 @@ func (l *life) write(o *Op, limit time.Duration, opts []geocache.WriteOption, do
 	l.op(o, limit, func(ctx context.Context) error {
 		var w geocache.Written
 		err := do(ctx, append(opts, geocache.Ack(o.Ack), geocache.Into(&w)))
+		o.Generation, o.Confirmed = w.Generation, w.Confirmed
+		return err
+	})
+}
+
+// update updates a key with a function that takes its time.
+func (l *life) update(key string, pondering, limit time.Duration) {
+	o := &Op{Kind: Update, Key: key, Life: l.config.TTL}
+	l.op(o, limit, func(ctx context.Context) error {
+		var w geocache.Written
+		v, err := l.group.Update(ctx, key, func(old string, ok bool) (string, error) {
+			a := Attempt{Begin: l.now(), Had: ok}
+			a.Base, _ = testcluster.ParseValue(old)
+			a.By = fmt.Sprintf("update at %v on %s", a.Begin, l.name)
+			select {
+			case <-time.After(pondering):
+			case <-ctx.Done(): // Update waits for a function that runs
+			}
+			a.End = l.now()
+			o.Attempts = append(o.Attempts, a)
+			return testcluster.Value{Key: key, Begun: l.start.Add(a.Begin), By: a.By}.String(), nil
+		}, geocache.Into(&w), geocache.Tags(testcluster.TagsOf(key)...))
+		o.Value, _ = testcluster.ParseValue(v)
 		o.Generation, o.Confirmed = w.Generation, w.Confirmed
 		return err
 	})

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
 )
 
 // Check returns everything in the history that was promised otherwise.
 func (h *History) Check() (all []Violation) {
 	h.index()
 	for _, check := range []func() []Violation{
-		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Causality, h.Counters, h.Twice, h.Linear,
+		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Causality, h.Atomicity, h.Counters, h.Twice, h.Linear,
 	} {
 		all = append(all, check()...)
 	}
@@ -83,14 +84,16 @@ func (h *History) Age() (found []Violation) {
 
 // older returns why what r has read is older than the write w, or "" if it is not
 // known to be.
-func (h *History) older(r, w *Op) string {
-	if r.Value.Loaded() {
-		if h.begun(r) < w.Begin {
+func (h *History) older(r, w *Op) string { return h.olderValue(r.Value, w) }
+
+func (h *History) olderValue(v testcluster.Value, w *Op) string {
+	if v.Loaded() {
+		if v.Begun.Sub(h.Start) < w.Begin {
 			return "loaded before the write began"
 		}
 		return ""
 	}
-	s := h.sets[r.Value.By]
+	s := h.sets[v.By]
 	if s == nil || s == w || s.Generation == 0 || s.Generation >= w.Generation {
 		return ""
 	}

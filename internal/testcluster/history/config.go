@@ -44,6 +44,10 @@ type Config struct {
 	Counters  int
 	Counting  float64
 	LookAside bool
+	// Removes is the share of writes that remove one key, and Updating of calls that update one, with
+	// a function that takes up to Pondering.
+	Removes, Updating float64
+	Pondering         time.Duration
 	// WorldAcks is the share of writes that wait for the world, and Answering that of the Sets
 	// whose caller has read the key just before.
 	WorldAcks, Answering float64
@@ -85,6 +89,7 @@ func mixed(seed uint64) Config {
 		Counters:  2,
 		Counting:  0.125,
 		WorldAcks: 0.1,
+		Removes:   0.25,
 	}
 	switch strategies := source(seed, "strategies"); strategies.IntN(4) {
 	case 0:

@@ -31,7 +31,7 @@ import (
 // A Kind is what an Op does.
 type Kind string
 
-// The kinds. Count and Increment are Get and Update of a counter.
+// The kinds. Count and Increment are Get and Update of a counter, Update is that of a value.
 const (
 	Get       Kind = "get"
 	GetItem   Kind = "getitem"
@@ -40,6 +40,7 @@ const (
 	Set       Kind = "set"
 	Remove    Kind = "remove"
 	Clear     Kind = "clear"
+	Update    Kind = "update"
 	Count     Kind = "count"
 	Increment Kind = "increment"
 )
@@ -78,13 +79,26 @@ type Op struct {
 	Ack        geocache.AckLevel
 	Confirmed  []string      // the regions that have it, as its caller was told
 	Life       time.Duration // the most a value set may live
+
+	// Attempts are the calls of an Update's function.
+	Attempts []Attempt
+}
+
+// An Attempt is a call of an Update's function.
+type Attempt struct {
+	Had        bool // there was a value
+	Base       testcluster.Value
+	By         string // of the value returned
+	Begin, End time.Duration
 }
 
 func (o *Op) isRead() bool {
 	return o.Kind == Get || o.Kind == GetItem || o.Kind == GetMany || o.Kind == Peek
 }
 
-func (o *Op) isWrite() bool { return o.Kind == Set || o.Kind == Remove || o.Kind == Clear }
+func (o *Op) isWrite() bool {
+	return o.Kind == Set || o.Kind == Remove || o.Kind == Clear || o.Kind == Update
+}
 
 // of reports whether o concerns the key.
 func (o *Op) of(key string) bool { return o.Kind == Clear || o.Key == key }
@@ -134,8 +148,9 @@ type History struct {
 	Mangled [3]int64
 	Log     string // of the nodes
 
-	sets    map[string]*Op // by what they set
-	parting []*Fault       // Faults, and Alone where a node was started while the directory was out
+	sets     map[string]*Op // by what they set
+	attempts map[string]*Op // Updates, by each value that their functions have returned
+	parting  []*Fault       // Faults, and Alone where a node was started while the directory was out
 }
 
 // joinWait is how long a start may have taken: the default of geocache.WithJoinWait and some.
@@ -143,10 +158,18 @@ const joinWait = 6 * time.Second
 
 // index prepares h for being checked.
 func (h *History) index() {
-	h.sets = make(map[string]*Op)
+	h.sets, h.attempts = make(map[string]*Op), make(map[string]*Op)
 	for _, o := range h.Ops {
-		if o.Kind == Set {
+		for _, a := range o.Attempts {
+			h.attempts[a.By] = o
+		}
+		switch {
+		case o.Kind == Set || o.Kind == Update && o.Outcome == OK:
 			h.sets[o.Value.By] = o
+		case o.Kind == Update:
+			for _, a := range o.Attempts {
+				h.sets[a.By] = o
+			}
 		}
 	}
 	h.parting = slices.Clone(h.Faults)

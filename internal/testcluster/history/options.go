@@ -8,6 +8,9 @@ func groupOptions(c *Config) []geocache.GroupOption {
 		geocache.WithRefreshAhead(c.RefreshAhead),
 		geocache.WithStaleWhileRevalidate(c.Revalidate),
 	}
+	if c.Home != "" {
+		opts = append(opts, geocache.WithHomeRegion(c.Home))
+	}
 	if c.LoadTimeout > 0 {
 		opts = append(opts, geocache.WithLoadTimeout(c.LoadTimeout))
 	}

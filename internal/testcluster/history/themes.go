@@ -17,6 +17,7 @@ const (
 	Weights Theme = "weights" // weights change, and some hear of it later
 	Regions Theme = "regions" // a region joins, and some hear of it later
 	Kills   Theme = "kills"   // owners die just after a write has begun
+	Updates Theme = "updates" // functions of Updates take their time, while values are removed
 	LongCut Theme = "longcut" // regions are cut off from each other for long, and lose nodes meanwhile
 )
 
@@ -35,12 +36,13 @@ func init() { // not in the declaration: that would be a cycle
 		Weights: {1, shapeWeights, (*runner).weightFaults},
 		Regions: {2, shapeRegions, (*runner).regionFaults},
 		Kills:   {1, shapeKills, (*runner).kills},
+		Updates: {1, shapeUpdates, nil},
 		LongCut: {1, shapeLongCut, (*runner).longCut},
 	}
 }
 
 // order is the themes in the order in which seeds are given to them.
-var order = []Theme{Mixed, Weights, Regions, Kills, LongCut}
+var order = []Theme{Mixed, Weights, Regions, Kills, LongCut, Updates}
 
 // themeOf returns the theme of a seed.
 func themeOf(seed uint64) Theme {
