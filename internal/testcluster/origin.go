@@ -18,7 +18,11 @@ type Origin struct {
 	loads   map[string]int
 	region  map[string]int // loads by region
 	running int
-	behave  map[string]Getter // by region
+	behave  map[string]Getter    // by region
+	truth   map[string][]Version // by key: what it had and has, but for what it had at first
+	absent  func(key string) bool
+	primary string        // the region whose origin does not lag
+	lag     time.Duration // of the others
 	blocked chan struct{}     // what Block waits for; nil once unblocked
 }
 
@@ -32,6 +36,7 @@ func newOrigin(now func() time.Time) *Origin {
 		loads:   make(map[string]int),
 		region:  make(map[string]int),
 		behave:  make(map[string]Getter),
+		truth:   make(map[string][]Version),
 		blocked: make(chan struct{}),
 	}
 }
@@ -137,10 +142,17 @@ func (o *Origin) getter(region string) geocache.Getter[string] {
 			defer o.mu.Unlock()
 			o.running--
 		}()
+		version, exists := o.visible(region, key, begun) // looked at first, and then it is slow
 		if behave != nil {
 			if err := behave(ctx, key); err != nil {
 				return loaded, err
 			}
+		}
+		if !exists {
+			return loaded, geocache.ErrNotFound
+		}
+		if version > 0 {
+			by += fmt.Sprint(ofVersion, version)
 		}
 		return geocache.Loaded[string]{Value: Value{key, begun, by}.String(), Tags: TagsOf(key)}, nil
 	})

@@ -64,6 +64,11 @@ type Config struct {
 	Home     string
 	// LookAside has the counters be in the cache alone: the origin knows nothing of them.
 	LookAside bool
+	// Through has writes go to the origin. With PrimaryOrigin the origins of the other regions
+	// lag by OriginLag.
+	Through       bool
+	PrimaryOrigin string
+	OriginLag     time.Duration
 	// Cache and Group are options for all nodes.
 	Cache []geocache.Option
 	Group []geocache.GroupOption
@@ -110,6 +115,7 @@ func Run(t *testing.T, config Config, f func(c *Cluster)) {
 			next:      make(map[string]int),
 		}
 		c.Origin = newOrigin(c.Now)
+		c.Origin.Lag(config.PrimaryOrigin, config.OriginLag)
 		if config.Mangle != (mangle.Rates{}) {
 			c.Mangler = mangle.New(config.Seed, config.Mangle)
 		}
@@ -292,6 +298,9 @@ func (n *Node) start() {
 		return
 	}
 	groupOpts := append([]geocache.GroupOption{geocache.WithTTL(n.c.config.TTL)}, n.c.config.Group...)
+	if n.c.config.Through {
+		groupOpts = append(groupOpts, n.c.Origin.options()...)
+	}
 	if n.Group, err = geocache.NewGroup(n.Cache, "test", n.c.Origin.getter(n.Region), groupOpts...); err != nil {
 		n.c.T.Errorf("%s: %v", n.Name, err)
 	}

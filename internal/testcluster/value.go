@@ -1,6 +1,7 @@
 package testcluster
 
 import (
+	"strconv"
 	"strings"
 	"time"
 )
@@ -17,6 +18,16 @@ const loadedBy = "load "
 
 // Loaded reports whether the value comes from the origin.
 func (v Value) Loaded() bool { return strings.HasPrefix(v.By, loadedBy) }
+
+// ofVersion comes before the number of what a load has seen of the key, if it has been written.
+const ofVersion = ", version "
+
+// Version returns which of the key's versions a load has seen, see Origin.Put.
+func (v Value) Version() int {
+	_, number, _ := strings.Cut(v.By, ofVersion)
+	n, _ := strconv.Atoi(number) // 0 if there is none
+	return n
+}
 
 // String returns v as it is stored.
 func (v Value) String() string {

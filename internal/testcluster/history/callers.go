@@ -11,7 +11,6 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-func key(i int) string        { return fmt.Sprintf("key-%d", i) }
 func counterKey(i int) string { return fmt.Sprintf("counter-%d", i) }
 
 // call calls, with pauses, until the node or the history ends.
@@ -55,7 +54,7 @@ func (l *life) callOnce(random *rand.Rand) {
 	case x < l.config.WorldAcks+0.1:
 		ack = geocache.Owner
 	}
-	k := key(random.IntN(l.config.Keys))
+	k := l.config.keyOf(random.IntN(l.config.Keys))
 	counter := counterKey(random.IntN(l.config.Counters))
 	isCounter, isWrite := random.Float64() < l.config.Counting, random.Float64() < l.config.Writes && !l.calm.Load()
 	switch x := random.Float64(); {
@@ -114,6 +113,8 @@ func (l *life) op(o *Op, limit time.Duration, do func(ctx context.Context) error
 		o.Outcome = Uncertain
 	case errors.Is(err, geocache.ErrUnconfirmed):
 		o.Outcome = Unconfirmed
+	case errors.Is(err, geocache.ErrNotFound) && !writes:
+		o.Outcome = NotFound
 	default:
 		o.Outcome = Failed
 	}
@@ -150,7 +151,7 @@ func (l *life) read(kind Kind, key string, limit time.Duration) {
 func (l *life) readMany(keys []int, limit time.Duration) {
 	var names []string
 	for _, i := range keys {
-		names = append(names, key(i))
+		names = append(names, l.config.keyOf(i))
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, limit)
 	defer cancel()
@@ -179,22 +180,30 @@ func (l *life) set(key string, ack geocache.AckLevel, life, limit time.Duration)
 	})
 }
 
-// removals are the ways to remove one key. They promise the same, and are not told apart.
-var removals = []func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error{
-	(*geocache.Group[string]).Remove,
-	(*geocache.Group[string]).RemovePrefix,
-	func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error {
-		return g.RemoveMany(ctx, []string{key}, opts...)
-	},
-	func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error {
-		return g.RemoveTag(ctx, testcluster.TagsOf(key)[0], opts...)
-	},
+// A removal is a way to remove one key. They promise the same.
+type removal struct {
+	name string
+	do   func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error
 }
 
-func (l *life) remove(key string, remove func(*geocache.Group[string], context.Context, string, ...geocache.WriteOption) error, ack geocache.AckLevel, limit time.Duration) {
-	o := &Op{Kind: Remove, Key: key, Ack: ack}
+var removals = []removal{
+	{"remove", (*geocache.Group[string]).Remove},
+	{"prefix", (*geocache.Group[string]).RemovePrefix},
+	{"many", func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error {
+		return g.RemoveMany(ctx, []string{key}, opts...)
+	}},
+	{"tag", func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error {
+		return g.RemoveTag(ctx, testcluster.TagsOf(key)[0], opts...)
+	}},
+}
+
+func (l *life) remove(key string, how removal, ack geocache.AckLevel, limit time.Duration) {
+	o := &Op{Kind: Remove, How: how.name, Key: key, Ack: ack}
 	l.write(o, limit, nil, func(ctx context.Context, opts []geocache.WriteOption) error {
-		return remove(l.group, ctx, key, opts...)
+		if l.config.Writing == Beside {
+			o.Version = l.c.Origin.Put(key, fmt.Sprintf("put at %v on %s", o.Begin, l.name))
+		}
+		return how.do(l.group, ctx, key, opts...)
 	})
 }
 

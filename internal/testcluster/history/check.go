@@ -13,7 +13,7 @@ import (
 func (h *History) Check() (all []Violation) {
 	h.index()
 	for _, check := range []func() []Violation{
-		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Causality, h.Atomicity, h.Counters, h.Twice, h.Linear,
+		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Causality, h.Atomicity, h.Origin, h.Counters, h.Twice, h.Linear,
 	} {
 		all = append(all, check()...)
 	}
@@ -73,7 +73,7 @@ func (h *History) Age() (found []Violation) {
 			ops = append(ops, s)
 		}
 		if r.Kind == Get || r.Kind == GetMany { // which do not say that a value is stale
-			life += h.Config.Revalidate
+			life += max(h.Config.Revalidate, h.Config.StaleIfError)
 		}
 		if age := r.End - since; age > life+clockGrain {
 			found = append(found, Violation{"1 bounded staleness", fmt.Sprintf("a value of age %v was read, and may live %v", age, life), ops})

@@ -51,6 +51,7 @@ type Config struct {
 	// WorldAcks is the share of writes that wait for the world, and Answering that of the Sets
 	// whose caller has read the key just before.
 	WorldAcks, Answering float64
+	Options
 	// LoadTimeout is the group's; 0 is the default. Cut is for how long regions are cut off from
 	// each other in a history about that.
 	LoadTimeout, Cut time.Duration

@@ -52,6 +52,7 @@ type Outcome string
 const (
 	OK          Outcome = "ok"          // with a value, or with a write that came as far as was asked
 	Empty       Outcome = "empty"       // a Peek that found nothing
+	NotFound    Outcome = "notfound"    // the origin has nothing, a read was told
 	Uncertain   Outcome = "uncertain"   // ErrUncertain, or its process died
 	Unconfirmed Outcome = "unconfirmed" // ErrUnconfirmed
 	Failed      Outcome = "failed"      // any other error
@@ -63,6 +64,7 @@ type Op struct {
 	ID           int
 	Node, Region string
 	Kind         Kind
+	How          string // of a Remove: as what it was asked for
 	Key          string // empty for a Clear
 	Begin, End   time.Duration
 	Outcome      Outcome
@@ -79,6 +81,10 @@ type Op struct {
 	Ack        geocache.AckLevel
 	Confirmed  []string      // the regions that have it, as its caller was told
 	Life       time.Duration // the most a value set may live
+
+	// Version is what the origin had of the key at least when a write had ended, see
+	// testcluster.Origin.Put; 0 if the write has nothing to do with that.
+	Version int
 
 	// Attempts are the calls of an Update's function.
 	Attempts []Attempt
@@ -109,6 +115,9 @@ func (o *Op) after(p *Op) bool { return o.Begin > p.End }
 func (o *Op) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "#%d %v–%v %s %s", o.ID, o.Begin, o.End, o.Node, o.Kind)
+	if o.How != "" {
+		fmt.Fprintf(&b, " (%s)", o.How)
+	}
 	if o.Key != "" {
 		fmt.Fprintf(&b, " %s", o.Key)
 	}
@@ -144,6 +153,9 @@ type History struct {
 	// it. In the last round, from Last on, every node reads every key.
 	Healed, Last time.Duration
 
+	// Truth is what the origin had of each key.
+	Truth map[string][]testcluster.Version
+
 	// Mangled is how many messages were lost, duplicated and delayed.
 	Mangled [3]int64
 	Log     string // of the nodes
@@ -171,6 +183,9 @@ func (h *History) index() {
 				h.sets[a.By] = o
 			}
 		}
+	}
+	for _, o := range h.Ops {
+		h.versionOf(o)
 	}
 	h.parting = slices.Clone(h.Faults)
 	for _, start := range h.Faults {

@@ -1,6 +1,8 @@
 package history
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -32,9 +34,11 @@ func (r *runner) stop(n *testcluster.Node, leaves bool) (mended func()) {
 // restart stops a node and starts it after a while, with other options if there are any.
 func (r *runner) restart(n *testcluster.Node, leaves bool, down time.Duration, opts ...geocache.Option) {
 	offset := r.offset(n.Name)
+	r.snapshot(n)
 	mended := r.stop(n, leaves)
 	r.pauseFor(down)
 	n.Restart(offset, opts...)
+	r.restore(n)
 	mended()
 	r.begin(n)
 }
@@ -68,4 +72,38 @@ func any1[T any](random *rand.Rand, of []T) T { return of[random.IntN(len(of))] 
 // upTo returns a time up to most.
 func upTo(random *rand.Rand, most time.Duration) time.Duration {
 	return time.Duration(random.Float64() * float64(most))
+}
+
+// snapshot keeps a snapshot of the node, if it has none or by chance. So what is restored may be old.
+func (r *runner) snapshot(n *testcluster.Node) {
+	if !r.config.Snapshots || r.snapshots[n.Name] != nil && r.now()%3 > 0 {
+		return
+	}
+	var b bytes.Buffer
+	if err := n.Group.Snapshot(&b); err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.snapshots[n.Name] = b.Bytes()
+	}
+}
+
+// restore gives a node that has been started the snapshot that there is of its former life.
+func (r *runner) restore(n *testcluster.Node) {
+	r.mu.Lock()
+	b := r.snapshots[n.Name]
+	r.mu.Unlock()
+	if b != nil {
+		_, _ = n.Group.Restore(bytes.NewReader(b)) // what cannot be taken in is not
+	}
+}
+
+// oddRemoval removes what few have, by names that look like something else.
+func (r *runner) oddRemoval(random *rand.Rand, n *testcluster.Node) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if name := one(random, oddNames...); random.IntN(2) == 0 {
+		_ = n.Group.RemovePrefix(ctx, name) // whether that is known does not matter: what is gone is loaded
+	} else {
+		_ = n.Group.RemoveTag(ctx, name)
+	}
 }

@@ -1,18 +1,127 @@
 package history
 
-import "github.com/geocache/geocache"
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// Options are those of the group that only histories about them have, and what they are about.
+type Options struct {
+	Writing      Writing
+	StaleIfError time.Duration
+	NegativeTTL  time.Duration // some keys are absent at first if it is not 0
+	OriginRegion string
+	ReplicaLag   time.Duration // of all origins but that of Home
+	Policy       geocache.Policy
+	MaxBytes     int64 // 0 is the default
+	OddNames     bool  // keys and tags look like what the cache uses itself
+	Snapshots    bool  // a node that is started again restores one
+	Outages      bool  // the origin is out now and then
+}
+
+// Writing is how writes get to the origin.
+type Writing string
+
+// The ways.
+const (
+	Never   Writing = ""        // the cache alone has what is set
+	Through Writing = "through" // before the cache has it
+	Behind  Writing = "behind"  // after that
+	Beside  Writing = "beside"  // callers write to the origin, and then remove what is in the cache
+)
+
+// shapeOptions draws a group's options.
+func shapeOptions(c *Config, random *rand.Rand) {
+	quiet(c, 12*time.Second)
+	c.Regions = one(random, []string{"eu"}, []string{"eu", "us"}, []string{"eu", "us"})
+	c.Nodes = 2 + random.IntN(2)
+	c.Home = "eu"
+	c.TTL = one(random, 4*time.Second, 10*time.Second, 10*time.Minute)
+	c.Writes, c.Removes = 0.4, 0.4
+	c.Think, c.OriginLag = 100*time.Millisecond, one(random, 10*time.Millisecond, 500*time.Millisecond)
+	c.RefreshAhead, c.Revalidate = min(c.RefreshAhead, c.TTL/2), min(c.Revalidate, c.TTL)
+	maybe := func() bool { return random.IntN(3) == 0 }
+	c.Writing = one(random, Never, Through, Through, Behind, Beside, Beside)
+	if maybe() {
+		c.StaleIfError, c.Outages = c.TTL/2, true
+	}
+	if maybe() {
+		c.NegativeTTL = c.TTL / 2
+	}
+	if maybe() {
+		c.OriginRegion = one(random, c.Regions...)
+	}
+	if len(c.Regions) > 1 && c.Writing != Never && c.Writing != Behind && random.IntN(2) == 0 {
+		c.ReplicaLag, c.OriginRegion = one(random, 200*time.Millisecond, 2*time.Second), ""
+	}
+	c.Policy = one(random, geocache.S3FIFO, geocache.S3FIFO, geocache.LRU, geocache.LFU, geocache.FIFO)
+	if maybe() {
+		c.MaxBytes, c.Keys = 2000, 12
+	}
+	c.OddNames, c.Snapshots = maybe(), maybe()
+	if c.Snapshots || maybe() {
+		c.NodeFaults = 3 * time.Second
+	}
+	if maybe() {
+		c.WorldFaults = 4 * time.Second
+	}
+}
 
 // groupOptions returns the options of the group that c asks for.
 func groupOptions(c *Config) []geocache.GroupOption {
 	opts := []geocache.GroupOption{
 		geocache.WithRefreshAhead(c.RefreshAhead),
 		geocache.WithStaleWhileRevalidate(c.Revalidate),
-	}
-	if c.Home != "" {
-		opts = append(opts, geocache.WithHomeRegion(c.Home))
+		geocache.WithStaleIfError(c.StaleIfError),
+		geocache.WithNegativeTTL(c.NegativeTTL),
+		geocache.WithOriginRegion(c.OriginRegion),
+		geocache.WithHomeRegion(c.Home),
+		geocache.WithOriginLag(c.ReplicaLag),
+		geocache.WithPolicy(c.Policy),
 	}
 	if c.LoadTimeout > 0 {
 		opts = append(opts, geocache.WithLoadTimeout(c.LoadTimeout))
 	}
+	if c.MaxBytes > 0 {
+		opts = append(opts, geocache.WithMaxBytes(c.MaxBytes))
+	}
+	if c.Writing == Behind {
+		opts = append(opts, geocache.WithWriteBehind(1<<20))
+	}
 	return opts
+}
+
+// keyOf returns the name of a key.
+func (c *Config) keyOf(i int) string {
+	if c.OddNames {
+		return oddNames[i%len(oddNames)] + fmt.Sprint(i)
+	}
+	return fmt.Sprintf("key-%d", i)
+}
+
+// oddNames are names that might be taken for something else.
+var oddNames = []string{"\xff", "\x00", "\xfft", "\xffp", "\xff\xff", "\x00\x00", "tag of ", "\xfftorigin"}
+
+// isAbsent reports whether the origin has no value of the key at first.
+func (c *Config) isAbsent(key string) bool { return c.NegativeTTL > 0 && len(key)%2 == 0 }
+
+// optionFaults has the origin fail for all, and things removed that have odd names.
+func (r *runner) optionFaults() {
+	random := source(r.config.Seed, "options")
+	for r.pauseFor(upTo(random, 3*time.Second)) {
+		if r.config.OddNames {
+			if g := any1(random, r.serving()); g != nil {
+				r.oddRemoval(random, g)
+			}
+		}
+		if r.config.Outages {
+			r.c.Origin.Behave(testcluster.Failing(fmt.Errorf("the origin is out")))
+			r.pauseFor(upTo(random, 3*time.Second))
+			r.c.Origin.Behave(r.origin())
+		}
+	}
 }

@@ -35,6 +35,8 @@ type runner struct {
 	mu      sync.Mutex // guards the following
 	history *History
 	lives   map[string]*life // by node, that serve
+
+	snapshots map[string][]byte // by node
 }
 
 // Run runs a cluster through the history of config.
@@ -64,6 +66,10 @@ func Run(t *testing.T, config Config) *History {
 
 		LookAside: config.LookAside,
 		Group:     groupOptions(&config),
+
+		Through:       config.Writing == Through || config.Writing == Behind,
+		PrimaryOrigin: config.Home,
+		OriginLag:     config.ReplicaLag,
 	}, func(c *testcluster.Cluster) {
 		r := &runner{
 			c:       c,
@@ -74,13 +80,15 @@ func Run(t *testing.T, config Config) *History {
 			done:    make(chan struct{}),
 			history: h,
 			lives:   make(map[string]*life),
+
+			snapshots: make(map[string][]byte),
 		}
 		h.Start = r.start
 		r.run()
 		if m := c.Mangler; m != nil {
 			h.Mangled[0], h.Mangled[1], h.Mangled[2] = m.Counts()
 		}
-		h.Log = c.Log()
+		h.Log, h.Truth = c.Log(), c.Origin.Truth()
 	})
 	h.index()
 	return h
@@ -91,6 +99,7 @@ func (r *runner) now() time.Duration { return r.c.Now().Sub(r.start) }
 
 // run lets it happen, heals everything, and has everybody read everything.
 func (r *runner) run() {
+	r.c.Origin.Absent(r.config.isAbsent)
 	r.c.Origin.Behave(r.origin())
 	seats := make(map[string][]*testcluster.Node)
 	for _, n := range r.c.Nodes() {
@@ -181,8 +190,8 @@ func (r *runner) everybodyReads(lives []*life) {
 	for _, l := range lives {
 		all.Go(func() {
 			for i := range r.config.Keys {
-				l.read(Peek, key(i), 30*time.Second)
-				l.read(GetItem, key(i), 30*time.Second)
+				l.read(Peek, r.config.keyOf(i), 30*time.Second)
+				l.read(GetItem, r.config.keyOf(i), 30*time.Second)
 			}
 			for i := range r.config.Counters {
 				l.count(counterKey(i), 30*time.Second)
