@@ -29,11 +29,19 @@ func (h *History) versionOf(o *Op) {
 func (h *History) Origin() (found []Violation) {
 	for key, ops := range h.byKey() {
 		for _, r := range ops {
-			if !r.isRead() || r.Outcome != NotFound && (r.Outcome != OK || !r.Value.Loaded()) {
+			switch {
+			case !r.isRead():
+				continue
+			case r.Outcome == OK && r.Value.Loaded():
+			case r.Outcome == NotFound && h.Config.Writing != Behind: // then what is queued is the origin
+			default:
 				continue
 			}
 			var newest *Op
 			for _, w := range ops {
+				if r.Outcome == NotFound && w.How == "tag" {
+					continue // what is not there has no tags
+				}
 				if w.Version > 0 && w.covers(r.Region) && r.after(w) && (newest == nil || w.Version > newest.Version) && !h.excused(r, w) && !h.lost(w, r.Begin) {
 					newest = w
 				}
