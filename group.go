@@ -1,6 +1,7 @@
 package geocache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -154,7 +155,7 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 				CopyShare:   config.copyShare,
 				DecodedSize: decodedSize[V](codec),
 			}),
-			floors:     expiry.NewFloors(floorLimit(config.maxBytes)),
+			floors:     expiry.NewFloors(cmp.Or(c.config.floors, floorLimit(config.maxBytes))),
 			loading:    semaphore.NewWeighted(int64(config.maxLoads)),
 			refreshing: newRefreshing(),
 			retries:    xsync.NewMap[string, expiry.Instant](),

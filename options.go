@@ -45,6 +45,11 @@ type config struct {
 	maxDrift  time.Duration
 	clock     func() time.Time
 	logger    *slog.Logger
+
+	// What is remembered of writes, where a test wants it to be less than usual: how many
+	// floors a group has, and how many bytes wait for a region.
+	floors int
+	outbox int64
 }
 
 func defaultConfig() config {

@@ -31,7 +31,7 @@ func (c *Cache) openOutboxes() {
 		}
 		c.outboxes.LoadOrCompute(n.Region, func() (*remote, bool) {
 			r := &remote{
-				Outbox: outbox.New(outbox.Config{Epoch: c.epoch, Probe: c.config.lease}),
+				Outbox: outbox.New(outbox.Config{MaxBytes: c.config.outbox, Epoch: c.epoch, Probe: c.config.lease}),
 				filled: make(chan struct{}),
 			}
 			return r, !c.spawn(func() { c.pump(n.Region, r.Outbox) }) || !c.spawn(func() { c.fill(r) })
