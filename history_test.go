@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster/history"
 )
 
@@ -16,6 +17,8 @@ var (
 	historyTheme = flag.String("theme", "", "run histories of this theme only; see package history")
 	historyLog   = flag.Bool("nodelog", false, "show the log of the nodes where a history is not as promised")
 )
+
+func init() { history.SmallMemory = geocache.WithSmallMemory }
 
 // Histories of clusters with faults of every kind are as promised. See package
 // history; make torture runs many more.

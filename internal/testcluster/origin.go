@@ -23,7 +23,7 @@ type Origin struct {
 	absent  func(key string) bool
 	primary string        // the region whose origin does not lag
 	lag     time.Duration // of the others
-	blocked chan struct{}     // what Block waits for; nil once unblocked
+	blocked chan struct{} // what Block waits for; nil once unblocked
 }
 
 // A Getter is how the origin behaves towards a region. An error or a panic of it

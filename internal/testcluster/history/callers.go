@@ -41,6 +41,13 @@ func (l *life) isFrozen() bool {
 	return l.frozen
 }
 
+// awaitThaw waits while the process is stopped.
+func (l *life) awaitThaw() {
+	for l.isFrozen() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // callOnce makes one call of some kind.
 func (l *life) callOnce(random *rand.Rand) {
 	limit := 10 * time.Second
@@ -99,6 +106,7 @@ func (l *life) op(o *Op, limit time.Duration, do func(ctx context.Context) error
 		o.Value = testcluster.Value{Key: o.Key, Begun: l.start.Add(o.Begin), By: fmt.Sprintf("set at %v on %s", o.Begin, l.name)}
 	}
 	err := do(ctx)
+	l.awaitThaw() // who is stopped does not see what has come
 	o.End = l.now()
 	writes := o.isWrite() || o.Kind == Increment
 	switch {
@@ -157,6 +165,7 @@ func (l *life) readMany(keys []int, limit time.Duration) {
 	defer cancel()
 	begin := l.now()
 	values, _ := l.group.GetMany(ctx, names) // what could not be read is not in there
+	l.awaitThaw()
 	end := l.now()
 	if l.ctx.Err() != nil {
 		return

@@ -57,10 +57,14 @@ func (h *History) Values() (found []Violation) {
 
 // Age checks promise 1: no value is read that was loaded or set longer ago than
 // it may live. Of a Set that may have happened at any time later, nothing is known. A GetMany may wait for
-// one key longer than another one lives that was loaded for it.
+// one key longer than another one lives that was loaded for it. Who was stopped may return what it had looked
+// at before.
 func (h *History) Age() (found []Violation) {
 	for _, r := range h.Ops {
 		if !r.isRead() || r.Outcome != OK || r.Stale || r.Kind == GetMany && h.begun(r) >= r.Begin {
+			continue
+		}
+		if h.stood(r) { // it may have been looked at before
 			continue
 		}
 		life, since := h.Config.TTL, h.begun(r)

@@ -55,6 +55,10 @@ type Config struct {
 	// LoadTimeout is the group's; 0 is the default. Cut is for how long regions are cut off from
 	// each other in a history about that.
 	LoadTimeout, Cut time.Duration
+	// Grace is that of a node that is not listed any more; 0 is the default.
+	Grace time.Duration
+	// Rash faults leave no time to recover from those before.
+	Rash bool
 	// Latency is how long data takes within a region; 0 is the network's default.
 	Latency time.Duration
 }
@@ -112,6 +116,7 @@ func mixed(seed uint64) Config {
 		c.WorldFaults = some(3*time.Second, 8*time.Second)
 	}
 	c.Home = c.Regions[random.IntN(len(c.Regions))]
+	c.Rash = source(seed, "rash").IntN(2) == 0
 	c.StableHome = c.NodeFaults == 0 || random.IntN(3) == 0
 	if c.StableHome {
 		// To a node whose request is lost the owner is gone: it loads by itself, and

@@ -18,11 +18,14 @@ func (h *History) away(node string, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.Faults, func(f *Fault) bool { return f.Kind == Down && f.A == node && f.overlaps(from, to) })
 }
 
-// parts reports whether f keeps a and b, of one region, from talking.
+// parts reports whether f keeps a and b, of one region, from talking. Who is not listed may be
+// forgotten by the others; they are not to suffer from that.
 func (f *Fault) parts(a, b string) bool {
 	switch f.Kind {
 	case Frozen:
 		return f.A == a || f.A == b
+	case Unlisted:
+		return f.A == a && a != b
 	case Alone:
 		return a != b && (f.A == a || f.A == b)
 	case Cut, Unaware:
@@ -142,7 +145,7 @@ func (h *History) mayBeLost(from, to time.Duration) bool {
 // have had two owners of a key.
 func (h *History) divided(region string, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.parting, func(f *Fault) bool {
-		return f.Kind != Down && f.overlaps(from, to) && slices.Contains(h.Nodes[region], f.A) && f.parts(f.A, cmp.Or(f.B, "any other"))
+		return f.Kind != Down && f.Kind != Unlisted && f.overlaps(from, to) && slices.Contains(h.Nodes[region], f.A) && f.parts(f.A, cmp.Or(f.B, "any other"))
 	})
 }
 
@@ -159,4 +162,9 @@ func (h *History) estrangedAt(from, to time.Duration) bool {
 	return h.Config.Home == "" && slices.ContainsFunc(h.Faults, func(f *Fault) bool {
 		return f.Kind == Unaware && h.Nodes[f.A] != nil && f.overlaps(from-recovery, to+time.Second)
 	})
+}
+
+// stood reports whether the process of o stood still while o was under way.
+func (h *History) stood(o *Op) bool {
+	return slices.ContainsFunc(h.Faults, func(f *Fault) bool { return f.Kind == Frozen && f.A == o.Node && f.overlaps(o.Begin, o.End) })
 }

@@ -15,10 +15,9 @@ var none mangle.Rates
 // mostNodes is up to how many nodes a region grows, unless it begins with so many.
 const mostNodes = 4
 
-// A lane makes the faults of one region, one after the other. So at any time a
-// node is up that has been told what the region has acknowledged: a region
-// that loses all who know of a write loses the write, which nobody promised
-// otherwise. The faults of regions, and those between them, overlap as they like.
+// A lane makes the faults of one region, one after the other. So at any time a node is up, and
+// unless the faults are rash, one that has been told what the region has acknowledged: a region
+// that loses all who know of a write loses the write, which nobody promised otherwise. The faults of regions, and those between them, overlap as they like.
 type lane struct {
 	*runner
 	region string
@@ -45,7 +44,7 @@ func (l *lane) run() {
 		case x < 55 && len(l.nodes) < max(mostNodes, l.config.Nodes+1):
 			l.join()
 		case x < 63:
-			l.freeze(n)
+			l.pauses(n, l.upTo(6*time.Second))
 		case x < 68 && l.config.MaxOffset > 0:
 			l.step(n)
 		case x < 75:
@@ -82,7 +81,9 @@ func (l *lane) pause(mean time.Duration) bool {
 
 // catchUp waits until all know what the region does, so that one of them can go.
 // It reports false if faults are over.
-func (l *lane) catchUp() bool { return l.pauseFor(l.mended + recovery + 2*time.Second - l.now()) }
+func (l *lane) catchUp() bool {
+	return l.config.Rash || l.pauseFor(l.mended+recovery+2*time.Second-l.now())
+}
 
 // restart stops nodes, at the same time, and starts each after a while.
 func (l *lane) restart(leave bool, nodes ...*testcluster.Node) {
@@ -108,22 +109,6 @@ func (l *lane) leave(i int) {
 // join adds a node.
 func (l *lane) join() {
 	l.nodes = append(l.nodes, l.runner.join(l.region))
-}
-
-// freeze freezes a node for a while.
-func (l *lane) freeze(n *testcluster.Node) {
-	l.mu.Lock()
-	was := l.lives[n.Name]
-	was.frozen = true
-	l.mu.Unlock()
-	mended := l.broken(&Fault{Kind: Frozen, A: n.Name})
-	n.Freeze()
-	l.pauseFor(l.upTo(6 * time.Second))
-	n.Thaw()
-	mended()
-	l.mu.Lock()
-	was.frozen = false
-	l.mu.Unlock()
 }
 
 // step sets a node's wall clock. What has passed by it seems to have passed, so leases may lapse, and

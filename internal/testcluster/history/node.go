@@ -107,3 +107,19 @@ func (r *runner) oddRemoval(random *rand.Rand, n *testcluster.Node) {
 		_ = n.Group.RemoveTag(ctx, name)
 	}
 }
+
+// pauses stops a node for a while, as SIGSTOP does: its callers and its clock too.
+func (r *runner) pauses(n *testcluster.Node, d time.Duration) {
+	r.mu.Lock()
+	was := r.lives[n.Name]
+	was.frozen = true
+	r.mu.Unlock()
+	mended := r.broken(&Fault{Kind: Frozen, A: n.Name})
+	n.Pause()
+	r.pauseFor(d)
+	n.Resume()
+	mended()
+	r.mu.Lock()
+	was.frozen = false
+	r.mu.Unlock()
+}

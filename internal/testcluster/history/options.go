@@ -20,6 +20,8 @@ type Options struct {
 	MaxBytes     int64 // 0 is the default
 	OddNames     bool  // keys and tags look like what the cache uses itself
 	Snapshots    bool  // a node that is started again restores one
+	Floors       int   // the most that a node has of a group; 0 is the default
+	Outbox       int64 // the bytes that wait for a region; 0 is the default
 	Outages      bool  // the origin is out now and then
 }
 
@@ -62,6 +64,12 @@ func shapeOptions(c *Config, random *rand.Rand) {
 	if maybe() {
 		c.MaxBytes, c.Keys = 2000, 12
 	}
+	if maybe() {
+		c.Floors = 1 + random.IntN(c.Keys)
+	}
+	if maybe() {
+		c.Outbox = 50 + random.Int64N(500)
+	}
 	c.OddNames, c.Snapshots = maybe(), maybe()
 	if c.Snapshots || maybe() {
 		c.NodeFaults = 3 * time.Second
@@ -91,6 +99,20 @@ func groupOptions(c *Config) []geocache.GroupOption {
 	}
 	if c.Writing == Behind {
 		opts = append(opts, geocache.WithWriteBehind(1<<20))
+	}
+	return opts
+}
+
+// SmallMemory is the option of a node that remembers little of writes, for who may not name it.
+var SmallMemory func(floors int, outbox int64) geocache.Option
+
+// cacheOptions returns the options of the nodes that c asks for.
+func cacheOptions(c *Config) (opts []geocache.Option) {
+	if (c.Floors > 0 || c.Outbox > 0) && SmallMemory != nil {
+		opts = append(opts, SmallMemory(c.Floors, c.Outbox))
+	}
+	if c.Grace > 0 {
+		opts = append(opts, geocache.WithGrace(c.Grace))
 	}
 	return opts
 }

@@ -66,6 +66,7 @@ func Run(t *testing.T, config Config) *History {
 
 		LookAside: config.LookAside,
 		Group:     groupOptions(&config),
+		Cache:     cacheOptions(&config),
 
 		Through:       config.Writing == Through || config.Writing == Behind,
 		PrimaryOrigin: config.Home,

@@ -13,13 +13,15 @@ type Theme string
 
 // The themes.
 const (
-	Mixed    Theme = "mixed"   // a bit of everything
-	Weights  Theme = "weights" // weights change, and some hear of it later
-	Regions  Theme = "regions" // a region joins, and some hear of it later
-	Kills    Theme = "kills"   // owners die just after a write has begun
-	Updates  Theme = "updates" // functions of Updates take their time, while values are removed
-	Optional Theme = "options" // the group has options that others have not
-	LongCut  Theme = "longcut" // regions are cut off from each other for long, and lose nodes meanwhile
+	Mixed       Theme = "mixed"       // a bit of everything
+	Weights     Theme = "weights"     // weights change, and some hear of it later
+	Regions     Theme = "regions"     // a region joins, and some hear of it later
+	Kills       Theme = "kills"       // owners die just after a write has begun
+	Updates     Theme = "updates"     // functions of Updates take their time, while values are removed
+	Optional    Theme = "options"     // the group has options that others have not
+	Pauses      Theme = "pauses"      // processes stand still
+	Directories Theme = "directories" // the directory says something else to each node
+	LongCut     Theme = "longcut"     // regions are cut off from each other for long, and lose nodes meanwhile
 )
 
 // A theme is how a Theme is made.
@@ -33,18 +35,20 @@ var themes map[Theme]theme
 
 func init() { // not in the declaration: that would be a cycle
 	themes = map[Theme]theme{
-		Mixed:    {share: 4},
-		Weights:  {1, shapeWeights, (*runner).weightFaults},
-		Regions:  {2, shapeRegions, (*runner).regionFaults},
-		Kills:    {1, shapeKills, (*runner).kills},
-		Updates:  {1, shapeUpdates, nil},
-		Optional: {2, shapeOptions, (*runner).optionFaults},
-		LongCut:  {1, shapeLongCut, (*runner).longCut},
+		Mixed:       {4, nil, nil},
+		Weights:     {1, shapeWeights, (*runner).weightFaults},
+		Regions:     {2, shapeRegions, (*runner).regionFaults},
+		Kills:       {1, shapeKills, (*runner).kills},
+		Updates:     {1, shapeUpdates, nil},
+		Optional:    {2, shapeOptions, (*runner).optionFaults},
+		Pauses:      {1, shapePauses, (*runner).pauseFaults},
+		Directories: {1, shapeDirectories, (*runner).directoryFaults},
+		LongCut:     {1, shapeLongCut, (*runner).longCut},
 	}
 }
 
 // order is the themes in the order in which seeds are given to them.
-var order = []Theme{Mixed, Weights, Regions, Kills, LongCut, Updates, Optional}
+var order = []Theme{Mixed, Weights, Regions, Kills, Updates, Optional, Pauses, Directories, LongCut}
 
 // themeOf returns the theme of a seed.
 func themeOf(seed uint64) Theme {

@@ -1,0 +1,98 @@
+package history
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// This file is a directory that says something else to each node: it lags, omits nodes, and forgets some.
+
+func shapeDirectories(c *Config, random *rand.Rand) {
+	quiet(c, 15*time.Second)
+	c.Regions = one(random, []string{"eu"}, []string{"eu", "us"})
+	c.Nodes = 2 + random.IntN(2)
+	c.Think = 100 * time.Millisecond
+	c.Keys = 3
+	c.Writes = 0.4
+	c.OriginLag = 10 * time.Millisecond
+	c.Grace = one(random, 0, 3*time.Second)
+}
+
+// directoryFaults has the directory differ, and nodes come and go under it.
+func (r *runner) directoryFaults() {
+	random := source(r.config.Seed, "directories")
+	d := r.c.Directory
+	for r.pauseFor(upTo(random, 2*time.Second)) {
+		nodes := r.serving()
+		n := any1(random, nodes)
+		for_ := upTo(random, 6*time.Second)
+		switch random.IntN(5) {
+		case 0: // it is not told of some
+			r.hide(random, nodes, n, for_)
+		case 1: // it is told nothing at all, as by an agent that was restarted
+			d.Hide(n.Name, n.Region)
+			mended := r.broken(&Fault{Kind: Otherwise, A: n.Name}) // such an answer is not believed
+			r.pauseFor(for_)
+			d.Show(n.Name, n.Region)
+			mended()
+		case 2: // it runs, and is listed no more
+			mended := r.broken(&Fault{Kind: Unlisted, A: n.Name})
+			d.Unlist(n.Name)
+			r.pauseFor(for_)
+			d.Relist(n.Name)
+			mended()
+		case 3: // some hear late of who comes
+			r.comesLate(random, nodes, n, for_)
+		case 4: // it is killed and back at once
+			r.restart(n, false, 0)
+		}
+	}
+}
+
+// hide leaves some nodes of its region out of what n is told.
+func (r *runner) hide(random *rand.Rand, nodes []*testcluster.Node, n *testcluster.Node, d time.Duration) {
+	var shown []func()
+	for _, other := range nodes {
+		if other != n && other.Region == n.Region && random.IntN(2) == 0 {
+			r.c.Directory.Hide(n.Name, other.Name)
+			mended := r.broken(&Fault{Kind: Unaware, A: n.Name, B: other.Name})
+			shown = append(shown, func() {
+				r.c.Directory.Show(n.Name, other.Name)
+				mended()
+			})
+		}
+	}
+	r.pauseFor(d)
+	for _, show := range shown {
+		show()
+	}
+}
+
+// comesLate starts a node, or another one anew, and some of its region hear of it later.
+func (r *runner) comesLate(random *rand.Rand, nodes []*testcluster.Node, n *testcluster.Node, d time.Duration) {
+	var late []*testcluster.Node
+	joins := len(nodes) <= r.config.Nodes*len(r.config.Regions) && random.IntN(2) == 0
+	for _, other := range nodes {
+		if other.Region == n.Region && (other != n || joins) && random.IntN(2) == 0 {
+			r.c.Directory.Lag(other.Name, time.Minute)
+			late = append(late, other)
+		}
+	}
+	name := n.Name
+	if joins {
+		name = r.join(n.Region).Name
+	} else {
+		r.restart(n, random.IntN(2) == 0, upTo(random, 2*time.Second))
+	}
+	var mended []func()
+	for _, other := range late {
+		mended = append(mended, r.broken(&Fault{Kind: Unaware, A: other.Name, B: name}))
+	}
+	r.pauseFor(d)
+	for i, other := range late {
+		r.c.Directory.Lag(other.Name, 0)
+		mended[i]()
+	}
+}
