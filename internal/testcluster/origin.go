@@ -18,7 +18,8 @@ type Origin struct {
 	loads   map[string]int
 	region  map[string]int // loads by region
 	running int
-	behave  map[string]Getter    // by region
+	behave  map[string]Getter // by region
+	log     []*Load
 	truth   map[string][]Version // by key: what it had and has, but for what it had at first
 	absent  func(key string) bool
 	primary string        // the region whose origin does not lag
@@ -120,6 +121,23 @@ func (o *Origin) Running() int {
 	return o.running
 }
 
+// A Load is one call of a getter.
+type Load struct {
+	Key, Region  string
+	Begun, Ended time.Time // Ended is zero while it runs
+	OK           bool      // it returned a value
+}
+
+// Log returns all loads there were, in the order of their beginnings.
+func (o *Origin) Log() (all []Load) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, l := range o.log {
+		all = append(all, *l)
+	}
+	return all
+}
+
 // TagsOf returns the tags of every value of key that an Origin has, one of them the key's alone.
 func TagsOf(key string) []string { return []string{"tag of " + key[:min(len(key), 200)], "origin"} }
 
@@ -132,15 +150,19 @@ func (o *Origin) getter(region string) geocache.Getter[string] {
 		o.region[region]++
 		by := fmt.Sprintf("%s%d in %s", loadedBy, o.loads[key], region)
 		o.running++
+		load := &Load{Key: key, Region: region, Begun: begun}
+		o.log = append(o.log, load)
 		behave, ok := o.behave[region]
 		if !ok {
 			behave = o.behave[""]
 		}
 		o.mu.Unlock()
 		defer func() {
+			now := o.now()
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.running--
+			load.Ended, load.OK = now, err == nil
 		}()
 		version, exists := o.visible(region, key, begun) // looked at first, and then it is slow
 		if behave != nil {

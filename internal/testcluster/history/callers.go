@@ -100,7 +100,7 @@ func (l *life) callOnce(random *rand.Rand) {
 func (l *life) op(o *Op, limit time.Duration, do func(ctx context.Context) error) {
 	ctx, cancel := context.WithTimeout(l.ctx, limit)
 	defer cancel()
-	o.Node, o.Region = l.name, l.region
+	o.Node, o.Region, o.Limit = l.name, l.region, limit
 	o.Begin = l.now()
 	if o.Kind == Set {
 		o.Value = testcluster.Value{Key: o.Key, Begun: l.start.Add(o.Begin), By: fmt.Sprintf("set at %v on %s", o.Begin, l.name)}

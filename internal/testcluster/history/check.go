@@ -13,7 +13,8 @@ import (
 func (h *History) Check() (all []Violation) {
 	h.index()
 	for _, check := range []func() []Violation{
-		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Causality, h.Atomicity, h.Origin, h.Counters, h.Twice, h.Linear,
+		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Causality, h.Atomicity, h.Origin,
+		h.OneLoad, h.WriteTimes, h.Availability, h.Register, h.Counters, h.Twice, h.Linear,
 	} {
 		all = append(all, check()...)
 	}

@@ -67,6 +67,7 @@ type Op struct {
 	How          string // of a Remove: as what it was asked for
 	Key          string // empty for a Clear
 	Begin, End   time.Duration
+	Limit        time.Duration // that its caller gave it; 0 if it does not matter
 	Outcome      Outcome
 	Err          string
 
@@ -153,6 +154,8 @@ type History struct {
 	// it. In the last round, from Last on, every node reads every key.
 	Healed, Last time.Duration
 
+	// Loads are all calls of getters.
+	Loads []testcluster.Load
 	// Truth is what the origin had of each key.
 	Truth map[string][]testcluster.Version
 

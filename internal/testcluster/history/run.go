@@ -89,6 +89,7 @@ func Run(t *testing.T, config Config) *History {
 		if m := c.Mangler; m != nil {
 			h.Mangled[0], h.Mangled[1], h.Mangled[2] = m.Counts()
 		}
+		h.Loads = c.Origin.Log()
 		h.Log, h.Truth = c.Log(), c.Origin.Truth()
 	})
 	h.index()

@@ -21,6 +21,7 @@ const (
 	Optional    Theme = "options"     // the group has options that others have not
 	Pauses      Theme = "pauses"      // processes stand still
 	Directories Theme = "directories" // the directory says something else to each node
+	Steady      Theme = "steady"      // nothing fails
 	LongCut     Theme = "longcut"     // regions are cut off from each other for long, and lose nodes meanwhile
 )
 
@@ -43,12 +44,13 @@ func init() { // not in the declaration: that would be a cycle
 		Optional:    {2, shapeOptions, (*runner).optionFaults},
 		Pauses:      {1, shapePauses, (*runner).pauseFaults},
 		Directories: {1, shapeDirectories, (*runner).directoryFaults},
+		Steady:      {1, shapeSteady, nil},
 		LongCut:     {1, shapeLongCut, (*runner).longCut},
 	}
 }
 
 // order is the themes in the order in which seeds are given to them.
-var order = []Theme{Mixed, Weights, Regions, Kills, Updates, Optional, Pauses, Directories, LongCut}
+var order = []Theme{Mixed, Weights, Regions, Kills, Updates, Optional, Pauses, Directories, LongCut, Steady}
 
 // themeOf returns the theme of a seed.
 func themeOf(seed uint64) Theme {

@@ -1,0 +1,168 @@
+package history
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// This file is what is promised of cost: how often the origin is asked, how long a write takes, and
+// which reads fail.
+
+// shapeSteady has nothing fail.
+func shapeSteady(c *Config, random *rand.Rand) {
+	quiet(c, 6*time.Second)
+	c.Nodes = 2 + random.IntN(2)
+	if len(c.Regions) == 3 {
+		c.Nodes = 2
+	}
+	c.TTL = one(random, 2*time.Second, 10*time.Second, 10*time.Minute)
+	c.RefreshAhead, c.Revalidate = 0, min(c.Revalidate, c.TTL)
+	c.Writes = one(random, 0, 0.02, 0.3)
+	c.Think = 30 * time.Millisecond
+	c.OriginLag = one(random, 10*time.Millisecond, 300*time.Millisecond)
+	c.StableHome = true
+}
+
+// steady reports whether nothing was wrong in the region, nor between it and others, for so long
+// that all had recovered from what was before.
+func (h *History) steady(region string, from, to time.Duration) bool {
+	for _, f := range h.parting {
+		if !f.overlaps(from-recovery, to) {
+			continue
+		}
+		switch f.Kind {
+		case Directory:
+			return false
+		case World:
+			if f.A == region || f.B == region {
+				return false
+			}
+		default:
+			if f.A == region || f.B == region || h.regionOf(f.A) == region {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// OneLoad checks promise 6: while a region is steady and nobody writes a key, it is loaded there once for
+// as long as it lives, and not twice at a time.
+func (h *History) OneLoad() (found []Violation) {
+	c := &h.Config
+	if c.Mangle.Lose > 0 || c.MaxBytes > 0 || c.Floors > 0 || c.OddNames { // what is not there is loaded
+		return nil
+	}
+	lives := c.TTL - c.TTL/10 - c.TTL/100 // keys live up to a tenth shorter; and clocks differ in speed
+	if c.RefreshAhead > 0 {
+		lives = min(lives/2, lives-c.RefreshAhead)
+	}
+	keys := h.byKey()
+	last := make(map[[2]string]testcluster.Load)
+	for _, l := range h.Loads {
+		id := [2]string{l.Key, l.Region}
+		first, ok := last[id]
+		if l.OK {
+			last[id] = l
+		}
+		if !ok || !l.OK {
+			continue
+		}
+		from, to := first.Begun.Sub(h.Start), l.Begun.Sub(h.Start)
+		if from < 0 || to-from >= lives || !h.steady(l.Region, from, to) || h.writtenAbout(keys[l.Key], from, to) {
+			continue
+		}
+		found = append(found, Violation{"6 one load", fmt.Sprintf("%s was loaded in %s at %v and again at %v", l.Key, l.Region, from, to), nil})
+	}
+	return found
+}
+
+// writtenAbout reports whether the key may have been written so that what was loaded at the time was
+// dropped.
+func (h *History) writtenAbout(ops []*Op, from, to time.Duration) bool {
+	for _, w := range ops {
+		if w.isWrite() && w.Begin <= to && (w.End >= from-settle || w.Outcome != OK) {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	// promptly is how long a write takes at most where nothing is wrong: messages are delayed,
+	// and other writes of the key come first.
+	promptly = 500 * time.Millisecond
+	// perDeath is by how much a node's death may delay it: until it is noticed, and the rest of its leases; and the
+	// time for which a request to it may be under way.
+	perDeath = 3 * time.Second
+)
+
+// WriteTimes checks how long writes take that do not wait for other regions. Where nodes die one after
+// the other each costs its time; what a cut costs is not known here.
+func (h *History) WriteTimes() (found []Violation) {
+	if h.Config.Mangle.Lose > 0 || h.Config.Writing == Behind { // that waits for room
+		return nil
+	}
+	for _, w := range h.Ops {
+		if w.Kind != Set && w.Kind != Remove && w.Kind != Clear || w.Ack == geocache.World || w.Outcome == Uncertain || w.Outcome == Failed {
+			continue
+		}
+		deaths, known := h.deaths(w.Region, w.Begin, w.End)
+		if !known {
+			continue
+		}
+		if most := promptly + time.Duration(deaths)*perDeath; w.End-w.Begin > most {
+			found = append(found, Violation{"3 time of a write", fmt.Sprintf("it took %v, and may take %v", w.End-w.Begin, most), []*Op{w}})
+		}
+	}
+	return found
+}
+
+// deaths counts how often a node of the region went, or came, at about the time. It is false if something
+// else was wrong there.
+func (h *History) deaths(region string, from, to time.Duration) (n int, known bool) {
+	for _, f := range h.parting {
+		switch {
+		case !f.overlaps(from-recovery, to) || f.Kind == World:
+		case f.Kind == Down:
+			if h.regionOf(f.A) == region {
+				n++
+			}
+		case f.Kind == Directory || f.A == region || f.B == region || h.regionOf(f.A) == region:
+			return 0, false
+		}
+	}
+	return n, true
+}
+
+// Availability checks promise 7: a read does not fail as long as the getter of its region works, whichever
+// other nodes or regions are gone. Its own process must run.
+func (h *History) Availability() (found []Violation) {
+	c := &h.Config
+	if c.Mangle.Lose > 0 || c.ReplicaLag > 0 || c.Outages {
+		return nil
+	}
+	failed := make(map[string][]testcluster.Load)
+	for _, l := range h.Loads {
+		if !l.OK {
+			failed[l.Key] = append(failed[l.Key], l)
+		}
+	}
+	for _, r := range h.Ops {
+		if !r.isRead() || r.Outcome != Failed || r.Limit < 10*time.Second || h.stood(r) || h.away(r.Node, r.Begin, r.End) {
+			continue
+		}
+		excused := false
+		for _, l := range failed[r.Key] {
+			excused = excused || l.Begun.Sub(h.Start) <= r.End && (l.Ended.IsZero() || l.Ended.Sub(h.Start) >= r.Begin-time.Second)
+		}
+		if !excused {
+			found = append(found, Violation{"7 availability", "a read failed while the origin worked", []*Op{r}})
+		}
+	}
+	return found
+}
