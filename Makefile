@@ -24,12 +24,14 @@ test: consul
 		go test -C $$m -race -timeout 20m $$(test $$m != examples || echo -p 1) ./...; \
 	done
 
-# Many more histories with faults than test runs. FIRST is the first seed; one that fails
-# says how to replay it.
+# Many more histories with faults than test runs, on all cores. FIRST is the first seed, and THEME what
+# all of them are about, if it is set. How to replay those that fail is in torture-failures.txt.
 SEEDS ?= 10000
 FIRST ?= 1
+THEME ?=
 torture:
-	go test -race -timeout 0 -run '^TestHistory$$' -seeds=$(SEEDS) -first=$(FIRST) .
+	go test -race -timeout 0 -parallel $$(getconf _NPROCESSORS_ONLN) -run '^TestHistory$$' \
+		-seeds=$(SEEDS) -first=$(FIRST) -theme=$(THEME) -failures=torture-failures.txt .
 
 # What needs no run of the code.
 check:

@@ -250,33 +250,3 @@ func (h *History) Agreement() (found []Violation) {
 	}
 	return found
 }
-
-// Coverage counts what promise 3 was held against.
-func (h *History) Coverage() (c Coverage) {
-	h.index()
-	for _, ops := range h.byKey() {
-		for _, r := range ops {
-			if !r.isRead() || r.Outcome != OK {
-				continue
-			}
-			c.Reads++
-			var newest *Op
-			for _, w := range ops {
-				if w.Begin > r.Begin {
-					break
-				}
-				if w.covers(r.Region) && r.after(w) && (newest == nil || w.Generation > newest.Generation) {
-					newest = w
-				}
-			}
-			switch {
-			case newest == nil:
-			case h.excused(r, newest):
-				c.Excused++
-			default:
-				c.Checked++
-			}
-		}
-	}
-	return c
-}

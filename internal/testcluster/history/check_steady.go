@@ -108,7 +108,7 @@ func (h *History) WriteTimes() (found []Violation) {
 		return nil
 	}
 	for _, w := range h.Ops {
-		if w.Kind != Set && w.Kind != Remove && w.Kind != Clear || w.Ack == geocache.World || w.Outcome == Uncertain || w.Outcome == Failed {
+		if !w.isTimed() {
 			continue
 		}
 		deaths, known := h.deaths(w.Region, w.Begin, w.End)
@@ -120,6 +120,11 @@ func (h *History) WriteTimes() (found []Violation) {
 		}
 	}
 	return found
+}
+
+// isTimed reports whether w is a write that waits for nothing but its region.
+func (o *Op) isTimed() bool {
+	return (o.Kind == Set || o.Kind == Remove || o.Kind == Clear) && o.Ack != geocache.World && (o.Outcome == OK || o.Outcome == Unconfirmed)
 }
 
 // deaths counts how often a node of the region went, or came, at about the time. It is false if something

@@ -220,14 +220,6 @@ func (v Violation) String() string {
 	return b.String()
 }
 
-// Coverage is how many reads promise 3 was held against, so that its exemptions
-// cannot grow unnoticed.
-type Coverage struct {
-	Reads   int // in all that returned a value
-	Checked int // against a write of their key that had ended before
-	Excused int // whose node could not know of the newest such write; see excused
-}
-
 // Summary says in a few words what the history had in it.
 func (h *History) Summary() string {
 	kinds, outcomes := map[Kind]int{}, map[Outcome]int{}
@@ -237,7 +229,7 @@ func (h *History) Summary() string {
 			outcomes[o.Outcome]++
 		}
 	}
-	c := h.Coverage()
-	return fmt.Sprintf("%d faults, messages lost %d, duplicated %d, delayed %d; ops %v, writes %v; reads %d, checked %d, excused %d",
-		len(h.Faults), h.Mangled[0], h.Mangled[1], h.Mangled[2], kinds, outcomes, c.Reads, c.Checked, c.Excused)
+	c := h.Coverage()[Writes]
+	return fmt.Sprintf("%d faults, messages lost %d, duplicated %d, delayed %d; ops %v, writes %v; reads checked %d, excused %d",
+		len(h.Faults), h.Mangled[0], h.Mangled[1], h.Mangled[2], kinds, outcomes, c.Checked, c.Excused)
 }
