@@ -64,6 +64,8 @@ type Config struct {
 	Home     string
 	// LookAside has the counters be in the cache alone: the origin knows nothing of them.
 	LookAside bool
+	// Jitter is by how much messages come late at most; see network.Network.SetJitter.
+	Jitter time.Duration
 	// Through has writes go to the origin. With PrimaryOrigin the origins of the other regions
 	// lag by OriginLag.
 	Through       bool
@@ -116,6 +118,7 @@ func Run(t *testing.T, config Config, f func(c *Cluster)) {
 		}
 		c.Origin = newOrigin(c.Now)
 		c.Origin.Lag(config.PrimaryOrigin, config.OriginLag)
+		c.Net.SetJitter(config.Jitter)
 		if config.Mangle != (mangle.Rates{}) {
 			c.Mangler = mangle.New(config.Seed, config.Mangle)
 		}

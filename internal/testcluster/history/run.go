@@ -36,18 +36,21 @@ type runner struct {
 	history *History
 	lives   map[string]*life // by node, that serve
 
+	begun     map[string]int    // lives, by node
 	snapshots map[string][]byte // by node
 }
 
 // Run runs a cluster through the history of config.
 func Run(t *testing.T, config Config) *History {
 	h := &History{Config: config, Nodes: make(map[string][]string)}
-	offsets := source(config.Seed, "offsets")
 	var drawing sync.Mutex
-	offset := func(string) time.Duration {
+	drawn := make(map[string]int)
+	offset := func(node string) time.Duration {
 		drawing.Lock()
 		defer drawing.Unlock()
-		return time.Duration((2*offsets.Float64() - 1) * float64(config.MaxOffset))
+		drawn[node]++
+		random := source(config.Seed, fmt.Sprint("offset ", drawn[node], " of ", node))
+		return time.Duration((2*random.Float64() - 1) * float64(config.MaxOffset))
 	}
 	var apart []string
 	if config.Comer != "" {
@@ -66,6 +69,7 @@ func Run(t *testing.T, config Config) *History {
 
 		LookAside: config.LookAside,
 		Group:     groupOptions(&config),
+		Jitter:    time.Microsecond,
 		Cache:     cacheOptions(&config),
 
 		Through:       config.Writing == Through || config.Writing == Behind,
@@ -82,6 +86,7 @@ func Run(t *testing.T, config Config) *History {
 			history: h,
 			lives:   make(map[string]*life),
 
+			begun:     make(map[string]int),
 			snapshots: make(map[string][]byte),
 		}
 		h.Start = r.start
@@ -206,10 +211,12 @@ func (r *runner) everybodyReads(lives []*life) {
 // origin returns how the origin behaves while there are faults: it is slow, at random, and
 // fails now and then.
 func (r *runner) origin() testcluster.Getter {
-	random := source(r.config.Seed, "origin")
 	var drawing sync.Mutex
+	loads := make(map[string]int)
 	return func(ctx context.Context, key string) error {
 		drawing.Lock()
+		loads[key]++
+		random := source(r.config.Seed, fmt.Sprint("load ", loads[key], " of ", key))
 		lag := time.Duration(random.Int64N(int64(r.config.OriginLag)))
 		fails := random.IntN(50) == 0
 		drawing.Unlock()
@@ -257,9 +264,11 @@ func (r *runner) begin(n *testcluster.Node) *life {
 	l.ctx, l.kill = context.WithCancel(context.Background())
 	r.mu.Lock()
 	r.lives[n.Name] = l
+	r.begun[n.Name]++
+	number := r.begun[n.Name]
 	r.mu.Unlock()
 	for i := range r.config.Callers {
-		random := source(r.config.Seed, fmt.Sprintf("caller %d of %s at %v", i, n.Name, time.Since(r.start)))
+		random := source(r.config.Seed, fmt.Sprintf("caller %d of %s, life %d", i, n.Name, number))
 		l.callers.Go(func() { l.call(random) })
 	}
 	return l

@@ -165,7 +165,7 @@ func (h *Host) handshake(ctx context.Context, client, server *conn) (answered bo
 func (h *Host) carry(ctx context.Context, p *pipe) (arrived bool, err error) {
 	n := h.net
 	n.mu.Lock()
-	latency := n.latencyLocked(p.src.host, p.dst.host)
+	latency := n.latencyLocked(p.src.host, p.dst.host) + p.jitterLocked()
 	arrived = !n.isCutLocked(p.src.host, p.dst.host) && !p.lostLocked()
 	n.mu.Unlock()
 	if err := h.sleep(ctx, latency); err != nil {

@@ -34,7 +34,7 @@
 //
 // # What it leaves out
 //
-// Bandwidth, congestion control and jitter. Acknowledgements are immediate and
+// Bandwidth and congestion control. Acknowledgements are immediate and
 // never lost, so that a one-way cut leaves the other direction unharmed, and no
 // number of retransmissions ends a connection. A listener's queue is unbounded.
 package network
@@ -58,7 +58,8 @@ const (
 // hosts or zones; a zone stands for each of its hosts. A method given a name
 // that does not exist panics: a test with a misspelt name would prove nothing.
 type Network struct {
-	seed uint64
+	seed   uint64
+	jitter time.Duration // set before there are connections
 
 	// mu guards the following fields and everything in the network's hosts,
 	// listeners, connections and pipes. It is never held while blocking.
@@ -114,6 +115,10 @@ func (n *Network) SetLatency(a, b string, oneWay time.Duration) {
 	n.latency[link{a, b}] = oneWay
 	n.latency[link{b, a}] = oneWay
 }
+
+// SetJitter has what is sent take up to so much longer, by the seed: what would come at the same moment, in
+// an order that is up to the scheduler, comes one after the other. It is set before there are connections.
+func (n *Network) SetJitter(most time.Duration) { n.jitter = most }
 
 // SetLoss sets the share, at least 0 and below 1, of segments (of up to 1460
 // bytes) that are lost between the zones a and b, in each direction.

@@ -28,6 +28,7 @@ type pipe struct {
 	net      *Network
 	src, dst *conn
 	random   *rand.Rand // what is lost
+	salt     uint64     // of the jitter
 
 	// flight is what has been sent and has not arrived, oldest first. A segment
 	// arrives at its time, but not before those ahead of it.
@@ -71,6 +72,7 @@ func newPipe(src, dst *conn) *pipe {
 		src:    src,
 		dst:    dst,
 		random: rand.New(rand.NewPCG(src.host.net.seed, h.Sum64())),
+		salt:   h.Sum64(),
 	}
 }
 
@@ -161,7 +163,7 @@ func (p *pipe) scheduleLocked(i int) {
 	latency := p.net.latencyLocked(p.src.host, p.dst.host)
 	for ; i < len(p.flight); i++ {
 		s := &p.flight[i]
-		s.at = retry(s.sent, func(time.Time) bool { return p.lostLocked() }).Add(latency)
+		s.at = retry(s.sent, func(time.Time) bool { return p.lostLocked() }).Add(latency + p.jitterLocked())
 	}
 	p.armLocked()
 }
@@ -173,6 +175,16 @@ func retry(t time.Time, fails func(time.Time) bool) time.Time {
 		t = t.Add(timeout)
 	}
 	return t
+}
+
+// jitterLocked returns by how much later a segment arrives. Those behind it wait for it.
+func (p *pipe) jitterLocked() time.Duration {
+	if p.net.jitter == 0 {
+		return 0
+	}
+	// By the time and not by what was sent before: one message more leaves the others as they are.
+	x := uint64(time.Now().UnixNano()) ^ p.salt
+	return time.Duration(rand.New(rand.NewPCG(p.net.seed, x)).Int64N(int64(p.net.jitter)))
 }
 
 // lostLocked decides whether a segment sent now is lost.
