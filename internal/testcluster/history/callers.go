@@ -259,9 +259,6 @@ func (l *life) count(key string, limit time.Duration) {
 	o := &Op{Kind: Count, Key: key}
 	l.op(o, limit, func(ctx context.Context) (err error) {
 		o.Number, err = l.counters.Get(ctx, key)
-		if errors.Is(err, geocache.ErrNotFound) { // it has not been counted, or been dropped
-			return nil
-		}
 		return err
 	})
 }

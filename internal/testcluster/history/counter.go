@@ -28,7 +28,7 @@ func (h *History) Counters() (found []Violation) {
 	for key, ops := range h.counts() {
 		surely := h.counted(ops)
 		for _, r := range ops {
-			if r.Outcome != OK {
+			if r.Outcome != OK && (r.Outcome != NotFound || h.Config.Home == "") { // elsewhere it may be unknown
 				continue
 			}
 			own, most := 0, 0

@@ -122,7 +122,10 @@ func (c *Config) keyOf(i int) string {
 	if c.OddNames {
 		return oddNames[i%len(oddNames)] + fmt.Sprint(i)
 	}
-	return fmt.Sprintf("key-%d", i)
+	if i < 10 {
+		return fmt.Sprintf("key-%d", i)
+	}
+	return fmt.Sprintf("key+%d", i) // no key is a prefix of another
 }
 
 // oddNames are names that might be taken for something else.
