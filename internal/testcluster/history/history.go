@@ -2,18 +2,39 @@
 // cluster through a random history of reads, writes and failures, all of it made
 // from a seed, records what every caller saw, and checks the record.
 //
-//	h := history.Run(t, history.ConfigOf(seed))
+//	h := history.Run(t, history.ConfigOf(seed, ""))
 //	for _, v := range h.Check() {
 //		t.Error(v)
 //	}
+//
+// Each seed has a [Theme]. One in four histories has a bit of everything; the others are short and
+// about one thing, which happens all the time: so a few hundred find what it can break, and what
+// they find can be read.
 //
 // The checks ([History.Check]) know nothing of how the cluster works. They need the true times
 // of everything (one simulated process has them), values that say which
 // write or load they are from, and what was broken when ([Fault]).
 //
-// What happens follows from the seed, but for one thing: which of the goroutines
-// that are ready at the same virtual moment runs first is up to Go's scheduler. So a seed
-// is a scenario, and not a run. A violation that needs a rare order
+// # What is excused
+//
+// Who cannot know of a write need not: see [History.Coverage], which counts what is checked and
+// what is not. Excused are
+//
+//   - a node that was cut off, stopped, or did not find others of its region, or was found by none of them,
+//     until it has been in contact for the time of recovery; one that the directory has
+//     dropped, itself only;
+//   - a write that all who surely knew of it took down with them before others can have learned of it;
+//   - counters, which no origin has, if two nodes of the home have gone since the last count, or the
+//     home was divided; and what regions count that do not know of each other;
+//   - what a process returns that was stopped after it had looked;
+//   - writes that wait for more than nodes that have died, and reads that fail with the origin.
+//
+// # Replaying
+//
+// What happens follows from the seed, but for two things. Which of the goroutines
+// that are ready at the same virtual moment runs first is up to Go's scheduler; jitter in the network
+// keeps such moments few. And the library draws some times and targets from
+// math/rand, which has no seed. So a seed is a scenario, and not a run. A violation that needs a rare order
 // comes back only after some tries of its seed.
 package history
 
