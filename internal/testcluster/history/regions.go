@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// This file is a region that joins a cluster that runs.
+// This file is a region that joins a cluster that runs, and may leave it again.
 
 // comer is the region that joins.
 const comer = "sa"
@@ -85,5 +85,10 @@ func (r *runner) regionFaults() {
 	hearing.Wait()
 	for _, mended := range unaware {
 		mended()
+	}
+	if leaving := source(r.config.Seed, "leaving"); leaving.IntN(4) == 0 && r.pauseFor(upTo(leaving, 4*time.Second)) {
+		for _, n := range r.serving(comer) {
+			r.stop(n, leaving.IntN(2) == 0)
+		}
 	}
 }
