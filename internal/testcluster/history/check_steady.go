@@ -54,7 +54,7 @@ func (h *History) steady(region string, from, to time.Duration) bool {
 // as long as it lives, and not twice at a time.
 func (h *History) OneLoad() (found []Violation) {
 	c := &h.Config
-	if c.Mangle.Lose > 0 || c.MaxBytes > 0 || c.Floors > 0 || c.OddNames { // what is not there is loaded
+	if c.Mangle.Lose > 0 || c.MaxBytes > 0 || c.Floors > 0 || c.Outbox > 0 || c.OddNames { // what is not there is loaded
 		return nil
 	}
 	lives := c.TTL - c.TTL/10 - c.TTL/100 // keys live up to a tenth shorter; and clocks differ in speed

@@ -40,7 +40,7 @@ func (h *History) Counters() (found []Violation) {
 					most++
 				}
 			}
-			least := h.least(r, surely)
+			least := h.least(r, ops, surely)
 			if r.Kind == Count && h.Config.Home != "" && r.Region != h.Config.Home || h.twoOwners(ops[0].Begin, r.End) {
 				least = 0
 			}
@@ -65,7 +65,7 @@ func (h *History) counted(ops []*Op) (surely []certainty) {
 			continue
 		}
 		if n := len(surely); n > 0 {
-			surely[n-1].lost = h.mayBeLost(surely[n-1].Begin, u.End)
+			surely[n-1].lost = h.mayBeLost(surely[n-1].Begin, u.End) || h.interrupted(ops, surely[n-1].Begin, u.End)
 		}
 		surely = append(surely, certainty{Op: u})
 	}
@@ -73,7 +73,7 @@ func (h *History) counted(ops []*Op) (surely []certainty) {
 }
 
 // least returns how many Increments r must have seen.
-func (h *History) least(r *Op, surely []certainty) (n int) {
+func (h *History) least(r *Op, ops []*Op, surely []certainty) (n int) {
 	var last *Op
 	for _, u := range surely {
 		if !r.after(u.Op) {
@@ -87,7 +87,7 @@ func (h *History) least(r *Op, surely []certainty) (n int) {
 			n = 0
 		}
 	}
-	if last != nil && h.mayBeLost(last.Begin, r.End) {
+	if last != nil && (h.mayBeLost(last.Begin, r.End) || h.interrupted(ops, last.Begin, r.End)) {
 		return 0
 	}
 	return n

@@ -78,7 +78,7 @@ func (h *History) Coverage() Coverage {
 		surely := h.counted(ops)
 		for _, r := range ops {
 			if known := slices.IndexFunc(surely, func(u certainty) bool { return r.after(u.Op) }) >= 0; known && r.Outcome == OK {
-				c.add(Counting, h.least(r, surely) == 0 || h.twoOwners(ops[0].Begin, r.End))
+				c.add(Counting, h.least(r, ops, surely) == 0 || h.twoOwners(ops[0].Begin, r.End))
 			}
 		}
 	}

@@ -121,7 +121,8 @@ func (h *History) homes() []string {
 // its home region that keep it: its owner may not have been in contact with others of the region, or
 // two of them may have been down, be it one after the other.
 func (h *History) mayBeLost(from, to time.Duration) bool {
-	if h.Config.Mangle.Lose > 0 { // to a node whose request is lost the owner is gone
+	c := &h.Config
+	if c.Mangle.Lose > 0 || c.Floors > 0 || c.Outbox > 0 { // to a node whose request is lost the owner is gone; and what is forgotten is missed
 		return true
 	}
 	for _, region := range h.homes() {
@@ -139,6 +140,15 @@ func (h *History) mayBeLost(from, to time.Duration) bool {
 		}
 	}
 	return false
+}
+
+// interrupted reports whether a node of the home died while it may have carried out one of the Increments. Then
+// some may have been told of it, and who has the value before it not of the one after it.
+func (h *History) interrupted(ops []*Op, from, to time.Duration) bool {
+	return slices.ContainsFunc(h.Faults, func(f *Fault) bool {
+		return f.Kind == Down && !f.New && f.From >= from && f.From <= to && slices.Contains(h.homes(), h.regionOf(f.A)) &&
+			slices.ContainsFunc(ops, func(u *Op) bool { return u.Kind == Increment && u.Begin <= f.From && u.End >= f.From })
+	})
 }
 
 // divided reports whether two nodes of the region could not talk at some time: then it may

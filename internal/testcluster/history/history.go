@@ -24,8 +24,8 @@
 //     until it has been in contact for the time of recovery; one that the directory has
 //     dropped, itself only;
 //   - a write that all who surely knew of it took down with them before others can have learned of it;
-//   - counters, which no origin has, if two nodes of the home have gone since the last count, or the
-//     home was divided; and what regions count that do not know of each other;
+//   - counters, which no origin has, if two nodes of the home have gone since the last count, or one while
+//     it counted, or the home was divided, or nodes remember little; and what regions count that do not know of each other;
 //   - what a process returns that was stopped after it had looked;
 //   - writes that wait for more than nodes that have died, and reads that fail with the origin.
 //
