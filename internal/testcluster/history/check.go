@@ -162,7 +162,10 @@ func violation(promise, what string, h *History, r, w *Op) Violation {
 
 // byKey returns the operations that concern each key, Clears included, in order
 // of their beginnings.
-func (h *History) byKey() map[string][]*Op {
+func (h *History) byKey() map[string][]*Op { return h.keys }
+
+// indexKeys makes what byKey returns.
+func (h *History) indexKeys() map[string][]*Op {
 	keys := make(map[string][]*Op)
 	for _, o := range h.Ops {
 		if o.Key != "" && (o.isRead() || o.isWrite()) {

@@ -184,9 +184,10 @@ type History struct {
 	Mangled [3]int64
 	Log     string // of the nodes
 
-	sets     map[string]*Op // by what they set
-	attempts map[string]*Op // Updates, by each value that their functions have returned
-	parting  []*Fault       // Faults, and Alone where a node was started while the directory was out
+	keys     map[string][]*Op // see byKey
+	sets     map[string]*Op   // by what they set
+	attempts map[string]*Op   // Updates, by each value that their functions have returned
+	parting  []*Fault         // Faults, and Alone where a node was started while the directory was out
 }
 
 // joinWait is how long a start may have taken: the default of geocache.WithJoinWait and some.
@@ -220,6 +221,7 @@ func (h *History) index() {
 		}
 	}
 	slices.SortFunc(h.Ops, func(a, b *Op) int { return int(a.Begin - b.Begin) })
+	h.keys = h.indexKeys()
 }
 
 // begun returns when the load or write began that made what r has read.

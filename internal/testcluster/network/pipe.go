@@ -183,8 +183,8 @@ func (p *pipe) jitterLocked() time.Duration {
 		return 0
 	}
 	// By the time and not by what was sent before: one message more leaves the others as they are.
-	x := uint64(time.Now().UnixNano()) ^ p.salt
-	return time.Duration(rand.New(rand.NewPCG(p.net.seed, x)).Int64N(int64(p.net.jitter)))
+	x := (uint64(time.Now().UnixNano()) ^ p.salt ^ p.net.seed) * 0x9e3779b97f4a7c15
+	return time.Duration((x >> 32) % uint64(p.net.jitter))
 }
 
 // lostLocked decides whether a segment sent now is lost.
