@@ -116,7 +116,7 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		config:   config,
 		outboxes: xsync.NewMap[string, *remote](),
 	}
-	c.standing.known = make(map[string]bool)
+	c.standing.journals = make(map[string]*takenJournal)
 	c.groups.Store(&map[string]*group{})
 	if c.config.logger == nil {
 		c.config.logger = slog.Default()

@@ -3,6 +3,7 @@ package geocache
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -65,13 +66,16 @@ type standing struct {
 	// held is the end of the leases that have been held without a break since
 	// a resume has begun; 0 while none is under way.
 	held expiry.Instant
-	// known are the nodes of the view whose journals have been taken since they
+	// journals are those of nodes of the view that have been taken, or are being, since the nodes
 	// came into it. What they have written before, without this node, is in there.
-	known map[string]bool
+	journals map[string]*takenJournal
 	// orphaned is whether there may be floors whose sender is gone, which takeOver has not seen:
 	// a process of the region has gone since, or journals have come.
 	orphaned bool
 }
+
+// A takenJournal is that of one node, from when it is asked for.
+type takenJournal struct{ all bool } // all of it has come; guarded by standing.mu
 
 // leased reports whether this node may serve copies of the group's entries now.
 func (g *group) leased(now expiry.Instant) bool {
@@ -101,7 +105,7 @@ func (c *Cache) follow() {
 		g.reclass(top.Home)
 	}
 	c.standing.mu.Lock()
-	maps.DeleteFunc(c.standing.known, func(id string, _ bool) bool { return !v.has(id) })
+	maps.DeleteFunc(c.standing.journals, func(id string, _ *takenJournal) bool { return !v.has(id) })
 	if was != nil && slices.ContainsFunc(was.home.Nodes, func(n regions.Node) bool { return !v.has(n.ID) }) {
 		c.standing.orphaned = true
 	}
@@ -206,24 +210,39 @@ func (c *Cache) forgoCopies() {
 // the other.
 func (c *Cache) acquaintLocked(v *view) {
 	s := &c.standing
-	for _, n := range v.home.Nodes {
-		if n.ID == c.node.ID || s.known[n.ID] {
+	for _, n := range c.others(v) {
+		if s.journals[n.ID] != nil {
 			continue
 		}
-		s.known[n.ID] = true
+		j := new(takenJournal)
+		s.journals[n.ID] = j
 		c.spawn(func() {
 			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
 			defer cancel()
+			var err error
 			for _, g := range *c.groups.Load() {
-				if err := g.takeJournal(ctx, n); err != nil {
-					s.mu.Lock()
-					delete(s.known, n.ID) // the next pong tries again
-					s.mu.Unlock()
-					return
-				}
+				err = errors.Join(err, g.takeJournal(ctx, n))
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if j.all = err == nil; !j.all && s.journals[n.ID] == j {
+				delete(s.journals, n.ID) // the next pong tries again
 			}
 		})
 	}
+}
+
+// acquainted reports whether the journals of all other nodes of v have been taken.
+func (c *Cache) acquainted(v *view) bool {
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range v.home.Nodes {
+		if j := s.journals[n.ID]; n.ID != c.node.ID && (j == nil || !j.all) {
+			return false
+		}
+	}
+	return true
 }
 
 // leasesEnd returns the earliest end of the leases that the other nodes of v have
@@ -271,7 +290,7 @@ func (c *Cache) resume() {
 	if resumed {
 		if s.view.Load() == v {
 			for _, n := range v.home.Nodes {
-				s.known[n.ID] = true
+				s.journals[n.ID] = &takenJournal{all: true}
 			}
 		}
 		s.copies.Store(int64(s.held))
@@ -395,10 +414,17 @@ type tenure struct {
 	period uint64 // see standing
 }
 
-// tenure returns the present one, if there is one. All nodes of the view hold the same view: each
-// has granted a lease for this very one. And no lease runs any more that one of them, or this
-// node, has granted for another. So nodes that have tenures under different views at one time
-// see no node in common: then the region is in parts.
+// tenure returns the present one, if there is one.
+//
+//   - All nodes of the view hold the same view: each has granted a lease for this very one.
+//   - No lease runs any more that one of them, or this node, has granted for another; and nobody
+//     pings this node with another view, who may be alone in his, with no lease to wait for.
+//   - This node has been told of everything that was written before: it has not lost its copy lease
+//     since it took the journals of all.
+//
+// So nodes that have tenures under different views at one time see no node in common, and do not
+// see each other: then the region is in parts. docs/model/lease.pml says what happens without
+// each of these.
 func (c *Cache) tenure() (tenure, bool) {
 	s := &c.standing
 	t := tenure{s.view.Load(), s.period.Load()}
@@ -406,7 +432,7 @@ func (c *Cache) tenure() (tenure, bool) {
 		return t, true
 	}
 	at, known := c.settledAt(t.view)
-	if !known || at.After(time.Now()) || c.shutting.Load() {
+	if !known || at.After(time.Now()) || c.shutting.Load() || c.transport.OtherViews(t.view.hash) {
 		return t, false
 	}
 	now := c.clock.Instant()
@@ -418,7 +444,7 @@ func (c *Cache) tenure() (tenure, bool) {
 			return t, false
 		}
 	}
-	return t, c.inStanding() && s.view.Load() == t.view && s.period.Load() == t.period
+	return t, c.inStanding() && c.acquainted(t.view) && s.view.Load() == t.view && s.period.Load() == t.period
 }
 
 // holds reports whether a tenure has not ended.

@@ -199,3 +199,29 @@ func TestANodeThatOneDiscoveryLacks(t *testing.T) {
 		}
 	})
 }
+
+// Two nodes whose discoveries have forgotten all others each take themselves for alone, while a third
+// one still sees both. Neither counts by itself.
+func TestNodesThatTakeThemselvesForAlone(t *testing.T) {
+	directory := newLists()
+	all := nodesOf("eu-1", "eu-2", "eu-3")
+	for _, n := range all {
+		directory.tell(n.ID, all...)
+	}
+	config := testcluster.Config{Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory), geocache.WithGrace(time.Second)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		stop := counting(countersOf(c), 12, 7*time.Millisecond)
+		time.Sleep(time.Second)
+		directory.tell("eu-1", nodesOf("eu-1")...)
+		directory.tell("eu-2", nodesOf("eu-2")...)
+		time.Sleep(10 * time.Second)
+		require.Equal(t, 1, c.Node("eu-1").Cache.Stats().Regions[0].Nodes)
+		for _, n := range all {
+			directory.tell(n.ID, all...)
+		}
+		time.Sleep(3 * time.Second)
+		least, most := stop()
+		requireCounts(c.T, c.Node("eu-3").Counters, least, most)
+	})
+}

@@ -74,6 +74,14 @@ func (t *Transport) OwnLeasesEnd(view uint64) time.Time {
 	return t.granted.endLocked(view)
 }
 
+// OtherViews reports whether a node of this one's region has pinged it, in the last two leases, with
+// another view than this.
+func (t *Transport) OtherViews(view uint64) bool {
+	t.granted.mu.Lock()
+	defer t.granted.mu.Unlock()
+	return t.granted.otherLocked(view, time.Now())
+}
+
 // StrangersEnd returns the moment until which this node has to reckon with nodes of its
 // region that ping it and for which known is false: a lease after the last ping of any.
 // Such a node takes this one for present and is not seen from here, because this one
@@ -139,18 +147,23 @@ func (l *leases) pinged(client string, view uint64, own func() uint64) (lease, o
 
 	// This client and all others, in our list of peers or not: one that has
 	// another view counts on us to grant nothing under this one.
-	agreed := view != 0
-	for id, other := range l.clients {
-		if now.Sub(other.heard) > l.memory() {
-			delete(l.clients, id) // and its lease, which is shorter, has ended
-		} else if other.view != ours {
-			agreed = false
-		}
-	}
-	if agreed {
+	if other := l.otherLocked(ours, now); view != 0 && !other {
 		lease, g.under, g.end = l.length, view, now.Add(l.length)
 	}
 	return lease, max(l.endLocked(view).Sub(now), 0)
+}
+
+// otherLocked reports whether the last ping of a client that is remembered had another view, and
+// forgets those that are not.
+func (l *leases) otherLocked(view uint64, now time.Time) (other bool) {
+	for id, g := range l.clients {
+		if now.Sub(g.heard) > l.memory() {
+			delete(l.clients, id) // and its lease, which is shorter, has ended
+		} else if g.view != view {
+			other = true
+		}
+	}
+	return other
 }
 
 // endLocked returns when the last lease ends that was granted under another
