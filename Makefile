@@ -2,7 +2,7 @@
 MODULES := bench docs examples prom .
 LINT    := $(CURDIR)/tools/lint/go.mod
 
-.PHONY: demo demo-consul e2e test torture check bench bench-quick consul fuzz clean
+.PHONY: demo demo-consul e2e test torture model check bench bench-quick consul fuzz clean
 
 # Nine processes in three regions, with writes and failures; a minute.
 demo:
@@ -32,6 +32,11 @@ THEME ?=
 torture:
 	go test -race -timeout 0 -parallel $$(getconf _NPROCESSORS_ONLN) -run '^TestHistory$$' \
 		-seeds=$(SEEDS) -first=$(FIRST) -theme=$(THEME) -failures=torture-failures.txt .
+
+# Every order of events in two small models of the protocol, by spin, with its parts and without;
+# see docs/model/README.md. 3 minutes.
+model:
+	@docs/model/run.sh
 
 # What needs no run of the code.
 check:
