@@ -3,6 +3,7 @@ package geocache
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -12,9 +13,108 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// This file is how nodes of a region come to know the same members although their discoveries do
-// not say the same at the same time: who finds that another one has a different view
-// asks it what its discovery lists.
+// This file is how a node comes to know the members: from its discovery, from their answers, and
+// from what those beside it say. Discoveries do not say the same at the same time, so who finds
+// that another node has a different view asks it what its discovery lists.
+
+// discover runs the discovery until Close.
+func (c *Cache) discover(first chan<- struct{}) {
+	warned := map[regions.Node]bool{} // a node that is wrong is so in each view
+	found := func(v regions.View) {
+		change := c.members.Found(c.clock.Instant(), v)
+		c.apply(change)
+		for _, n := range change.Refused {
+			if !warned[n] {
+				warned[n] = true
+				c.log.Warn("unusable node found, ignored: it needs an address, a region, a weight in range, and an ID of its own",
+					"node", n.ID, "region", n.Region, "address", n.Address, "weight", n.Weight)
+			}
+		}
+		// Until it lists this node, it may have looked at part of the cluster only.
+		listed := slices.ContainsFunc(v.Nodes, func(n regions.Node) bool { return n.ID == c.node.ID })
+		if listed && first != nil {
+			close(first)
+			first = nil
+		}
+	}
+	for c.leaving.Err() == nil {
+		err := c.config.discovery.Run(c.leaving, c.node, c.healthy, found)
+		if c.leaving.Err() != nil {
+			if err != nil {
+				c.log.Warn("discovery did not end well; this node may stay announced", "err", err)
+			}
+			return
+		}
+		c.log.Error("discovery failed, members stay as they are", "err", err)
+		select {
+		case <-time.After(discoveryRetry):
+		case <-c.leaving.Done():
+		}
+	}
+}
+
+// discoveryRetry is the pause before a discovery that failed is run again.
+const discoveryRetry = 5 * time.Second
+
+// healthy tells the discovery whether this node can serve.
+func (c *Cache) healthy() error {
+	if c.leaving.Err() != nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+// health takes in that a peer has come up or gone down.
+func (c *Cache) health(p *peers.Peer, _ bool) {
+	// On a goroutine of its own, since this may build a ring and the caller
+	// reads the peer's connection. They may overtake each other, hence the
+	// look at how the peer is by then.
+	c.spawn(func() { c.apply(c.members.Health(c.clock.Instant(), p.ID(), p.Up())) })
+}
+
+// apply has the transport follow a change of the members.
+func (c *Cache) apply(change regions.Change) {
+	c.logChange(change)
+	if len(change.Joined)+len(change.Moved)+len(change.Left) > 0 {
+		c.setPeers()
+	}
+	c.follow()
+}
+
+func (c *Cache) logChange(change regions.Change) {
+	for _, n := range change.Joined {
+		c.log.Info("node found", "node", n.ID, "region", n.Region, "address", n.Address)
+	}
+	for _, n := range change.Moved {
+		c.log.Info("node moved", "node", n.ID, "region", n.Region, "address", n.Address)
+	}
+	for _, n := range change.Left {
+		c.log.Info("node left", "node", n.ID, "region", n.Region)
+	}
+	if change.Err != nil {
+		c.log.Error("ring cannot be built, the region stays as it was", "err", change.Err)
+	}
+}
+
+func (c *Cache) setPeers() {
+	c.setting.Lock()
+	defer c.setting.Unlock()
+	var endpoints []peers.Endpoint
+	for _, n := range c.members.Nodes() {
+		endpoints = append(endpoints, peers.Endpoint{ID: n.ID, Region: n.Region, Address: n.Address})
+	}
+	c.transport.SetPeers(endpoints)
+}
+
+// reach tells the members how a node answers now.
+func (c *Cache) reach(id string) (up bool, rtt time.Duration) {
+	p := c.transport.Peer(id)
+	if p == nil {
+		return false, 0
+	}
+	rtt, _ = p.RTT()
+	return p.Up(), rtt
+}
 
 // askPause is how often a node asks others for their lists, at most.
 const askPause = 250 * time.Millisecond
