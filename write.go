@@ -305,7 +305,8 @@ func (g *group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) 
 	case err != nil:
 	case b.notes == nil:
 	case w.Quick:
-		b.wrote.Unconfirmed = !g.cache.spawn(func() { g.complete(b) })
+		unconfirmed := b
+		b.wrote.Unconfirmed = !g.cache.spawn(func() { g.complete(unconfirmed) })
 	default: // on this goroutine, which has nothing else to do
 		if err = g.complete(b); errors.Is(err, ErrUnconfirmed) {
 			b.wrote.Unconfirmed, err = true, nil

@@ -76,7 +76,10 @@ func upTo(random *rand.Rand, most time.Duration) time.Duration {
 
 // snapshot keeps a snapshot of the node, if it has none or by chance. So what is restored may be old.
 func (r *runner) snapshot(n *testcluster.Node) {
-	if !r.config.Snapshots || r.snapshots[n.Name] != nil && r.now()%3 > 0 {
+	r.mu.Lock()
+	has := r.snapshots[n.Name] != nil
+	r.mu.Unlock()
+	if !r.config.Snapshots || has && r.now()%3 > 0 {
 		return
 	}
 	var b bytes.Buffer
