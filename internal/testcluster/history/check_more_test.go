@@ -162,6 +162,18 @@ func TestMoreChecks(t *testing.T) {
 			b.readLoad(1001, "eu-1", "k", 4)
 		}},
 
+		// Who is not listed.
+		{"", "a node that is not listed, even of what it has asked for itself", func(b *book) {
+			b.fault(Unlisted, "eu-2", "", 0, 30)
+			b.remove(15, "eu-2", "k")
+			b.readLoad(16, "eu-2", "k", 0)
+		}},
+		{"2 ", "another node than the one that is not listed", func(b *book) {
+			b.fault(Unlisted, "eu-2", "", 0, 30)
+			b.remove(15, "eu-1", "k")
+			b.readLoad(16, "eu-3", "k", 0)
+		}},
+
 		// What it costs.
 		{"3 time", "a write takes a second for no reason", func(b *book) { b.set(1, "eu-1", "k").End = seconds(2) }},
 		{"", "a write waits for a node that has died", func(b *book) {

@@ -41,9 +41,9 @@ func (h *History) apart(a, b string, from, to time.Duration) bool {
 }
 
 // apartThroughout reports whether a and b could not talk all the time, because
-// of one fault.
+// of one fault. Who is not listed can: it may ask for a write those who have forgotten it.
 func (h *History) apartThroughout(a, b string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.From <= from && f.To >= to && f.parts(a, b) })
+	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.Kind != Unlisted && f.From <= from && f.To >= to && f.parts(a, b) })
 }
 
 // disturbed reports whether, at some time, the node did not run or was out of
