@@ -155,9 +155,7 @@ func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote 
 	}
 	begun := g.cache.clock.Now()
 	w.ID = expiry.OriginOf(g.cache.node.ID, begun)
-	if !g.cache.inStanding() {
-		begun = 0 // it may be below what it must come after
-	}
+	w.Untold = !g.cache.inStanding()
 	caller := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, g.config.loadTimeout, ErrTimeout)
 	defer cancel()

@@ -83,7 +83,7 @@ func (g *group) begin(ctx context.Context, w *note.Write, before expiry.Instant)
 	}
 	b.notes = []*note.Note{n}
 	for _, key := range w.Keys {
-		if n, err = g.stamp(ctx, &note.Write{Op: w.Op, Key: key, First: w.First}, anyTime, tenure{}); err != nil {
+		if n, err = g.stamp(ctx, &note.Write{Op: w.Op, Key: key, First: w.First, Untold: w.Untold}, anyTime, tenure{}); err != nil {
 			if g.cache.transport != nil {
 				g.cache.spawn(func() { g.complete(b) }) // those that have been begun
 			}
@@ -214,16 +214,22 @@ func (g *group) stampLocked(n *note.Note, w *note.Write, before expiry.Instant) 
 // anything else has been written since it was first sent, one of that time, below that. Then it
 // has been superseded.
 //
+// If its sender may not know all that had been written by that time, a removal is stamped now: it
+// can do no worse than to drop a value. Of a Set it is not known then which of the two is to stay.
+//
 // The deadline is looked at afterwards: what is stamped in time has its place before the same
 // write at another node, however long this process is stopped now.
 func (g *group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (superseded bool, err error) {
 	n.Age = 0
 	n.Stamp = expiry.Stamp{Generation: g.cache.clock.Now(), Origin: w.ID}
-	if w.First != 0 {
+	if w.First != 0 && (n.HasValue || !w.Untold) {
 		switch floor := g.floors.FloorOf(n.Subject()); {
 		case n.HasValue && floor.Origin == w.ID:
 			n.Stamp = floor
-		case floor.Generation >= w.First || w.Op == note.Clear || w.Op == note.RemoveScope:
+		case floor.Generation < w.First && !n.Clear && !n.Scope:
+		case w.Untold:
+			return false, g.located(fmt.Errorf("%w: something else has been written since", ErrUncertain))
+		default:
 			n.Stamp.Generation, superseded = w.First, true
 		}
 	}
