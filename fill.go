@@ -327,9 +327,11 @@ func (g *group) judge(ctx context.Context, req request, n regions.Node, ans peer
 		Absent:  absent,
 		Tagged:  ans.Tagged,
 	})
-	switch {
-	case !g.live(e, false, req.began.known):
+	if !g.live(e, false, req.began.known) {
 		return answer{entry: e}, overtaken
+	}
+	e.SetSeen(req.began.known) // what was known by then has been held against its age too
+	switch {
 	case req.hop == peers.HopRegion && !req.apart && g.lags(n.Region) && g.lagged(e):
 		return answer{err: g.located(errLagging)}, answered // that region may not have heard of the write
 	case ans.Stale:
