@@ -110,3 +110,35 @@ func TestAStaleValueWhileARefreshHangs(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// A value that was loaded right after a write is in doubt by its generation, and not by its age. Once
+// it has expired, a node that its owner answers with it while it revalidates takes it as well,
+// and does not load the key beside the owner.
+func TestAStaleValueThatWasLoadedSoonAfterAWrite(t *testing.T) {
+	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(time.Minute)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
+		time.Sleep(standing)
+		key := c.KeyOf("eu-1")
+		require.NoError(t, c.Node("eu-3").Group.RemoveTag(c.T.Context(), "of nothing here")) // so that floors are looked at
+		_, err := c.Node("eu-2").Remove(key)
+		require.NoError(t, err)
+		time.Sleep(300 * time.Millisecond)
+		for _, n := range c.Nodes() {
+			n.MustGet(key)
+		}
+		require.Equal(t, 1, c.Origin.Loads(key))
+		time.Sleep(testcluster.TTL)
+		c.Origin.Behave(testcluster.After(time.Second))
+		for range 3 {
+			for _, n := range c.Nodes() {
+				require.Equal(t, geocache.SourceStale, n.MustGet(key).Source, n.Name)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		for _, n := range c.Nodes() {
+			n.MustGet(key)
+		}
+		require.Equal(t, 2, c.Origin.Loads(key))
+	})
+}
