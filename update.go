@@ -26,13 +26,15 @@ var ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be r
 // Updates of a key take place in its home region: the one named by
 // WithHomeRegion, else one of those known, chosen by the key. If that cannot be
 // reached the error is ErrHomeUnreachable: a second home would be a second truth.
+// When a region joins it becomes the home of some keys, and takes over their values. For a time to live
+// after that, the first Update of each key there needs the other regions too.
 // Set and Remove take place everywhere, and may come in between. As with Set, the value is not
 // safe from eviction, or from the loss of both nodes that keep it in the home region,
 // unless an origin has it.
 //
 // f may be called several times, on any goroutine, and its last result counts;
 // it must be quick and must not use the group. It is not called any more once Update has
-// returned. If it returns an error nothing is written and Update returns that error, in
+// returned, so an Update whose ctx ends while f runs returns when f does. If it returns an error nothing is written and Update returns that error, in
 // an *Error; if it panics, a *PanicError.
 //
 // The value's life begins anew, the group's or ItemTTL's, whatever that of the old one was.
