@@ -34,7 +34,8 @@ const oblivion = 24 * time.Hour
 // unless a node that is listed vouches for it (Vouch), and in both cases only if the discovery is to be believed about the node's
 // region: it lists at least one node there, and for the home region it lists
 // this very node. A discovery that lost its memory cannot know that we are
-// here, and its silence about the others means as little.
+// here, and its silence about the others means as little. That does not keep a node that the
+// discovery has never listed.
 type Members struct {
 	self  Node
 	seed  uint64
@@ -63,6 +64,7 @@ type member struct {
 	unlisted expiry.Instant // since when, if !listed
 	voucher  string         // the node that vouches for it, if any does
 	vouched  expiry.Instant // until when
+	hearsay  bool           // it has never been listed
 }
 
 // NewMembers returns the Members of a cluster in which self is alone so far.
@@ -156,7 +158,7 @@ func (m *Members) foundLocked(n Node, change *Change) {
 		mb.up = false // it has to answer there first
 		change.Moved = append(change.Moved, n)
 	}
-	mb.Node, mb.listed = n, true
+	mb.Node, mb.listed, mb.hearsay = n, true, false
 }
 
 // vouching is for how long a node's word for another one counts.
@@ -179,7 +181,7 @@ func (m *Members) Vouch(now expiry.Instant, by string, nodes []Node) Change {
 			mb := m.nodes[n.ID]
 			switch {
 			case mb == nil:
-				mb = &member{Node: n, unlisted: now}
+				mb = &member{Node: n, hearsay: true}
 				m.nodes[n.ID] = mb
 				change.Joined = append(change.Joined, n)
 			case mb.listed || mb.Node != n: // what the discovery here has said of it counts
@@ -284,9 +286,9 @@ func (m *Members) pruneLocked(now expiry.Instant) (left []Node) {
 		if mb.listed || id == m.self.ID || now < mb.vouched {
 			continue
 		}
-		missing := now.Sub(mb.unlisted)
+		missing := now.Sub(max(mb.unlisted, mb.vouched))
 		gone := !mb.up && missing >= oblivion
-		if m.believed[mb.Region] {
+		if m.believed[mb.Region] || mb.hearsay {
 			gone = !mb.up || missing >= m.grace
 		}
 		if gone {

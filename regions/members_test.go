@@ -518,3 +518,34 @@ func TestMembersConcurrently(t *testing.T) {
 		require.Equal(t, []string{"eu-1"}, w.home())
 	}
 }
+
+// What others list is a member for a while, if they are listed themselves and speak of a third.
+func TestVouch(t *testing.T) {
+	w := newWorld(t, "eu-2")
+	vouch := func(by string, nodes ...string) []string {
+		return ids(w.Vouch(w.now, by, view(nodes...).Nodes).Joined)
+	}
+	require.Equal(t, []string{"eu-3", "us-1"}, vouch("eu-2", "eu-1", "eu-2", "eu-3", "us-1"))
+	w.up("eu-3", "us-1")
+	require.Len(t, w.Topology().Home.Nodes, 3)
+	require.NotNil(t, w.Topology().Region("us"))
+	require.Equal(t, []string{"eu-1", "eu-2"}, ids(w.Listed()), "a word is not passed on")
+	require.Equal(t, []string{"eu-2"}, w.Vouchers())
+
+	require.Empty(t, vouch("eu-3", "eu-4"), "nobody lists it here")
+	require.Empty(t, vouch("eu-4", "eu-5"), "nor this")
+	require.Empty(t, ids(w.found(view("eu-1", "eu-2")).Left))
+	w.now = w.now.Add(vouching - 1)
+	vouch("eu-2", "eu-3")
+	w.now = w.now.Add(1)
+	require.Empty(t, w.down("eu-2"))
+	require.Equal(t, []string{"us-1"}, w.down("us-1"), "it is not said any more, and does not answer")
+	require.Equal(t, []string{"eu-2"}, w.Vouchers())
+
+	w.found(view("eu-1", "eu-2", "eu-3"))
+	require.Empty(t, w.Vouchers())
+	moved := node("eu-3")
+	moved.Address = "elsewhere:7946"
+	w.Vouch(w.now, "eu-2", []Node{moved})
+	require.NotContains(t, w.Nodes(), moved, "what is listed here counts")
+}

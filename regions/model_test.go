@@ -28,6 +28,9 @@ type modelled struct {
 	rtt    time.Duration
 	seen   expiry.Instant // of the last view that listed it, or the first that did not
 	listed bool           // in the present one
+
+	vouched expiry.Instant // until when somebody's word for it counts
+	hearsay bool           // nothing but such a word has ever been there for it
 }
 
 // lists reports whether the last view has a usable node for which want holds.
@@ -61,21 +64,40 @@ func (m *model) found(v View) {
 			mb = &modelled{seen: m.now, listed: true}
 			m.nodes[n.ID] = mb
 		}
+		mb.hearsay = false
 		mb.up = mb.up && mb.Address == n.Address && mb.Region == n.Region
 		mb.Node = n
+	}
+}
+
+// vouch takes in what a node says that its discovery lists.
+func (m *model) vouch(by string, nodes []Node) {
+	if v := m.nodes[by]; v == nil || !v.listed {
+		return
+	}
+	for _, n := range nodes {
+		if n.ID == "eu-1" || n.ID == by || !usable(n) {
+			continue
+		}
+		if m.nodes[n.ID] == nil {
+			m.nodes[n.ID] = &modelled{Node: n, hearsay: true}
+		}
+		if mb := m.nodes[n.ID]; !mb.listed && mb.Node == n {
+			mb.vouched = m.now.Add(vouching)
+		}
 	}
 }
 
 // prune removes who is a member no longer, and returns them.
 func (m *model) prune() (left []string) {
 	for id, mb := range m.nodes {
-		missing := m.now.Sub(mb.seen)
+		missing := m.now.Sub(max(mb.seen, mb.vouched))
 		var gone bool
 		switch {
-		case mb.listed:
-		case m.believed(mb.Region) && !mb.up:
+		case mb.listed || m.now < mb.vouched:
+		case (mb.hearsay || m.believed(mb.Region)) && !mb.up:
 			gone = true
-		case m.believed(mb.Region):
+		case mb.hearsay || m.believed(mb.Region):
 			gone = missing >= grace
 		default:
 			gone = !mb.up && missing >= oblivion
@@ -179,6 +201,11 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 				v.Distances = rapid.MapOf(rapid.SampledFrom([]string{"eu", "us", "ap"}), drawRTT).Draw(t, "distances")
 				step(t, func() Change { return members.Found(m.now, v) }, func() { m.found(v) })
 			},
+			"vouch": func(t *rapid.T) {
+				by := rapid.SampledFrom(all).Draw(t, "by")
+				nodes := rapid.SliceOfNDistinct(drawNode, 0, len(all), func(n Node) string { return n.ID }).Draw(t, "nodes")
+				step(t, func() Change { return members.Vouch(m.now, by, nodes) }, func() { m.vouch(by, nodes) })
+			},
 			"health": func(t *rapid.T) {
 				id, up := rapid.SampledFrom(all).Draw(t, "id"), rapid.IntRange(0, 2).Draw(t, "up") > 0
 				step(t, func() Change { return members.Health(m.now, id, up) }, func() {
@@ -188,7 +215,7 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 				})
 			},
 			"tick": func(t *rapid.T) {
-				d := rapid.SampledFrom([]time.Duration{0, time.Second, grace / 2, grace, oblivion / 2, oblivion}).Draw(t, "d")
+				d := rapid.SampledFrom([]time.Duration{0, time.Second, vouching, grace / 2, grace, oblivion / 2, oblivion}).Draw(t, "d")
 				rtts := rapid.MapOf(rapid.SampledFrom(all), drawRTT).Draw(t, "rtts")
 				ups := rapid.MapOf(rapid.SampledFrom(all), rapid.Bool()).Draw(t, "ups")
 				reach := func(id string) (bool, time.Duration) { return ups[id], rtts[id] }
