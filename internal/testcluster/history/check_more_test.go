@@ -208,6 +208,11 @@ func TestMoreChecks(t *testing.T) {
 			b.fault(Down, "eu-1", "", 20, 30)
 			b.load("eu", "k", 40, 40.1)
 		}},
+		{"", "a value is loaded for a region whose own load has failed", func(b *book) {
+			b.load("eu", "k", 1, 1.1)
+			b.h.Loads = append(b.h.Loads, testcluster.Load{Key: "k", Region: "us", Begun: b.h.Start.Add(seconds(1.5)), Ended: b.h.Start.Add(seconds(2))})
+			b.load("eu", "k", 2.1, 2.2)
+		}},
 		{"7 ", "a read fails for no reason", func(b *book) {
 			b.fault(Down, "eu-2", "", 0.5, 30)
 			r := b.op(1, "eu-1", Get, "k")

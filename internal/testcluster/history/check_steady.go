@@ -3,6 +3,7 @@ package history
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/geocache/geocache"
@@ -73,7 +74,10 @@ func (h *History) OneLoad() (found []Violation) {
 			continue
 		}
 		from, to := first.Begun.Sub(h.Start), l.Begun.Sub(h.Start)
-		if from < 0 || to-from >= lives || !h.steady(l.Region, from, to) || h.writtenAbout(keys[l.Key], from, to) {
+		if from < 0 || to-from >= lives || !h.steady(l.Region, from, to) || h.writtenAbout(keys[l.Key], from-c.OriginLag, to) {
+			continue
+		}
+		if h.failedElsewhere(first) || h.failedElsewhere(l) { // it is not for this region
 			continue
 		}
 		found = append(found, Violation{"6 one load", fmt.Sprintf("%s was loaded in %s at %v and again at %v", l.Key, l.Region, from, to), nil})
@@ -81,8 +85,16 @@ func (h *History) OneLoad() (found []Violation) {
 	return found
 }
 
+// failedElsewhere reports whether a load of the key had failed in another region shortly before this one.
+func (h *History) failedElsewhere(l testcluster.Load) bool {
+	return slices.ContainsFunc(h.Loads, func(f testcluster.Load) bool {
+		since := l.Begun.Sub(f.Ended)
+		return f.Key == l.Key && f.Region != l.Region && !f.OK && since >= 0 && since < time.Second
+	})
+}
+
 // writtenAbout reports whether the key may have been written so that what was loaded at the time was
-// dropped.
+// dropped, or was in doubt when it came.
 func (h *History) writtenAbout(ops []*Op, from, to time.Duration) bool {
 	for _, w := range ops {
 		if w.isWrite() && w.Begin <= to && (w.End >= from-settle || w.Outcome != OK) {
