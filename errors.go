@@ -119,6 +119,8 @@ func fromPeer(err error) error {
 		cause = detailed(ErrTooLarge, cmp.Or(pe.Text, fmt.Sprint(pe.Unwrap())))
 	case peers.CodeUncertain:
 		cause = detailed(ErrUncertain, pe.Text)
+	case peers.CodeUnsettled:
+		cause = detailed(errNotRecalled, pe.Text)
 	case peers.CodeFailed:
 		cause = errors.New(pe.Text)
 	}

@@ -302,7 +302,7 @@ func (g *group) judge(ctx context.Context, req request, n regions.Node, ans peer
 			return answer{err: g.located(endOf(context.Cause(ctx)))}, answered
 		}
 		switch pe.Code {
-		case peers.CodeFailed, peers.CodeTimeout, peers.CodeTooLarge, peers.CodeBusy:
+		case peers.CodeFailed, peers.CodeTimeout, peers.CodeTooLarge, peers.CodeBusy, peers.CodeUnsettled:
 			return answer{err: fromPeer(err)}, answered
 		}
 		g.stats.unanswered.Add(1)
@@ -332,7 +332,7 @@ func (g *group) judge(ctx context.Context, req request, n regions.Node, ans peer
 	}
 	e.SetSeen(req.began.known) // what was known by then has been held against its age too
 	switch {
-	case req.hop == peers.HopRegion && !req.apart && g.lags(n.Region) && g.lagged(e):
+	case req.hop == peers.HopRegion && g.lags(n.Region) && g.lagged(e):
 		return answer{err: g.located(errLagging)}, answered // that region may not have heard of the write
 	case ans.Stale:
 		if !g.servable(e, req.floor, now) {

@@ -38,8 +38,10 @@ type Cache struct {
 	reowns    atomic.Int64                // calls of reown that wait for the end of the pass under way, and that one
 	outboxes  *xsync.Map[string, *remote] // by region
 	inbox     outbox.Inbox
-	homes     homes
+	found     atomic.Bool  // the discovery has said something
 	nextAsk   atomic.Int64 // see otherView
+
+	established establishment
 
 	// coarse is an instant a moment ago, or noCoarse. See before.
 	coarse atomic.Int64
@@ -158,6 +160,9 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		return nil, err
 	}
 	c.follow()
+	if c.transport != nil { // whoever is asked knows his view by now
+		c.transport.Serve(listener)
+	}
 	return c, nil
 }
 
@@ -221,11 +226,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		OnOtherView: c.otherView,
 		OnRestart:   c.restarted,
 	})
-	if err != nil {
-		return err
-	}
-	c.transport.Serve(listener)
-	return nil
+	return err
 }
 
 // start starts what runs in the background, and waits for the cluster to be

@@ -59,9 +59,8 @@ type group struct {
 	// has just failed, and until when.
 	retries *xsync.Map[string, expiry.Instant]
 
-	// recalled has the keys whose last write other regions have been asked for, and a hash
-	// of the regions that there were. See recall.
-	recalled *xsync.Map[string, uint64]
+	// recalled has the keys whose last write other regions have been asked for. See recall.
+	recalled *xsync.Map[string, struct{}]
 
 	// synced is true once the floors of the region's other nodes have been
 	// taken in.
@@ -159,7 +158,7 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 			loading:    semaphore.NewWeighted(int64(config.maxLoads)),
 			refreshing: newRefreshing(),
 			retries:    xsync.NewMap[string, expiry.Instant](),
-			recalled:   xsync.NewMap[string, uint64](),
+			recalled:   xsync.NewMap[string, struct{}](),
 			owns:       newFlights(c.ctx, config.loadTimeout, c.spawn),
 			loads:      newFlights(c.ctx, config.loadTimeout, c.spawn),
 			// Longer than the owner may take, so that what the owner falls

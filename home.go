@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"math"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,8 +20,8 @@ import (
 )
 
 // This file is the home of a key: the one region in which its Updates take place, and where
-// an Update reads. With WithHomeRegion there is nothing to it. Otherwise the key chooses among
-// the regions that there are. When one comes, keys move to it, and for each of them there must
+// an Update reads. WithHomeRegion fixes it. Otherwise the key picks one of the regions that
+// there are. When one comes, keys move to it, and for each of them there must
 // be one home at a time, which has what the one before it had:
 //
 //   - The regions are part of a view, so that all nodes of a region whose Swaps may take place
@@ -28,6 +30,9 @@ import (
 //   - Before the owner in a new home answers the read of an Update, it asks the other regions for
 //     the key's last write (recall). They answer only if they know the same regions: then they
 //     take no Swap of the key any more.
+//   - A region that every other one has been known to know of is established. It need not ask, as
+//     soon as what was written before that is dead: regions that come take keys from it, and give
+//     it none.
 
 // home returns the region in which updates of the key take place: of those in the view the
 // one with the highest hash of its name and the key, so that a region more or less
@@ -108,118 +113,145 @@ func (g *group) ownForUpdate(ctx context.Context, key string, floor expiry.Stamp
 	floor = floor.Max(g.floors.Floor(key))
 	if _, ok := g.remembered(key, floor); !ok {
 		if _, all := g.peekFormer(ctx, g.cache.topology(), key, floor); !all {
-			return answer{err: g.located(errNotRecalled)}
+			return answer{err: g.located(fmt.Errorf("%w: a former owner", errNotRecalled))}
 		}
 	}
 	return g.own(ctx, key, floor)
 }
 
-var errNotRecalled = errors.New("whether another node has a later value is not known: it does not answer, or does not know of all regions yet")
+var errNotRecalled = errors.New("another node may have a later value: it does not answer, or does not know of all regions yet")
 
-// homes is which other regions are known to know the same regions as this node.
-type homes struct {
-	mu    sync.Mutex // guards the following
-	known uint64     // a hash of these regions
-	// agreed has when each of the others was first known to know the same.
-	agreed map[string]expiry.Instant
-	// asked is whether a node of this region has been asked what it knows of that.
-	asked bool
+// establishment is what a node knows of whether its region may be the home of keys. It is established
+// once every other region has been known to know of it. No other region is the home of its keys from
+// then on: regions that come take keys away, and give it none.
+type establishment struct {
+	mu     sync.Mutex      // guards the following
+	agreed map[string]bool // regions that know of this one
+	done   bool
+	since  expiry.Instant // if done
+	asked  expiry.Instant // when nodes of this region were last asked
 }
 
-// ofLocked makes h be about the regions of v.
-func (h *homes) ofLocked(v *view) {
-	if known := hashOfRegions(v.regions); h.agreed == nil || h.known != known {
-		h.known, h.agreed, h.asked = known, make(map[string]expiry.Instant), false
+// agree notes that a region knows of this one.
+func (e *establishment) agree(region string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.agreed == nil {
+		e.agreed = make(map[string]bool)
+	}
+	e.agreed[region] = true
+}
+
+// finish notes that the region has been established since an instant.
+func (e *establishment) finish(since expiry.Instant) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.done || since < e.since {
+		e.done, e.since = true, since
 	}
 }
 
-// agree notes that a region has been known since an instant to know the regions of v.
-func (h *homes) agree(v *view, region string, since expiry.Instant) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.ofLocked(v)
-	if was, ok := h.agreed[region]; !ok || since < was {
-		h.agreed[region] = since
-	}
+// get returns since when the region has been established, if it is.
+func (e *establishment) get() (since expiry.Instant, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.since, e.done
 }
 
-// since returns when each region was first known to know the regions of v.
-func (h *homes) since(v *view) map[string]expiry.Instant {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.ofLocked(v)
-	return maps.Clone(h.agreed)
-}
-
-// formerHomes returns the regions that may have been the home of keys of this one not long ago:
-// what they have written then may still be alive.
-func (g *group) formerHomes(v *view) (names []string) {
-	if g.config.homeRegion != "" || len(v.regions) == 1 {
-		return nil
-	}
-	agreed, now := g.cache.homes.since(v), g.cache.clock.Instant()
-	for _, region := range v.regions {
-		since, ok := agreed[region]
-		if region != g.cache.node.Region && (!ok || now.Sub(since) < g.retention()) {
+// missing returns the regions that have not agreed.
+func (e *establishment) missing(regions []string) (names []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, region := range regions {
+		if !e.agreed[region] {
 			names = append(names, region)
 		}
 	}
 	return names
 }
 
-// toRecall returns the former homes that this node has still to ask for the key's last write.
-func (g *group) toRecall(v *view, key string) (names []string) {
-	if names = g.formerHomes(v); len(names) == 0 {
-		return nil
+// ages is so long ago that no value is that old.
+const ages = expiry.Instant(math.MinInt64 / 2)
+
+// recalls reports whether the last write of a key may be known to other regions alone, which were its
+// home before this one: they have to be asked.
+func (g *group) recalls(v *view, key string) bool {
+	if g.config.homeRegion != "" || len(v.regions) == 1 || !g.mayRecall() {
+		return false
 	}
-	if of, ok := g.recalled.Load(key); ok && of == hashOfRegions(v.regions) {
-		return nil
-	}
-	return names
+	_, done := g.recalled.Load(key)
+	return !done
 }
 
-// recall asks the regions that may have been the key's home for its last write.
+// mayRecall reports whether any key may be one that recalls is true for: the region has been established for
+// less time than a value lives.
+func (g *group) mayRecall() bool {
+	since, ok := g.cache.established.get()
+	return !ok || g.cache.clock.Instant().Sub(since) < g.relevance()
+}
+
+// recall asks the other regions for the last write of key, if they may have been its home.
 func (g *group) recall(ctx context.Context, key string) error {
-	v := g.cache.standing.view.Load()
-	if len(g.toRecall(v, key)) > 0 {
-		g.cache.askWhoAgrees(ctx, v)
+	c, v := g.cache, g.cache.standing.view.Load()
+	if len(v.regions) == 1 && c.found.Load() {
+		c.established.finish(ages)
 	}
-	names := g.toRecall(v, key)
-	if len(names) == 0 {
+	if g.recalls(v, key) {
+		c.askEstablished(ctx, v)
+	}
+	if !g.recalls(v, key) {
 		return nil
 	}
 	ctx, cancel := share(ctx, 3, 4)
 	defer cancel()
-	errs := make(chan error, len(names))
-	for _, region := range names {
-		going := g.cache.spawn(func() { errs <- g.recallFrom(ctx, v, region, key) })
-		if !going {
-			return ErrClosed
-		}
+	others := slices.DeleteFunc(slices.Clone(v.regions), func(region string) bool { return region == c.node.Region })
+	var mu sync.Mutex
+	var silent []string
+	var asking sync.WaitGroup
+	for _, region := range others {
+		asking.Go(func() {
+			if !g.recallFrom(ctx, v, region, key) {
+				mu.Lock()
+				defer mu.Unlock()
+				silent = append(silent, region)
+			}
+		})
 	}
-	var err error
-	for range names {
-		err = errors.Join(err, <-errs)
+	asking.Wait()
+	if len(silent) > 0 {
+		slices.Sort(silent)
+		return fmt.Errorf("%w: %s", errNotRecalled, strings.Join(silent, ", "))
 	}
-	if err == nil {
-		g.recalled.Store(key, hashOfRegions(v.regions))
+	if len(c.established.missing(others)) == 0 {
+		c.established.finish(c.clock.Instant())
 	}
-	return err
+	if g.recalled.Size() >= floorLimit(g.config.maxBytes) {
+		g.recalled.Clear() // they will be asked once more
+	}
+	g.recalled.Store(key, struct{}{})
+	return nil
 }
 
-// recallFrom takes in the last write of key that another region knows.
-func (g *group) recallFrom(ctx context.Context, v *view, region, key string) error {
+// recallFrom takes in the last write of key that another region knows. It reports false if that has not
+// said what it knows.
+func (g *group) recallFrom(ctx context.Context, v *view, region, key string) bool {
 	r := g.cache.topology().Region(region)
 	if r == nil {
-		return fmt.Errorf("%w: %s", errNotRecalled, region)
+		return false
 	}
-	m := note.Recall{Group: g.name, Key: key, Regions: hashOfRegions(v.regions)}.Append(nil)
-	for _, n := range r.Owners(key, 2) {
+	m := note.Recall{Group: g.name, Key: key, Regions: v.list}.Append(nil)
+	unknown := 0
+	owners := r.Owners(key, 2)
+	for _, n := range owners {
 		peer := g.cache.transport.Peer(n.ID)
 		if peer == nil {
 			continue
 		}
+		sent := g.cache.clock.Instant()
 		reply, err := peer.Call(ctx, note.MethodRecall, m)
+		if errors.Is(err, peers.CodeUnknownGroup) {
+			unknown++
+		}
 		if err != nil {
 			continue
 		}
@@ -227,43 +259,46 @@ func (g *group) recallFrom(ctx context.Context, v *view, region, key string) err
 		if err != nil || !recalled.Agrees {
 			continue
 		}
-		g.cache.homes.agree(v, region, g.cache.clock.Instant())
-		for i := range recalled.Notes {
-			n := &recalled.Notes[i]
+		g.cache.established.agree(region)
+		if n := &recalled.Note; n.Stamp.Generation != 0 && n.Group == g.name && n.Key == key && !n.Clear && !n.Scope {
 			if e, ok := g.store.Peek(key); ok && e.IsLoad() && n.HasValue {
 				g.store.DeleteIf(e) // loaded here meanwhile, from an origin that knows nothing of it
 			}
 			_ = g.takeDirty(n) // drops what is older, there is nothing to keep
-			g.take(n, 0, 0)
+			g.take(n, g.cache.clock.Instant().Sub(sent), 0)
 		}
-		return nil
+		return true
 	}
-	return fmt.Errorf("%w: %s", errNotRecalled, region)
+	if unknown == len(owners) { // which they only say if they agree
+		g.cache.established.agree(region)
+		return true
+	}
+	return false
 }
 
 // takeRecall answers a Recall.
 func (c *Cache) takeRecall(ctx context.Context, m note.Recall) peers.Answer {
-	answer := func(m note.Recalled) peers.Answer { return peers.Answer{Value: m.Append(nil)} }
+	disagrees := peers.Answer{Value: note.Recalled{}.Append(nil)}
 	t, ok := c.tenure()
-	if !ok || hashOfRegions(t.view.regions) != m.Regions {
-		return answer(note.Recalled{})
+	if !ok || t.view.list != m.Regions || !t.view.heir(m.Key, c.node.ID) {
+		return disagrees
 	}
 	g := c.group(m.Group)
 	if g == nil {
-		return answer(note.Recalled{Agrees: true})
+		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
+	}
+	if !g.synced.Load() && len(t.view.home.Nodes) > 1 {
+		return disagrees
 	}
 	floor := g.floors.Floor(m.Key)
 	if _, ok := g.remembered(m.Key, floor); !ok {
 		if _, all := g.peekFormer(ctx, c.topology(), m.Key, floor); !all {
-			return answer(note.Recalled{})
+			return disagrees
 		}
 	}
 	n := g.present(&note.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
-	if !c.holds(t) || !t.view.heir(m.Key, c.node.ID) {
-		return answer(note.Recalled{})
+	if !c.holds(t) {
+		return disagrees
 	}
-	if n.Stamp.Generation == 0 {
-		return answer(note.Recalled{Agrees: true})
-	}
-	return answer(note.Recalled{Agrees: true, Notes: []note.Note{n}})
+	return peers.Answer{Value: note.Recalled{Agrees: true, Note: n}.Append(nil)}
 }

@@ -190,19 +190,21 @@ func (c *Cache) inStanding() bool {
 }
 
 func (g *group) takeOver(v *view, gone func(sender uint64) bool) {
+	now := g.cache.clock.Instant // read before the age of a value is
 	if through := g.floors.TakeFolded(gone); through > 0 {
 		// Which keys' floors they were nobody knows any more.
-		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(through)})
+		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(through)}, now())
 	}
 	owns := func(key string) bool { return v.home.Owner(key).ID == g.cache.node.ID }
 	if cleared, by := g.floors.ClearedBy(); cleared > 0 && gone(by) && owns("") {
-		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)})
+		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now())
 		g.floors.AdoptClear(cleared, g.cache.self)
 	}
 	g.eachFloor(func(w expiry.Written) {
 		if f := note.FloorOf(w); gone(w.Sender) && owns(f.Key) {
+			at := now()
 			n := g.present(&f)
-			g.cache.replicate(&n)
+			g.cache.replicate(&n, at)
 			g.floors.Adopt(w, g.cache.self)
 		}
 	})

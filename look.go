@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/store"
@@ -47,7 +48,7 @@ func (g *Group[V]) read(ctx context.Context, op, key string) (v V, a answer, at 
 // age, not by its generation, which another node's clock may have made.
 func (g *group) until(a answer, begun expiry.Instant) expiry.Instant {
 	switch e := a.entry; {
-	case a.err != nil || e.Born() >= begun || e.Expires <= e.Born(): // the last: an absence not to be kept
+	case a.err != nil || e.Born() >= begun.Add(-ageRounding) || e.Expires <= e.Born(): // the last: an absence not to be kept
 		return math.MaxInt64
 	case a.source != SourceStale:
 		return e.Expires
@@ -57,6 +58,10 @@ func (g *group) until(a answer, begun expiry.Instant) expiry.Instant {
 		return e.Expires.Add(g.config.staleness())
 	}
 }
+
+// ageRounding is by how much a value may seem older than it is: ages travel in whole microseconds, rounded
+// up, from a region's owner to this one's and from there.
+const ageRounding = 2 * time.Microsecond
 
 // marked returns a as it is at the last look.
 func (g *group) marked(a answer, at expiry.Instant) answer {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -21,6 +22,7 @@ import (
 func (c *Cache) discover(first chan<- struct{}) {
 	warned := map[regions.Node]bool{} // a node that is wrong is so in each view
 	found := func(v regions.View) {
+		c.found.Store(true)
 		change := c.members.Found(c.clock.Instant(), v)
 		c.apply(change)
 		for _, n := range change.Refused {
@@ -148,23 +150,26 @@ func (c *Cache) others(v *view) (nodes []regions.Node) {
 	return nodes
 }
 
-// askMembers asks a node of this region which nodes its discovery lists, and which regions it
-// knows to know the same regions. It reports whether that has answered.
-func (c *Cache) askMembers(ctx context.Context, id string) bool {
+// askMembers asks a node of this region which nodes its discovery lists, and since when the region
+// has been established.
+func (c *Cache) askMembers(ctx context.Context, id string) {
 	peer := c.transport.Peer(id)
 	if peer == nil {
-		return false
+		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.config.lease)
 	defer cancel()
 	known := append(c.members.Nodes(), c.node)
 	reply, err := peer.Call(ctx, note.MethodMembers, note.Members{Known: hashOfNodes(known)}.Append(nil))
 	if err != nil {
-		return false
+		return
 	}
 	m, err := note.DecodeListed(reply)
 	if err != nil {
-		return false
+		return
+	}
+	if m.Established {
+		c.established.finish(c.clock.Instant().Add(-m.For))
 	}
 	if len(m.Nodes) > 0 {
 		nodes := make([]regions.Node, len(m.Nodes))
@@ -173,52 +178,42 @@ func (c *Cache) askMembers(ctx context.Context, id string) bool {
 		}
 		c.apply(c.members.Vouch(c.clock.Instant(), id, nodes))
 	}
-	if v := c.standing.view.Load(); m.Regions == hashOfRegions(v.regions) {
-		now := c.clock.Instant()
-		for _, a := range m.Agreed {
-			c.homes.agree(v, a.Region, now.Add(-a.For))
-		}
-	}
-	return true
 }
 
 // takeMembers answers a Members.
 func (c *Cache) takeMembers(m note.Members) peers.Answer {
-	v := c.standing.view.Load()
-	reply := note.Listed{Regions: hashOfRegions(v.regions)}
+	var reply note.Listed
 	if listed := c.members.Listed(); hashOfNodes(listed) != m.Known {
 		for _, n := range listed {
 			reply.Nodes = append(reply.Nodes, note.Node(n))
 		}
 	}
-	now := c.clock.Instant()
-	for region, since := range c.homes.since(v) {
-		reply.Agreed = append(reply.Agreed, note.Agreed{Region: region, For: now.Sub(since)})
+	if since, ok := c.established.get(); ok {
+		reply.Established, reply.For = true, c.clock.Instant().Sub(since)
 	}
 	return peers.Answer{Value: reply.Append(nil)}
 }
 
-// askWhoAgrees asks some nodes of this region, once for the regions of v, which others are known to
-// know the same: this process may have just been started, and the others not be in reach.
-func (c *Cache) askWhoAgrees(ctx context.Context, v *view) {
-	h := &c.homes
-	h.mu.Lock()
-	h.ofLocked(v)
-	asked := h.asked
-	h.mu.Unlock()
-	if asked {
+// askEstablished asks some nodes of this region whether it is established, if this one does not know
+// and has not asked a moment ago: this process may have just been started, and other regions be away.
+func (c *Cache) askEstablished(ctx context.Context, v *view) {
+	e, now := &c.established, c.clock.Instant()
+	e.mu.Lock()
+	due := !e.done && (e.asked == 0 || now.Sub(e.asked) >= time.Second)
+	if due {
+		e.asked = now
+	}
+	e.mu.Unlock()
+	if !due {
 		return
 	}
 	others := c.others(v)
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
-	answered := len(others) == 0
+	var asking sync.WaitGroup
 	for _, n := range others[:min(len(others), 3)] {
-		answered = c.askMembers(ctx, n.ID) || answered
+		asking.Go(func() { c.askMembers(ctx, n.ID) })
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.ofLocked(v)
-	h.asked = answered
+	asking.Wait()
 }
 
 // hashOfNodes is the same for the same nodes, whatever their order.

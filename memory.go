@@ -123,7 +123,7 @@ func (g *group) sweep() {
 			g.retries.Delete(key)
 		}
 	}
-	if len(g.formerHomes(g.cache.standing.view.Load())) == 0 {
+	if !g.mayRecall() {
 		g.recalled.Clear()
 	}
 	g.floors.Forget(g.dead())

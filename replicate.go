@@ -61,7 +61,8 @@ func (c *Cache) fill(r *remote) {
 		}
 		g.eachFloor(func(w expiry.Written) {
 			if f := note.FloorOf(w); w.Sender == c.self || owns(f.Key) {
-				r.Add(g.present(&f), c.clock.Instant())
+				now := c.clock.Instant() // before the age is measured
+				r.Add(g.present(&f), now)
 			}
 		})
 	}
@@ -87,10 +88,10 @@ func (c *Cache) allRegions() []string {
 	return names
 }
 
-// replicate sends a note on its way to every other region.
-func (c *Cache) replicate(n *note.Note) {
+// replicate sends a note on its way to every other region. at is when its age was right.
+func (c *Cache) replicate(n *note.Note, at expiry.Instant) {
 	for _, o := range c.outboxes.All() {
-		o.Add(*n, c.clock.Instant())
+		o.Add(*n, at)
 	}
 }
 

@@ -251,10 +251,15 @@ func (g *group) request(ctx context.Context, w *note.Write, n regions.Node) (not
 		return note.Wrote{}, refusedToBe, errNoOwner
 	}
 	w.Age = g.cache.clock.Instant().Sub(w.Born)
+	if ctx.Err() != nil {
+		return note.Wrote{}, notYet, context.Cause(ctx)
+	}
 	reply, err := peer.Call(ctx, note.MethodWrite, w.Append(nil))
 	if err == nil {
 		wrote, err := note.DecodeWrote(reply)
 		switch {
+		case wrote.Late && w.Op == note.Swap: // the home may be another one by now: it is read again
+			return note.Wrote{}, final, nil
 		case wrote.Late:
 			return note.Wrote{}, notYet, errLate
 		case wrote.Stranger:

@@ -21,7 +21,7 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	if g == nil {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}, true
 	}
-	if req.Hop == peers.HopUpdate && len(g.toRecall(h.cache.standing.view.Load(), req.Key)) > 0 {
+	if req.Hop == peers.HopUpdate && g.recalls(h.cache.standing.view.Load(), req.Key) {
 		return peers.Answer{}, false
 	}
 	a, ok := g.lookup(req.Key)
@@ -69,7 +69,7 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 	case peers.HopUpdate:
 		a := g.ownForUpdate(ctx, key, floor)
 		if errors.Is(a.err, errNotRecalled) {
-			return peers.Answer{Code: peers.CodeMiss} // so that it is asked for again
+			return peers.Answer{Code: peers.CodeUnsettled, Text: rootText(a.err)}
 		}
 		return g.reply(a)
 	}

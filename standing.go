@@ -28,22 +28,18 @@ import (
 type view struct {
 	home    *regions.Region
 	regions []string // all, whether they answer or not, in order
+	list    uint64   // stands for the regions in the messages of an Update
 	hash    uint64   // stands for the view in pings
 }
 
 func newView(home *regions.Region, names []string) *view {
-	b := binary.BigEndian.AppendUint64(nil, home.Ring())
-	b = binary.BigEndian.AppendUint64(b, hashOfRegions(names))
-	return &view{home: home, regions: names, hash: peers.ViewOf(xxh3.Hash(b))}
-}
-
-// hashOfRegions stands for a list of regions, in order, in the messages of an Update.
-func hashOfRegions(names []string) uint64 {
 	var b []byte
 	for _, name := range names {
 		b = append(append(b, byte(len(name))), name...)
 	}
-	return xxh3.Hash(b)
+	list := xxh3.Hash(b)
+	hash := xxh3.Hash(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, home.Ring()), list))
+	return &view{home: home, regions: names, list: max(list, 1), hash: peers.ViewOf(hash)}
 }
 
 // standing is what a node knows about its place in its region.
@@ -225,7 +221,10 @@ func (c *Cache) acquaintLocked(v *view) {
 			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if j.all = err == nil; !j.all && s.journals[n.ID] == j {
+			if j.all = err == nil; j.all {
+				s.orphaned = true
+				c.spawn(c.takeOver)
+			} else if s.journals[n.ID] == j {
 				delete(s.journals, n.ID) // the next pong tries again
 			}
 		})
@@ -289,7 +288,7 @@ func (c *Cache) resume() {
 	resumed := err == nil && c.clock.Instant() < s.held && !c.shutting.Load()
 	if resumed {
 		if s.view.Load() == v {
-			for _, n := range v.home.Nodes {
+			for _, n := range c.others(v) {
 				s.journals[n.ID] = &takenJournal{all: true}
 			}
 		}

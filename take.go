@@ -220,14 +220,16 @@ func (s *spreading) tell(ctx context.Context, v *view) (all bool) {
 		}
 		way = append(way, telling{node.ID, call})
 	}
+	member := false // one of the tenure's view has been told
 	for _, t := range way {
 		if _, err := t.call.Wait(ctx); err != nil {
 			all = false
 			continue
 		}
 		s.told[t.node] = true
-		s.disputed = s.disputed || s.in.view != nil && s.in.view.has(t.node) && !s.c.holds(s.in)
+		member = member || s.in.view != nil && s.in.view.has(t.node)
 	}
+	s.disputed = s.disputed || member && !s.c.holds(s.in)
 	return all
 }
 

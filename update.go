@@ -34,7 +34,7 @@ var ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be r
 //
 // f may be called several times, on any goroutine, and its last result counts;
 // it must be quick and must not use the group. It is not called any more once Update has
-// returned, so an Update whose ctx ends while f runs returns when f does. If it returns an error nothing is written and Update returns that error, in
+// returned. So if ctx ends while f runs, Update waits for f. If it returns an error nothing is written and Update returns that error, in
 // an *Error; if it panics, a *PanicError.
 //
 // The value's life begins anew, the group's or ItemTTL's, whatever that of the old one was.
@@ -198,7 +198,7 @@ func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
 			return
 		}
 		if g.config.homeRegion == "" {
-			w.Regions = hashOfRegions(v.regions)
+			w.Regions = v.list
 		}
 		wrote, by, err := g.route(ctx, w, home)
 		if err != nil {
@@ -225,22 +225,19 @@ func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
 // compute reads the value and applies the updates to it. It returns nil if none
 // of them changes it.
 func (g *Group[V]) compute(ctx context.Context, key, home string, round []*update[V]) (*note.Write, error) {
-	begun := g.cache.clock.Instant()
-	a, err := g.readHome(ctx, key, home)
-	if err != nil {
-		return nil, err
-	}
+	var a answer
 	var value V
-	ok := !a.entry.Absent()
-	if ok {
-		v, err := g.decode(a.entry)
-		if err != nil {
-			return nil, fmt.Errorf("the value does not decode: %w", err)
+	ok := false
+	for begun, late := g.cache.clock.Instant(), true; late; late = g.cache.clock.Instant() >= g.until(a, begun) {
+		var err error
+		if a, err = g.readHome(ctx, key, home); err != nil {
+			return nil, err
 		}
-		value = v
-	}
-	if g.cache.clock.Instant() >= g.until(a, begun) {
-		return g.compute(ctx, key, home, round)
+		if ok = !a.entry.Absent(); ok {
+			if value, err = g.decode(a.entry); err != nil {
+				return nil, fmt.Errorf("the value does not decode: %w", err)
+			}
+		}
 	}
 	w := &note.Write{Group: g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: !ok,
 		Tags: a.entry.Tags(), Born: a.entry.Born()}
@@ -262,6 +259,7 @@ func (g *Group[V]) compute(ctx context.Context, key, home string, round []*updat
 	if !changed {
 		return nil, nil
 	}
+	var err error
 	w.Value, err = g.codec.Encode(value)
 	if err != nil {
 		return nil, fmt.Errorf("the value cannot be encoded: %w", err)

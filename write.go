@@ -84,8 +84,8 @@ func (g *group) begin(ctx context.Context, w *note.Write, before expiry.Instant)
 	b.notes = []*note.Note{n}
 	for _, key := range w.Keys {
 		if n, err = g.stamp(ctx, &note.Write{Op: w.Op, Key: key, First: w.First, Untold: w.Untold}, anyTime, tenure{}); err != nil {
-			if g.cache.transport != nil {
-				g.cache.spawn(func() { g.complete(b) }) // those that have been begun
+			if stamped := b; g.cache.transport != nil {
+				g.cache.spawn(func() { g.complete(stamped) }) // those that have been begun
 			}
 			return begun{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
 		}
@@ -164,7 +164,7 @@ var errDisputed = fmt.Errorf("%w: the key may have another owner now", ErrUncert
 // key, and takes the same region for the key's home as whoever sends the Swap.
 func (g *group) swaps(w *note.Write) (tenure, bool) {
 	t, ok := g.cache.tenure()
-	return t, ok && g.isMine(t.view.home, w.Key) && (w.Regions == 0 || w.Regions == hashOfRegions(t.view.regions))
+	return t, ok && g.isMine(t.view.home, w.Key) && (w.Regions == 0 || w.Regions == t.view.list)
 }
 
 // queueLocked is stampLocked for what the origin gets later. It waits for room, but for a Swap: that
@@ -243,6 +243,7 @@ func (g *group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (s
 }
 
 func (g *group) publish(n *note.Note) {
+	at := g.cache.clock.Instant()
 	g.take(n, 0, g.cache.self)
 	if g.cache.transport == nil {
 		return
@@ -250,7 +251,7 @@ func (g *group) publish(n *note.Note) {
 	// Which other regions the origin has yet to hear of is not their concern.
 	elsewhere := *n
 	elsewhere.Dirty = false
-	g.cache.replicate(&elsewhere)
+	g.cache.replicate(&elsewhere, at)
 }
 
 // expected reports whether the key's present value is the one that the Swap

@@ -188,6 +188,9 @@ func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration, sender uint64
 	case own.Below(s):
 		own = s
 	case s == own:
+		if held && old.sender == 0 && s == old.Floor { // it came from somebody else first
+			old.sender = sender
+		}
 		return was
 	case own == group: // one of its own is below that, if it is still held
 		f.lateLocked(at)

@@ -66,7 +66,7 @@ func TestCallCodes(t *testing.T) {
 	server.handler.take = func(call *Call) (Answer, bool) {
 		return Answer{Code: Code(call.Method), Text: "because"}, true
 	}
-	for code := CodeNotFound; code <= CodeUncertain+1; code++ {
+	for code := CodeNotFound; code <= CodeUnsettled+1; code++ {
 		_, err := peer.Call(background, uint8(code), nil)
 		require.ErrorIs(t, err, code)
 		require.False(t, err.(*Error).Inferred)

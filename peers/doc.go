@@ -102,7 +102,7 @@
 // The numbers of [Code], [Reason], [Hop] and [Source]:
 //
 //	Code    0 ok, 1 not found, 2 miss, 3 unknown group, 4 failed, 5 busy, 6 closing,
-//	        7 timeout, 8 too large, 9 bad request, 10 uncertain
+//	        7 timeout, 8 too large, 9 bad request, 10 uncertain, 11 unsettled
 //	Reason  1 protocol, 2 version, 3 cluster, 4 seed, 5 clock, 6 identity, 7 tls,
 //	        8 limit, 9 slow, 10 idle, 11 busy
 //	Hop     1 owner, 2 region, 3 update

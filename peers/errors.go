@@ -24,6 +24,7 @@ const (
 	CodeTooLarge     Code = 8  // the key or the value is over a limit
 	CodeBadRequest   Code = 9  // the node does not understand the request
 	CodeUncertain    Code = 10 // what was called for may or may not have been done; Text says why
+	CodeUnsettled    Code = 11 // the node does not know enough to answer yet: ask again; Text says why
 
 	// CodeUnavailable is never sent: it is inferred where no connection to
 	// the node stands, or where it broke before the answer came.
@@ -42,6 +43,7 @@ var codeNames = map[Code]string{
 	CodeTooLarge:     "too large",
 	CodeBadRequest:   "bad request",
 	CodeUncertain:    "uncertain",
+	CodeUnsettled:    "unsettled",
 	CodeUnavailable:  "unavailable",
 }
 

@@ -43,7 +43,7 @@ func TestFetch(t *testing.T) {
 // TestCodes: what is an answer, and what an error that says who said it.
 func TestCodes(t *testing.T) {
 	_, server, peer := pair(t, nil)
-	for code := CodeOK; code <= CodeUncertain+1; code++ {
+	for code := CodeOK; code <= CodeUnsettled+1; code++ {
 		server.handler.lookup = func(*Request) (Answer, bool) {
 			return Answer{Code: code, Stamp: expiry.Loaded(5), Life: time.Second, Text: "because"}, true
 		}

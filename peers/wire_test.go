@@ -153,11 +153,11 @@ func TestNumbers(t *testing.T) {
 	require.NoError(t, err)
 	text := strings.Join(strings.Fields(strings.ReplaceAll(string(doc), "//", " ")), " ")
 	documented := func(s string) { require.True(t, strings.Contains(text, s), "%q is not in doc.go", s) }
-	documented("Code " + list(0, 10, func(i int) string { return Code(i).String() }))
+	documented("Code " + list(0, 11, func(i int) string { return Code(i).String() }))
 	documented("Reason " + list(1, 11, func(i int) string { return Reason(i).String() }))
-	require.Len(t, codeNames, 12)
+	require.Len(t, codeNames, 13)
 	require.Len(t, reasonNames, 11)
-	require.Equal(t, "code 11", Code(11).String())
+	require.Equal(t, "code 12", Code(12).String())
 	for k := kindHello; k <= kindCall; k++ {
 		name := k.String()
 		documented(fmt.Sprintf("%d %s", k, strings.ToUpper(name[:1])+name[1:]))

@@ -184,9 +184,13 @@ func (m *Members) Vouch(now expiry.Instant, by string, nodes []Node) Change {
 				mb = &member{Node: n, hearsay: true}
 				m.nodes[n.ID] = mb
 				change.Joined = append(change.Joined, n)
-			case mb.listed || mb.Node != n: // what the discovery here has said of it counts
+			case mb.listed || mb.Node != n && !mb.hearsay: // what the discovery here has said of it counts
 				continue
+			case mb.Region != n.Region || mb.Address != n.Address:
+				mb.up = false // it has to answer there first
+				change.Moved = append(change.Moved, n)
 			}
+			mb.Node = n
 			mb.voucher, mb.vouched = by, now.Add(vouching)
 		}
 		return change

@@ -82,7 +82,9 @@ func (m *model) vouch(by string, nodes []Node) {
 		if m.nodes[n.ID] == nil {
 			m.nodes[n.ID] = &modelled{Node: n, hearsay: true}
 		}
-		if mb := m.nodes[n.ID]; !mb.listed && mb.Node == n {
+		if mb := m.nodes[n.ID]; !mb.listed && (mb.hearsay || mb.Node == n) {
+			mb.up = mb.up && mb.Address == n.Address && mb.Region == n.Region
+			mb.Node = n
 			mb.vouched = m.now.Add(vouching)
 		}
 	}

@@ -24,15 +24,16 @@ func DecodeMembers(b []byte) (Members, error) {
 
 // Listed is the answer to Members.
 //
+//	flags     1 Established
+//	micros    For
 //	count     Nodes
 //	  each string8 ID, string8 Region, string16 Address, u64 Weight (IEEE 754)
-//	u64       Regions
-//	count     Agreed
-//	  each string8 Region, micros For
 type Listed struct {
-	Nodes   []Node   // none if they are those that the asker knows
-	Regions uint64   // a hash of all regions that the node knows
-	Agreed  []Agreed // which others are known to know the same
+	// Established says that all other regions have been known to know of this one, For how long at least.
+	Established bool
+	For         time.Duration
+
+	Nodes []Node // none if they are those that the asker knows
 }
 
 // A Node is a node as a discovery lists it: regions.Node.
@@ -43,28 +44,15 @@ type Node struct {
 	Weight  float64
 }
 
-// Agreed says for how long at least another region has been known to know the same regions.
-type Agreed struct {
-	Region string
-	For    time.Duration
-}
-
-const (
-	nodeSize   = 1 + 1 + 2 + 8 // without the strings
-	agreedSize = 1 + 8
-)
+const nodeSize = 1 + 1 + 2 + 8 // without the strings
 
 // Append appends the encoding of m.
 func (m Listed) Append(b []byte) []byte {
+	b = appendMicros(appendFlags(b, m.Established), m.For)
 	b = appendCount(b, len(m.Nodes))
 	for _, n := range m.Nodes {
 		b = appendString16(appendString8(appendString8(b, n.ID), n.Region), n.Address)
 		b = binary.BigEndian.AppendUint64(b, math.Float64bits(n.Weight))
-	}
-	b = binary.BigEndian.AppendUint64(b, m.Regions)
-	b = appendCount(b, len(m.Agreed))
-	for _, a := range m.Agreed {
-		b = appendMicros(appendString8(b, a.Region), a.For)
 	}
 	return b
 }
@@ -73,14 +61,12 @@ func (m Listed) Append(b []byte) []byte {
 func DecodeListed(b []byte) (Listed, error) {
 	d := &decoder{b: b}
 	var m Listed
+	d.flags(&m.Established)
+	m.For = d.micros()
 	for range d.count(nodeSize) {
 		n := Node{ID: d.string8(), Region: d.string8(), Address: d.string16()}
 		n.Weight = math.Float64frombits(d.uint64())
 		m.Nodes = append(m.Nodes, n)
-	}
-	m.Regions = d.uint64()
-	for range d.count(agreedSize) {
-		m.Agreed = append(m.Agreed, Agreed{Region: d.string8(), For: d.micros()})
 	}
 	return whole(d, m)
 }
@@ -111,23 +97,28 @@ func DecodeRecall(b []byte) (Recall, error) {
 // Recalled is the answer to Recall.
 //
 //	flags  1 Agrees
-//	count  Notes
-//	  each a Note
+//	  only if Agrees: a Note
 type Recalled struct {
 	// Agrees says that the node and its region know the same regions as the asker, and so do not
-	// take themselves for the key's home unless the asker does. Otherwise there is no note.
+	// take themselves for the key's home unless the asker does.
 	Agrees bool
-	Notes  []Note // of the key's last write, or none
+	Note   Note // of the key's last write; without a stamp if there is none
 }
 
 // Append appends the encoding of m.
-func (m Recalled) Append(b []byte) []byte { return appendNotes(appendFlags(b, m.Agrees), m.Notes) }
+func (m Recalled) Append(b []byte) []byte {
+	if b = appendFlags(b, m.Agrees); m.Agrees {
+		b = m.Note.append(b)
+	}
+	return b
+}
 
 // DecodeRecalled is the reverse of Append.
 func DecodeRecalled(b []byte) (Recalled, error) {
 	d := &decoder{b: b}
 	var m Recalled
-	d.flags(&m.Agrees)
-	m.Notes = d.notes()
+	if d.flags(&m.Agrees); m.Agrees {
+		m.Note.decode(d)
+	}
 	return whole(d, m)
 }

@@ -73,10 +73,10 @@ var (
 		"compare": Compare{Group: "users", From: 5 << 12, Width: time.Second, Digests: []uint64{1, 0, math.MaxUint64}},
 		"clean":   Clean{Group: "users", Keys: someFloors},
 		"members": Members{Known: 300},
-		"listed": Listed{Nodes: []Node{{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946", Weight: 1.5}}, Regions: 301,
-			Agreed: []Agreed{{Region: "us", For: time.Second}}},
+		"listed": Listed{Established: true, For: time.Second,
+			Nodes: []Node{{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946", Weight: 1.5}}},
 		"recall":   Recall{Group: "users", Key: "ada", Regions: 301},
-		"recalled": Recalled{Agrees: true, Notes: someNotes[:1]},
+		"recalled": Recalled{Agrees: true, Note: someNotes[0]},
 	}
 )
 
@@ -353,10 +353,10 @@ func TestRoundTrip(t *testing.T) {
 				Digests: some(rapid.Uint64()).Draw(t, "digests")},
 			"clean":   Clean{Group: name("group"), Keys: some(drawFloor()).Draw(t, "keys")},
 			"members": Members{Known: number("known")},
-			"listed": Listed{Nodes: []Node{{ID: name("id"), Region: name("region"), Address: key, Weight: rapid.Float64().Draw(t, "weight")}},
-				Regions: number("regions"), Agreed: []Agreed{{Region: name("agreed"), For: drawMicros().Draw(t, "for")}}},
+			"listed": Listed{Established: flag("established"), For: drawMicros().Draw(t, "for"),
+				Nodes: []Node{{ID: name("id"), Region: name("region"), Address: key, Weight: rapid.Float64().Draw(t, "weight")}}},
 			"recall":   Recall{Group: name("group"), Key: key, Regions: number("regions")},
-			"recalled": Recalled{Agrees: flag("agrees"), Notes: some(drawNote()).Draw(t, "recalled")},
+			"recalled": Recalled{Agrees: true, Note: drawNote().Draw(t, "recalled")},
 		} {
 			encoded := m.Append(bytes.Clone(prefix))
 			require.Equal(t, prefix, encoded[:len(prefix)])
