@@ -148,3 +148,92 @@ func TestANodeThatLacksARegion(t *testing.T) {
 		requireCounts(c.T, groups[0], least, most)
 	})
 }
+
+// A value that a new home has from the old one is as old as it was there, and as its way was long.
+func TestARecalledValueIsNoYounger(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+		groups := onAll(c, "counts", geocache.Getter[int](nil))
+		time.Sleep(standing)
+		var at [30]time.Time
+		for i := range at {
+			_, err := geocache.Increment(c.T.Context(), groups["eu-1"], fmt.Sprint(i), 1)
+			require.NoError(t, err)
+			at[i] = time.Now()
+		}
+		n := c.Add("ap")
+		g, err := geocache.NewGroup(n.Cache, "counts", geocache.Getter[int](nil))
+		require.NoError(t, err)
+		c.Net.SetLatency("ap", "eu", 150*time.Millisecond)
+		c.Net.SetLatency("ap", "us", 150*time.Millisecond)
+		time.Sleep(standing)
+		for i := range at {
+			_, _ = g.Update(c.T.Context(), fmt.Sprint(i), func(int, bool) (int, error) { return 0, fmt.Errorf("not now") })
+			if item, err := g.GetItem(c.T.Context(), fmt.Sprint(i)); err == nil {
+				require.GreaterOrEqual(t, item.Age, time.Since(at[i]), "%d", i)
+			}
+		}
+	})
+}
+
+// A region comes while the functions of Updates run. Those whose home it is take place there.
+func TestARegionThatJoinsDuringUpdates(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+		groups := onAll(c, "counts", geocache.Getter[int](nil))
+		time.Sleep(standing)
+		type result struct {
+			err  error
+			took time.Duration
+		}
+		results := make(chan result, 20)
+		for i := range cap(results) {
+			go func() {
+				begun := time.Now()
+				_, err := groups["eu-1"].Update(context.Background(), fmt.Sprint(i), func(v int, ok bool) (int, error) {
+					time.Sleep(2 * time.Second)
+					return v + 1, nil
+				})
+				results <- result{err, time.Since(begun)}
+			}()
+		}
+		time.Sleep(100 * time.Millisecond)
+		for range 2 {
+			_, err := geocache.NewGroup(c.Add("ap").Cache, "counts", geocache.Getter[int](nil))
+			require.NoError(t, err)
+		}
+		for range cap(results) {
+			r := <-results
+			require.NoError(t, r.err)
+			require.Less(t, r.took, 8*time.Second)
+		}
+	})
+}
+
+// A region joins while another one is away. The homes that stay where they were go on.
+func TestARegionThatJoinsWhileAnotherIsAway(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+		opts := []geocache.GroupOption{geocache.WithLoadTimeout(time.Second)}
+		groups := onAll(c, "counts", geocache.Getter[int](nil), opts...)
+		time.Sleep(standing)
+		work := func() (n int) {
+			for i := range 30 {
+				if _, err := geocache.Increment(c.T.Context(), groups["eu-1"], fmt.Sprint(i), 1); err == nil {
+					n++
+				} else {
+					require.ErrorIs(t, err, geocache.ErrHomeUnreachable)
+				}
+			}
+			return n
+		}
+		require.Equal(t, 30, work())
+		time.Sleep(10 * time.Minute)
+		c.Net.Cut("eu", "us")
+		time.Sleep(standing)
+		atHome := work()
+		require.NotZero(t, atHome)
+		_, err := geocache.NewGroup(c.Add("ap").Cache, "counts", geocache.Getter[int](nil), opts...)
+		require.NoError(t, err)
+		time.Sleep(standing)
+		after := work()
+		require.GreaterOrEqual(t, after, atHome/2, "but for those whose home is the new region")
+	})
+}

@@ -98,3 +98,31 @@ func TestAKeyDoesNotKeepWhatItWasCutFrom(t *testing.T) {
 	require.Equal(t, 200, g.Stats().Entries)
 	require.Less(t, heap()-before, int64(20<<20))
 }
+
+// Values that live shorter than they take to load, at nodes whose round trips are no whole
+// microseconds: what was loaded for a read, or for an Update, is its answer.
+func TestAValueThatLivesShorterThanItsLoad(t *testing.T) {
+	for name, read := range map[string]func(g *geocache.Group[int], key string) error{
+		"Get": func(g *geocache.Group[int], key string) error { _, err := g.Get(context.Background(), key); return err },
+		"Update": func(g *geocache.Group[int], key string) error {
+			_, err := geocache.Increment(context.Background(), g, key, 1)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+				c.Net.SetLatency("eu", "eu", 500*time.Microsecond+333*time.Nanosecond)
+				var loads atomic.Int64
+				groups := onAll(c, "short", geocache.GetterFunc[int](func(context.Context, string) (int, error) {
+					loads.Add(1)
+					time.Sleep(500*time.Millisecond + 777)
+					return 7, nil
+				}), geocache.WithTTL(100*time.Millisecond))
+				for i, owner := range []string{"eu-1", "eu-2"} {
+					require.NoError(t, read(groups["eu-1"], c.KeyOf(owner)))
+					require.EqualValues(t, i+1, loads.Load(), owner)
+				}
+			})
+		})
+	}
+}
