@@ -119,7 +119,8 @@ func (g *group) ownForUpdate(ctx context.Context, key string, floor expiry.Stamp
 	return g.own(ctx, key, floor)
 }
 
-var errNotRecalled = errors.New("another node may have a later value: it does not answer, or does not know of all regions yet")
+var errNotRecalled = errors.New(
+	"another node may have a later value: it does not answer, or does not know of all regions yet")
 
 // establishment is what a node knows of whether its region may be the home of keys. It is established
 // once every other region has been known to know of it. No other region is the home of its keys from

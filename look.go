@@ -48,7 +48,9 @@ func (g *Group[V]) read(ctx context.Context, op, key string) (v V, a answer, at 
 // age, not by its generation, which another node's clock may have made.
 func (g *group) until(a answer, begun expiry.Instant) expiry.Instant {
 	switch e := a.entry; {
-	case a.err != nil || e.Born() >= begun.Add(-ageRounding) || e.Expires <= e.Born(): // the last: an absence not to be kept
+	case a.err != nil || e.Born() >= begun.Add(-ageRounding):
+		return math.MaxInt64
+	case e.Expires <= e.Born(): // an absence not to be kept
 		return math.MaxInt64
 	case a.source != SourceStale:
 		return e.Expires

@@ -211,7 +211,7 @@ func TestMechanismARegionThatIsNew(t *testing.T) {
 		synctest.Wait()
 		require.Empty(t, confirmed)
 		g.noted("ada")
-		g.cache.fill(r)
+		g.cache.backfill(r)
 		synctest.Wait()
 		require.Empty(t, confirmed)
 		b, ok := r.Next(0, func(*note.Note) (string, bool) { return "us-1", true })

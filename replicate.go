@@ -34,7 +34,7 @@ func (c *Cache) openOutboxes() {
 				Outbox: outbox.New(outbox.Config{MaxBytes: c.config.outbox, Epoch: c.epoch, Probe: c.config.lease}),
 				filled: make(chan struct{}),
 			}
-			return r, !c.spawn(func() { c.pump(n.Region, r.Outbox) }) || !c.spawn(func() { c.fill(r) })
+			return r, !c.spawn(func() { c.pump(n.Region, r.Outbox) }) || !c.spawn(func() { c.backfill(r) })
 		})
 	}
 }
@@ -45,9 +45,9 @@ type remote struct {
 	filled chan struct{} // closed when what was written before it was made is in it too
 }
 
-// fill adds to a new outbox the floors that there are by then: a region that has just been found has not
-// been sent them. Of each key those that own it, or whose task it is to send it, do that.
-func (c *Cache) fill(r *remote) {
+// backfill adds to a new outbox the floors that there are by then: a region that has just been found
+// has not been sent them. A key's owner sends its floor, and so does the floor's sender.
+func (c *Cache) backfill(r *remote) {
 	defer close(r.filled)
 	home := c.standing.view.Load().home
 	owns := func(key string) bool { return home.Owner(key).ID == c.node.ID }

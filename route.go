@@ -144,8 +144,8 @@ func (g *group) confirmed(ctx context.Context, owner string, m note.Await) error
 
 // route asks the owner of the key in a region to carry the write out. If that one
 // goes away it asks whoever is the owner then, for as long as the group's load
-// timeout, but not before the first can no longer do it: it is to be done once,
-// or twice in a row at most, with what has been written in between staying above it (see giveStamp). A Swap, and a write to the origin, is not asked for again
+// timeout, but not before the first can no longer do it. The write must happen once. If it
+// happens twice, writes made in between must still win (see giveStamp). A Swap, and a write to the origin, is not asked for again
 // once it may have been done. route returns which node has done it.
 func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote note.Wrote, by string, err error) {
 	w.ID = g.cache.self

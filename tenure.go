@@ -17,7 +17,7 @@ type tenure struct {
 //
 //   - All nodes of the view hold the same view: each has granted a lease for this very one.
 //   - No lease runs any more that one of them, or this node, has granted for another; and nobody
-//     pings this node with another view, who may be alone in his, with no lease to wait for.
+//     pings this node with another view: such a node may be alone in it, with no lease to wait for.
 //   - This node has been told of everything that was written before: it has not lost its copy lease
 //     since it took the journals of all.
 //

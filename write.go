@@ -208,14 +208,16 @@ func (g *group) stampLocked(n *note.Note, w *note.Write, before expiry.Instant) 
 	return err
 }
 
-// giveStamp stamps n, which is what w comes to. A write that has been asked of another node before
-// may have happened there, and others may have seen it and written since. So it must not come
-// after those: it gets the stamp that it has got there, if that is known and the last; and where
-// anything else has been written since it was first sent, one of that time, below that. Then it
-// has been superseded.
+// giveStamp stamps n, the note of w. A write that is sent again may already have happened at
+// another node, and others may have read it and written since. It must not come after those. So it gets
 //
-// If its sender may not know all that had been written by that time, a removal is stamped now: it
-// can do no worse than to drop a value. Of a Set it is not known then which of the two is to stay.
+//   - its own earlier stamp, if that is still the key's floor;
+//   - else, if anything has been written since it was first sent, a stamp of that time, below
+//     the floor: it is superseded;
+//   - else a new one.
+//
+// If its sender may not have known of every write by the time it was first sent, a removal gets a new
+// stamp: it can do no worse than to drop a value. Which of two Sets is to stay is not known then.
 //
 // The deadline is looked at afterwards: what is stamped in time has its place before the same
 // write at another node, however long this process is stopped now.

@@ -89,7 +89,12 @@ func NewFloors(limit int) *Floors {
 	if limit <= 0 {
 		panic("expiry: the limit of Floors must be positive")
 	}
-	return &Floors{limit: limit, keys: make(map[Subject]*raise), prefixes: make(map[int]int), folded: make(map[uint64]Generation)}
+	return &Floors{
+		limit:    limit,
+		keys:     make(map[Subject]*raise),
+		prefixes: make(map[int]int),
+		folded:   make(map[uint64]Generation),
+	}
 }
 
 // Floor returns the stamp that a value of key must not be below, unless it has tags:
@@ -139,8 +144,8 @@ func (f *Floors) ClearedBy() (g Generation, sender uint64) {
 	return f.cleared, f.clearedBy
 }
 
-// TakeFolded returns up to which generation floors were folded into the group's of those senders for
-// which gone is true, and forgets that.
+// TakeFolded returns, and clears, the highest generation of the floors that were folded into the
+// group's of any sender that is gone.
 func (f *Floors) TakeFolded(gone func(sender uint64) bool) (through Generation) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -199,7 +204,8 @@ func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration, sender uint64
 		}
 		return was
 	}
-	r := &raise{subject: subject, sender: sender, Raised: Raised{Floor: own, At: at, Mark: f.Mark(), First: f.Mark(), Scope: scope}}
+	r := &raise{subject: subject, sender: sender,
+		Raised: Raised{Floor: own, At: at, Mark: f.Mark(), First: f.Mark(), Scope: scope}}
 	if held {
 		if own == old.Floor {
 			r.sender = old.sender

@@ -67,9 +67,8 @@ type Config struct {
 	// so it must not block. LeaseEnd and Settled then say what the pong said.
 	OnPong func(p *Peer)
 
-	// OnRestart, if not nil, is called when the process behind a peer is found to be another
-	// one than before, once it can be asked, on the goroutine that reads its connection, so it
-	// must not block.
+	// OnRestart, if not nil, is called when a peer's process turns out to be a new one. The peer can
+	// be called by then. It runs on the goroutine that reads the connection and must not block.
 	OnRestart func(p *Peer)
 
 	// OnOtherView, if not nil, is called after a node of this region has pinged with another

@@ -17,7 +17,7 @@ import (
 // peers may have granted leases under the other.
 type view struct{ hash uint64 }
 
-// ViewOf returns the hash as one of a view: neither of the two that stand for something else.
+// ViewOf makes a view of a hash: it is never 0, which is none, nor that of a node that leaves.
 func ViewOf(hash uint64) uint64 { return min(max(hash, 1), gone-1) }
 
 // SetView sets the hash of this node's view of its region, which is zero until

@@ -31,9 +31,9 @@ const oblivion = 24 * time.Hour
 //   - when the discovery no longer lists it and it does not answer, or
 //   - when it does answer, but has not been listed for the grace period,
 //
-// unless a node that is listed vouches for it (Vouch), and in both cases only if the discovery is to be believed about the node's
-// region: it lists at least one node there, and for the home region it lists
-// this very node. A discovery that lost its memory cannot know that we are
+// unless a listed node vouches for it (see Vouch), and in both cases only if the discovery is to
+// be believed about the node's region: it lists at least one node there, and for the home region it
+// lists this very node. A discovery that lost its memory cannot know that we are
 // here, and its silence about the others means as little. That does not keep a node that the
 // discovery has never listed.
 type Members struct {
@@ -166,9 +166,9 @@ const vouching = 10 * time.Second
 
 // Vouch takes in what another node's discovery lists (see Listed), as that node says. A discovery
 // may be late, on one node by minutes, and nodes that do not agree on who is there can do little.
-// So a node that by lists is a member for a while even if it is not listed here. It must be
-// listed here who vouches, and nobody vouches for himself: a word is not passed on, and
-// who is listed nowhere does not stay by vouching for each other.
+// So a node that the voucher lists counts as a member for a while. The voucher must be listed here
+// itself, and cannot vouch for itself: hearsay is not passed on, and nodes that are listed nowhere do
+// not stay by vouching for each other.
 func (m *Members) Vouch(now expiry.Instant, by string, nodes []Node) Change {
 	return m.step(now, func() (change Change) {
 		if v := m.nodes[by]; v == nil || !v.listed {

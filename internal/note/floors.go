@@ -85,7 +85,7 @@ type Floor struct {
 	Sender uint64 // as in a Tell
 }
 
-// FloorOf returns what tells of w.
+// FloorOf returns w as it is sent.
 func FloorOf(w expiry.Written) Floor {
 	return Floor{Key: w.Subject.Key(), Scope: w.Subject.IsScope(), Stamp: w.Floor, Sender: w.Sender}
 }
