@@ -230,7 +230,7 @@ func TestMechanismTheLastLook(t *testing.T) {
 				Expires: begun.Add(time.Second),
 			})
 		}
-		before := e(begun - 1)
+		before := e(begun.Add(-ageRounding) - 1)
 		end := before.Expires
 		until := func(a answer) expiry.Instant { return g.until(a, begun) }
 		require.Equal(t, end, until(answer{entry: before, source: SourceOwner}))

@@ -209,15 +209,13 @@ func (g *group) stampLocked(n *note.Note, w *note.Write, before expiry.Instant) 
 }
 
 // giveStamp stamps n, the note of w. A write that is sent again may already have happened at
-// another node, and others may have read it and written since. It must not come after those. So it gets
+// another node, and others may have read it and written since, in other regions too. It must not come
+// after those, whether this node has heard of them or not. So it gets its own earlier stamp, if that
+// is still the key's floor, and else one of the time at which it was first sent. If anything that is
+// known here has been written since, it is superseded.
 //
-//   - its own earlier stamp, if that is still the key's floor;
-//   - else, if anything has been written since it was first sent, a stamp of that time, below
-//     the floor: it is superseded;
-//   - else a new one.
-//
-// If its sender may not have known of every write by the time it was first sent, a removal gets a new
-// stamp: it can do no worse than to drop a value. Which of two Sets is to stay is not known then.
+// If its sender may not have known of every write by that time, a removal gets a new stamp: it can
+// do no worse than to drop a value. Which of two Sets is to stay is not known then.
 //
 // The deadline is looked at afterwards: what is stamped in time has its place before the same
 // write at another node, however long this process is stopped now.
@@ -225,14 +223,15 @@ func (g *group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (s
 	n.Age = 0
 	n.Stamp = expiry.Stamp{Generation: g.cache.clock.Now(), Origin: w.ID}
 	if w.First != 0 && (n.HasValue || !w.Untold) {
-		switch floor := g.floors.FloorOf(n.Subject()); {
+		floor := g.floors.FloorOf(n.Subject())
+		superseded = floor.Generation >= w.First
+		switch {
 		case n.HasValue && floor.Origin == w.ID:
-			n.Stamp = floor
-		case floor.Generation < w.First && !n.Clear && !n.Scope:
-		case w.Untold:
+			n.Stamp, superseded = floor, false
+		case superseded && w.Untold:
 			return false, g.located(fmt.Errorf("%w: something else has been written since", ErrUncertain))
 		default:
-			n.Stamp.Generation, superseded = w.First, true
+			n.Stamp.Generation = w.First
 		}
 	}
 	if !n.HasValue {

@@ -107,6 +107,9 @@ var (
 // If several Sets of a key run at the same time, all happen, one after the other, in
 // the order of their generations; in all regions the last one stays.
 //
+// A Set whose first owner dies, or cannot be reached, is carried out by the next one, and has its place
+// where it began: what has been loaded or written since then stays.
+//
 // Errors are of type *Error. If the write may have happened ErrUncertain is found in
 // it, and if it has but was not confirmed in time, ErrUnconfirmed. Otherwise the cache has not
 // got it; what a setter that failed has done to the origin only the origin knows.
