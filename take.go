@@ -123,11 +123,12 @@ func (g *group) noteOf(e *store.Entry) note.Note {
 //
 // The notes are not this node's to send to other regions; those of complete are.
 func (c *Cache) spread(ctx context.Context, notes ...*note.Note) error {
-	return c.spreading(notes).run(ctx)
+	s := c.spreading(notes)
+	return s.run(ctx)
 }
 
-func (c *Cache) spreading(notes []*note.Note) *spreading {
-	return &spreading{c: c, notes: notes, begun: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
+func (c *Cache) spreading(notes []*note.Note) spreading {
+	return spreading{c: c, notes: notes, begun: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
 }
 
 // A spreading is notes on their way to the nodes of this region.

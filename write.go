@@ -54,7 +54,7 @@ type begun struct {
 
 // unconfirmed is the error of a write that the region has not been told of in time. A Swap may be
 // lost yet: whoever owns the key next, and has not been told, may swap the same value.
-func (b *begun) unconfirmed() error {
+func (b begun) unconfirmed() error {
 	if b.tenure.view != nil {
 		return ErrUncertain
 	}
@@ -244,11 +244,12 @@ func (g *group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (s
 }
 
 func (g *group) publish(n *note.Note) {
-	at := g.cache.clock.Instant()
-	g.take(n, 0, g.cache.self)
 	if g.cache.transport == nil {
+		g.take(n, 0, g.cache.self)
 		return
 	}
+	at := g.cache.clock.Instant()
+	g.take(n, 0, g.cache.self)
 	// Which other regions the origin has yet to hear of is not their concern.
 	elsewhere := *n
 	elsewhere.Dirty = false
