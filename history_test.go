@@ -13,7 +13,7 @@ import (
 
 var (
 	historySeed  = flag.Uint64("seed", 0, "run the one history of this seed")
-	historySeeds = flag.Uint64("seeds", 200, "how many histories to run")
+	historySeeds = flag.Uint64("seeds", 150, "how many histories to run")
 	historyFirst = flag.Uint64("first", 1, "the seed of the first")
 	historyTheme = flag.String("theme", "", "run histories of this theme only; see package history")
 	historyLog   = flag.Bool("nodelog", false, "show the log of the nodes where a history is not as promised")

@@ -58,7 +58,7 @@ func TestRegionsThatHearOfANewOneLater(t *testing.T) {
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 20*time.Millisecond)
 		time.Sleep(standing)
-		before := counting(countersOf(c), 12, 7*time.Millisecond)
+		before := counting(countersOf(c), 12, 25*time.Millisecond)
 		time.Sleep(time.Second)
 		for _, node := range []string{"ap-1", "ap-2"} {
 			directory.tell(node, all...)
@@ -66,7 +66,7 @@ func TestRegionsThatHearOfANewOneLater(t *testing.T) {
 		}
 		c.Net.SetLatency("eu", "ap", 30*time.Millisecond)
 		c.Net.SetLatency("us", "ap", 10*time.Millisecond)
-		during := counting(countersOf(c)[:2], 12, 7*time.Millisecond) // at those in ap
+		during := counting(countersOf(c)[:2], 12, 25*time.Millisecond) // at those in ap
 		for _, node := range []string{"us-2", "eu-1", "us-1", "eu-2"} {
 			time.Sleep(2 * time.Second)
 			directory.tell(node, all...)

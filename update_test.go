@@ -283,7 +283,7 @@ func TestACounterWhileNodesComeAndGo(t *testing.T) {
 					select {
 					case <-stop:
 						return
-					case <-time.After(3 * time.Millisecond):
+					case <-time.After(9 * time.Millisecond):
 					}
 					_, err := n.Counters.Update(context.Background(), "hits", increment)
 					switch {

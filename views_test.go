@@ -126,7 +126,7 @@ func TestAWeightThatOthersHearOfLater(t *testing.T) {
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 2*time.Millisecond)
 		time.Sleep(standing)
-		stop := counting(countersOf(c), 12, 7*time.Millisecond)
+		stop := counting(countersOf(c), 12, 15*time.Millisecond)
 		for i := range 4 {
 			time.Sleep(300 * time.Millisecond)
 			directory.tell("eu-2", light...)
@@ -211,7 +211,7 @@ func TestNodesThatTakeThemselvesForAlone(t *testing.T) {
 	config := testcluster.Config{Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory), geocache.WithGrace(time.Second)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		stop := counting(countersOf(c), 12, 7*time.Millisecond)
+		stop := counting(countersOf(c), 12, 15*time.Millisecond)
 		time.Sleep(time.Second)
 		directory.tell("eu-1", nodesOf("eu-1")...)
 		directory.tell("eu-2", nodesOf("eu-2")...)
