@@ -40,6 +40,7 @@ type Cache struct {
 	inbox     outbox.Inbox
 	found     atomic.Bool  // the discovery has said something
 	nextAsk   atomic.Int64 // see otherView
+	stepping  atomic.Bool  // stepAside is under way
 
 	established establishment
 
@@ -223,6 +224,8 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		OnChange:  c.health,
 		OnPong:    c.ponged,
 
+		Counts:      c.members.Counts,
+		Grace:       c.config.grace,
 		OnOtherView: c.otherView,
 		OnRestart:   c.restarted,
 	})
@@ -254,7 +257,7 @@ func (c *Cache) start(ctx context.Context) error {
 	select {
 	case <-found:
 		c.transport.Tried(ctx)
-		c.apply(c.members.Tick(c.clock.Instant(), c.reach)) // what health reports is on its way
+		c.apply(c.members.Tick(c.clock.Instant(), c.how)) // what health reports is on its way
 	case <-ctx.Done():
 	}
 	switch err := context.Cause(ctx); {
@@ -285,7 +288,7 @@ func (c *Cache) housekeep() {
 		}
 		now := c.clock.Instant()
 		if c.transport != nil {
-			c.apply(c.members.Tick(now, c.reach))
+			c.apply(c.members.Tick(now, c.how))
 			for _, id := range c.members.Vouchers() {
 				c.spawn(func() { c.askMembers(c.ctx, id) })
 			}

@@ -33,7 +33,9 @@ func TestMechanismTheRingChangesWhileAnEntryIsPutIn(t *testing.T) {
 		cache.apply(cache.members.Found(cache.clock.Instant(), regions.View{Nodes: []regions.Node{
 			cache.node, {ID: "there", Region: "eu", Address: "there:1"},
 		}}))
-		thereIs := func(up bool) { cache.apply(cache.members.Health(cache.clock.Instant(), "there", up)) }
+		thereIs := func(up bool) {
+			cache.apply(cache.members.Health(cache.clock.Instant(), "there", regions.State{Up: up}))
+		}
 		ours, theirs := 0, 0
 		for i := range 20 {
 			for _, joins := range []bool{true, false} {

@@ -128,7 +128,7 @@ func TestMechanismANodeThatIsNotSeenOwnsNothing(t *testing.T) {
 			nodes = append(nodes, regions.Node{ID: name, Region: "eu", Address: name + ":7946"})
 		}
 		unseen := c.Add("eu", geocache.WithDiscovery(regions.Static(nodes...)))
-		c.Settle()
+		time.Sleep(time.Second / 2)
 		owned := 0
 		for i := range 40 {
 			key := fmt.Sprint(i)
@@ -141,6 +141,8 @@ func TestMechanismANodeThatIsNotSeenOwnsNothing(t *testing.T) {
 			require.Equal(t, "written", text(t, unseen, key))
 		}
 		require.NotZero(t, owned)
+		c.Settle()
+		require.True(t, unseen.Cache.Stats().Guest, "it has been told so")
 	})
 }
 

@@ -66,12 +66,12 @@ func (c *Cache) healthy() error {
 	return nil
 }
 
-// health takes in that a peer has come up or gone down.
-func (c *Cache) health(p *peers.Peer, _ bool) {
+// health takes in that a peer has come up or gone down, or says something else.
+func (c *Cache) health(p *peers.Peer) {
 	// On a goroutine of its own, since this may build a ring and the caller
 	// reads the peer's connection. They may overtake each other, hence the
 	// look at how the peer is by then.
-	c.spawn(func() { c.apply(c.members.Health(c.clock.Instant(), p.ID(), p.Up())) })
+	c.spawn(func() { c.apply(c.members.Health(c.clock.Instant(), p.ID(), c.stateOf(p))) })
 }
 
 // apply has the transport follow a change of the members.
@@ -81,6 +81,18 @@ func (c *Cache) apply(change regions.Change) {
 		c.setPeers()
 	}
 	c.follow()
+	if c.members.Unwanted() && c.stepping.CompareAndSwap(false, true) && !c.spawn(c.stepAside) {
+		c.stepping.Store(false)
+	}
+}
+
+// stepAside makes this node a guest of its region, which does not list it any more: it gives the
+// others what it owns, owns nothing from then on, and asks them. The others drop it from their rings
+// when it says so, all at once; to them it is as if it had left.
+func (c *Cache) stepAside() {
+	defer c.stepping.Store(false)
+	c.handoff(c.ctx)
+	c.apply(c.members.StepAside(c.clock.Instant()))
 }
 
 func (c *Cache) logChange(change regions.Change) {
@@ -108,23 +120,42 @@ func (c *Cache) setPeers() {
 	c.transport.SetPeers(endpoints)
 }
 
-// reach tells the members how a node answers now.
-func (c *Cache) reach(id string) (up bool, rtt time.Duration) {
-	p := c.transport.Peer(id)
-	if p == nil {
-		return false, 0
+// how tells the members how a node does now.
+func (c *Cache) how(id string) regions.State {
+	if p := c.transport.Peer(id); p != nil {
+		return c.stateOf(p)
 	}
-	rtt, _ = p.RTT()
-	return p.Up(), rtt
+	return regions.State{}
 }
 
-// askPause is how often a node asks others for their lists, at most.
-const askPause = 250 * time.Millisecond
+func (c *Cache) stateOf(p *peers.Peer) regions.State {
+	rtt, _ := p.RTT()
+	standing := p.Standing()
+	return regions.State{
+		Up:        p.Up(),
+		RTT:       rtt,
+		Guest:     p.Guest(),
+		Heard:     c.transport.Hears(p.ID()),
+		Counted:   standing == peers.Counted,
+		Uncounted: standing == peers.Uncounted,
+	}
+}
+
+// askPause is how often a node asks others for their lists, at most. That of a guest, whose view is
+// never that of others, is longer, and shorter than what they say counts for.
+const (
+	askPause      = 250 * time.Millisecond
+	askPauseGuest = 5 * time.Second
+)
 
 // otherView is told that a node has pinged whose view is not this one's. It must not block.
 func (c *Cache) otherView(id string) {
 	next, now := c.nextAsk.Load(), int64(c.clock.Instant())
-	if now < next || !c.nextAsk.CompareAndSwap(next, now+int64(askPause)) {
+	pause := askPause
+	if c.standing.view.Load().guest {
+		pause = askPauseGuest
+	}
+	if now < next || !c.nextAsk.CompareAndSwap(next, now+int64(pause)) {
 		return
 	}
 	c.spawn(func() {

@@ -25,6 +25,8 @@ func (s Stats) String() string {
 	}
 	b.WriteByte('\n')
 	switch {
+	case s.Guest:
+		b.WriteString("a guest of its region, which does not list it  ")
 	case s.Copies:
 		b.WriteString("copies served  ")
 	case len(s.Peers) > 0: // there could be some

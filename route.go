@@ -172,8 +172,12 @@ func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote 
 				wrote, o, err = g.request(ctx, w, n)
 				by = n.ID
 				again = o == refusedToBe || o == notYet || o == lost && !once
-				if o == lost {
+				switch o {
+				case lost:
 					maybe, changed = true, nil
+					w.First = begun
+				case left:
+					maybe, again = true, !once
 					w.First = begun
 				}
 				if o != refusedToBe {
@@ -227,6 +231,7 @@ const (
 	refusedToBe                // it does not act as an owner now: it has not done it
 	notYet                     // it has not done it: it had no room, or no time left
 	lost                       // it may have done it
+	left                       // it has done it, but the next owner has to see to it that all are told
 )
 
 // request asks one node, which may be this one, to carry out a write.
@@ -243,6 +248,9 @@ func (g *group) request(ctx context.Context, w *note.Write, n regions.Node) (not
 			return note.Wrote{}, final, err
 		case wrote.Stamp.Generation != 0:
 			wrote.Unconfirmed, err = err != nil, nil
+		}
+		if wrote.Unconfirmed && g.cache.isGuest() {
+			return wrote, left, nil
 		}
 		return wrote, final, err
 	}
@@ -264,6 +272,8 @@ func (g *group) request(ctx context.Context, w *note.Write, n regions.Node) (not
 			return note.Wrote{}, notYet, errLate
 		case wrote.Stranger:
 			return note.Wrote{}, refusedToBe, errStranger
+		case wrote.Left:
+			return wrote, left, err
 		}
 		return wrote, final, err
 	}

@@ -58,6 +58,9 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 	if g == nil {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
 	}
+	if h.cache.isGuest() {
+		return asGuest
+	}
 	key := strings.Clone(req.Key)
 	floor := req.Floor.Max(g.floors.Floor(key))
 	g.stats.served.Add(1)
@@ -96,6 +99,9 @@ func (h handler) Take(call *peers.Call) (peers.Answer, bool) {
 // Call answers all other calls.
 func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 	c := h.cache
+	if c.isGuest() && !slices.Contains(forGuests, call.Method) {
+		return asGuest
+	}
 	switch call.Method {
 	case note.MethodTell:
 		return decoded(call, note.DecodeTell, func(m note.Tell) peers.Answer { return c.takeTell(m, call.Transit) })
@@ -136,6 +142,18 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 	}
 	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown method"}
 }
+
+// A guest acts for nobody: who asks goes on to another node, as when this one closes. A few hear only
+// later that it is a guest.
+var asGuest = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
+
+var errGuest = errors.New("the node is a guest of its region")
+
+// forGuests are the methods that a guest answers: what it is told, and what it knows of others.
+var forGuests = []uint8{note.MethodTell, note.MethodJournal, note.MethodMembers, note.MethodAwait, note.MethodClean}
+
+// isGuest reports whether this node is a guest of its region.
+func (c *Cache) isGuest() bool { return c.standing.view.Load().guest }
 
 // decoded answers a call whose payload decode understands.
 func decoded[M any](call *peers.Call, decode func([]byte) (M, error), answer func(M) peers.Answer) peers.Answer {

@@ -26,20 +26,30 @@ import (
 // it: the ring of the nodes that answer, itself included, and which regions there are. The one
 // decides who owns a key, the other where the key is updated.
 type view struct {
-	home    *regions.Region
+	home    *regions.Region // without this node if that is a guest, see regions.Members
+	guest   bool
 	regions []string // all, whether they answer or not, in order
 	list    uint64   // stands for the regions in the messages of an Update
 	hash    uint64   // stands for the view in pings
 }
 
-func newView(home *regions.Region, names []string) *view {
+func newView(top *regions.Topology, names []string) *view {
 	var b []byte
 	for _, name := range names {
 		b = append(append(b, byte(len(name))), name...)
 	}
 	list := xxh3.Hash(b)
-	hash := xxh3.Hash(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, home.Ring()), list))
-	return &view{home: home, regions: names, list: max(list, 1), hash: peers.ViewOf(hash)}
+	v := &view{home: top.Home, guest: top.Guest, regions: names, list: max(list, 1), hash: peers.Guest}
+	if !v.guest {
+		ring := binary.BigEndian.AppendUint64(nil, v.home.Ring())
+		v.hash = peers.ViewOf(xxh3.Hash(binary.BigEndian.AppendUint64(ring, list)))
+	}
+	return v
+}
+
+// same reports whether two views are of the same cluster from the same place in it.
+func (v *view) same(w *view) bool {
+	return v.hash == w.hash && v.list == w.list && v.home.Ring() == w.home.Ring()
 }
 
 // standing is what a node knows about its place in its region.
@@ -59,6 +69,8 @@ type standing struct {
 	changed signal // something that a writer may wait for
 
 	mu sync.Mutex // guards the following
+	// surrendered is how often this node has become a guest.
+	surrendered int
 	// held is the end of the leases that have been held without a break since
 	// a resume has begun; 0 while none is under way.
 	held expiry.Instant
@@ -86,19 +98,25 @@ func (c *Cache) follow() {
 	c.openOutboxes()
 	top := c.topology()
 	was := c.standing.view.Load()
-	v := newView(top.Home, c.allRegions())
-	if was != nil && was.hash == v.hash {
+	v := newView(top, c.allRegions())
+	if was != nil && was.same(v) {
 		return
 	}
 	if c.transport == nil {
 		c.standing.view.Store(v)
 		return
 	}
+	if v.guest && !was.guest {
+		c.surrender()
+	}
 	// First, so that whoever finds v here finds no lease that was granted under another later.
 	c.transport.SetView(v.hash)
 	c.standing.view.Store(v)
 	for _, g := range *c.groups.Load() {
 		g.reclass(top.Home)
+	}
+	if v.guest != (was != nil && was.guest) {
+		c.forgetAll(v)
 	}
 	c.standing.mu.Lock()
 	maps.DeleteFunc(c.standing.journals, func(id string, _ *takenJournal) bool { return !v.has(id) })
@@ -131,7 +149,10 @@ func (c *Cache) reown() {
 // just come may take itself for the owner of keys that others write without it: they
 // have to see it first.
 func (g *group) isMine(home *regions.Region, key string) bool {
-	return home.Owner(key).ID == g.cache.node.ID && (g.synced.Load() || len(home.Nodes) == 1)
+	if home.Owner(key).ID != g.cache.node.ID {
+		return false
+	}
+	return g.synced.Load() || len(home.Nodes) == 1 && !g.cache.topology().Guest
 }
 
 // reclass marks which of the entries that this node has as an owner are its own
@@ -148,9 +169,12 @@ func (g *group) reclass(home *regions.Region) {
 // setSynced notes that this node has been told of everything that concerns the
 // group.
 func (g *group) setSynced() {
-	if !g.synced.Swap(true) {
-		g.cache.following.Lock() // so that of two who reclass the later home is last
-		defer g.cache.following.Unlock()
+	if g.synced.Load() {
+		return
+	}
+	g.cache.following.Lock() // so that of two who reclass the later home is last
+	defer g.cache.following.Unlock()
+	if !g.cache.standing.view.Load().guest && !g.synced.Swap(true) {
 		g.reclass(g.cache.topology().Home)
 	}
 }
@@ -177,7 +201,7 @@ func (c *Cache) renew() {
 	end := c.leasesEnd(v)
 	now := c.clock.Instant() // after end was read: what has passed meanwhile has passed
 	switch {
-	case end <= now || c.shutting.Load():
+	case end <= now || c.shutting.Load() || v.guest:
 	case int64(now) < s.copies.Load():
 		s.copies.Store(max(s.copies.Load(), int64(end)))
 		c.acquaintLocked(v)
@@ -199,6 +223,37 @@ func (c *Cache) forgoCopies() {
 	c.standing.copies.Store(0)
 	c.standing.mu.Unlock()
 	c.standing.changed.raise()
+}
+
+// surrender ends the lease of a node that becomes a guest. It is called before the others hear of that:
+// then they tell it of no write any more. To come back it takes all journals, as a new node does.
+func (c *Cache) surrender() {
+	s := &c.standing
+	s.mu.Lock()
+	s.copies.Store(0)
+	s.held = 0
+	s.surrendered++
+	s.mu.Unlock()
+	for _, g := range *c.groups.Load() {
+		g.synced.Store(false)
+	}
+}
+
+// forgetAll is called when this node has become a guest, and has handed over what it had; and when it
+// is one no more, for what guests have loaded for others. Where it comes back as the only one in its region, nobody can tell
+// it what was written meanwhile: then not even loads that are under way may stay.
+func (c *Cache) forgetAll(v *view) {
+	if v.guest {
+		c.log.Warn("most nodes of the region do not list this one any more, or cannot reach it: it owns nothing now, and asks them")
+	} else {
+		c.log.Info("this node belongs to its region again")
+	}
+	for _, g := range *c.groups.Load() {
+		if !v.guest && len(v.home.Nodes) == 1 {
+			g.floors.RaiseGroup(c.clock.Now(), c.clock.Elapsed())
+		}
+		g.store.Sweep(store.Removed, func(*store.Entry) bool { return true })
+	}
 }
 
 // acquaintLocked takes the journals of nodes that have come into the view. There may have been
@@ -270,11 +325,14 @@ func (c *Cache) leasesEnd(v *view) expiry.Instant {
 func (c *Cache) resume() {
 	ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
 	defer cancel()
+	s := &c.standing
+	s.mu.Lock()
+	surrendered := s.surrendered
+	s.mu.Unlock()
 	groups := *c.groups.Load()
-	v := c.standing.view.Load()
+	v := s.view.Load()
 	err := c.takeJournals(ctx, v, groups)
 
-	s := &c.standing
 	if err == nil {
 		s.period.Add(1) // first: what was asked for before must not come in after the sweep
 		for _, g := range groups {
@@ -285,7 +343,7 @@ func (c *Cache) resume() {
 		}
 	}
 	s.mu.Lock()
-	resumed := err == nil && c.clock.Instant() < s.held && !c.shutting.Load()
+	resumed := err == nil && c.clock.Instant() < s.held && !c.shutting.Load() && s.surrendered == surrendered
 	if resumed {
 		if s.view.Load() == v {
 			for _, n := range c.others(v) {
@@ -361,6 +419,9 @@ func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
 		if c.shutting.Load() {
 			return false, ErrClosed // its view counts no more, see forgoCopies
 		}
+		if v.guest {
+			return false, errGuest
+		}
 		// Looked at each time: who has stood still for two leases is forgotten by
 		// the others, who may have granted leases to others since.
 		at, known := c.settledAt(v)
@@ -401,15 +462,18 @@ func (c *Cache) strangersEnd(v *view) time.Time {
 }
 
 // leavesWrites reports whether this node leaves writes of its keys to others that it sees: it has just
-// come, and has to reckon with nodes that it does not see. Those others see more.
+// come, and has to reckon with nodes that it does not see, or it is a guest. Those others see more.
 func (c *Cache) leavesWrites(v *view) bool {
-	return len(v.home.Nodes) > 1 && !c.strangersEnd(v).IsZero()
+	return v.guest || len(v.home.Nodes) > 1 && !c.strangersEnd(v).IsZero()
 }
 
 // settledAt returns when v is settled, if that is known by now.
 func (c *Cache) settledAt(v *view) (time.Time, bool) {
 	if c.transport == nil {
 		return time.Time{}, true
+	}
+	if v.guest { // nobody tells it what has been granted
+		return time.Time{}, false
 	}
 	at := c.transport.OwnLeasesEnd(v.hash)
 	if end := c.strangersEnd(v); end.After(at) {

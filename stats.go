@@ -285,7 +285,12 @@ type Stats struct {
 	// not while the nodes of the region do not agree about who is there.
 	Copies bool
 	Lapses uint64 // how often this node has had to catch up with the others' writes before it served copies: when it came, and each time that it had not heard from all of them for a lease
-	Gaps   uint64 // pushes from other regions that showed that one before them had been lost
+
+	// Guest is whether this node is a guest of its region: most nodes there do not list it any more, or
+	// cannot reach it. It owns no key, and asks those who do, until they list it again.
+	Guest bool
+
+	Gaps uint64 // pushes from other regions that showed that one before them had been lost
 }
 
 // RegionStats is a region as this process sees it.
@@ -337,6 +342,7 @@ func (c *Cache) Stats() Stats {
 		}
 	}
 	s.Copies = int64(c.clock.Instant()) < c.standing.copies.Load()
+	s.Guest = top.Guest
 	s.Lapses = c.standing.period.Load()
 	s.Gaps = c.inbox.Gaps()
 	if c.transport != nil {

@@ -318,7 +318,7 @@ func (g *group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) 
 		b.wrote.Unconfirmed = !g.cache.spawn(func() { g.complete(unconfirmed) })
 	default: // on this goroutine, which has nothing else to do
 		if err = g.complete(b); errors.Is(err, ErrUnconfirmed) {
-			b.wrote.Unconfirmed, err = true, nil
+			b.wrote.Unconfirmed, b.wrote.Left, err = true, g.cache.isGuest(), nil
 		}
 	}
 	if err != nil {

@@ -56,11 +56,20 @@ type Config struct {
 	// slog.Default().
 	Logger *slog.Logger
 
-	// OnChange, if not nil, is called when a peer has come up or gone down:
-	// for each Peer in order, with no lock held, and on the goroutine that
+	// Counts tells whether this node counts another one, which pings it, among the nodes of its
+	// region. known is false if it cannot tell. It is called for each ping and must be quick. Who is
+	// not counted for Grace is told so, see Standing; who never has been, after two leases. Nil
+	// is for a node that never can tell.
+	Counts func(id string) (counts, known bool)
+
+	// Grace is how long a node of the region that has been counted may go without. Default 0.
+	Grace time.Duration
+
+	// OnChange, if not nil, is called when a peer has come up or gone down, or says something else of
+	// itself or of this node (see Guest and Standing): for each Peer in order, with no lock held, and on the goroutine that
 	// reads its connection, so it must not block. It is not called for a
 	// peer that SetPeers has dropped, nor once Close has begun.
-	OnChange func(p *Peer, up bool)
+	OnChange func(p *Peer)
 
 	// OnPong, if not nil, is called after each pong of a peer has been taken
 	// in, with no lock held, and on the goroutine that reads its connection,

@@ -81,7 +81,8 @@
 //	           n u16 (not 0), n × (floor stamp, key length u16, key);
 //	           asks for n keys, of which key i has the number id+i
 //	6 Cancel   any number of request numbers u64: nobody waits for these any more
-//	7 Ping     view u64 (0 none, or to another region; all ones: the node leaves and holds no lease)
+//	7 Ping     view u64 (0 none, or to another region; all ones: the node leaves and holds no lease;
+//	           one less: it is a guest of its region and holds none)
 //	10 Call    method u8, time left µs u64 (0 no limit), instant u64, then the payload;
 //	           instant is the server's, estimated from below, as the call is sent;
 //	           one with the number of a call that has come already is a duplicate and ignored
@@ -94,8 +95,9 @@
 //	5 Answer   code u8, source u8, flags u8 (1 stale, 2 tagged), stamp, age µs u64, life µs u64,
 //	           held µs u64, then the value, or a text where the code is an error;
 //	           id is that of the key or the call, and answers come in any order
-//	8 Pong     lease µs u64, others µs u64, instant u64; id is that of the ping; others is
-//	           for how long a lease granted under another view than the ping's may still run.
+//	8 Pong     lease µs u64, others µs u64, instant u64, flags u8 (1 counted, 2 uncounted: what
+//	           the server takes the client for; 4: the server is a guest); id is that of the ping;
+//	           others is for how long a lease granted under another view than the ping's may still run.
 //	           Id 0 is for no ping: it says that the client's frame, a large one, is arriving
 //	9 Goodbye  empty: send no more requests, and close when you have your answers
 //

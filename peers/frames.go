@@ -314,7 +314,15 @@ type pong struct {
 	lease   time.Duration  // granted, from when the ping was sent
 	others  time.Duration  // for which a lease granted under another view may still run
 	instant expiry.Instant // of the server, as it sent this
+
+	standing Standing // what the server takes the client for
+	guest    bool     // the server is a guest of its region
 }
+
+const (
+	pongStanding = 3 // the bits of a pong's flags that are its standing
+	pongGuest    = 4
+)
 
 func appendPong(b []byte, id uint64, clock expiry.Generation, m pong) []byte {
 	start := len(b)
@@ -322,11 +330,24 @@ func appendPong(b []byte, id uint64, clock expiry.Generation, m pong) []byte {
 	b = appendMicros(b, m.lease)
 	b = appendMicros(b, m.others+time.Microsecond-1) // rounded up: it is a promise
 	b = appendInstant(b, m.instant)
-	return endFrame(b, start, 0)
+	return endFrame(append(b, m.flags()), start, 0)
+}
+
+// flags returns what m says of both nodes, as it travels.
+func (m *pong) flags() byte {
+	if m.guest {
+		return byte(m.standing) | pongGuest
+	}
+	return byte(m.standing)
 }
 
 func decodePong(body []byte) (pong, error) {
 	d := decoder{b: body}
 	m := pong{lease: d.micros(), others: d.micros(), instant: d.instant()}
+	flags := d.uint8()
+	m.standing, m.guest = Standing(flags&pongStanding), flags&pongGuest != 0
+	if flags != m.flags() || m.standing > Uncounted {
+		return m, errMalformed
+	}
 	return m, d.exactly()
 }

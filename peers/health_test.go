@@ -20,7 +20,8 @@ type changes struct {
 
 func (c *changes) hook(config *Config) {
 	if config.ID == "client" {
-		config.OnChange = func(_ *Peer, up bool) {
+		config.OnChange = func(p *Peer) {
+			up := p.Up()
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.all = append(c.all, up)

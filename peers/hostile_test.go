@@ -382,7 +382,8 @@ func TestHostileServer(t *testing.T) {
 		"unasked answer": {greeted(appendAnswer(nil, 99, now(), new(Answer), 0, 0)), ReasonProtocol},
 		"short welcome":  {frameOf(kindWelcome, headerRest+19, strings.Repeat("\x00", 19)), ReasonProtocol},
 		"short pong":     {greeted(frameOf(kindPong, headerRest+8, "12345678")), ReasonProtocol},
-		"huge lease":     {greeted(frameOf(kindPong, headerRest+24, strings.Repeat("\xff", 24))), ReasonProtocol},
+		"huge lease":     {greeted(frameOf(kindPong, headerRest+25, strings.Repeat("\xff", 25))), ReasonProtocol},
+		"bad standing":   {greeted(frameOf(kindPong, headerRest+25, strings.Repeat("\x00", 24)+"\x03")), ReasonProtocol},
 		"huge answer":    {greeted(frameOf(kindAnswer, 1<<31, "")), ReasonLimit},
 		"late clock":     {greeted(appendEmpty(nil, kindGoodbye, 0, now().Add(10*time.Second))), ReasonClock},
 	} {

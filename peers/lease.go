@@ -17,8 +17,22 @@ import (
 // peers may have granted leases under the other.
 type view struct{ hash uint64 }
 
-// ViewOf makes a view of a hash: it is never 0, which is none, nor that of a node that leaves.
-func ViewOf(hash uint64) uint64 { return min(max(hash, 1), gone-1) }
+// ViewOf makes a view of a hash: it is never 0, which is none, nor Guest, nor that of a node that leaves.
+func ViewOf(hash uint64) uint64 { return min(max(hash, 1), Guest-1) }
+
+// Guest is the view of a node that is a guest of its region: it asks the others, uses no lease, is
+// granted none, and what it sees keeps nobody from granting leases to others. Such a node must have
+// ceased to use its leases before it sets this view.
+const Guest = gone - 1
+
+// A Standing is what a node takes another one of its region for, as its pongs say.
+type Standing uint8
+
+const (
+	Unknown   Standing = iota // it cannot tell, or not yet
+	Counted                   // it counts it among the nodes of the region
+	Uncounted                 // it has not counted it for Config.Grace, or never, although it is there
+)
 
 // SetView sets the hash of this node's view of its region, which is zero until
 // then (see ViewOf): the nodes that it takes for present, itself among them, and what else
@@ -38,12 +52,8 @@ func (t *Transport) SetView(hash uint64) {
 		return
 	}
 	for _, p := range *t.byID.Load() {
-		// A connection that is not there yet begins with a ping.
-		if c := p.conn.Load(); c != nil && p.home() {
-			select {
-			case c.pingSoon <- struct{}{}:
-			default:
-			}
+		if p.home() {
+			p.pingSoon()
 		}
 	}
 }
@@ -91,7 +101,7 @@ func (t *Transport) StrangersEnd(known func(id string) bool) (end time.Time) {
 	t.granted.mu.Lock()
 	defer t.granted.mu.Unlock()
 	for id, g := range t.granted.clients {
-		if until := g.heard.Add(t.granted.length); until.After(end) && !known(id) {
+		if until := g.heard.Add(t.granted.length); until.After(end) && g.view != Guest && !known(id) {
 			end = until
 		}
 	}
@@ -99,6 +109,15 @@ func (t *Transport) StrangersEnd(known func(id string) bool) (end time.Time) {
 		return time.Time{}
 	}
 	return end
+}
+
+// Hears reports whether a node of this one's region has pinged it in the last two leases.
+func (t *Transport) Hears(id string) bool {
+	l := &t.granted
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g := l.clients[id]
+	return g != nil && time.Since(g.heard) <= l.memory()
 }
 
 // leases is what this node remembers of those of its region that ping it. It is
@@ -120,6 +139,9 @@ type grant struct {
 	heard time.Time // when that came
 	under uint64    // the view of the lease granted last
 	end   time.Time // of that lease; zero if there was none
+
+	counted bool      // this node has counted it among the region's
+	outside time.Time // since when it has not; zero if it does, or cannot tell
 }
 
 // memory is for how long a client's last ping counts.
@@ -144,10 +166,14 @@ func (l *leases) pinged(client string, view uint64, own func() uint64) (lease, o
 		l.clients[client] = g
 	}
 	g.view, g.heard = view, now
+	if view == Guest { // it has ceased to use its lease
+		g.under, g.end = 0, time.Time{}
+		return 0, 0
+	}
 
 	// This client and all others, in our list of peers or not: one that has
 	// another view counts on us to grant nothing under this one.
-	if other := l.otherLocked(ours, now); view != 0 && !other {
+	if other := l.otherLocked(ours, now); view != 0 && ours != Guest && !other {
 		lease, g.under, g.end = l.length, view, now.Add(l.length)
 	}
 	return lease, max(l.endLocked(view).Sub(now), 0)
@@ -159,7 +185,7 @@ func (l *leases) otherLocked(view uint64, now time.Time) (other bool) {
 	for id, g := range l.clients {
 		if now.Sub(g.heard) > l.memory() {
 			delete(l.clients, id) // and its lease, which is shorter, has ended
-		} else if g.view != view {
+		} else if g.view != view && g.view != Guest {
 			other = true
 		}
 	}
@@ -178,6 +204,38 @@ func (l *leases) endLocked(view uint64) (end time.Time) {
 	return end
 }
 
+// standing returns what this node takes a client for that has just pinged it.
+func (t *Transport) standing(client string) Standing {
+	if t.config.Counts == nil {
+		return Unknown
+	}
+	counts, known := t.config.Counts(client)
+	l := &t.granted
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g := l.clients[client]
+	switch {
+	case g == nil || !known:
+		if g != nil {
+			g.outside = time.Time{}
+		}
+		return Unknown
+	case counts:
+		g.counted, g.outside = true, time.Time{}
+		return Counted
+	case g.outside.IsZero():
+		g.outside = time.Now()
+	}
+	patience := l.memory()
+	if g.counted {
+		patience = max(patience, t.config.Grace)
+	}
+	if time.Since(g.outside) < patience {
+		return Unknown
+	}
+	return Uncounted
+}
+
 // pong answers a ping. Leases are for this node's own region only.
 func (s *serverConn) pong(id, view uint64) error {
 	t := s.transport
@@ -185,9 +243,13 @@ func (s *serverConn) pong(id, view uint64) error {
 	home := s.client.region == t.config.Region
 	if home {
 		m.lease, m.others = t.granted.pinged(s.client.id, view, func() uint64 { return t.view.Load().hash })
+		m.standing = t.standing(s.client.id)
 	}
-	if hook := t.config.OnOtherView; hook != nil && home && view != gone && view != t.view.Load().hash {
+	if hook := t.config.OnOtherView; hook != nil && home && view < Guest && view != t.view.Load().hash {
 		hook(s.client.id)
+	}
+	if p := t.Peer(s.client.id); p != nil && view < gone && p.Guest() != (view == Guest) {
+		p.pingSoon() // its pong says so too, which is what counts
 	}
 	return s.queuePong(id, m)
 }
@@ -196,6 +258,7 @@ func (s *serverConn) queuePong(id uint64, m pong) error {
 	t := s.transport
 	return s.writer.queue(0, nil, func(b []byte) []byte {
 		m.instant = t.config.Clock.Instant()
+		m.guest = t.view.Load().hash == Guest
 		return appendPong(b, id, t.config.Clock.Physical(), m)
 	})
 }
@@ -252,6 +315,9 @@ func (p *Peer) ponged(sent ping, m pong) {
 	t := p.transport
 	now := time.Now()
 	p.rtt.Store(int64(p.trips.add(max(now.Sub(sent.at), 1))))
+	if says := uint32(m.flags()); p.says.Swap(says) != says {
+		p.tell()
+	}
 	end := sent.instant.Add(shortened(m.lease))
 	if m.lease > 0 { // what was granted before runs on
 		p.lease.Store(int64(end))

@@ -43,6 +43,7 @@ type Peer struct {
 	rtt     atomic.Int64 // zero until measured
 	lease   atomic.Int64 // an expiry.Instant
 	epoch   atomic.Uint64
+	says    atomic.Uint32 // what the last pong said of both nodes, see pong.flags
 	settled atomic.Pointer[settled]
 	trips   window // only for the goroutine that reads
 	traffic traffic
@@ -300,8 +301,31 @@ func (p *Peer) change(up bool, why error) {
 	} else {
 		p.log(slog.LevelInfo, "peer is down", slog.Any("error", why))
 	}
+	p.tell()
+}
+
+// tell tells that something about the peer has changed. It is called by run's goroutine only, hence
+// in order.
+func (p *Peer) tell() {
 	if hook := p.transport.config.OnChange; hook != nil {
-		hook(p, up)
+		hook(p)
+	}
+}
+
+// Guest reports whether the peer is a guest of its region, as its last pong said.
+func (p *Peer) Guest() bool { return p.says.Load()&pongGuest != 0 }
+
+// Standing returns what the peer takes this node for, as its last pong said. It is Unknown of a
+// peer in another region.
+func (p *Peer) Standing() Standing { return Standing(p.says.Load() & pongStanding) }
+
+// pingSoon has the peer pinged at once. A connection that is not there yet begins with a ping.
+func (p *Peer) pingSoon() {
+	if c := p.conn.Load(); c != nil {
+		select {
+		case c.pingSoon <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ var (
 	someFetch   = fetch{hop: HopRegion, peek: true, timeout: 250 * time.Millisecond}
 	someKeys    = []Key{{Key: "ada", Floor: expiry.Stamp{Generation: 7 << 12, Origin: 11}}, {Key: ""}, {Key: "grace", Floor: expiry.Removal(1)}}
 	someCall    = call{method: 3, timeout: 250 * time.Millisecond, instant: 7e9, payload: []byte("payload")}
-	somePong    = pong{lease: time.Second, others: 750 * time.Millisecond, instant: 8e9}
+	somePong    = pong{lease: time.Second, others: 750 * time.Millisecond, instant: 8e9, standing: Uncounted, guest: true}
 	someAnswer  = Answer{Code: CodeOK, Source: SourceGetter, Stale: true, Stamp: expiry.Stamp{Generation: 9 << 12, Origin: 12}, Age: 3 * time.Second, Life: 2 * time.Second, Value: []byte("value")}
 	someFailure = Answer{Code: CodeFailed, Text: "no database"}
 )
@@ -257,7 +257,8 @@ func TestRoundTrip(t *testing.T) {
 		require.Equal(t, ca, ca2)
 
 		// What others may do is promised, so it is rounded up.
-		po := pong{lease: micros().Draw(t, "lease"), others: micros().Draw(t, "others"), instant: drawInstant(t)}
+		po := pong{lease: micros().Draw(t, "lease"), others: micros().Draw(t, "others"), instant: drawInstant(t),
+			standing: Standing(rapid.IntRange(0, 2).Draw(t, "standing")), guest: rapid.Bool().Draw(t, "guest")}
 		sent := po
 		sent.others -= min(time.Duration(rapid.IntRange(0, 999).Draw(t, "below")), po.others)
 		po2, err := decodePong(body(appendPong(start(), id, clock, sent), kindPong))

@@ -20,18 +20,23 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	nodeInfo     = desc("node_info", "Always 1; the labels say which node of the cluster this process is.", "node", "node_region", "node_address")
 	copiesServed = desc("copies_served", "1 if copies of other nodes' entries are served now, else 0.")
+	guest        = desc("guest", "1 if this node is a guest of its region, which does not list it any more, else 0.")
 	lapses       = desc("copy_lapses_total", "How often serving copies has ended, or not begun, because the nodes of the region did not agree about who is there.")
 	gaps         = desc("push_gaps_total", "Pushes from other regions that showed that one before them had been lost.")
 	refused      = desc("connections_refused_total", "Connections refused, or closed for what came over them.", "reason")
 )
 
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
 func (o output) node(s geocache.Stats) {
 	o.gauge(nodeInfo, 1, s.Node.ID, s.Node.Region, s.Node.Address)
-	served := 0.0
-	if s.Copies {
-		served = 1
-	}
-	o.gauge(copiesServed, served)
+	o.gauge(copiesServed, oneIf(s.Copies))
+	o.gauge(guest, oneIf(s.Guest))
 	o.counter(lapses, s.Lapses)
 	o.counter(gaps, s.Gaps)
 	for reason, n := range s.Refused {

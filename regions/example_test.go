@@ -23,8 +23,8 @@ func ExampleMembers() {
 		},
 		Distances: map[string]time.Duration{"us": 80 * time.Millisecond},
 	})
-	members.Health(0, "eu-2", true)
-	members.Health(0, "us-1", true)
+	members.Health(0, "eu-2", regions.State{Up: true})
+	members.Health(0, "us-1", regions.State{Up: true})
 
 	top := members.Topology()
 	for _, n := range top.Home.Owners("ada", 2) {

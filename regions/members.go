@@ -29,13 +29,19 @@ const oblivion = 24 * time.Hour
 // it also answers. It ceases to be a member
 //
 //   - when the discovery no longer lists it and it does not answer, or
-//   - when it does answer, but has not been listed for the grace period,
+//   - when it does answer, but has not been listed for the grace period and is in another region, or
+//     does not know of this node,
 //
 // unless a listed node vouches for it (see Vouch), and in both cases only if the discovery is to
 // be believed about the node's region: it lists at least one node there, and for the home region it
 // lists this very node. A discovery that lost its memory cannot know that we are
 // here, and its silence about the others means as little. That does not keep a node that the
 // discovery has never listed.
+//
+// A node of the home region that answers and pings this one stays a member, listed or not: to drop it
+// here while others, or it itself, do not would divide the region. Whether it belongs to the region is its own decision, by
+// what the others say of it. A node that more of them do not count than do is a guest from then
+// on (see Unwanted): it tells all others so, and is in nobody's Topology.
 type Members struct {
 	self  Node
 	seed  uint64
@@ -49,6 +55,7 @@ type Members struct {
 	steps     uint64         // taken so far
 	built     uint64         // of these, in the Topology
 	building  bool           // somebody is building one
+	guest     bool           // this node is a guest of its region
 	ended     sync.Cond      // a build has
 
 	// topology is replaced only by whoever has set building, and read by
@@ -56,10 +63,21 @@ type Members struct {
 	topology atomic.Pointer[Topology]
 }
 
+// A State is how another node does.
+type State struct {
+	Up    bool          // it answers
+	RTT   time.Duration // 0 until measured
+	Guest bool          // it says that it is a guest of its region
+	Heard bool          // it is in the same region and pings this node
+
+	// What it takes this node for, if it is in the same region: neither if it cannot tell.
+	Counted   bool // it counts it among the nodes of the region, see Counts
+	Uncounted bool // it has not for the grace period
+}
+
 type member struct {
 	Node
-	up       bool
-	rtt      time.Duration // 0 until measured
+	State
 	listed   bool
 	unlisted expiry.Instant // since when, if !listed
 	voucher  string         // the node that vouches for it, if any does
@@ -76,7 +94,7 @@ func NewMembers(self Node, seed uint64, grace time.Duration, now expiry.Instant)
 		self:     self,
 		seed:     seed,
 		grace:    grace,
-		nodes:    map[string]*member{self.ID: {Node: self, up: true, listed: true}},
+		nodes:    map[string]*member{self.ID: {Node: self, State: State{Up: true}, listed: true}},
 		believed: map[string]bool{},
 	}
 	m.ended.L = &m.mu
@@ -155,7 +173,7 @@ func (m *Members) foundLocked(n Node, change *Change) {
 		m.nodes[n.ID] = mb
 		change.Joined = append(change.Joined, n)
 	} else if mb.Region != n.Region || mb.Address != n.Address {
-		mb.up = false // it has to answer there first
+		mb.State = State{} // it has to answer there first
 		change.Moved = append(change.Moved, n)
 	}
 	mb.Node, mb.listed, mb.hearsay = n, true, false
@@ -187,7 +205,7 @@ func (m *Members) Vouch(now expiry.Instant, by string, nodes []Node) Change {
 			case mb.listed || mb.Node != n && !mb.hearsay: // what the discovery here has said of it counts
 				continue
 			case mb.Region != n.Region || mb.Address != n.Address:
-				mb.up = false // it has to answer there first
+				mb.State = State{} // it has to answer there first
 				change.Moved = append(change.Moved, n)
 			}
 			mb.Node = n
@@ -226,24 +244,74 @@ func (m *Members) Vouchers() []string {
 	return ids
 }
 
-// Health takes in whether a node answers.
-func (m *Members) Health(now expiry.Instant, id string, up bool) Change {
+// Counts reports whether this node counts another one among those of its region: it is listed or
+// vouched for, and answers. known is false if the discovery is not to be believed about that.
+func (m *Members) Counts(id string) (counts, known bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mb := m.nodes[id]; mb != nil && mb.Region == m.self.Region && m.countsLocked(mb) {
+		return true, true
+	}
+	return false, m.believed[m.self.Region]
+}
+
+func (m *Members) countsLocked(mb *member) bool {
+	return mb.Up && (mb.listed || m.now < mb.vouched)
+}
+
+// Unwanted reports whether this node has to become a guest of its region: more nodes there do not
+// count it than do. It hands over what it has, and calls StepAside. It ceases to be a guest by itself
+// when that is no longer so.
+//
+// Of two nodes that do not count each other the one with the lower ID does not heed that. So
+// somebody always stays, whatever the discoveries say.
+func (m *Members) Unwanted() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.guest && m.unwantedLocked()
+}
+
+func (m *Members) unwantedLocked() bool {
+	against := 0
+	for id, mb := range m.nodes {
+		if id == m.self.ID || mb.Region != m.self.Region || !mb.Up || mb.Guest {
+			continue
+		}
+		switch {
+		case mb.Counted:
+			against--
+		case mb.Uncounted && (id < m.self.ID || m.countsLocked(mb)):
+			against++
+		}
+	}
+	return against > 0
+}
+
+// StepAside makes this node a guest of its region if it is still unwanted.
+func (m *Members) StepAside(now expiry.Instant) Change {
+	return m.step(now, func() Change {
+		m.guest = true // step looks whether it is to stay one
+		return Change{}
+	})
+}
+
+// Health takes in how a node does.
+func (m *Members) Health(now expiry.Instant, id string, s State) Change {
 	return m.step(now, func() Change {
 		if mb := m.nodes[id]; mb != nil && id != m.self.ID {
-			mb.up = up
+			mb.State = s
 		}
 		return Change{}
 	})
 }
 
-// Tick lets time pass: grace periods end, and reach is asked anew whether a node
-// answers and how long that takes, 0 if not measured. Whatever Health was told
-// too early or too late is made good then. Call it about once a second.
-func (m *Members) Tick(now expiry.Instant, reach func(id string) (up bool, rtt time.Duration)) Change {
+// Tick lets time pass: grace periods end, and how is asked anew how each node does.
+// Whatever Health was told too early or too late is made good then. Call it about once a second.
+func (m *Members) Tick(now expiry.Instant, how func(id string) State) Change {
 	return m.step(now, func() Change {
 		for id, mb := range m.nodes {
 			if id != m.self.ID {
-				mb.up, mb.rtt = reach(id)
+				mb.State = how(id)
 			}
 		}
 		return Change{}
@@ -260,6 +328,7 @@ func (m *Members) step(now expiry.Instant, take func() Change) Change {
 	change := take()
 	m.now = max(m.now, now)
 	change.Left = m.pruneLocked(m.now)
+	m.guest = m.guest && m.unwantedLocked()
 	m.steps++
 	for mine := m.steps; m.built < mine; {
 		if m.building {
@@ -268,20 +337,29 @@ func (m *Members) step(now expiry.Instant, take func() Change) Change {
 		}
 		m.building = true
 		steps, now, estimates := m.steps, m.now, m.estimates // replaced as a whole, never changed
-		up := map[string][]member{}
-		for _, mb := range m.nodes {
-			if mb.up {
-				up[mb.Region] = append(up[mb.Region], *mb)
-			}
-		}
+		guest, up := m.guest, m.presentLocked()
 		m.mu.Unlock()
-		err := m.build(now, up, estimates)
+		err := m.build(now, guest, up, estimates)
 		m.mu.Lock()
 		m.building, m.built = false, steps
 		m.ended.Broadcast()
 		change.Err = errors.Join(change.Err, err)
 	}
 	return change
+}
+
+// presentLocked returns the nodes that make up the rings, by region. Home is never without a node.
+func (m *Members) presentLocked() map[string][]member {
+	up := map[string][]member{}
+	for id, mb := range m.nodes {
+		if mb.Up && !mb.Guest && id != m.self.ID {
+			up[mb.Region] = append(up[mb.Region], *mb)
+		}
+	}
+	if home := m.self.Region; !m.guest || len(up[home]) == 0 {
+		up[home] = append(up[home], *m.nodes[m.self.ID])
+	}
+	return up
 }
 
 // pruneLocked removes the nodes that are members no longer.
@@ -291,9 +369,9 @@ func (m *Members) pruneLocked(now expiry.Instant) (left []Node) {
 			continue
 		}
 		missing := now.Sub(max(mb.unlisted, mb.vouched))
-		gone := !mb.up && missing >= oblivion
+		gone := !mb.Up && missing >= oblivion
 		if m.believed[mb.Region] || mb.hearsay {
-			gone = !mb.up || missing >= m.grace
+			gone = !mb.Up || missing >= m.grace && !mb.Heard
 		}
 		if gone {
 			delete(m.nodes, id)
@@ -306,9 +384,9 @@ func (m *Members) pruneLocked(now expiry.Instant) (left []Node) {
 
 // build publishes a new Topology of the nodes that are up, by region, if
 // anything in it is new. It is called by whoever has set m.building.
-func (m *Members) build(now expiry.Instant, up map[string][]member, estimates map[string]time.Duration) error {
+func (m *Members) build(now expiry.Instant, guest bool, up map[string][]member, estimates map[string]time.Duration) error {
 	old := m.topology.Load()
-	next := &Topology{Self: m.self, Home: old.Home, Changed: old.Changed}
+	next := &Topology{Self: m.self, Guest: guest, Home: old.Home, Changed: old.Changed}
 	var errs []error
 	for name, members := range up {
 		r, err := m.region(name, members, estimates[name], old.Region(name))
@@ -329,7 +407,7 @@ func (m *Members) build(now expiry.Instant, up map[string][]member, estimates ma
 	if next.Home.ring != old.Home.ring {
 		next.Changed = now
 	}
-	if next.Home != old.Home || !slices.Equal(next.Remote, old.Remote) {
+	if next.Home != old.Home || next.Guest != old.Guest || !slices.Equal(next.Remote, old.Remote) {
 		m.topology.Store(next)
 	}
 	return errors.Join(errs...)
@@ -345,8 +423,8 @@ func (m *Members) region(name string, members []member, estimate time.Duration, 
 		r.Nodes = append(r.Nodes, mb.Node)
 		r.byID[mb.ID] = mb.Node
 		ringMembers = append(ringMembers, consistenthash.Member{ID: mb.ID, Weight: mb.Weight})
-		if mb.rtt > 0 && (r.Distance == 0 || mb.rtt < r.Distance) && name != m.self.Region {
-			r.Distance = mb.rtt
+		if mb.RTT > 0 && (r.Distance == 0 || mb.RTT < r.Distance) && name != m.self.Region {
+			r.Distance = mb.RTT
 		}
 	}
 	slices.SortFunc(r.Nodes, byID)

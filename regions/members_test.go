@@ -70,13 +70,13 @@ func (w *world) found(v View) Change { return w.Found(w.now, v) }
 
 func (w *world) up(ids ...string) {
 	for _, id := range ids {
-		w.Health(w.now, id, true)
+		w.Health(w.now, id, State{Up: true})
 	}
 }
 
 func (w *world) down(nodes ...string) (left []string) {
 	for _, id := range nodes {
-		left = append(left, ids(w.Health(w.now, id, false).Left)...)
+		left = append(left, ids(w.Health(w.now, id, State{}).Left)...)
 	}
 	return left
 }
@@ -84,24 +84,23 @@ func (w *world) down(nodes ...string) (left []string) {
 // wait lets d pass and returns who left meanwhile.
 func (w *world) wait(d time.Duration) (left []string) {
 	w.now = w.now.Add(d)
-	return ids(w.Tick(w.now, w.reach).Left)
+	return ids(w.Tick(w.now, w.how).Left)
 }
 
 // measure sets the round trips to nodes.
 func (w *world) measure(rtts map[string]time.Duration) {
 	maps.Copy(w.rtts, rtts)
-	w.Tick(w.now, w.reach)
+	w.Tick(w.now, w.how)
 }
 
-// reach tells what is so already.
-func (w *world) reach(id string) (bool, time.Duration) {
-	top := w.Topology()
-	up := false
-	for _, r := range top.Regions() {
+// how tells what is so already.
+func (w *world) how(id string) State {
+	s := State{RTT: w.rtts[id]}
+	for _, r := range w.Topology().Regions() {
 		_, here := r.byID[id]
-		up = up || here
+		s.Up = s.Up || here
 	}
-	return up, w.rtts[id]
+	return s
 }
 
 func (w *world) members() []string { return ids(w.Nodes()) }
@@ -318,7 +317,7 @@ func TestARegionThatFitsOnNoRingStaysAsItWas(t *testing.T) {
 	// all but one of them has to be built.
 	w.Members.mu.Lock()
 	for _, n := range heavy[3:] {
-		w.Members.nodes[n.ID] = &member{Node: n, up: true}
+		w.Members.nodes[n.ID] = &member{Node: n, State: State{Up: true}}
 	}
 	w.Members.mu.Unlock()
 	change := w.found(View{Nodes: heavy})
@@ -479,7 +478,7 @@ func TestMembersConcurrently(t *testing.T) {
 			running.Go(func() {
 				for range 5 {
 					want[i] = !want[i]
-					w.Health(at(time.Second), n.ID, want[i])
+					w.Health(at(time.Second), n.ID, State{Up: want[i]})
 				}
 			})
 		}
@@ -512,7 +511,7 @@ func TestMembersConcurrently(t *testing.T) {
 		}
 		for i, n := range v.Nodes[1:] { // down again
 			if want[i] {
-				w.Health(0, n.ID, false)
+				w.Health(0, n.ID, State{})
 			}
 		}
 		require.Equal(t, []string{"eu-1"}, w.home())
@@ -548,4 +547,66 @@ func TestVouch(t *testing.T) {
 	moved.Address = "elsewhere:7946"
 	w.Vouch(w.now, "eu-2", []Node{moved})
 	require.NotContains(t, w.Nodes(), moved, "what is listed here counts")
+}
+
+// What more nodes of the region say than the others decides whether this one belongs to it.
+func TestWhoIsUnwantedStepsAside(t *testing.T) {
+	says := func(w *world, id string, s State) {
+		s.Up, s.Heard = true, true
+		w.Health(w.now, id, s)
+	}
+	in, out := State{Counted: true}, State{Uncounted: true}
+
+	w := newWorld(t, "eu-2", "eu-3", "us-1")
+	says(w, "eu-2", out)
+	require.True(t, w.Unwanted())
+	says(w, "eu-3", in)
+	require.False(t, w.Unwanted(), "one against one")
+	says(w, "us-1", out)
+	require.False(t, w.Unwanted(), "which is none of its business")
+	w.StepAside(w.now)
+	require.False(t, w.Topology().Guest)
+	says(w, "eu-3", out)
+	require.True(t, w.Unwanted())
+	w.StepAside(w.now)
+	require.False(t, w.Unwanted(), "it is a guest already")
+	require.True(t, w.Topology().Guest)
+	require.Equal(t, []string{"eu-2", "eu-3"}, w.home())
+
+	says(w, "eu-2", in)
+	require.False(t, w.Topology().Guest, "by itself")
+	require.Equal(t, []string{"eu-1", "eu-2", "eu-3"}, w.home())
+
+	says(w, "eu-2", out)
+	w.StepAside(w.now)
+	w.down("eu-2", "eu-3")
+	require.False(t, w.Topology().Guest, "nobody is there any more who says so")
+	require.Equal(t, []string{"eu-1"}, w.home())
+}
+
+func TestAGuestIsInNoTopologyAndStaysAMember(t *testing.T) {
+	w := newWorld(t, "eu-2", "eu-3")
+	w.Health(w.now, "eu-3", State{Up: true, Guest: true, Heard: true})
+	require.Equal(t, []string{"eu-1", "eu-2"}, w.home())
+	w.found(view("eu-1", "eu-2"))
+	w.now = w.now.Add(2 * grace)
+	require.Empty(t, w.Health(w.now, "eu-3", State{Up: true, Guest: true, Heard: true}).Left)
+	require.Contains(t, w.members(), "eu-3")
+	require.Equal(t, []string{"eu-3"}, w.down("eu-3"))
+}
+
+// Two that do not count each other do not both leave, nor do more of them.
+func TestOfNodesThatDoNotCountEachOtherOneStays(t *testing.T) {
+	all := []string{"eu-1", "eu-2", "eu-3"}
+	for _, self := range all {
+		m, err := NewMembers(node(self), 7, grace, 0)
+		require.NoError(t, err)
+		m.Found(0, view(all...))
+		for _, id := range all {
+			m.Health(0, id, State{Up: true, Heard: true, Uncounted: true})
+		}
+		m.Found(0, view(self)) // each takes itself for alone, and answers the others
+		m.StepAside(0)
+		require.Equal(t, self != "eu-1", m.Topology().Guest, self)
+	}
 }

@@ -19,13 +19,13 @@ import (
 type model struct {
 	now   expiry.Instant
 	last  View // the discovery's
+	guest bool
 	nodes map[string]*modelled
 }
 
 type modelled struct {
 	Node
-	up     bool
-	rtt    time.Duration
+	State
 	seen   expiry.Instant // of the last view that listed it, or the first that did not
 	listed bool           // in the present one
 
@@ -65,9 +65,16 @@ func (m *model) found(v View) {
 			m.nodes[n.ID] = mb
 		}
 		mb.hearsay = false
-		mb.up = mb.up && mb.Address == n.Address && mb.Region == n.Region
-		mb.Node = n
+		mb.move(n)
 	}
+}
+
+// move takes in where a node is now. What is known of it is known of where it was.
+func (mb *modelled) move(n Node) {
+	if mb.Address != n.Address || mb.Region != n.Region {
+		mb.State = State{}
+	}
+	mb.Node = n
 }
 
 // vouch takes in what a node says that its discovery lists.
@@ -83,8 +90,7 @@ func (m *model) vouch(by string, nodes []Node) {
 			m.nodes[n.ID] = &modelled{Node: n, hearsay: true}
 		}
 		if mb := m.nodes[n.ID]; !mb.listed && (mb.hearsay || mb.Node == n) {
-			mb.up = mb.up && mb.Address == n.Address && mb.Region == n.Region
-			mb.Node = n
+			mb.move(n)
 			mb.vouched = m.now.Add(vouching)
 		}
 	}
@@ -97,29 +103,54 @@ func (m *model) prune() (left []string) {
 		var gone bool
 		switch {
 		case mb.listed || m.now < mb.vouched:
-		case (mb.hearsay || m.believed(mb.Region)) && !mb.up:
+		case (mb.hearsay || m.believed(mb.Region)) && !mb.Up:
 			gone = true
 		case mb.hearsay || m.believed(mb.Region):
-			gone = missing >= grace
+			gone = missing >= grace && !mb.Heard
 		default:
-			gone = !mb.up && missing >= oblivion
+			gone = !mb.Up && missing >= oblivion
 		}
 		if gone {
 			delete(m.nodes, id)
 			left = append(left, id)
 		}
 	}
+	m.guest = m.guest && m.unwanted()
 	slices.Sort(left)
 	return left
 }
 
+// counts reports whether eu-1 counts the node among those of its region.
+func (m *model) counts(id string) bool {
+	mb := m.nodes[id]
+	return mb != nil && mb.Region == "eu" && mb.Up && (mb.listed || m.now < mb.vouched)
+}
+
+// unwanted reports whether more nodes of the region do not count eu-1 than do.
+func (m *model) unwanted() bool {
+	counted, uncounted := 0, 0
+	for id, mb := range m.nodes {
+		switch {
+		case mb.Region != "eu" || !mb.Up || mb.Guest:
+		case mb.Counted:
+			counted++
+		case mb.Uncounted && m.counts(id): // eu-1 is the first of all
+			uncounted++
+		}
+	}
+	return uncounted > counted
+}
+
 // up returns the nodes that belong into the Topology, by region.
 func (m *model) up() map[string][]Node {
-	up := map[string][]Node{"eu": {node("eu-1")}}
+	up := map[string][]Node{}
 	for _, mb := range m.nodes {
-		if mb.up {
+		if mb.Up && !mb.Guest {
 			up[mb.Region] = append(up[mb.Region], mb.Node)
 		}
+	}
+	if !m.guest || len(up["eu"]) == 0 {
+		up["eu"] = append(up["eu"], node("eu-1"))
 	}
 	for _, nodes := range up {
 		slices.SortFunc(nodes, byID)
@@ -130,8 +161,8 @@ func (m *model) up() map[string][]Node {
 // distance returns that of another region.
 func (m *model) distance(region string) (d time.Duration) {
 	for _, mb := range m.nodes {
-		if mb.up && mb.Region == region && mb.rtt > 0 && (d == 0 || mb.rtt < d) {
-			d = mb.rtt
+		if mb.Up && !mb.Guest && mb.Region == region && mb.RTT > 0 && (d == 0 || mb.RTT < d) {
+			d = mb.RTT
 		}
 	}
 	return cmp.Or(d, m.last.Distances[region])
@@ -165,6 +196,16 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 	})
 	drawRTT := rapid.Custom(func(t *rapid.T) time.Duration {
 		return time.Duration(rapid.IntRange(1, 40).Draw(t, "ms")) * time.Millisecond
+	})
+
+	drawState := rapid.Custom(func(t *rapid.T) State {
+		s := State{Up: rapid.IntRange(0, 3).Draw(t, "up") > 0}
+		s.RTT = rapid.SampledFrom([]time.Duration{0, drawRTT.Draw(t, "rtt")}).Draw(t, "known")
+		s.Guest = rapid.IntRange(0, 3).Draw(t, "guest") == 0
+		s.Heard = rapid.IntRange(0, 3).Draw(t, "heard") > 0
+		standing := rapid.IntRange(0, 3).Draw(t, "standing")
+		s.Counted, s.Uncounted = standing == 1, standing >= 2
+		return s
 	})
 
 	rapid.Check(t, func(t *rapid.T) {
@@ -209,22 +250,25 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 				step(t, func() Change { return members.Vouch(m.now, by, nodes) }, func() { m.vouch(by, nodes) })
 			},
 			"health": func(t *rapid.T) {
-				id, up := rapid.SampledFrom(all).Draw(t, "id"), rapid.IntRange(0, 2).Draw(t, "up") > 0
-				step(t, func() Change { return members.Health(m.now, id, up) }, func() {
+				id, s := rapid.SampledFrom(all).Draw(t, "id"), drawState.Draw(t, "state")
+				step(t, func() Change { return members.Health(m.now, id, s) }, func() {
 					if mb := m.nodes[id]; mb != nil {
-						mb.up = up
+						mb.State = s
 					}
 				})
 			},
+			"step aside": func(t *rapid.T) {
+				require.Equal(t, m.unwanted() && !m.guest, members.Unwanted())
+				step(t, func() Change { return members.StepAside(m.now) }, func() { m.guest = true })
+			},
 			"tick": func(t *rapid.T) {
 				d := rapid.SampledFrom([]time.Duration{0, time.Second, vouching, grace / 2, grace, oblivion / 2, oblivion}).Draw(t, "d")
-				rtts := rapid.MapOf(rapid.SampledFrom(all), drawRTT).Draw(t, "rtts")
-				ups := rapid.MapOf(rapid.SampledFrom(all), rapid.Bool()).Draw(t, "ups")
-				reach := func(id string) (bool, time.Duration) { return ups[id], rtts[id] }
-				step(t, func() Change { return members.Tick(m.now, reach) }, func() {
+				states := rapid.MapOf(rapid.SampledFrom(all), drawState).Draw(t, "states")
+				how := func(id string) State { return states[id] }
+				step(t, func() Change { return members.Tick(m.now, how) }, func() {
 					m.now = m.now.Add(d)
 					for id, mb := range m.nodes {
-						mb.up, mb.rtt = reach(id)
+						mb.State = how(id)
 					}
 				})
 			},
@@ -232,6 +276,12 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 				require.Equal(t, slices.Sorted(maps.Keys(m.nodes)), append([]string(nil), ids(members.Nodes())...))
 				top := members.Topology()
 				require.Equal(t, changed, top.Changed)
+				require.Equal(t, m.guest, top.Guest)
+				for _, id := range all {
+					counts, known := members.Counts(id)
+					require.Equal(t, m.counts(id), counts, id)
+					require.Equal(t, counts || m.believed("eu"), known, id)
+				}
 				up := m.up()
 				require.Len(t, top.Remote, len(up)-1)
 				for name, nodes := range up {

@@ -12,7 +12,10 @@ import (
 type Topology struct {
 	// Self is the node whose view this is.
 	Self Node
-	// Home is the region of Self. It always has at least one node, Self.
+	// Guest is whether Self is a guest of its region: it owns nothing there.
+	Guest bool
+	// Home is the region of Self. It always has at least one node, and Self among them, unless that is
+	// a guest and there are others.
 	Home *Region
 	// Remote are the other regions that have a node that answers, nearest
 	// first.

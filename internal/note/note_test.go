@@ -344,7 +344,7 @@ func TestRoundTrip(t *testing.T) {
 			"write": Write{Group: name("group"), Key: key, Op: op, Expected: drawStamp().Draw(t, "expected"),
 				ID: number("id"), First: generation("first"), Untold: flag("untold"), Regions: number("regions"),
 				Absent: flag("absent"), Life: drawMicros().Draw(t, "life"), Quick: flag("quick"), Tagged: flag("tagged"), Value: drawValue().Draw(t, "value")},
-			"wrote":   Wrote{Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"), Late: flag("late"), Stranger: flag("stranger")},
+			"wrote":   Wrote{Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"), Late: flag("late"), Stranger: flag("stranger"), Left: flag("left")},
 			"await":   Await{Group: name("group"), Key: about, Scope: scope, Region: name("region")},
 			"journal": Journal{Group: name("group"), Since: generation("since"), Cursor: number("cursor")},
 			"floors": Floors{Cleared: generation("cleared"), ClearedBy: number("cleared by"), Group: generation("group floor"), Keys: some(drawFloor()).Draw(t, "floors"),

@@ -136,7 +136,7 @@ func DecodeWrite(b []byte) (Write, error) {
 
 // Wrote is the answer to a Write that was carried out.
 //
-//	flags  1 Swapped, 2 Unconfirmed, 4 Late, 8 Stranger
+//	flags  1 Swapped, 2 Unconfirmed, 4 Late, 8 Stranger, 16 Left
 //	stamp  Stamp
 type Wrote struct {
 	Stamp   expiry.Stamp
@@ -152,18 +152,22 @@ type Wrote struct {
 	// Stranger says that whoever has sent the Write is not seen from here, and would
 	// not be told of it: nothing has been done, and another node is to be asked.
 	Stranger bool
+
+	// Left says that the node has done it and left its region's ring before all had been told.
+	// It does nothing more about it: the next owner is to be asked, for the same write.
+	Left bool
 }
 
 // Append appends the encoding of m.
 func (m Wrote) Append(b []byte) []byte {
-	return appendStamp(appendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.Stranger), m.Stamp)
+	return appendStamp(appendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.Stranger, m.Left), m.Stamp)
 }
 
 // DecodeWrote is the reverse of Append.
 func DecodeWrote(b []byte) (Wrote, error) {
 	d := &decoder{b: b}
 	var m Wrote
-	d.flags(&m.Swapped, &m.Unconfirmed, &m.Late, &m.Stranger)
+	d.flags(&m.Swapped, &m.Unconfirmed, &m.Late, &m.Stranger, &m.Left)
 	m.Stamp = d.stamp()
 	return whole(d, m)
 }

@@ -163,7 +163,7 @@ func TestMoreChecks(t *testing.T) {
 		}},
 
 		// Who is not listed.
-		{"", "a node that is not listed, even of what it has asked for itself", func(b *book) {
+		{"2 ", "a node that is not listed", func(b *book) {
 			b.fault(Unlisted, "eu-2", "", 0, 30)
 			b.remove(15, "eu-2", "k")
 			b.readLoad(16, "eu-2", "k", 0)

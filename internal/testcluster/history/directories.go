@@ -28,7 +28,7 @@ func (r *runner) directoryFaults() {
 		nodes := r.serving()
 		n := any1(random, nodes)
 		for_ := upTo(random, 6*time.Second)
-		switch random.IntN(5) {
+		switch random.IntN(6) {
 		case 0: // it is not told of some
 			r.hide(random, nodes, n, for_)
 		case 1: // it is told nothing at all, as by an agent that was restarted
@@ -42,6 +42,18 @@ func (r *runner) directoryFaults() {
 			d.Unlist(n.Name)
 			r.pauseFor(for_)
 			d.Relist(n.Name)
+			mended()
+		case 5: // so it is to the others, and its own agent, which has died, says nothing new
+			d.Lag(n.Name, time.Minute)
+			mended := r.broken(&Fault{Kind: Unlisted, A: n.Name})
+			for _, other := range r.c.Nodes(n.Region) {
+				d.Hide(other.Name, n.Name)
+			}
+			r.pauseFor(for_)
+			for _, other := range r.c.Nodes(n.Region) {
+				d.Show(other.Name, n.Name)
+			}
+			d.Lag(n.Name, 0)
 			mended()
 		case 3: // some hear late of who comes
 			r.comesLate(random, nodes, n, for_)

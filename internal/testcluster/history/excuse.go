@@ -18,14 +18,19 @@ func (h *History) away(node string, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.Faults, func(f *Fault) bool { return f.Kind == Down && f.A == node && f.overlaps(from, to) })
 }
 
-// parts reports whether f keeps a and b, of one region, from talking. Who is not listed may be
-// forgotten by the others; they are not to suffer from that.
+// shunned reports whether the node was not listed at some time, or a moment before: then it may have
+// been a guest of its region, which keeps nothing and is told of nothing.
+func (h *History) shunned(node string, from, to time.Duration) bool {
+	return slices.ContainsFunc(h.Faults, func(f *Fault) bool {
+		return f.Kind == Unlisted && f.A == node && f.overlaps(from-recovery, to)
+	})
+}
+
+// parts reports whether f keeps a and b, of one region, from talking.
 func (f *Fault) parts(a, b string) bool {
 	switch f.Kind {
 	case Frozen:
 		return f.A == a || f.A == b
-	case Unlisted:
-		return f.A == a && a != b
 	case Alone:
 		return a != b && (f.A == a || f.A == b)
 	case Cut, Unaware:
@@ -41,9 +46,9 @@ func (h *History) apart(a, b string, from, to time.Duration) bool {
 }
 
 // apartThroughout reports whether a and b could not talk all the time, because
-// of one fault. Who is not listed can: it may ask for a write those who have forgotten it.
+// of one fault.
 func (h *History) apartThroughout(a, b string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.Kind != Unlisted && f.From <= from && f.To >= to && f.parts(a, b) })
+	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.From <= from && f.To >= to && f.parts(a, b) })
 }
 
 // disturbed reports whether, at some time, the node did not run or was out of
@@ -119,7 +124,7 @@ func (h *History) homes() []string {
 
 // mayBeLost reports whether a counter may have been lost since the time, with the two nodes of
 // its home region that keep it: its owner may not have been in contact with others of the region, or
-// two of them may have been down, be it one after the other.
+// two of them may have been down, or not listed, be it one after the other.
 func (h *History) mayBeLost(from, to time.Duration) bool {
 	c := &h.Config
 	if c.Mangle.Lose > 0 || c.Floors > 0 || c.Outbox > 0 { // to a node whose request is lost the owner is gone; and what is forgotten is missed
@@ -135,6 +140,10 @@ func (h *History) mayBeLost(from, to time.Duration) bool {
 				down[f.A] = true
 			}
 		}
+		for _, n := range h.Nodes[region] {
+			down[n] = down[n] || h.shunned(n, from, to)
+		}
+		maps.DeleteFunc(down, func(_ string, is bool) bool { return !is })
 		if len(down) > 1 {
 			return true
 		}
@@ -155,7 +164,7 @@ func (h *History) interrupted(ops []*Op, from, to time.Duration) bool {
 // have had two owners of a key.
 func (h *History) divided(region string, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.parting, func(f *Fault) bool {
-		return f.Kind != Down && f.Kind != Unlisted && f.overlaps(from, to) && slices.Contains(h.Nodes[region], f.A) && f.parts(f.A, cmp.Or(f.B, "any other"))
+		return f.Kind != Down && f.overlaps(from, to) && slices.Contains(h.Nodes[region], f.A) && f.parts(f.A, cmp.Or(f.B, "any other"))
 	})
 }
 

@@ -26,7 +26,7 @@ const (
 	World     FaultKind = "world"     // between regions A and B
 	Directory FaultKind = "directory" // the directory
 	Unaware   FaultKind = "unaware"   // A, a node or region, is not told that B is there, and B serves
-	Unlisted  FaultKind = "unlisted"  // A runs, and the directory lists it no more
+	Unlisted  FaultKind = "unlisted"  // A runs, and the directory lists it no more, or not to the others; excuses nothing
 	Otherwise FaultKind = "otherwise" // A's weight is one to some and another to others; excuses nothing
 	Stepped   FaultKind = "stepped"   // the wall clock of A has been set; excuses nothing
 )

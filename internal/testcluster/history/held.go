@@ -14,7 +14,7 @@ func (h *History) lost(w *Op, until time.Duration) bool {
 	since := make(map[string]time.Duration) // from when on a node surely knows
 	for region, nodes := range h.Nodes {
 		for _, n := range nodes {
-			if w.covers(region) && h.told(n, region, w) {
+			if w.covers(region) && h.told(n, region, w) && !h.shunned(n, w.Begin, w.End) {
 				since[n] = w.End
 			}
 		}
@@ -24,7 +24,7 @@ func (h *History) lost(w *Op, until time.Duration) bool {
 	}
 	for _, now := range h.turns(w.End, until) {
 		for n := range since {
-			if h.away(n, now, now) {
+			if h.away(n, now, now) || h.shunned(n, now, now) {
 				delete(since, n)
 			}
 		}
@@ -55,7 +55,7 @@ func (h *History) learn(since map[string]time.Duration, now time.Duration) {
 	from := now - recovery
 	for region, nodes := range h.Nodes {
 		for _, n := range nodes {
-			if _, ok := since[n]; ok || h.disturbed(n, region, from, now) {
+			if _, ok := since[n]; ok || h.disturbed(n, region, from, now) || h.shunned(n, from, now) {
 				continue
 			}
 			for k, known := range since {

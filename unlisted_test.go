@@ -1,0 +1,206 @@
+package geocache_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// Nodes that live and that the discovery, or a part of it, does not list.
+
+const (
+	unlistedGrace = 5 * time.Second
+	lease         = time.Second // the default
+)
+
+// shunned has eu-3 unlisted in the way of hide, while each node reads, writes and increments all the time.
+// Whatever the discovery says, no read gives what was replaced before it began, and, once
+// the grace period is over, no write takes longer than two leases.
+func shunned(t *testing.T, hide func(c *testcluster.Cluster), during func(c *testcluster.Cluster)) {
+	config := testcluster.Config{
+		Counters: true,
+		TTL:      time.Hour,
+		Cache:    []geocache.Option{geocache.WithGrace(unlistedGrace)},
+	}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		for _, key := range keys(60) {
+			c.Owner("eu", key).MustGet(key) // nobody else has it
+		}
+		hide(c)
+		hidden := c.Now()
+
+		var all sync.WaitGroup
+		stop := make(chan struct{})
+		wait := func() bool {
+			select {
+			case <-stop:
+				return false
+			case <-time.After(37 * time.Millisecond):
+				return true
+			}
+		}
+		last := make([]int, 12) // guarded by mu: the number last written under each key
+		var mu sync.Mutex
+		for i := range last {
+			all.Go(func() {
+				nodes := c.Nodes()
+				for n := 1; wait(); n++ {
+					began := c.Now()
+					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+					err := nodes[n%3].Group.Set(ctx, fmt.Sprint("w", i), fmt.Sprint(n))
+					cancel()
+					require.NoError(t, err)
+					if began.Sub(hidden) > unlistedGrace+2*lease {
+						require.LessOrEqual(t, c.Now().Sub(began), 2*lease)
+					}
+					mu.Lock()
+					last[i] = n
+					mu.Unlock()
+				}
+			})
+			all.Go(func() {
+				for n := 0; wait(); n++ {
+					mu.Lock()
+					least := last[i]
+					mu.Unlock()
+					v, err := c.Nodes()[n%3].Group.Get(context.Background(), fmt.Sprint("w", i))
+					require.NoError(t, err)
+					if least > 0 {
+						got := 0
+						_, err = fmt.Sscan(v, &got)
+						require.NoError(t, err)
+						require.GreaterOrEqual(t, got, least, "at %s", c.Nodes()[n%3].Name)
+					}
+				}
+			})
+		}
+		count := counting(countersOf(c), 8, 59*time.Millisecond)
+		time.Sleep(unlistedGrace + 5*time.Second)
+		for _, name := range []string{"eu-1", "eu-2"} {
+			require.True(t, c.Node(name).Cache.Stats().Copies, "%s serves copies", name)
+		}
+		during(c)
+		close(stop)
+		all.Wait()
+		least, most := count()
+		for i := range least {
+			require.Greater(t, least[i], int64(60), "counter %d goes on", i)
+		}
+		for _, g := range countersOf(c) {
+			requireCounts(c.T, g, least, most)
+		}
+	})
+}
+
+// A node that nobody lists any more goes on as a guest of its region, and comes back when it is listed.
+func TestANodeThatIsNoLongerListed(t *testing.T) {
+	shunned(t, func(c *testcluster.Cluster) { c.Directory.Unlist("eu-3") }, func(c *testcluster.Cluster) {
+		out := c.Node("eu-3")
+		require.True(t, out.Cache.Stats().Guest)
+		require.False(t, out.Cache.Stats().Copies)
+		require.Contains(t, c.Log(), "it owns nothing now")
+		for _, n := range c.Nodes() {
+			require.Equal(t, 2, n.Cache.Stats().Regions[0].Nodes, n.Name)
+		}
+		loads := c.Origin.Total()
+		for _, key := range keys(60) {
+			out.MustGet(key)
+		}
+		require.Equal(t, loads, c.Origin.Total(), "what it had it has handed over")
+
+		c.Directory.Relist("eu-3")
+		time.Sleep(5 * time.Second)
+		require.False(t, out.Cache.Stats().Guest)
+		for _, n := range c.Nodes() {
+			require.Equal(t, 3, n.Cache.Stats().Regions[0].Nodes, n.Name)
+			require.True(t, n.Cache.Stats().Copies, n.Name)
+			for _, key := range keys(60) {
+				n.MustGet(key)
+			}
+		}
+		require.Equal(t, loads, c.Origin.Total(), "it comes back without a load")
+	})
+}
+
+// A node whose agent has died keeps what it knew last, itself included, and is not listed by the others.
+func TestANodeWhoseAgentHasDied(t *testing.T) {
+	shunned(t, func(c *testcluster.Cluster) {
+		c.Directory.Hide("eu-1", "eu-3")
+		c.Directory.Hide("eu-2", "eu-3")
+	}, func(c *testcluster.Cluster) {
+		require.True(t, c.Node("eu-3").Cache.Stats().Guest)
+	})
+}
+
+// What one of the others lists is a member for all of them.
+func TestANodeThatAllButOneList(t *testing.T) {
+	shunned(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-1", "eu-3") }, func(c *testcluster.Cluster) {
+		for _, n := range c.Nodes() {
+			require.False(t, n.Cache.Stats().Guest)
+			require.Equal(t, 3, n.Cache.Stats().Regions[0].Nodes, n.Name)
+		}
+		require.True(t, c.Node("eu-3").Cache.Stats().Copies)
+	})
+}
+
+func TestANodeThatDoesNotSeeItself(t *testing.T) {
+	shunned(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-3", "eu-3") }, func(c *testcluster.Cluster) {
+		require.False(t, c.Node("eu-3").Cache.Stats().Guest)
+		require.True(t, c.Node("eu-3").Cache.Stats().Copies)
+	})
+}
+
+func TestTwoNodesThatDoNotListEachOther(t *testing.T) {
+	shunned(t, func(c *testcluster.Cluster) {
+		c.Directory.Hide("eu-1", "eu-3")
+		c.Directory.Hide("eu-3", "eu-1")
+	}, func(c *testcluster.Cluster) {
+		for _, n := range c.Nodes() {
+			require.False(t, n.Cache.Stats().Guest)
+			require.True(t, n.Cache.Stats().Copies)
+		}
+	})
+}
+
+// An agent that was restarted empty lists nobody until the nodes have registered again.
+func TestADirectoryThatForgetsWhileAllWrite(t *testing.T) {
+	shunned(t, func(c *testcluster.Cluster) { c.Directory.Forget() }, func(c *testcluster.Cluster) {
+		for _, n := range c.Nodes() {
+			require.False(t, n.Cache.Stats().Guest)
+			require.True(t, n.Cache.Stats().Copies)
+		}
+	})
+}
+
+// A write that is under way when its owner becomes a guest is carried out by the next one.
+func TestAWriteWhoseOwnerBecomesAGuest(t *testing.T) {
+	config := testcluster.Config{TTL: time.Hour, Cache: []geocache.Option{geocache.WithGrace(unlistedGrace)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("eu", "eu", 50*time.Millisecond)
+		time.Sleep(standing)
+		c.Directory.Unlist("eu-3")
+		var all sync.WaitGroup
+		until := time.Now().Add(unlistedGrace + 3*time.Second)
+		for i := range 30 {
+			all.Go(func() {
+				key := c.KeyOf("eu-3")
+				for n := 0; time.Now().Before(until); n++ {
+					value := fmt.Sprint(i, n)
+					_, err := c.Nodes()[i%3].Set(fmt.Sprint(key, i), value)
+					require.NoError(t, err)
+					time.Sleep(7 * time.Millisecond)
+				}
+			})
+		}
+		all.Wait()
+		require.True(t, c.Node("eu-3").Cache.Stats().Guest)
+	})
+}
