@@ -204,3 +204,39 @@ func TestAWriteWhoseOwnerBecomesAGuest(t *testing.T) {
 		require.True(t, c.Node("eu-3").Cache.Stats().Guest)
 	})
 }
+
+// Another region hears from the guest itself that it is one, however long its own discovery lists it.
+func TestAGuestThatAnotherRegionStillLists(t *testing.T) {
+	config := testcluster.Config{
+		Regions: []string{"eu", "us"}, TTL: time.Hour, Counters: true,
+		Cache: []geocache.Option{geocache.WithGrace(unlistedGrace)},
+	}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
+		time.Sleep(standing)
+		for _, n := range c.Nodes("eu") {
+			c.Directory.Hide(n.Name, "eu-3")
+		}
+		time.Sleep(unlistedGrace + 5*time.Second)
+		require.True(t, c.Node("eu-3").Cache.Stats().Guest)
+		require.Equal(t, 2, c.Node("us-1").Cache.Stats().Regions[1].Nodes)
+		for i := range 60 {
+			key := fmt.Sprint(i)
+			from, to := c.Nodes()[i%6], c.Nodes()[(i+3)%6] // of the other region
+			began := c.Now()
+			_, err := from.Set(key, "set", geocache.Ack(geocache.World))
+			require.NoError(t, err)
+			require.Less(t, c.Now().Sub(began), lease)
+			require.Equal(t, "set", text(t, to, key), "at %s", to.Name)
+			_, err = geocache.Increment(context.Background(), to.Counters, key, 1)
+			require.NoError(t, err)
+		}
+		for i := range 60 {
+			for _, n := range c.Nodes() {
+				v, err := geocache.Increment(context.Background(), n.Counters, fmt.Sprint(i), 0)
+				require.NoError(t, err)
+				require.Equal(t, 1, int(v), "at %s", n.Name)
+			}
+		}
+	})
+}

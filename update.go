@@ -209,7 +209,7 @@ func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
 			for _, u := range round {
 				u.by, u.regions = by, v.regions
 			}
-			g.bringHome(ctx, w, wrote, home, round, fail)
+			g.bringHome(ctx, w, wrote, home, by, round, fail)
 			return
 		}
 		g.stats.retried.Add(1)
@@ -299,7 +299,7 @@ var errUpdateGoexit = errors.New("the function called runtime.Goexit")
 
 // bringHome has this process's own region take in what the home region has, and
 // says what came of the round.
-func (g *Group[V]) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, home string, round []*update[V], fail func(error)) {
+func (g *Group[V]) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, home, by string, round []*update[V], fail func(error)) {
 	result := Written{Generation: wrote.Stamp.Generation, Confirmed: []string{home}}
 	if wrote.Unconfirmed {
 		result.Confirmed, result.Pending = nil, []string{home}
@@ -308,7 +308,11 @@ func (g *Group[V]) bringHome(ctx context.Context, w *note.Write, wrote note.Wrot
 		n := note.Note{Group: g.name, Key: w.Key, Stamp: wrote.Stamp, HasValue: true, Value: w.Value, Tagged: w.Tagged, Life: g.life(w.Key, false, w.Life)}
 		_ = g.takeDirty(&n) // drops what is older, there is nothing to keep
 		g.take(&n, 0, 0)
-		if err := g.cache.spread(ctx, &n); err == nil {
+		err := g.cache.spread(ctx, &n)
+		if errors.Is(err, errGuest) { // which waits for others to tell its region
+			err = g.confirmed(ctx, by, note.Await{Group: g.name, Key: w.Key, Region: own})
+		}
+		if err == nil {
 			result.Confirmed = append([]string{own}, result.Confirmed...)
 		} else {
 			result.Pending = append(result.Pending, own)

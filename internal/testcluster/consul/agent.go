@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -14,14 +15,17 @@ import (
 	"time"
 )
 
-// An Agent is the Consul agent of one datacenter. It keeps its ports as long as
+// An Agent is a Consul agent: the server of a datacenter, or a client there. It keeps its ports as long as
 // it lives, through any number of restarts.
 type Agent struct {
 	Datacenter string
 
+	name    string
+	server  *Agent // of a client; nil if this is a server
 	cluster *Cluster
 	ports   ports
 	process *process // the latest
+	data    string   // the directory of a client's process
 }
 
 // A process is one run of the consul binary.
@@ -39,6 +43,9 @@ func (a *Agent) Address() string { return a.ports.address(a.ports.http) }
 func (a *Agent) Kill() {
 	a.process.cmd.Process.Kill() // an error says that it has ended before
 	<-a.process.ended
+	if a.data != "" {
+		_ = os.RemoveAll(a.data)
+	}
 }
 
 // Restart starts an agent that was killed. It comes back without any memory,
@@ -75,10 +82,10 @@ func (a *Agent) Leave(ctx context.Context) error {
 
 // spawn starts the process.
 func (a *Agent) spawn() error {
-	args := []string{"agent", "-dev",
+	args := []string{"agent",
 		"-log-level", "warn",
 		"-datacenter", a.Datacenter,
-		"-node", a.Datacenter,
+		"-node", a.name,
 		"-bind", loopback,
 		"-client", loopback,
 		"-http-port", strconv.Itoa(a.ports.http),
@@ -92,8 +99,17 @@ func (a *Agent) spawn() error {
 	if a.cluster.hcl != "" {
 		args = append(args, "-hcl", a.cluster.hcl)
 	}
+	if a.server == nil {
+		args = append(append(args, "-dev"), a.cluster.wanJoin(a)...)
+	} else { // which keeps something on disk even in development mode, so that is left out
+		var err error
+		if a.data, err = os.MkdirTemp("", "consul"); err != nil {
+			return err
+		}
+		args = append(args, "-data-dir", a.data, "-retry-join", a.server.ports.address(a.server.ports.lan))
+	}
 	p := &process{
-		cmd:    exec.Command(a.cluster.binary, append(args, a.cluster.wanJoin(a)...)...),
+		cmd:    exec.Command(a.cluster.binary, args...),
 		output: new(tail),
 		ended:  make(chan struct{}),
 	}

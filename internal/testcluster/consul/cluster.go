@@ -41,7 +41,7 @@ func Binary() (string, error) {
 	}
 }
 
-// A Cluster is a number of datacenters with one agent each. One goroutine at a
+// A Cluster is a number of datacenters with one server each, and clients where they have been added. One goroutine at a
 // time may use a Cluster and its Agents; only Agent.Address is safe anywhere.
 type Cluster struct {
 	binary string
@@ -59,7 +59,7 @@ func Start(ctx context.Context, hcl string, datacenters ...string) (*Cluster, er
 	}
 	c := &Cluster{binary: binary, hcl: hcl}
 	for _, dc := range datacenters {
-		if _, err := c.start(ctx, dc); err != nil {
+		if _, err := c.start(ctx, Agent{Datacenter: dc, name: dc}); err != nil {
 			c.Stop()
 			return nil, err
 		}
@@ -79,7 +79,17 @@ func (c *Cluster) Add(ctx context.Context, datacenter string) (*Agent, error) {
 	if c.Agent(datacenter) != nil {
 		return nil, fmt.Errorf("datacenter %s is there already", datacenter)
 	}
-	a, err := c.start(ctx, datacenter)
+	return c.add(ctx, Agent{Datacenter: datacenter, name: datacenter})
+}
+
+// AddClient starts a client in a datacenter, as each machine beside the servers has one, and returns when it
+// has joined.
+func (c *Cluster) AddClient(ctx context.Context, datacenter, name string) (*Agent, error) {
+	return c.add(ctx, Agent{Datacenter: datacenter, name: name, server: c.Agent(datacenter)})
+}
+
+func (c *Cluster) add(ctx context.Context, like Agent) (*Agent, error) {
+	a, err := c.start(ctx, like)
 	if err != nil {
 		return nil, err
 	}
@@ -90,12 +100,12 @@ func (c *Cluster) Add(ctx context.Context, datacenter string) (*Agent, error) {
 }
 
 // start starts an agent without waiting for its peers.
-func (c *Cluster) start(ctx context.Context, datacenter string) (*Agent, error) {
+func (c *Cluster) start(ctx context.Context, like Agent) (*Agent, error) {
 	var err error
 	// Somebody else may take a port between our finding it free and the agent
 	// listening on it.
 	for range 3 {
-		a := &Agent{Datacenter: datacenter, cluster: c}
+		a := &Agent{Datacenter: like.Datacenter, name: like.name, server: like.server, cluster: c}
 		if a.ports, err = freePorts(); err != nil {
 			return nil, err
 		}
@@ -111,9 +121,9 @@ func (c *Cluster) start(ctx context.Context, datacenter string) (*Agent, error) 
 	return nil, err
 }
 
-// Agent returns the agent of a datacenter, nil if there is none.
+// Agent returns the server of a datacenter, nil if there is none.
 func (c *Cluster) Agent(datacenter string) *Agent {
-	i := slices.IndexFunc(c.agents, func(a *Agent) bool { return a.Datacenter == datacenter })
+	i := slices.IndexFunc(c.agents, func(a *Agent) bool { return a.Datacenter == datacenter && a.server == nil })
 	if i < 0 {
 		return nil
 	}
@@ -142,7 +152,7 @@ func (c *Cluster) running() []string {
 func (c *Cluster) wanJoin(self *Agent) []string {
 	var args []string
 	for _, a := range c.agents {
-		if a != self {
+		if a != self && a.server == nil {
 			args = append(args, "-retry-join-wan", a.ports.address(a.ports.wan))
 		}
 	}
