@@ -140,7 +140,9 @@ func WithMaxValueBytes(n int) Option {
 func WithLease(d time.Duration) Option { return cacheOption(func(c *config) { c.lease = d }) }
 
 // WithGrace sets how long a node that still answers is kept after the discovery
-// has stopped listing it. Default 1 min.
+// has stopped listing it. Then it leaves its region's ring by itself, after it has handed over
+// what it owns, and goes on as a guest: its reads and writes go to the keys' owners, until it is
+// listed again. See Stats.Guest. Default 1 min.
 func WithGrace(d time.Duration) Option { return cacheOption(func(c *config) { c.grace = d }) }
 
 // WithJoinWait sets how long Open waits at most for the discovery and the
