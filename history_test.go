@@ -41,7 +41,6 @@ func TestHistory(t *testing.T) {
 	})
 	for seed := first; seed < first+n; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
 			config := history.ConfigOf(seed, history.Theme(*historyTheme))
 			h := history.Run(t, config)
 			t.Log(h.Summary())

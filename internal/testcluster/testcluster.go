@@ -94,10 +94,16 @@ type Cluster struct {
 	now   time.Time        // what Now returned last
 }
 
+// parallel are the tests that are parallel already: one may run several clusters.
+var parallel sync.Map
+
 // Run builds a cluster in a bubble, calls f, and shuts it down. A goroutine that
-// is left afterwards fails the test.
+// is left afterwards fails the test. The test is a parallel one from then on.
 func Run(t *testing.T, config Config, f func(c *Cluster)) {
 	t.Helper()
+	if _, already := parallel.LoadOrStore(t, true); !already {
+		t.Parallel()
+	}
 	if config.Regions == nil {
 		config.Regions = []string{"eu"}
 	}
