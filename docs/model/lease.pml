@@ -9,7 +9,7 @@
  *   All have been in one view for long when the following happens at any moment, each as often as
  *   its switch says: a discovery lists others than before (LISTS); it has other weights (WEIGHTS); the
  *   links in CUT, a set of bits, are cut and heal, unless it STAYS (CUTS); node VICTIM dies (CRASHES);
- *   a node pauses until a lease ends (PAUSES). GONE: 2 has just died. LATE: a ping may arrive after its
+ *   a node pauses until a lease ends (PAUSES); 2 becomes a guest of the region, and comes back (GUESTS). GONE: 2 has just died. LATE: a ping may arrive after its
  *   sender has another view.
  *   LAG: all have just come, nothing happens to them, but 0's discovery never lists 1.
  *
@@ -38,6 +38,7 @@
  *   NO_SECOND, NO_LAST, NO_AGAIN   undisputed after the stamp, and when told; the value is the
  *                expected one at the stamp, too                         nothing, with the last two rules
  *   NO_I         vouching                                               L
+ *   NO_SURRENDER a guest gives its copy lease up before it says so      S2
  * and those that add something:
  *   RING_AHEAD   who owns the key is looked up in a newer ring than the view's   S1
  *   MUTUAL, TWO  nor does 1 find 0; there is no third                            L
@@ -71,6 +72,9 @@
 #ifndef PAUSES
 #define PAUSES 0
 #endif
+#ifndef GUESTS
+#define GUESTS 0
+#endif
 #define at(a, b) ((a) * N + (b))
 #define bit(j) (1 << (j))
 #define has(m, j) (((m) >> (j)) & 1)
@@ -92,7 +96,9 @@ bit floor[N];      /* is above the old version */
 bit dead[N];
 byte cut;          /* links: bit(0) is 0-1, bit(1) 0-2, bit(2) 1-2 */
 bit parted;        /* the network has been */
-byte lists = LISTS, weights = WEIGHTS, cuts = CUTS, crashes = CRASHES, pauses = PAUSES;
+bit guest;         /* 2 is one */
+bit knows[N];      /* that it is */
+byte lists = LISTS, weights = WEIGHTS, cuts = CUTS, crashes = CRASHES, pauses = PAUSES, guests = GUESTS;
 bit ready;
 
 /* The writes: op[0] and op[1] swap the old version, or op[0] is a Set. */
@@ -114,19 +120,21 @@ byte apart;        /* who had no node in common with the view of the first when 
 #define vouched(i, j, k) false
 #endif
 #define listed(i) (list[i] | (vouched(i, J1, J2) << J1) | (vouched(i, J2, J1) << J2))
-#define seen(i) ((listed(i) & see[i]) | bit(i))
+#define seen(i) ((listed(i) & see[i] & ~(knows[i] << 2)) | bit(i))
+#define isGuest(i) ((i) == 2 && guest)
+#define asGuest 16 /* its view, with nobody in it */
 
 #ifdef NO_A
-#define hash(i) seen(i)
+#define hash(i) (isGuest(i) -> asGuest : seen(i))
 #else
-#define hash(i) (seen(i) | (wt[i] << 3))
+#define hash(i) (isGuest(i) -> asGuest : seen(i) | (wt[i] << 3))
 #endif
 #define lowest(m) (has(m, 0) -> 0 : (has(m, 1) -> 1 : 2))
 #define highest(m) (has(m, 2) -> 2 : (has(m, 1) -> 1 : 0))
 #if defined(NO_A) || defined(RING_AHEAD)
-#define owns(i) ((wt[i] -> highest(seen(i)) : lowest(seen(i))) == i)
+#define owns(i) (!isGuest(i) && (wt[i] -> highest(seen(i)) : lowest(seen(i))) == i)
 #else
-#define owns(i) ((has(view[i], 3) -> highest(view[i]) : lowest(view[i])) == i)
+#define owns(i) (!isGuest(i) && (has(view[i], 3) -> highest(view[i]) : lowest(view[i])) == i)
 #endif
 
 #define in(i, j) has(view[i], j)
@@ -230,15 +238,29 @@ inline notices(j) {
 	d_step { has(see[i], j) != link(i, j) -> see[i] = see[i] ^ bit(j); followed }
 }
 
+/* Guests. */
+inline surrenders() {
+	d_step { guests && i == 2 && !guest ->
+		printf("%d becomes a guest\n", i);
+		guests--; guest = 1;
+#ifndef NO_SURRENDER
+		copies[i] = 0;
+#endif
+		resume[i] = 0; follow() }
+}
+inline comesBack() { d_step { isGuest(i) -> printf("%d comes back\n", i); guest = 0; taken[i] = 0; follow() } }
+inline learns() { d_step { i != 2 && link(i, 2) && knows[i] != guest -> knows[i] = guest; followed } }
+
 /* Leases: this node pings g with view v. The answer counts for settling if that is its present view. */
 #define agree(g, k) (heard[at(g, k)] == 0 || heard[at(g, k)] == view[g])
 #define agreeAll(g) (agree(g, 0) && agree(g, 1) && agree(g, 2))
 #define other(g, h, v) ((lease[at(g, h)] != 0 && lease[at(g, h)] != v) << (h))
 inline exchange(g, v, present) {
 	printf("%d pings %d with view %d\n", i, g, v);
-	heard[at(g, i)] = v;
+	heard[at(g, i)] = (v == asGuest -> 0 : v);
 	if
-	:: v == view[g] && agreeAll(g) ->
+	:: v == asGuest -> lease[at(g, i)] = 0; over(g, i)
+	:: v != asGuest && v == view[g] && agreeAll(g) ->
 		lease[at(g, i)] = (dead[i] -> 0 : v);
 		over(g, i);
 		renew(i);
@@ -252,7 +274,7 @@ inline exchange(g, v, present) {
 	:: else
 	fi
 }
-#define changes(g) (heard[at(g, i)] != view[i] || !ans[at(i, g)] || \
+#define changes(g) (isGuest(i) -> lease[at(g, i)] || heard[at(g, i)] : heard[at(g, i)] != view[i] || !ans[at(i, g)] || \
 	lease[at(g, i)] != view[i] && view[g] == view[i] && agreeAll(g))
 inline ping(g) {
 	d_step { link(i, g) && has(listed(i), g) && changes(g) ->
@@ -386,6 +408,9 @@ end:	do
 	:: resumes()
 	:: notices(J1)
 	:: notices(J2)
+	:: surrenders()
+	:: comesBack()
+	:: learns()
 	:: discovers(ALL)
 	:: discovers(ALL & ~bit(J1))
 	:: discovers(ALL & ~bit(J2))
