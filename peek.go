@@ -3,6 +3,7 @@ package geocache
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
@@ -22,29 +23,47 @@ const (
 	// before the ring changed. Two nodes that joined one soon after the other
 	// put the key's old owner third in its succession.
 	formerOwners = 2
+
+	// formerOwnersOfSet is how many are asked, if those have nothing, for a value that was set: no
+	// origin may have it. Where a region has grown to twice its size one key of 2¹⁶ is with none of them.
+	formerOwnersOfSet = 16
 )
 
 // peekFormer asks the nodes that owned key before the ring changed for what they
 // have in memory, as long as the change is so recent that it may be alive. They
 // are the next in the key's succession: whoever joined took the key from there. If they
 // have nothing the answer has no entry, and all says whether each of them has said so.
+//
+// A floor tells whether the key's last write was a Set. Its value is then somewhere, or has been dropped;
+// what is loaded in its place would be newer, and hide it for good.
 func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key string, floor expiry.Stamp) (a answer, all bool) {
 	if len(top.Home.Nodes) == 1 || g.cache.clock.Instant().Sub(top.Changed) > g.config.ttl {
 		return answer{}, true
 	}
 	ctx, cancel := context.WithTimeout(ctx, peekTimeout)
 	defer cancel()
+	most := formerOwners
+	if !floor.IsLoad() && !floor.IsRemoval() {
+		most = formerOwnersOfSet
+	}
+	former := slices.DeleteFunc(top.Home.Owners(key, most+1), func(n regions.Node) bool { return n.ID == g.cache.node.ID })
+	former = former[:min(len(former), most)]
+	first := min(len(former), formerOwners)
+	if a, all = g.peekAtAll(ctx, former[:first], key, floor); a.entry != nil || first == len(former) {
+		return a, all
+	}
+	a, others := g.peekAtAll(ctx, former[first:], key, floor)
+	return a, a.entry != nil || all && others
+}
+
+// peekAtAll asks nodes, all at the same time. See peekFormer.
+func (g *group) peekAtAll(ctx context.Context, nodes []regions.Node, key string, floor expiry.Stamp) (a answer, all bool) {
 	type peeked struct {
 		answer
 		known bool
 	}
-	found := make(chan peeked, formerOwners)
-	asked := 0
-	for _, n := range top.Home.Owners(key, formerOwners+1) {
-		if n.ID == g.cache.node.ID || asked == formerOwners {
-			continue
-		}
-		asked++
+	found := make(chan peeked, len(nodes))
+	for _, n := range nodes {
 		g.cache.wg.Go(func() { // from a flight or an answer, which Close waits for too
 			a, known := g.peekAt(ctx, n, key, floor)
 			found <- peeked{a, known}
@@ -53,7 +72,7 @@ func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key strin
 	// The first is not the best: of two former owners the later one may have
 	// loaded the key again. But both values are alive.
 	all = true
-	for range asked {
+	for range nodes {
 		p := <-found
 		if p.entry != nil {
 			return p.answer, true

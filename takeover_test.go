@@ -219,3 +219,35 @@ func TestAWriteThatIsAskedForAgainHasItsValue(t *testing.T) {
 		})
 	}
 }
+
+// So many nodes come before anybody asks for a value that those who have it are far down its key's
+// succession. It is there all the same: no origin has what was set, and a 0 that is loaded would hide it.
+func TestWhatWasSetBeforeManyNodesCame(t *testing.T) {
+	for _, update := range []bool{false, true} { // whether it is updated, or read first
+		testcluster.Run(t, testcluster.Config{Nodes: 2, Counters: true}, func(c *testcluster.Cluster) {
+			time.Sleep(standing)
+			for i := range 30 {
+				_, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, fmt.Sprint(i), 7)
+				require.NoError(t, err)
+			}
+			for range 5 {
+				c.Add("eu")
+			}
+			time.Sleep(standing)
+			for i := range 30 {
+				key, want := fmt.Sprint(i), 7
+				if update {
+					want++
+					n, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, key, 1)
+					require.NoError(t, err)
+					require.Equal(t, want, n, key)
+				}
+				for _, node := range c.Nodes() {
+					n, err := node.Counters.Get(c.T.Context(), key)
+					require.NoError(t, err)
+					require.Equal(t, want, n, "%s at %s", key, node.Name)
+				}
+			}
+		})
+	}
+}
