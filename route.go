@@ -155,7 +155,7 @@ func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote 
 	}
 	begun := g.cache.clock.Now()
 	w.ID = expiry.OriginOf(g.cache.node.ID, begun)
-	w.Untold = !g.cache.inStanding()
+	w.Untold, w.Standing = !g.cache.inStanding(), !g.cache.isNew() && !g.cache.isGuest()
 	caller := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, g.config.loadTimeout, ErrTimeout)
 	defer cancel()

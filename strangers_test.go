@@ -2,6 +2,7 @@ package geocache_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -29,6 +30,25 @@ func TestANodeThatIsNeverToldOfTheOthers(t *testing.T) {
 			n, err := old.Counters.Get(c.T.Context(), key)
 			require.NoError(t, err)
 			require.Equal(t, 1, n)
+		}
+	})
+}
+
+// A node that its keys' owner cannot reach reaches that one. It does not ask it for writes, which it
+// would not be told of itself: what it owns may be what it removes.
+func TestANodeThatTheOwnerCannotReach(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		c.Node("eu-3").Reject("eu-1")
+		time.Sleep(standing)
+		key := c.KeyOf("eu-1")
+		for i := range 20 { // some of which are eu-3's to remove
+			tag := fmt.Sprint("tag ", i)
+			_, err := c.Node("eu-1").Set(key, "written", geocache.Tags(tag))
+			require.NoError(t, err)
+			require.NoError(t, c.Node("eu-1").Group.RemoveTag(c.T.Context(), tag))
+			require.NotEqual(t, "written", text(t, c.Node("eu-1"), key))
+			require.NotEqual(t, "written", text(t, c.Node("eu-2"), key))
 		}
 	})
 }

@@ -298,12 +298,14 @@ func (g *group) complete(b begun) error {
 func (c *Cache) writeLife() time.Duration { return c.config.lease }
 
 // errStranger says that the node that was asked for a write does not see all of the region.
-var errStranger = errors.New("the key's owner has just come and does not see all nodes yet")
+var errStranger = errors.New("the key's owner does not see all nodes of the region")
 
-// takeWrite answers a Write. A node that has just come may not see all who see it. It
-// would not tell them of the write, and whoever it does see must not wait for it.
+// takeWrite answers a Write. Who asks for one may see more than this node, which would not tell
+// all of the region: it is not seen itself, though it has stood there, or this node has just come.
 func (g *group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) peers.Answer {
-	if v := g.cache.standing.view.Load(); call.Region == g.cache.node.Region && (g.cache.isNew() && !v.has(call.From) || g.cache.leavesWrites(v)) {
+	v := g.cache.standing.view.Load()
+	stranger := !v.has(call.From) && (w.Standing || g.cache.isNew())
+	if call.Region == g.cache.node.Region && (stranger || g.cache.leavesWrites(v)) {
 		return peers.Answer{Value: note.Wrote{Stranger: true}.Append(nil)}
 	}
 	w.Born = g.cache.clock.Instant().Add(-w.Age - call.Transit)

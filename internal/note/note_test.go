@@ -148,7 +148,7 @@ func TestMalformed(t *testing.T) {
 		encoded []byte
 	}{
 		"a flag that a note does not have":        {"tell", at(tell(func(*Note) {}), noteAt, 1|1<<6)},
-		"a flag that a write does not have":       {"write", at(Write{Op: Set}.Append(nil), 1, 1<<4)},
+		"a flag that a write does not have":       {"write", at(Write{Op: Set}.Append(nil), 1, 1<<5)},
 		"a flag that a wrote does not have":       {"wrote", at(Wrote{}.Append(nil), 0, 1<<7)},
 		"a flag that floors do not have":          {"floors", at(Floors{}.Append(nil), 0, 1<<7)},
 		"a flag that a floor does not have":       {"clean", at(Clean{Keys: []Floor{{}}}.Append(nil), 5, 1<<1)},
@@ -342,7 +342,7 @@ func TestRoundTrip(t *testing.T) {
 			"push":   Push{Epoch: generation("epoch"), Number: number("number"), Low: number("low"), Notes: some(drawNote()).Draw(t, "pushed")},
 			"pushed": Pushed{Have: number("have")},
 			"write": Write{Group: name("group"), Key: key, Op: op, Expected: drawStamp().Draw(t, "expected"),
-				ID: number("id"), First: generation("first"), Untold: flag("untold"), Regions: number("regions"),
+				ID: number("id"), First: generation("first"), Untold: flag("untold"), Standing: flag("standing"), Regions: number("regions"),
 				Absent: flag("absent"), Life: drawMicros().Draw(t, "life"), Quick: flag("quick"), Tagged: flag("tagged"), Value: drawValue().Draw(t, "value")},
 			"wrote":   Wrote{Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"), Late: flag("late"), Stranger: flag("stranger"), Left: flag("left")},
 			"await":   Await{Group: name("group"), Key: about, Scope: scope, Region: name("region")},

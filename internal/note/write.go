@@ -25,7 +25,7 @@ const (
 // Write asks a node to be the owner of a key and to carry out a write.
 //
 //	u8        Op
-//	flags     1 Absent, 2 Quick, 4 Tagged, 8 Untold
+//	flags     1 Absent, 2 Quick, 4 Tagged, 8 Untold, 16 Standing
 //	string8   Group
 //	string16  Key
 //	u64       ID
@@ -58,6 +58,10 @@ type Write struct {
 	// began. First may then be below writes that are to be replaced.
 	Untold bool
 
+	// Standing says that the sender serves what it takes for its own. So who does not see it, and would not
+	// tell it, is not to carry out the write.
+	Standing bool
+
 	Expected expiry.Stamp   // Swap only; of the value, or of the knowledge that there is none
 	Absent   bool           // Swap only: there was none
 	Tags     []string       // Swap only: those of the value that was expected
@@ -78,7 +82,7 @@ func (m *Write) Scope() bool { return m.Op == RemoveScope }
 func (m Write) Append(b []byte) []byte {
 	b = slices.Grow(b, 64+len(m.Group)+len(m.Key)+len(m.Value))
 	b = append(b, byte(m.Op))
-	b = appendFlags(b, m.Absent, m.Quick, m.Tagged, m.Untold)
+	b = appendFlags(b, m.Absent, m.Quick, m.Tagged, m.Untold, m.Standing)
 	b = appendString8(b, m.Group)
 	b = appendString16(b, m.Key)
 	b = binary.BigEndian.AppendUint64(b, m.ID)
@@ -107,7 +111,7 @@ func (m Write) Append(b []byte) []byte {
 func DecodeWrite(b []byte) (Write, error) {
 	d := &decoder{b: b}
 	m := Write{Op: Op(d.uint8())}
-	d.flags(&m.Absent, &m.Quick, &m.Tagged, &m.Untold)
+	d.flags(&m.Absent, &m.Quick, &m.Tagged, &m.Untold, &m.Standing)
 	m.Group = d.string8()
 	m.Key = d.string16()
 	m.ID = d.uint64()
