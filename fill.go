@@ -278,6 +278,10 @@ func (g *group) fetch(ctx context.Context, n regions.Node, req request) (answer,
 			return a, verdict == answered
 		case overtaken: // of its tags the node may not know what this one does
 			req.floor = req.floor.Max(g.floorOf(a.entry))
+			if !a.entry.Below(req.floor) && !g.floors.Floor(req.key).IsSet() {
+				// It is in doubt here, which what is loaded from now on is not. But that would hide what was set.
+				req.floor = expiry.Removal(a.entry.Generation)
+			}
 		}
 	}
 	return answer{}, false

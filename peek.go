@@ -43,7 +43,7 @@ func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key strin
 	ctx, cancel := context.WithTimeout(ctx, peekTimeout)
 	defer cancel()
 	most := formerOwners
-	if !floor.IsLoad() && !floor.IsRemoval() {
+	if floor.IsSet() {
 		most = formerOwnersOfSet
 	}
 	former := slices.DeleteFunc(top.Home.Owners(key, most+1), func(n regions.Node) bool { return n.ID == g.cache.node.ID })

@@ -63,6 +63,9 @@ func (s Stamp) IsRemoval() bool { return s.Origin == removed }
 // IsLoad reports whether s is the stamp of a load.
 func (s Stamp) IsLoad() bool { return s.Origin == 0 }
 
+// IsSet reports whether s is the stamp of a Set. As a floor it says that there is a value.
+func (s Stamp) IsSet() bool { return !s.IsLoad() && !s.IsRemoval() }
+
 // String shows s as its generation and its origin.
 func (s Stamp) String() string {
 	switch {

@@ -17,6 +17,8 @@ func TestStampsInOrder(t *testing.T) {
 	}
 	require.True(t, Removal(3).IsRemoval())
 	require.True(t, Loaded(3).IsLoad())
+	require.True(t, Stamp{3, OriginOf("a", 1)}.IsSet())
+	require.False(t, Loaded(3).IsSet() || Removal(3).IsSet())
 }
 
 func TestOriginsAreNoneOfTheReserved(t *testing.T) {
