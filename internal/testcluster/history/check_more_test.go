@@ -203,6 +203,18 @@ func TestMoreChecks(t *testing.T) {
 			b.remove(60, "eu-1", "k")
 			b.load("eu", "k", 61, 61.1)
 		}},
+		{"", "a value was loaded from a replica that may not have had a write", func(b *book) {
+			b.h.Config.Home, b.h.Config.ReplicaLag = "eu", 2*time.Second
+			b.remove(10, "eu-1", "k")
+			b.load("us", "k", 13, 13.1)
+			b.load("us", "k", 20, 20.1)
+		}},
+		{"6 one", "a value was loaded from the origin that has every write", func(b *book) {
+			b.h.Config.Home, b.h.Config.ReplicaLag = "us", 2*time.Second
+			b.remove(10, "eu-1", "k")
+			b.load("us", "k", 13, 13.1)
+			b.load("us", "k", 20, 20.1)
+		}},
 		{"", "a value is loaded by a new owner", func(b *book) {
 			b.load("eu", "k", 1, 1.1)
 			b.fault(Down, "eu-1", "", 20, 30)

@@ -74,7 +74,7 @@ func (h *History) OneLoad() (found []Violation) {
 			continue
 		}
 		from, to := first.Begun.Sub(h.Start), l.Begun.Sub(h.Start)
-		if from < 0 || to-from >= lives || !h.steady(l.Region, from, to) || h.writtenAbout(keys[l.Key], from-c.OriginLag, to) {
+		if from < 0 || to-from >= lives || !h.steady(l.Region, from, to) || h.writtenAbout(keys[l.Key], from-c.OriginLag-h.replicaLag(l.Region), to) {
 			continue
 		}
 		if h.failedElsewhere(first) || h.failedElsewhere(l) { // it is not for this region
@@ -83,6 +83,14 @@ func (h *History) OneLoad() (found []Violation) {
 		found = append(found, Violation{"6 one load", fmt.Sprintf("%s was loaded in %s at %v and again at %v", l.Key, l.Region, from, to), nil})
 	}
 	return found
+}
+
+// replicaLag returns how long after a write what is loaded in a region is not kept.
+func (h *History) replicaLag(region string) time.Duration {
+	if region == h.Config.Home {
+		return 0
+	}
+	return h.Config.ReplicaLag
 }
 
 // failedElsewhere reports whether a load of the key had failed in another region shortly before this one.
