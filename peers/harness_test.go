@@ -151,7 +151,14 @@ func pair(t testing.TB, change func(*Config)) (client, server *node, peer *Peer)
 	return client, server, peer
 }
 
-func withTLS(config *tls.Config) func(*Config) { return func(c *Config) { c.TLS = config } }
+// withTLS has a node use config, or no TLS if it is nil.
+func withTLS(config *tls.Config) func(*Config) {
+	return func(c *Config) {
+		if config != nil {
+			c.TLS = func() *tls.Config { return config }
+		}
+	}
+}
 
 // eventually polls in real time, for tests over real connections.
 func eventually(t testing.TB, condition func() bool, message ...any) {

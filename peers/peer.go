@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -23,6 +24,9 @@ var (
 	errGoodbye    = errors.New("the node is leaving")
 	errDropped    = errors.New("the node is no longer a peer")
 	errClosed     = errors.New("the transport is closed")
+
+	// errRenewed says that there is another connection for new requests.
+	errRenewed = errors.New("the connection has been made anew")
 )
 
 // A Peer is another node as this node's requests reach it: a connection, made
@@ -37,6 +41,7 @@ type Peer struct {
 	cancel context.CancelFunc
 	tried  chan struct{} // closed when the first attempt to connect is over
 	seen   chan struct{} // holds one while the peer has connected to this node since the last attempt
+	renew  chan error    // holds one while the connection should be made anew: why it must end if that fails, or nil
 
 	conn    atomic.Pointer[clientConn] // for new requests; nil while there is none
 	up      atomic.Bool
@@ -44,21 +49,32 @@ type Peer struct {
 	lease   atomic.Int64 // an expiry.Instant
 	epoch   atomic.Uint64
 	settled atomic.Pointer[settled]
-	trips   window // only for the goroutine that reads
 	traffic traffic
 
 	connects atomic.Uint64
+	retired  sync.WaitGroup // of those in retiring
 	exchanges
 
-	mu      sync.Mutex  // guards the following
-	current *clientConn // the one that run uses, also when it takes no new requests
-	dropped bool
-	err     error // why there is no connection
+	changes sync.Mutex // see change
+
+	pongs  sync.Mutex  // guards the following, and is held while pongs are taken in
+	latest *clientConn // whose pongs count
+	trips  window
+
+	mu       sync.Mutex  // guards the following
+	current  *clientConn // the one that run uses, also when it takes no new requests
+	retiring map[*clientConn]struct{}
+	again    time.Time // not before then is another connection tried while there is one
+	dropped  bool
+	err      error // why there is no connection
 }
 
 // newPeer returns a peer whose run is still to be started.
 func newPeer(t *Transport, endpoint Endpoint) *Peer {
-	p := &Peer{transport: t, endpoint: endpoint, tried: make(chan struct{}), seen: make(chan struct{}, 1), err: errConnecting}
+	p := &Peer{
+		transport: t, endpoint: endpoint, err: errConnecting, tried: make(chan struct{}), seen: make(chan struct{}, 1),
+		renew: make(chan error, 1), retiring: make(map[*clientConn]struct{}),
+	}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	return p
 }
@@ -125,16 +141,25 @@ func (p *Peer) drop(why error) {
 
 // abort ends a dropped peer at once.
 func (p *Peer) abort() {
-	p.mu.Lock()
-	current := p.current
-	p.mu.Unlock()
-	if current != nil {
-		current.close(errClosed)
+	for _, c := range p.conns() {
+		c.close(errClosed)
 	}
+}
+
+// conns returns the connection that is used, and those that only end.
+func (p *Peer) conns() []*clientConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := slices.Collect(maps.Keys(p.retiring))
+	if p.current != nil {
+		all = append(all, p.current)
+	}
+	return all
 }
 
 // run keeps a connection to the peer until it is dropped.
 func (p *Peer) run() {
+	defer p.retired.Wait()
 	defer p.cancel()
 	failures := 0
 	for {
@@ -169,7 +194,7 @@ func (p *Peer) run() {
 		}
 		p.failed(err)
 		failures++
-		if isRefusal(err) {
+		if isLasting(err) {
 			failures = max(failures, 10) // it will take somebody to change it
 		}
 		if !p.pause(failures) {
@@ -205,10 +230,48 @@ func (p *Peer) connect(limit time.Duration) (*clientConn, error) {
 	return newClientConn(p, nc, m), nil
 }
 
-// use sends requests over c until it ends, and returns why it did.
+// use sends requests over c, and over those that take its place, until the last of them
+// ends. It returns why that did.
 func (p *Peer) use(c *clientConn) error {
+	ended := p.start(c)
+	for {
+		select {
+		case err := <-ended:
+			err = c.close(err)
+			p.settled.Store(nil) // what is behind the next one may know nothing of it
+			p.conn.Store(nil)
+			c.fail(err)
+			c.tasks.Wait()
+			return err
+		case why := <-p.renew:
+			next, err := p.connect(min(p.transport.config.Limits.HandshakeTimeout, p.transport.config.Lease))
+			switch {
+			case err == nil:
+				old, oldEnded := c, ended
+				c, ended = next, p.start(next)
+				p.retire(old, oldEnded)
+				p.log(slog.LevelDebug, "connection to peer made anew")
+			case why != nil:
+				c.close(why)
+			default:
+				p.putOff(c, err)
+			}
+		}
+	}
+}
+
+// start has new requests go over c, and returns where it will say why c has ended.
+func (p *Peer) start(c *clientConn) (ended <-chan error) {
+	was := p.epoch.Swap(uint64(c.server.epoch))
+	p.pongs.Lock()
+	p.latest = c
+	if was != uint64(c.server.epoch) {
+		p.settled.Store(nil)
+	}
+	p.pongs.Unlock()
 	p.mu.Lock()
 	p.current = c
+	p.again = time.Time{}
 	dropped := p.dropped
 	if !dropped {
 		p.err = nil
@@ -221,18 +284,65 @@ func (p *Peer) use(c *clientConn) error {
 
 	p.connects.Add(1)
 	c.tasks.Go(c.heartbeat)
-	was := p.epoch.Swap(uint64(c.server.epoch))
 	p.change(true, nil)
 	if hook := p.transport.config.OnRestart; hook != nil && was != 0 && was != uint64(c.server.epoch) {
 		hook(p)
 	}
 	p.tryOver()
-	err := c.close(c.run())
-	p.settled.Store(nil) // what is behind the next one may know nothing of it
-	p.conn.Store(nil)
-	c.fail(err)
-	c.tasks.Wait()
-	return err
+	reads := make(chan error, 1)
+	go func() { reads <- c.run() }()
+	return reads
+}
+
+// retire ends c when its requests in flight are answered. There is another connection
+// for new ones.
+func (p *Peer) retire(c *clientConn, ended <-chan error) {
+	p.mu.Lock()
+	p.retiring[c] = struct{}{}
+	p.mu.Unlock()
+	p.retired.Go(func() {
+		err := c.close(<-ended)
+		c.fail(err)
+		c.tasks.Wait()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.retiring, c)
+	})
+	c.drain(errRenewed)
+}
+
+// putOff notes that c could not be replaced because of err: it goes on, for a quarter of the time it has left, or
+// a minute, before that is tried again.
+func (p *Peer) putOff(c *clientConn, err error) {
+	now := c.credential.roles.time()
+	p.mu.Lock()
+	p.again = now.Add(min(max(c.credential.ends.Sub(now)/4, inspectEvery), time.Minute))
+	p.mu.Unlock()
+	if refused := (*RefusedError)(nil); errors.As(err, &refused) && !refused.Remote {
+		p.transport.refusals.count(refused.Reason)
+	}
+	p.log(slog.LevelWarn, "the connection to the peer cannot be made anew, which will be necessary; it goes on for now", slog.Any("error", err))
+}
+
+// inspect has the peer's connection made anew if it is time for that, and ends those that must.
+func (p *Peer) inspect(r *roles) {
+	p.mu.Lock()
+	current, again := p.current, p.again
+	p.mu.Unlock()
+	for _, c := range p.conns() {
+		why := c.credential.over(r)
+		now := r.time()
+		due := c.credential.roles != r || !now.Before(c.credential.renew)
+		switch {
+		case c != current && why != nil:
+			c.close(why)
+		case c == current && (why != nil || due && !now.Before(again)):
+			select {
+			case p.renew <- why:
+			default:
+			}
+		}
+	}
 }
 
 // failed notes an attempt that came to nothing, or a connection that ended and
@@ -244,7 +354,7 @@ func (p *Peer) failed(err error) {
 	if refused := (*RefusedError)(nil); errors.As(err, &refused) {
 		level := slog.LevelDebug
 		if !again {
-			level = slog.LevelWarn
+			level = refused.level()
 		}
 		if !refused.Remote {
 			p.transport.refusals.count(refused.Reason)
@@ -286,9 +396,10 @@ func (p *Peer) pause(failures int) bool {
 	}
 }
 
-// change sets whether the peer is up, and tells if it was not so before. It is
-// called by run's goroutine only, hence in order.
+// change sets whether the peer is up, and tells if it was not so before.
 func (p *Peer) change(up bool, why error) {
+	p.changes.Lock() // also while it tells: hence in order
+	defer p.changes.Unlock()
 	p.mu.Lock()
 	told := !p.dropped && p.up.Swap(up) != up
 	p.mu.Unlock()
@@ -307,9 +418,16 @@ func (p *Peer) change(up bool, why error) {
 
 // leaving is called when the peer has said goodbye over c.
 func (p *Peer) leaving(c *clientConn) {
-	p.setErr(errGoodbye)
-	p.conn.Store(nil)
-	p.change(false, errGoodbye)
+	p.mu.Lock()
+	current := p.current == c
+	if current {
+		p.err = errGoodbye
+		p.conn.Store(nil)
+	}
+	p.mu.Unlock()
+	if current {
+		p.change(false, errGoodbye)
+	}
 	c.drain(errGoodbye)
 }
 
@@ -344,6 +462,12 @@ func (p *Peer) stats() PeerStats {
 }
 
 func isRefusal(err error) bool { return errors.As(err, new(*RefusedError)) }
+
+// isLasting reports whether err is a refusal that does not pass by itself. A node that is not listed yet soon may be.
+func isLasting(err error) bool {
+	refused := (*RefusedError)(nil)
+	return errors.As(err, &refused) && refused.Reason != ReasonUnlisted
+}
 
 // sameRefusal reports whether a and b are refusals by the same node for the
 // same reason.
