@@ -238,10 +238,12 @@ func (t *Transport) secureServer(ctx context.Context, c net.Conn) (*tls.Conn, *c
 
 // explainTLS turns the error of a TLS handshake into a refusal.
 func explainTLS(err error) *RefusedError {
-	refused := (*RefusedError)(nil)
+	refused, other := (*RefusedError)(nil), x509.HostnameError{}
 	switch {
 	case errors.As(err, &refused):
 		return refused
+	case errors.As(err, &other):
+		return refuseName(other.Certificate, []string{other.Host})
 	case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded):
 		return refuse(ReasonSlow, "a TLS handshake not complete in time")
 	case errors.As(err, new(tls.RecordHeaderError)):

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -165,3 +166,5 @@ func eventually(t testing.TB, condition func() bool, message ...any) {
 	t.Helper()
 	require.Eventually(t, condition, 10*time.Second, time.Millisecond, message...)
 }
+
+func logged(n *node, text string) bool { return strings.Contains(n.log.String(), text) }

@@ -152,7 +152,11 @@ func (c *credential) check(accepted []string) error {
 	if validFor(c.shown[0], accepted) {
 		return nil
 	}
-	return refuse(ReasonName, "the certificate is for %s; accepted is %s", listed(c.names), listed(accepted))
+	return refuseName(c.shown[0], accepted)
+}
+
+func refuseName(leaf *x509.Certificate, accepted []string) *RefusedError {
+	return refuse(ReasonName, "the certificate is for %s; accepted is %s", listed(namesOf(leaf)), listed(accepted))
 }
 
 // verify verifies a certificate by the authorities of r.

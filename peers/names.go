@@ -133,21 +133,27 @@ func namesOf(leaf *x509.Certificate) []string {
 	return slices.Compact(names)
 }
 
-// listed is names as a message has them: quoted, since they are another's, and not all if they are many or long.
+// listed is names as a message has them: what is not plain in them is a question mark, since they are another's, and
+// not all are there if they are many or long.
 func listed(names []string) string {
 	const most, longest = 8, 256
 	if len(names) == 0 {
 		return "no name"
 	}
-	var quoted []string
+	var plain []string
 	for _, name := range names[:min(len(names), most)] {
 		if len(name) > longest {
-			name = name[:longest] + "…"
+			name = name[:longest] + "..."
 		}
-		quoted = append(quoted, fmt.Sprintf("%q", name))
+		plain = append(plain, strings.Map(func(r rune) rune {
+			if r < ' ' || r > '~' || r == '"' || r == '\\' {
+				return '?'
+			}
+			return r
+		}, name))
 	}
 	if more := len(names) - most; more > 0 {
-		quoted = append(quoted, fmt.Sprintf("and %d more", more))
+		plain = append(plain, fmt.Sprintf("and %d more", more))
 	}
-	return strings.Join(quoted, ", ")
+	return strings.Join(plain, ", ")
 }
