@@ -31,9 +31,9 @@ type identity struct {
 func WithTLS(t *tls.Config) Option {
 	return cacheOption(func(c *config) {
 		c.tls = nil
-		if t != nil {
-			t = t.Clone()
-			c.tls = func() *tls.Config { return t }
+		if t != nil { // an option may be used for several Caches
+			own := t.Clone()
+			c.tls = func() *tls.Config { return own }
 		}
 	})
 }
