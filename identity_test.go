@@ -123,31 +123,27 @@ func byAddress(t *testing.T, nodes int) geocache.Option {
 // TestANodeJoinsByItsAddress: nodes that are judged by their listed addresses let each other in as soon as both list
 // each other, whichever comes last.
 func TestANodeJoinsByItsAddress(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{byAddress(t, 4)}}, func(c *testcluster.Cluster) {
-		together := func(n int) bool {
-			for _, node := range c.Nodes() {
-				if len(node.Cache.Stats().Peers) < n-1 {
-					return false
-				}
-				for _, p := range node.Cache.Stats().Peers {
-					if !p.Up {
-						return false
+	for name, nodes := range map[string]int{"two alone": 1, "others vouch": 3} {
+		t.Run(name, func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{Nodes: nodes, Cache: []geocache.Option{byAddress(t, nodes+1)}}, func(c *testcluster.Cluster) {
+				young := fmt.Sprintf("eu-%d", nodes+1)
+				c.Directory.Hide("eu-1", young) // eu-1 is told late
+				c.Add("eu")
+				time.Sleep(10 * time.Second)
+				c.Directory.Show("eu-1", young)
+				time.Sleep(100 * time.Millisecond) // a refused node waits for a second and more
+				for _, n := range c.Nodes() {
+					require.Len(t, n.Cache.Stats().Peers, nodes)
+					for _, p := range n.Cache.Stats().Peers {
+						require.True(t, p.Up, "%s to %s", n.Name, p.ID)
 					}
 				}
-			}
-			return true
-		}
-		require.True(t, together(3))
-		c.Directory.Hide("eu-1", "eu-4") // eu-1 is told late
-		c.Add("eu")
-		time.Sleep(7 * time.Second)
-		c.Directory.Show("eu-1", "eu-4")
-		time.Sleep(100 * time.Millisecond)
-		require.True(t, together(4))
-		_, err := c.Node("eu-4").Set("key", "written")
-		require.NoError(t, err)
-		require.Equal(t, "written", text(t, c.Node("eu-1"), "key"))
-	})
+				_, err := c.Node(young).Set("key", "written")
+				require.NoError(t, err)
+				require.Equal(t, "written", text(t, c.Node("eu-1"), "key"))
+			})
+		})
+	}
 }
 
 // TestANodeThatIsNeverToldAndLetsNobodyIn: the others cannot even ping it, and it knows of them all the same.

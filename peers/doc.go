@@ -65,8 +65,7 @@
 // end on the old one. Until then both carry pings, of which the older one's do not count. A connection that breaks is made anew at once,
 // and if that fails after pauses from 50 ms to 2 s, with jitter; after a refusal,
 // which it takes a person to mend, after the longest. A node that is refused because the
-// other one does not list it yet goes on trying like any other, and does so at once when
-// that one has connected to it.
+// other one does not list it yet tries again at once when that one has connected to it.
 //
 // # Wire format
 //

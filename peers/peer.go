@@ -194,7 +194,7 @@ func (p *Peer) run() {
 		}
 		p.failed(err)
 		failures++
-		if isLasting(err) {
+		if isRefusal(err) {
 			failures = max(failures, 10) // it will take somebody to change it
 		}
 		if !p.pause(failures) {
@@ -462,12 +462,6 @@ func (p *Peer) stats() PeerStats {
 }
 
 func isRefusal(err error) bool { return errors.As(err, new(*RefusedError)) }
-
-// isLasting reports whether err is a refusal that does not pass by itself. A node that is not listed yet soon may be.
-func isLasting(err error) bool {
-	refused := (*RefusedError)(nil)
-	return errors.As(err, &refused) && refused.Reason != ReasonUnlisted
-}
 
 // sameRefusal reports whether a and b are refusals by the same node for the
 // same reason.
