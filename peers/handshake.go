@@ -257,7 +257,10 @@ func explainTLS(err error) *RefusedError {
 // common mistake.
 func explainHandshake(err error, received []byte) error {
 	const handshake, alert, major = 22, 21, 3
+	told := (*net.OpError)(nil)
 	switch {
+	case errors.As(err, &told) && told.Op == "remote error": // with TLS 1.3 a server judges a client that is done already
+		return &RefusedError{Reason: ReasonTLS, Remote: true, Text: told.Err.Error(), err: err}
 	case len(received) >= 2 && (received[0] == handshake || received[0] == alert) && received[1] == major:
 		return refuse(ReasonTLS, "the other side speaks TLS, which is not configured here")
 	case err == io.EOF:
