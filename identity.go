@@ -18,14 +18,14 @@ type identity struct {
 // directions with the same configuration: it needs a certificate for this node,
 // which is both a server's and a client's, RootCAs to check servers by, and ClientCAs to check clients by.
 //
-// A node is let in if its certificate is valid for a name that this one accepts: one of WithPeerNames, else
-// the configuration's ServerName, else the host of the address under which the discovery lists the node that it says
-// it is, so that a node which is not listed stays out. This goes for servers and clients alike, and
-// no callback of the configuration's can allow more: ClientAuth is not looked at, a
-// configuration that GetConfigForClient returns counts for its certificates and authorities only, and sessions are not
-// resumed. While a node is connected, others that say they are that node need a certificate for the same names,
-// so a node must show the same as server and as client. A connection ends no later than the certificates
-// that it was made with, and is made anew before.
+// A node is let in if its certificate is valid for a name that this one accepts: one of WithPeerNames,
+// else the configuration's ServerName, else the host of the address under which the discovery lists the
+// node that it says it is, so that a node which is not listed stays out. This goes for servers and
+// clients alike, and no callback of the configuration's can allow more: ClientAuth is not looked at, a
+// configuration that GetConfigForClient returns counts for its certificates and authorities only, and
+// sessions are not resumed. While a node is connected, others that say they are that node need a
+// certificate for the same names, so a node must show the same as server and as client. A connection
+// ends no later than the certificates that it was made with, and is made anew before.
 //
 // Package peertls makes a configuration from files, for WithTLSFunc.
 func WithTLS(t *tls.Config) Option {
@@ -38,10 +38,11 @@ func WithTLS(t *tls.Config) Option {
 	})
 }
 
-// WithTLSFunc is WithTLS with a configuration that changes: certificates and authorities are rotated without a
-// restart. The function is called for each connection and once a second. It must not block, must return the same
-// pointer as before if nothing has changed, and must not change what it has returned. For another one all
-// connections are made anew, without failing requests; those end that it would refuse.
+// WithTLSFunc is WithTLS with a configuration that changes: certificates and authorities are rotated
+// without a restart. The function is called for each connection and once a second. It must not block,
+// must return the same pointer as before if nothing has changed, and must not change what it has
+// returned. For another one all connections are made anew, without failing requests; those end that it
+// would refuse.
 func WithTLSFunc(f func() *tls.Config) Option { return cacheOption(func(c *config) { c.tls = f }) }
 
 // WithPeerNames sets for which names the certificate of a node must be valid, be it client or server: for one
@@ -52,8 +53,8 @@ func WithTLSFunc(f func() *tls.Config) Option { return cacheOption(func(c *confi
 //	spiffe://example.org/ns/prod/*                 all IDs below this path
 //	spiffe://example.org/*                         all of this trust domain
 //
-// It needs WithTLS or WithTLSFunc. With it, VerifyPeerCertificate of a configuration is called without verified
-// chains; VerifyConnection has them.
+// It needs WithTLS or WithTLSFunc. With it, VerifyPeerCertificate of a configuration is called without
+// verified chains; VerifyConnection has them.
 func WithPeerNames(names ...string) Option {
 	return cacheOption(func(c *config) { c.peerNames = append([]string{}, names...) })
 }

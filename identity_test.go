@@ -25,7 +25,8 @@ import (
 
 const service = "cache.profile-api"
 
-// intrude has a process that nobody lists join nodes, and read and write as it likes: none of that reaches them.
+// intrude has a process that nobody lists join nodes, and read and write as it likes: none of that
+// reaches them.
 func intrude(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 	t.Helper()
 	known := keys(50)
@@ -120,8 +121,8 @@ func byAddress(t *testing.T, nodes int) geocache.Option {
 	return geocache.WithTLS(config)
 }
 
-// TestANodeJoinsByItsAddress: nodes that are judged by their listed addresses let each other in as soon as both list
-// each other, whichever comes last.
+// TestANodeJoinsByItsAddress: nodes that are judged by their listed addresses let each other in as soon
+// as both list each other, whichever comes last.
 func TestANodeJoinsByItsAddress(t *testing.T) {
 	for name, nodes := range map[string]int{"two alone": 1, "others vouch": 3} {
 		t.Run(name, func(t *testing.T) {
@@ -190,8 +191,8 @@ func (c certs) load() *peertls.Files {
 	return f
 }
 
-// TestRotation: certificates and the authority are rotated under load. Nothing fails, and then the old authority is
-// refused.
+// TestRotation: certificates and the authority are rotated under load. Nothing fails, and then the old
+// authority is refused.
 func TestRotation(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	old, young := authority.New(t), authority.New(t)

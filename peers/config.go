@@ -48,9 +48,10 @@ type Config struct {
 	// not resumed.
 	TLS func() *tls.Config
 
-	// PeerNames are the names of which a node's certificate must have one, be it client or server. Without any
-	// it is the configuration's ServerName, and without that the host in the node's address: a node that SetPeers
-	// does not have cannot connect then. CheckName says what a name may be.
+	// PeerNames are the names of which a node's certificate must have one, be it client or server.
+	// Without any it is the configuration's ServerName, and without that the host in the node's
+	// address: a node that SetPeers does not have cannot connect then. CheckName says what a name may
+	// be.
 	PeerNames []string
 
 	// Lease is how long a peer may be silent before it is taken to be down,

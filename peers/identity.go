@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// This file decides who is let in. It is the only place that does: what the user's configuration says, and what its
-// callbacks return, may refuse more and never less.
+// This file decides who is let in. It is the only place that does: what the user's configuration says,
+// and what its callbacks return, may refuse more and never less.
 //
 // A connection is let in if the other side has shown a certificate that
 //
@@ -23,8 +23,9 @@ import (
 //   - is valid for one of the names that are accepted, see gate.accepted; and
 //   - has the same names as those by which connections of the node with this id are already up, see bind.
 //
-// Invariant: each handshake is a full one. A session that is resumed brings the certificate of the connection
-// before it back, which makes a rotation as good as none. VerifyConnection runs for those too, but there are none.
+// Invariant: each handshake is a full one. A session that is resumed brings the certificate of the
+// connection before it back, which makes a rotation as good as none. VerifyConnection runs for those
+// too, but there are none.
 
 // CheckTLS returns everything that keeps a configuration from being one for both directions between nodes.
 func CheckTLS(c *tls.Config) (errs []error) {
@@ -85,8 +86,8 @@ func (g *gate) now() (*roles, error) {
 	}
 	r.client.ClientSessionCache = nil
 	r.client.Renegotiation = tls.RenegotiateNever
-	// With a name in the handshake crypto/tls verifies the chain and that one name. It cannot be told several, or
-	// SPIFFE IDs: then verifyServer does both.
+	// With a name in the handshake crypto/tls verifies the chain and that one name. It cannot be told
+	// several, or SPIFFE IDs: then verifyServer does both.
 	r.client.InsecureSkipVerify = len(g.names) > 0
 	g.last = r
 	return r, nil
@@ -292,9 +293,9 @@ type binding struct {
 	conns int
 }
 
-// bind binds the id of a node to the names that nc has shown, until nc is closed. It refuses nc if there are
-// connections by others. Rotating a certificate keeps its names; a node whose names change is let in when its old
-// connections are gone.
+// bind binds the id of a node to the names that nc has shown, until nc is closed. It refuses nc if
+// there are connections by others. Rotating a certificate keeps its names; a node whose names change is
+// let in when its old connections are gone.
 func (t *Transport) bind(nc *conn, id string) error {
 	if nc.credential == nil {
 		return nil
@@ -326,8 +327,9 @@ type bindings struct {
 	nodes map[string]*binding
 }
 
-// over returns why a connection must not go on, or nil: a certificate has ended, or its authority is not one of
-// those in force any more. (What a GetConfigForClient would say now is not known without a client.)
+// over returns why a connection must not go on, or nil: a certificate has ended, or its authority is
+// not one of those in force any more. (What a GetConfigForClient would say now is not known without a
+// client.)
 func (c *credential) over(r *roles) error {
 	if c == nil {
 		return nil

@@ -62,7 +62,8 @@ func requireIn(t *testing.T, m met) {
 	require.True(t, m.them.Peer("us").Up())
 }
 
-// requireOut: neither as a server nor as a client are they let in, both are counted and logged, on both sides.
+// requireOut: neither as a server nor as a client are they let in, both are counted and logged, on both
+// sides.
 func requireOut(t *testing.T, m met, reason Reason, texts ...string) {
 	t.Helper()
 	require.False(t, m.us.Peer("them").Up())
@@ -268,8 +269,8 @@ func TestNoSessionIsResumed(t *testing.T) {
 	}
 }
 
-// TestUnlistedNodes: where a certificate is judged by the listed address, a node that is not listed stays out, and
-// is in soon after it has been.
+// TestUnlistedNodes: where a certificate is judged by the listed address, a node that is not listed
+// stays out, and is in soon after it has been.
 func TestUnlistedNodes(t *testing.T) {
 	t.Parallel()
 	a := ca.New(t)
@@ -336,6 +337,19 @@ func TestAnIDIsBound(t *testing.T) {
 	renewed.stop()
 	eventually(t, func() bool { return us.Stats().Connections == 0 })
 	require.True(t, newNode(t, "them", config("two")).connect(t, us).Up(), "when nobody is there any more")
+}
+
+// TestARegionIsAsListed: leases are for the nodes of a region, and only the list says who is in it.
+func TestARegionIsAsListed(t *testing.T) {
+	us := newNode(t, "us", nil).listen(t)
+	them := newNode(t, "them", nil)
+	us.SetPeers([]Endpoint{{ID: "them", Region: "there", Address: "127.0.0.1:1"}})
+	peer := them.connect(t, us)
+	require.False(t, peer.Up())
+	require.Equal(t, ReasonIdentity, refusalOf(peer.Err()).Reason)
+	require.Contains(t, refusalOf(peer.Err()).Text, `in region "here", and is listed in "there"`)
+	us.SetPeers([]Endpoint{{ID: "them", Region: "here", Address: "127.0.0.1:1"}})
+	eventually(t, peer.Up)
 }
 
 // TestNothingIsTakenFromWhoIsRefused: not even the time.

@@ -83,12 +83,11 @@ func (t *Transport) OtherViews(view uint64) bool {
 	return t.granted.otherLocked(view, time.Now())
 }
 
-// StrangersEnd returns the moment until which this node has to reckon with nodes of its
-// region that ping it and for which known is false: a lease after the last ping of any. Nodes that are refused
-// because they are not listed count too, from one attempt to the next.
-// Such a node takes this one for present and is not seen from here, because this one
-// has just come and has not found it yet, or cannot reach it. It is zero if there
-// are none.
+// StrangersEnd returns the moment until which this node has to reckon with nodes of its region that
+// ping it and for which known is false: a lease after the last ping of any. Nodes that are refused
+// because they are not listed count too, from one attempt to the next. Such a node takes this one for
+// present and is not seen from here, because this one has just come and has not found it yet, or cannot
+// reach it. It is zero if there are none.
 func (t *Transport) StrangersEnd(known func(id string) bool) (end time.Time) {
 	t.granted.mu.Lock()
 	defer t.granted.mu.Unlock()
@@ -122,11 +121,12 @@ type leases struct {
 	strangers map[string]time.Time // when a node last tried that was refused because it is not listed
 }
 
-// maxStrangers is of how many nodes that are refused a node keeps the ids. Others count as one, without an id.
+// maxStrangers is of how many nodes that are refused a node keeps the ids. Others count as one, without
+// an id.
 const maxStrangers = 1024
 
-// stranger notes that a node of the region, with a certificate that an authority has issued, was refused because it
-// is not listed here. It takes this node for present all the same.
+// stranger notes that a node of the region, with a certificate that an authority has issued, was
+// refused because it is not listed here. It takes this node for present all the same.
 func (l *leases) stranger(id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -160,7 +160,8 @@ func (l *leases) memory() time.Duration { return 2 * l.length }
 // the old view.
 //
 // A connection may be made anew while the one before it still is there, and what was sent over that one
-// may come late. So a ping counts only if none has come over a connection that was made later: ok is false then.
+// may come late. So a ping counts only if none has come over a connection that was made later: ok is
+// false then.
 func (l *leases) pinged(client string, conn, view uint64, own func() uint64) (lease, others time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

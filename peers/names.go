@@ -67,9 +67,9 @@ func validFor(leaf *x509.Certificate, names []string) bool {
 	})
 }
 
-// spiffeID returns the SPIFFE ID of a certificate. As the standard of X.509-SVIDs demands, it is none if there is
-// another URI, or if the certificate is an authority's. Only the one way of writing an ID counts, so that an ID
-// is what its bytes are.
+// spiffeID returns the SPIFFE ID of a certificate. As the standard of X.509-SVIDs demands, it is none
+// if there is another URI, or if the certificate is an authority's. Only the one way of writing an ID
+// counts, so that an ID is what its bytes are.
 func spiffeID(leaf *x509.Certificate) (id string, ok bool) {
 	const signs = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	if len(leaf.URIs) != 1 || leaf.IsCA || leaf.KeyUsage&signs != 0 {
@@ -133,8 +133,8 @@ func namesOf(leaf *x509.Certificate) []string {
 	return slices.Compact(names)
 }
 
-// listed is names as a message has them: what is not plain in them is a question mark, since they are another's, and
-// not all are there if they are many or long.
+// listed is names as a message has them: what is not plain in them is a question mark, since they are
+// another's, and not all are there if they are many or long.
 func listed(names []string) string {
 	const most, longest = 8, 256
 	if len(names) == 0 {

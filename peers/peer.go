@@ -311,8 +311,8 @@ func (p *Peer) retire(c *clientConn, ended <-chan error) {
 	c.drain(errRenewed)
 }
 
-// putOff notes that c could not be replaced because of err: it goes on, for a quarter of the time it has left, or
-// a minute, before that is tried again.
+// putOff notes that c could not be replaced because of err: it goes on, for a quarter of the time it
+// has left, or a minute, before that is tried again.
 func (p *Peer) putOff(c *clientConn, err error) {
 	now := c.credential.roles.time()
 	p.mu.Lock()

@@ -47,8 +47,8 @@ func changingPair(t *testing.T, a *ca.Authority, change func(*Config)) (client, 
 	return nodes[0], nodes[1], peer, configs
 }
 
-// busy keeps requests of all kinds under way until the returned function is called, which requires that none has
-// failed.
+// busy keeps requests of all kinds under way until the returned function is called, which requires that
+// none has failed.
 func busy(t *testing.T, peer *Peer) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -83,8 +83,8 @@ func busy(t *testing.T, peer *Peer) (stop func()) {
 	}
 }
 
-// TestConnectionsAreMadeAnew: for another configuration, without a request that fails, without a moment in which the
-// peer is down, and without losing what it has granted.
+// TestConnectionsAreMadeAnew: for another configuration, without a request that fails, without a moment
+// in which the peer is down, and without losing what it has granted.
 func TestConnectionsAreMadeAnew(t *testing.T) {
 	t.Parallel()
 	a := ca.New(t)
@@ -146,7 +146,8 @@ func TestConnectionsAreMadeAnew(t *testing.T) {
 	require.Empty(t, server.Stats().Refused)
 }
 
-// TestCertificatesEnd: connections are made anew before a certificate ends, whosever it is, and none lives longer.
+// TestCertificatesEnd: connections are made anew before a certificate ends, whosever it is, and none
+// lives longer.
 func TestCertificatesEnd(t *testing.T) {
 	t.Parallel()
 	a := ca.New(t)
@@ -207,7 +208,8 @@ func TestAClientCannotOutliveItsCertificate(t *testing.T) {
 	eventually(t, func() bool { return server.Stats().Refused[ReasonExpired] > 0 })
 }
 
-// TestAnAuthorityIsRemoved: connections that it has vouched for end, in both directions, and there are no others.
+// TestAnAuthorityIsRemoved: connections that it has vouched for end, in both directions, and there are
+// no others.
 func TestAnAuthorityIsRemoved(t *testing.T) {
 	t.Parallel()
 	for role, name := range []string{"as a client", "as a server"} {

@@ -1,5 +1,5 @@
-// Package peertls makes the TLS configuration of a node from files, and follows them: certificates and authorities
-// are rotated without a restart.
+// Package peertls makes the TLS configuration of a node from files, and follows them: certificates and
+// authorities are rotated without a restart.
 //
 //	files, err := peertls.Load(peertls.Options{
 //		Certificate: "/etc/keys/tls.crt",
@@ -17,22 +17,23 @@
 //
 // # Rotation
 //
-// The files are read once in Options.Interval, whole, so it does not matter how they are replaced: written over, renamed,
-// or by a link that is turned, as Kubernetes does. What has changed is taken in when it is the same at a second look
-// a moment later. What is no use is left alone, logged and counted, and what was there before goes on: a file that
-// is half written, a key that does not belong to the certificate, a certificate that is for servers only, that has ended,
-// or that none of the authorities has issued.
+// The files are read once in Options.Interval, whole, so it does not matter how they are replaced:
+// written over, renamed, or by a link that is turned, as Kubernetes does. What has changed is taken in
+// when it is the same at a second look a moment later. What is no use is left alone, logged and
+// counted, and what was there before goes on: a file that is half written, a key that does not belong
+// to the certificate, a certificate that is for servers only, that has ended, or that none of the
+// authorities has issued.
 //
-// A certificate is rotated by replacing it and its key. An authority is rotated in three steps, each of them on all nodes
-// before the next one begins:
+// A certificate is rotated by replacing it and its key. An authority is rotated in three steps, each of
+// them on all nodes before the next one begins:
 //
 //  1. Add the new authority to the file of authorities, beside the old one.
 //  2. Replace certificates and keys by those that the new one has issued.
 //  3. Take the old one out.
 //
-// A step is done on a node when Stats().Loaded has grown, and with its peers a second or two after that: they make
-// their connections anew. After the third step certificates of the old authority are refused, and
-// connections that were made with them end.
+// A step is done on a node when Stats().Loaded has grown, and with its peers a second or two after
+// that: they make their connections anew. After the third step certificates of the old authority are
+// refused, and connections that were made with them end.
 package peertls
 
 import (
@@ -89,8 +90,8 @@ type Stats struct {
 // Left returns for how long the certificate in use still is good. It is negative after its end.
 func (s Stats) Left() time.Duration { return time.Until(s.NotAfter) }
 
-// Load reads the files and watches them until Close. The error says everything that is wrong with options, or what is
-// wrong with the files.
+// Load reads the files and watches them until Close. The error says everything that is wrong with
+// options, or what is wrong with the files.
 func Load(options Options) (*Files, error) {
 	var errs []error
 	for _, file := range []struct{ name, path string }{
@@ -122,9 +123,9 @@ func Load(options Options) (*Files, error) {
 	return f, nil
 }
 
-// TLS returns the configuration in use: another one after something new was taken in, else the same. It is what
-// geocache.WithTLSFunc wants, for servers and clients alike, and says nothing of the names that others
-// must have: that is for geocache.WithPeerNames. It must not be changed.
+// TLS returns the configuration in use: another one after something new was taken in, else the same. It
+// is what geocache.WithTLSFunc wants, for servers and clients alike, and says nothing of the names that
+// others must have: that is for geocache.WithPeerNames. It must not be changed.
 func (f *Files) TLS() *tls.Config { return f.config.Load() }
 
 // Stats returns how it goes.
@@ -284,7 +285,8 @@ func (c contents) parse(now time.Time) (*tls.Config, error) {
 	}, nil
 }
 
-// certificates returns the certificates in a file, which has at least one, and nothing that looks like a part of one.
+// certificates returns the certificates in a file, which has at least one, and nothing that looks like
+// a part of one.
 func certificates(file string) (all []*x509.Certificate, err error) {
 	rest := []byte(file)
 	for {

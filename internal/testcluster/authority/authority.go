@@ -114,8 +114,8 @@ func (a *Authority) Issue(changes ...Change) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// Config returns the configuration of a node with a certificate of this authority, which trusts these authorities;
-// without any, this one.
+// Config returns the configuration of a node with a certificate of this authority, which trusts these
+// authorities; without any, this one.
 func (a *Authority) Config(certificate tls.Certificate, trusted ...*Authority) *tls.Config {
 	if len(trusted) == 0 {
 		trusted = []*Authority{a}
