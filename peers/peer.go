@@ -41,7 +41,7 @@ type Peer struct {
 	cancel context.CancelFunc
 	tried  chan struct{} // closed when the first attempt to connect is over
 	seen   chan struct{} // holds one while the peer has connected to this node since the last attempt
-	renew  chan error    // holds one while the connection should be made anew: why it must end if that fails, or nil
+	renew  chan renewal  // holds one while a connection should be made anew
 
 	conn    atomic.Pointer[clientConn] // for new requests; nil while there is none
 	up      atomic.Bool
@@ -73,7 +73,7 @@ type Peer struct {
 func newPeer(t *Transport, endpoint Endpoint) *Peer {
 	p := &Peer{
 		transport: t, endpoint: endpoint, err: errConnecting, tried: make(chan struct{}), seen: make(chan struct{}, 1),
-		renew: make(chan error, 1), retiring: make(map[*clientConn]struct{}),
+		renew: make(chan renewal, 1), retiring: make(map[*clientConn]struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	return p
@@ -243,7 +243,10 @@ func (p *Peer) use(c *clientConn) error {
 			c.fail(err)
 			c.tasks.Wait()
 			return err
-		case why := <-p.renew:
+		case r := <-p.renew:
+			if r.conn != c {
+				continue // it is over by now
+			}
 			next, err := p.connect(min(p.transport.config.Limits.HandshakeTimeout, p.transport.config.Lease))
 			switch {
 			case err == nil:
@@ -251,8 +254,8 @@ func (p *Peer) use(c *clientConn) error {
 				c, ended = next, p.start(next)
 				p.retire(old, oldEnded)
 				p.log(slog.LevelDebug, "connection to peer made anew")
-			case why != nil:
-				c.close(why)
+			case r.why != nil:
+				c.close(r.why)
 			default:
 				p.putOff(c, err)
 			}
@@ -292,57 +295,6 @@ func (p *Peer) start(c *clientConn) (ended <-chan error) {
 	reads := make(chan error, 1)
 	go func() { reads <- c.run() }()
 	return reads
-}
-
-// retire ends c when its requests in flight are answered. There is another connection
-// for new ones.
-func (p *Peer) retire(c *clientConn, ended <-chan error) {
-	p.mu.Lock()
-	p.retiring[c] = struct{}{}
-	p.mu.Unlock()
-	p.retired.Go(func() {
-		err := c.close(<-ended)
-		c.fail(err)
-		c.tasks.Wait()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		delete(p.retiring, c)
-	})
-	c.drain(errRenewed)
-}
-
-// putOff notes that c could not be replaced because of err: it goes on, for a quarter of the time it
-// has left, or a minute, before that is tried again.
-func (p *Peer) putOff(c *clientConn, err error) {
-	now := c.credential.roles.time()
-	p.mu.Lock()
-	p.again = now.Add(min(max(c.credential.ends.Sub(now)/4, inspectEvery), time.Minute))
-	p.mu.Unlock()
-	if refused := (*RefusedError)(nil); errors.As(err, &refused) && !refused.Remote {
-		p.transport.refusals.count(refused.Reason)
-	}
-	p.log(slog.LevelWarn, "the connection to the peer cannot be made anew, which will be necessary; it goes on for now", slog.Any("error", err))
-}
-
-// inspect has the peer's connection made anew if it is time for that, and ends those that must.
-func (p *Peer) inspect(r *roles) {
-	p.mu.Lock()
-	current, again := p.current, p.again
-	p.mu.Unlock()
-	for _, c := range p.conns() {
-		why := c.credential.over(r)
-		now := r.time()
-		due := c.credential.roles != r || !now.Before(c.credential.renew)
-		switch {
-		case c != current && why != nil:
-			c.close(why)
-		case c == current && (why != nil || due && !now.Before(again)):
-			select {
-			case p.renew <- why:
-			default:
-			}
-		}
-	}
 }
 
 // failed notes an attempt that came to nothing, or a connection that ended and
