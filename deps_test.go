@@ -33,6 +33,7 @@ func TestImports(t *testing.T) {
 		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note",
 			"/consistenthash", "/expiry", "/latency"},
 		"/peers":           {"/expiry", "/latency"},
+		"/peertls":         {},
 		"/regions":         {"/consistenthash", "/expiry"},
 		"/regions/consul":  {"/regions", "/consistenthash", "/expiry"},
 		"/internal/store":  {"/expiry"},

@@ -218,6 +218,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		Handler:   handler{c},
 		Dial:      c.config.dial,
 		TLS:       c.config.tls,
+		PeerNames: c.config.peerNames,
 		Lease:     c.config.lease,
 		Limits:    c.config.limits,
 		Logger:    c.config.logger.With("self", c.node.ID), // it adds the cluster itself

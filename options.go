@@ -2,7 +2,6 @@ package geocache
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,7 +34,6 @@ type config struct {
 	listener  net.Listener
 	advertise string
 	dial      func(ctx context.Context, address string) (net.Conn, error)
-	tls       *tls.Config
 	plaintext bool
 	discovery regions.Discovery
 	limits    peers.Limits
@@ -45,6 +43,7 @@ type config struct {
 	maxDrift  time.Duration
 	clock     func() time.Time
 	logger    *slog.Logger
+	identity
 
 	// What is remembered of writes, where a test wants it to be less than usual: how many
 	// floors a group has, and how many bytes wait for a region.
@@ -107,13 +106,6 @@ func WithAdvertise(address string) Option {
 func WithDialer(dial func(ctx context.Context, address string) (net.Conn, error)) Option {
 	return cacheOption(func(c *config) { c.dial = dial })
 }
-
-// WithTLS encrypts and authenticates the connections between nodes, in both
-// directions with the same configuration: it needs a certificate for this node,
-// RootCAs to check servers by, and ClientCAs to check clients by. Peers are
-// dialled by address, so their certificates must be for that, or ServerName must be
-// set. The function mutual in examples/consul makes such a configuration.
-func WithTLS(t *tls.Config) Option { return cacheOption(func(c *config) { c.tls = t }) }
 
 // WithPlaintext allows peers to be reached without TLS beyond the loopback
 // interface: whoever is on that network can then read and change what is
@@ -217,14 +209,7 @@ func (c *config) check() error {
 			bad("WithAdvertise(%q): %w", c.advertise, err)
 		}
 	}
-	if c.tls != nil {
-		if len(c.tls.Certificates) == 0 && (c.tls.GetCertificate == nil || c.tls.GetClientCertificate == nil) {
-			bad("WithTLS: no certificate for this node, which is server and client to the others")
-		}
-		if c.tls.ClientCAs == nil {
-			bad("WithTLS: no ClientCAs, so anybody could connect; TLS between nodes is mutual")
-		}
-	}
+	errs = append(errs, c.checkIdentity()...)
 	return errors.Join(errs...)
 }
 

@@ -86,6 +86,13 @@ func TestOpenChecksWhereItListens(t *testing.T) {
 		"listening twice":          {[]geocache.Option{geocache.WithListen("127.0.0.1:0"), geocache.WithListener(listener)}, []string{"exclude each other"}},
 		"discovery, not listening": {[]geocache.Option{geocache.WithDiscovery(regions.Static())}, []string{"WithDiscovery needs WithListen or WithListener"}},
 		"TLS without certificates": {[]geocache.Option{geocache.WithListen("192.0.2.1:0"), geocache.WithTLS(&tls.Config{})}, []string{"no certificate for this node", "no ClientCAs"}},
+		"TLS that verifies nobody": {[]geocache.Option{geocache.WithTLS(&tls.Config{Certificates: make([]tls.Certificate, 1), ClientCAs: x509.NewCertPool(), InsecureSkipVerify: true})},
+			[]string{"WithTLS: InsecureSkipVerify"}},
+		"TLS from nowhere": {[]geocache.Option{geocache.WithTLSFunc(func() *tls.Config { return nil })}, []string{"WithTLS: no configuration"}},
+		"names without TLS": {[]geocache.Option{geocache.WithPeerNames("*.example.org", "spiffe://d")},
+			[]string{"WithPeerNames needs WithTLS", `"*.example.org": a wildcard belongs into a certificate`, `"spiffe://d": no path`}},
+		"no names": {[]geocache.Option{geocache.WithTLS(&tls.Config{Certificates: make([]tls.Certificate, 1), ClientCAs: x509.NewCertPool()}), geocache.WithPeerNames()},
+			[]string{"WithPeerNames: no name"}},
 		"TLS that is one-sided": {[]geocache.Option{geocache.WithTLS(&tls.Config{Certificates: make([]tls.Certificate, 1), RootCAs: x509.NewCertPool()})},
 			[]string{"no ClientCAs, so anybody could connect"}},
 	} {

@@ -33,6 +33,9 @@ func (s Stats) String() string {
 		b.WriteString("copies not served  ")
 	}
 	fmt.Fprintf(&b, "lapses %s  gaps %s", count(s.Lapses), count(s.Gaps))
+	if !s.Certificate.IsZero() {
+		fmt.Fprintf(&b, "  certificate ends %s", s.Certificate.UTC().Format(time.DateTime))
+	}
 	for _, reason := range slices.Sorted(maps.Keys(s.Refused)) {
 		fmt.Fprintf(&b, "  refused (%v) %s", reason, count(s.Refused[reason]))
 	}

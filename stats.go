@@ -281,6 +281,10 @@ type Stats struct {
 	Groups  map[string]GroupStats   // by name
 	Refused map[peers.Reason]uint64 // connections refused or closed for what came over them
 
+	// Certificate is when the certificate of this process ends that it shows to its peers: the first of the
+	// configuration. Zero without TLS, or if a callback chooses it.
+	Certificate time.Time
+
 	// Copies is whether copies of other nodes' entries are served now. They are
 	// not while the nodes of the region do not agree about who is there.
 	Copies bool
@@ -347,7 +351,7 @@ func (c *Cache) Stats() Stats {
 	s.Gaps = c.inbox.Gaps()
 	if c.transport != nil {
 		t := c.transport.Stats()
-		s.Peers, s.Refused = t.Peers, t.Refused
+		s.Peers, s.Refused, s.Certificate = t.Peers, t.Refused, t.Certificate
 		for i := range s.Regions {
 			s.Regions[i].Exchanges = t.Regions[s.Regions[i].Name]
 		}

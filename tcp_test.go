@@ -2,13 +2,7 @@ package geocache_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"math/big"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -19,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster/authority"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -112,57 +107,15 @@ func TestThreeNodesOverTCP(t *testing.T) {
 	closing.Wait()
 }
 
-// An authority issues certificates for nodes on loopback.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-}
-
-func newAuthority(t *testing.T) *authority {
-	a := &authority{pool: x509.NewCertPool()}
-	var err error
-	a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
-	require.NoError(t, err)
-	a.cert, err = x509.ParseCertificate(der)
-	require.NoError(t, err)
-	a.pool.AddCert(a.cert)
-	return a
-}
-
-// config returns the configuration of a node with a certificate of the
-// authority's, which trusts those of another.
-func (a *authority) config(t *testing.T, trusted *authority) *tls.Config {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "node"}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, a.cert, &key.PublicKey, a.key)
-	require.NoError(t, err)
-	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		RootCAs:      trusted.pool,
-		ClientCAs:    trusted.pool,
-	}
-}
-
 func TestMutualTLS(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	ours, theirs := newAuthority(t), newAuthority(t)
+	ours, theirs, loopback := authority.New(t), authority.New(t), authority.IP("127.0.0.1")
 	configs := []*tls.Config{
-		ours.config(t, ours),
-		ours.config(t, ours),
-		theirs.config(t, ours),   // trusts us, so it is we who have to refuse it
-		theirs.config(t, theirs), // another world
-		nil,                      // plaintext
+		ours.Config(ours.Issue(loopback)),
+		ours.Config(ours.Issue(loopback)),
+		theirs.Config(theirs.Issue(loopback), ours), // trusts us, so it is we who have to refuse it
+		theirs.Config(theirs.Issue(loopback)),       // another world
+		nil,                                         // plaintext
 	}
 	nodes := openTCP(t, len(configs), func(i int) []geocache.Option {
 		return []geocache.Option{geocache.WithTLS(configs[i]), geocache.WithJoinWait(300 * time.Millisecond)}

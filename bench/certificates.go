@@ -57,5 +57,5 @@ func readCertificates(dir string) (*tls.Config, error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(pair.Leaf)
-	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, ClientCAs: pool}, nil
+	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, ClientCAs: pool, ServerName: "127.0.0.1"}, nil
 }

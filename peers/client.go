@@ -138,7 +138,7 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 		c.ponged = max(c.ponged, h.id)
 		c.mu.Unlock()
 		if sent.number == h.id && h.id != 0 {
-			c.peer.ponged(sent, m)
+			c.peer.ponged(c, sent, m)
 		}
 		return nil
 	case kindGoodbye:
@@ -266,10 +266,14 @@ func (c *clientConn) ping() error {
 
 // send sends one frame with n requests, the first of which is request i of w:
 // what encode makes of its number, and then value. If it returns no error, every
-// request gets its result.
+// request gets its result. errRenewed says to send it over the connection that has taken this one's place.
 func (c *clientConn) send(w *waiter, n, i int, value []byte, encode func(b []byte, first uint64) []byte) (span, error) {
 	sp := span{n: n}
 	c.mu.Lock()
+	if c.draining == errRenewed {
+		c.mu.Unlock()
+		return sp, errRenewed
+	}
 	if err := cmp.Or(c.ended, c.draining); err != nil {
 		c.mu.Unlock()
 		return sp, c.peer.inferred(CodeUnavailable, err)
@@ -311,11 +315,8 @@ func timeLeft(ctx context.Context) time.Duration {
 
 // cancel makes the peer stop working for a caller that no longer waits. It
 // does not wait either.
-func (c *clientConn) cancel(w *waiter, spans ...span) {
-	var ids []uint64
-	for _, sp := range spans {
-		ids = append(ids, c.forget(w, sp)...)
-	}
+func (c *clientConn) cancel(w *waiter, sp span) {
+	ids := c.forget(w, sp)
 	const most = maxRequest / 8
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), most)]

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
@@ -39,10 +40,19 @@ type Config struct {
 	// net.Conn demands.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 
-	// TLS, if not nil, is used for all connections in both directions. If
-	// it has ClientCAs, clients must show a certificate from them. ServerName
-	// is by default the host in the peer's address.
-	TLS *tls.Config
+	// TLS, if not nil, returns what is used for new connections, in both directions. It
+	// is called for each of them, and once a second; connections are made anew if what it returns is another
+	// configuration than before, and those that this one would refuse end. It must not
+	// block, and what it has returned must not be changed. CheckTLS says what
+	// a configuration must have. Nodes verify each other, whatever it says of that, and sessions are
+	// not resumed.
+	TLS func() *tls.Config
+
+	// PeerNames are the names of which a node's certificate must have one, be it client or server.
+	// Without any it is the configuration's ServerName, and without that the host in the node's
+	// address: a node that SetPeers does not have cannot connect then. CheckName says what a name may
+	// be.
+	PeerNames []string
 
 	// Lease is how long a peer may be silent before it is taken to be down,
 	// and for how long this node's pongs grant a lease; pings are sent four
@@ -66,9 +76,9 @@ type Config struct {
 	Grace time.Duration
 
 	// OnChange, if not nil, is called when a peer has come up or gone down, or says something else of
-	// itself or of this node (see Guest and Standing): for each Peer in order, with no lock held, and on the goroutine that
-	// reads its connection, so it must not block. It is not called for a
-	// peer that SetPeers has dropped, nor once Close has begun.
+	// itself or of this node (see Guest and Standing), on a goroutine that its connection needs, so it must
+	// not block. Two calls may overtake each other, so ask the Peer how it is. It is not called for a peer
+	// that SetPeers has dropped, nor once Close has begun.
 	OnChange func(p *Peer)
 
 	// OnPong, if not nil, is called after each pong of a peer has been taken
@@ -175,11 +185,18 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	if c.TLS != nil {
-		c.TLS = c.TLS.Clone()
-		if c.TLS.ClientCAs != nil {
-			c.TLS.ClientAuth = tls.RequireAndVerifyClientCert
+		for _, err := range CheckTLS(c.TLS()) {
+			errs = append(errs, fmt.Errorf("peers: Config.TLS: %w", err))
+		}
+	} else if len(c.PeerNames) > 0 {
+		errs = append(errs, errors.New("peers: Config.PeerNames needs Config.TLS"))
+	}
+	for _, name := range c.PeerNames {
+		if err := CheckName(name); err != nil {
+			errs = append(errs, fmt.Errorf("peers: Config.PeerNames: %w", err))
 		}
 	}
+	c.PeerNames = slices.Clone(c.PeerNames)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

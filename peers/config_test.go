@@ -1,8 +1,6 @@
 package peers
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"io"
 	"net"
 	"strings"
@@ -33,7 +31,6 @@ func TestConfigErrors(t *testing.T) {
 func TestConfigDefaults(t *testing.T) {
 	given := Config{
 		Cluster: "c", ID: "i", Region: "r", Clock: expiry.NewClock(nil, 0), Handler: &handler{},
-		TLS: &tls.Config{ClientCAs: x509.NewCertPool()},
 	}
 	c, err := given.withDefaults()
 	require.NoError(t, err)
@@ -42,8 +39,6 @@ func TestConfigDefaults(t *testing.T) {
 		MaxKey: 4096, MaxValue: 64 << 20, MaxKeys: 1024, MaxInFlight: 4096, MaxQueued: 4 << 20,
 		HandshakeTimeout: 5 * time.Second, FrameTimeout: 10 * time.Second,
 	}, c.Limits)
-	require.Equal(t, tls.RequireAndVerifyClientCert, c.TLS.ClientAuth)
-	require.Zero(t, given.TLS.ClientAuth)
 }
 
 // TestFirstCause: a connection ended because of what the first to notice said,

@@ -15,6 +15,10 @@ type conn struct {
 	tasks  sync.WaitGroup // goroutines besides the one that reads
 	closed chan struct{}
 	once   sync.Once
+
+	credential *credential // what the other side was let in by; nil without TLS
+	number     uint64      // of an accepted one: higher than that of any that the client made before
+	unbind     func()      // see Transport.bind; nil if it is not bound
 }
 
 // newConn makes a conn of c, which allows write for writing a small frame. The
@@ -37,6 +41,9 @@ func (c *conn) close(err error) error {
 	c.once.Do(func() {
 		close(c.closed)
 		_ = closeNow(c.Conn)
+		if c.unbind != nil {
+			c.unbind()
+		}
 	})
 	return err
 }

@@ -14,7 +14,9 @@
 //     back by itself.
 //   - Deadlines and cancellation travel to the node that works for them.
 //   - No node with another cluster's name, another ring seed or a clock too far
-//     ahead is ever talked to, in either direction.
+//     ahead is ever talked to, in either direction. With TLS, none whose certificate is
+//     for no name that is accepted, or that says it is a node which is connected by another
+//     certificate.
 //   - What a peer sends costs that peer its connection at most. It is counted
 //     by [Reason] and logged, no memory is taken for it beyond [Limits], and no
 //     other connection notices.
@@ -23,7 +25,8 @@
 //
 // Not promised: that a request is carried out only once or not at all when the
 // answer is an inferred error; fairness between the callers of one peer; and,
-// without TLS and client certificates, that a node is who it says it is.
+// without TLS, that a node is who it says it is. With TLS it is one whose certificate is
+// accepted: which of several that share their names, only its word says.
 //
 // # Views and leases
 //
@@ -57,9 +60,12 @@
 // A client pings four times in a lease. It takes its peer to be down when
 // nothing at all, pong or not, has come for a lease, so that a huge value under
 // way does not look like death. A server closes a connection over which it has
-// heard nothing for ten leases. A connection that breaks is made anew at once,
+// heard nothing for ten leases. A connection is made anew before a certificate ends by which it was
+// made, and when [Config.TLS] returns something else: new requests go over the new one, those in flight
+// end on the old one. Until then both carry pings, of which the older one's do not count. A connection that breaks is made anew at once,
 // and if that fails after pauses from 50 ms to 2 s, with jitter; after a refusal,
-// which it takes a person to mend, after the longest.
+// which it takes a person to mend, after the longest. A node that is refused because the
+// other one does not list it yet tries again at once when that one has connected to it.
 //
 // # Wire format
 //
@@ -106,7 +112,7 @@
 //	Code    0 ok, 1 not found, 2 miss, 3 unknown group, 4 failed, 5 busy, 6 closing,
 //	        7 timeout, 8 too large, 9 bad request, 10 uncertain, 11 unsettled
 //	Reason  1 protocol, 2 version, 3 cluster, 4 seed, 5 clock, 6 identity, 7 tls,
-//	        8 limit, 9 slow, 10 idle, 11 busy
+//	        8 limit, 9 slow, 10 idle, 11 busy, 12 name, 13 unlisted, 14 taken, 15 expired
 //	Hop     1 owner, 2 region, 3 update
 //	Source  1 store, 2 region, 3 getter
 //

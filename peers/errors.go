@@ -1,6 +1,9 @@
 package peers
 
-import "fmt"
+import (
+	"fmt"
+	"log/slog"
+)
 
 // A Code is the outcome of a request. Its numbers are part of the wire format.
 //
@@ -112,6 +115,10 @@ const (
 	ReasonSlow     Reason = 9  // a handshake or a frame not complete, or answers not read, in time
 	ReasonIdle     Reason = 10 // not even a ping for many leases
 	ReasonBusy     Reason = 11 // too many connections in their handshake
+	ReasonName     Reason = 12 // a certificate for no name that is accepted
+	ReasonUnlisted Reason = 13 // a node that is not listed (yet), where certificates are judged by the listed address
+	ReasonTaken    Reason = 14 // the id of a node that is connected by a certificate for other names
+	ReasonExpired  Reason = 15 // the certificate by which the connection was made has ended
 )
 
 var reasonNames = map[Reason]string{
@@ -126,6 +133,10 @@ var reasonNames = map[Reason]string{
 	ReasonSlow:     "slow",
 	ReasonIdle:     "idle",
 	ReasonBusy:     "busy",
+	ReasonName:     "name",
+	ReasonUnlisted: "unlisted",
+	ReasonTaken:    "taken",
+	ReasonExpired:  "expired",
 }
 
 // String returns a short name, fit for a label of a metric.
@@ -151,6 +162,14 @@ func (e *RefusedError) Error() string {
 		by = "refused by the peer"
 	}
 	return fmt.Sprintf("%s (%v): %s", by, e.Reason, e.Text)
+}
+
+// level is how a refusal is logged. A node that is not listed yet mostly has just started.
+func (e *RefusedError) level() slog.Level {
+	if e.Reason == ReasonUnlisted {
+		return slog.LevelInfo
+	}
+	return slog.LevelWarn
 }
 
 // Unwrap returns the cause, such as an *expiry.DriftError, or nil.

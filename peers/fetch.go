@@ -92,17 +92,22 @@ func (p *Peer) begin(ctx context.Context, call, waits bool, send func(*clientCon
 	if err := ctx.Err(); err != nil {
 		return a, err
 	}
-	a = pending{peer: p, conn: p.conn.Load()}
-	if a.conn == nil {
-		return a, p.inferred(CodeUnavailable, p.Err())
+	a = pending{peer: p}
+	for {
+		if a.conn = p.conn.Load(); a.conn == nil {
+			return a, p.inferred(CodeUnavailable, p.Err())
+		}
+		if a.w == nil {
+			a.w, _ = p.transport.waiters.Get().(*waiter)
+		}
+		if a.w == nil {
+			a.w = &waiter{results: make(chan result, 1)}
+		}
+		a.w.sent, a.w.call, a.w.reads = p.transport.config.Clock.Instant(), call, waits
+		if a.span, err = send(a.conn, a.w); err != errRenewed {
+			return a, err
+		}
 	}
-	a.w, _ = p.transport.waiters.Get().(*waiter)
-	if a.w == nil {
-		a.w = &waiter{results: make(chan result, 1)}
-	}
-	a.w.sent, a.w.call, a.w.reads = p.transport.config.Clock.Instant(), call, waits
-	a.span, err = send(a.conn, a.w)
-	return a, err
 }
 
 // wait must be called once for what begin has returned without an error.
@@ -144,12 +149,18 @@ func (p *Peer) FetchMany(ctx context.Context, batch Batch, answered func(i int, 
 	})
 }
 
+// A part is what one frame has asked for.
+type part struct {
+	conn *clientConn
+	span span
+}
+
 func (p *Peer) fetchMany(ctx context.Context, batch Batch, answered func(i int, ans Answer, err error)) {
 	waiting := make([]bool, len(batch.Keys)) // sent and not answered
 	left := 0                                // how many are
 	w := &waiter{sent: p.transport.config.Clock.Instant(), results: make(chan result, len(batch.Keys))}
 	c := p.conn.Load()
-	var spans []span
+	var sent []part
 	for i := 0; i < len(batch.Keys); {
 		n, err := 1, ctx.Err()
 		if err == nil && c == nil {
@@ -162,7 +173,11 @@ func (p *Peer) fetchMany(ctx context.Context, batch Batch, answered func(i int, 
 			n = c.fitting(batch.Group, batch.Keys[i:])
 			var sp span
 			sp, err = c.sendFetch(timeLeft(ctx), w, fetch{hop: batch.Hop, peek: batch.Peek}, batch.Group, batch.Keys[i:i+n], i)
-			spans = append(spans, sp)
+			if err == errRenewed {
+				c = p.conn.Load()
+				continue
+			}
+			sent = append(sent, part{c, sp})
 		}
 		for range n {
 			if err != nil {
@@ -181,7 +196,9 @@ func (p *Peer) fetchMany(ctx context.Context, batch Batch, answered func(i int, 
 			ans, err := p.outcome(ctx, r, w.sent, false)
 			answered(r.i, ans, err)
 		case <-ctx.Done():
-			c.cancel(w, spans...)
+			for _, part := range sent {
+				part.conn.cancel(w, part.span)
+			}
 			for i := range waiting {
 				if waiting[i] {
 					answered(i, Answer{}, ctx.Err())

@@ -3,6 +3,7 @@ package peers
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -38,14 +39,16 @@ func acceptOnly(kinds ...kind) func(kind) (int, bool) {
 // allows. Unless it returns an error, c has become the returned conn.
 func (t *Transport) greet(ctx context.Context, c net.Conn, to Endpoint, traffic *traffic) (*conn, welcome, error) {
 	until, _ := ctx.Deadline()
-	if t.config.TLS != nil {
-		secured, err := t.secureClient(ctx, c, to)
+	var server *credential
+	if t.gate != nil {
+		secured, shown, err := t.secureClient(ctx, c, to)
 		if err != nil {
 			return nil, welcome{}, err
 		}
-		c = secured
+		c, server = secured, shown
 	}
 	nc := newConn(c, &t.config.Limits, traffic, t.config.Lease)
+	nc.credential = server
 	nc.reader.accept = acceptOnly(kindWelcome, kindRefused)
 	nc.reader.setIdle(time.Until(until))
 	nc.reader.until = until
@@ -85,35 +88,41 @@ func (t *Transport) greet(ctx context.Context, c net.Conn, to Endpoint, traffic 
 	case m.id != to.ID || m.region != to.Region:
 		return nil, m, refuse(ReasonIdentity, "at %s is node %q in region %q, not %q in %q", to.Address, m.id, m.region, to.ID, to.Region)
 	}
+	if err := t.bind(nc, m.id); err != nil {
+		return nil, m, err
+	}
 	return nc, m, t.merge(h)
 }
 
 // welcome makes the server's side of the handshake over c. Unless it returns an
 // error, c has become the returned conn. The client has been told of an error.
-func (t *Transport) welcome(ctx context.Context, c net.Conn) (*conn, hello, error) {
+func (t *Transport) welcome(ctx context.Context, c net.Conn) (_ *conn, m hello, err error) {
 	until := time.Now().Add(t.config.Limits.HandshakeTimeout)
-	if t.config.TLS != nil {
+	var client *credential
+	if t.gate != nil {
 		ctx, cancel := context.WithDeadline(ctx, until)
 		defer cancel()
-		secured := tls.Server(c, t.config.TLS)
-		if err := secured.HandshakeContext(ctx); err != nil {
-			refused := explainTLS(err)
-			if plain := (tls.RecordHeaderError{}); errors.As(err, &plain) && plain.Conn != nil {
-				refused = refuse(ReasonTLS, "a client that does not speak TLS, which this node requires")
-				t.sendRefused(newConn(c, &t.config.Limits, &t.traffic, t.config.Lease), refused)
-			}
-			return nil, hello{}, refused
+		secured, shown, err := t.secureServer(ctx, c)
+		if err != nil {
+			return nil, hello{}, err
 		}
-		c = secured
+		c, client = secured, shown
 	}
 	nc := newConn(c, &t.config.Limits, &t.traffic, t.config.Limits.FrameTimeout)
-	m, err := t.checkHello(nc, until)
+	nc.credential = client
+	defer func() {
+		if err != nil {
+			nc.close(err)
+		}
+	}()
+	m, err = t.checkHello(nc, until)
 	if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused.Reason != ReasonSlow {
 		t.sendRefused(nc, refused)
 	}
 	if err != nil {
 		return nil, m, err
 	}
+	nc.number = t.numbered.Add(1)
 	err = nc.writer.queue(0, nil, func(b []byte) []byte {
 		return appendWelcome(b, t.config.Clock.Physical(), welcome{
 			version: min(m.highest, highestVersion),
@@ -156,6 +165,12 @@ func (t *Transport) checkHello(nc *conn, until time.Time) (hello, error) {
 	case m.id == t.config.ID:
 		return m, refuse(ReasonIdentity, "two nodes with the id %q", m.id)
 	}
+	if p := t.Peer(m.id); p != nil && p.Region() != m.region {
+		return m, refuse(ReasonIdentity, "node %q says that it is in region %q, and is listed in %q", m.id, m.region, p.Region())
+	}
+	if err := t.admit(nc, m); err != nil {
+		return m, err
+	}
 	return m, t.merge(h)
 }
 
@@ -184,27 +199,51 @@ func (t *Transport) sendRefused(nc *conn, refused *RefusedError) {
 	nc.writer.flush(false)
 }
 
-// secureClient makes the client's side of the TLS handshake.
-func (t *Transport) secureClient(ctx context.Context, c net.Conn, to Endpoint) (*tls.Conn, error) {
-	config := t.config.TLS
-	if config.ServerName == "" {
-		host, _, err := net.SplitHostPort(to.Address)
-		if err != nil {
-			host = to.Address
-		}
-		config = config.Clone()
-		config.ServerName = host
+// secureClient makes the client's side of the TLS handshake. The server has shown that it may be the node
+// that is dialled.
+func (t *Transport) secureClient(ctx context.Context, c net.Conn, to Endpoint) (*tls.Conn, *credential, error) {
+	r, err := t.gate.now()
+	if err != nil {
+		return nil, nil, err
 	}
+	config, both := r.clientFor(to)
 	secured := tls.Client(c, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
-		return nil, explainTLS(err)
+		return nil, nil, explainTLS(err)
 	}
-	return secured, nil
+	server, err := both.done()
+	return secured, server, err
+}
+
+// secureServer makes the server's side of the TLS handshake. The client has shown that it has a
+// certificate; whether that lets it in is for admit to say.
+func (t *Transport) secureServer(ctx context.Context, c net.Conn) (*tls.Conn, *credential, error) {
+	r, err := t.gate.now()
+	if err != nil {
+		return nil, nil, err
+	}
+	secured := tls.Server(c, r.server)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		refused := explainTLS(err)
+		if plain := (tls.RecordHeaderError{}); errors.As(err, &plain) && plain.Conn != nil {
+			refused = refuse(ReasonTLS, "a client that does not speak TLS, which this node requires")
+			t.sendRefused(newConn(c, &t.config.Limits, &t.traffic, t.config.Lease), refused)
+		}
+		return nil, nil, refused
+	}
+	state := secured.ConnectionState()
+	client, err := newCredential(r, x509.ExtKeyUsageClientAuth, state.PeerCertificates, state.VerifiedChains)
+	return secured, client, err
 }
 
 // explainTLS turns the error of a TLS handshake into a refusal.
 func explainTLS(err error) *RefusedError {
+	refused, other := (*RefusedError)(nil), x509.HostnameError{}
 	switch {
+	case errors.As(err, &refused):
+		return refused
+	case errors.As(err, &other):
+		return refuseName(other.Certificate, []string{other.Host})
 	case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded):
 		return refuse(ReasonSlow, "a TLS handshake not complete in time")
 	case errors.As(err, new(tls.RecordHeaderError)):
@@ -218,7 +257,10 @@ func explainTLS(err error) *RefusedError {
 // common mistake.
 func explainHandshake(err error, received []byte) error {
 	const handshake, alert, major = 22, 21, 3
+	told := (*net.OpError)(nil)
 	switch {
+	case errors.As(err, &told) && told.Op == "remote error": // with TLS 1.3 a server judges a client that is done already
+		return &RefusedError{Reason: ReasonTLS, Remote: true, Text: told.Err.Error(), err: err}
 	case len(received) >= 2 && (received[0] == handshake || received[0] == alert) && received[1] == major:
 		return refuse(ReasonTLS, "the other side speaks TLS, which is not configured here")
 	case err == io.EOF:

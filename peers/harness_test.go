@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -151,10 +152,19 @@ func pair(t testing.TB, change func(*Config)) (client, server *node, peer *Peer)
 	return client, server, peer
 }
 
-func withTLS(config *tls.Config) func(*Config) { return func(c *Config) { c.TLS = config } }
+// withTLS has a node use config, or no TLS if it is nil.
+func withTLS(config *tls.Config) func(*Config) {
+	return func(c *Config) {
+		if config != nil {
+			c.TLS = func() *tls.Config { return config }
+		}
+	}
+}
 
 // eventually polls in real time, for tests over real connections.
 func eventually(t testing.TB, condition func() bool, message ...any) {
 	t.Helper()
 	require.Eventually(t, condition, 10*time.Second, time.Millisecond, message...)
 }
+
+func logged(n *node, text string) bool { return strings.Contains(n.log.String(), text) }

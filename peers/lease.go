@@ -2,6 +2,7 @@ package peers
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -92,16 +93,21 @@ func (t *Transport) OtherViews(view uint64) bool {
 	return t.granted.otherLocked(view, time.Now())
 }
 
-// StrangersEnd returns the moment until which this node has to reckon with nodes of its
-// region that ping it and for which known is false: a lease after the last ping of any.
-// Such a node takes this one for present and is not seen from here, because this one
-// has just come and has not found it yet, or cannot reach it. It is zero if there
-// are none.
+// StrangersEnd returns the moment until which this node has to reckon with nodes of its region that
+// ping it and for which known is false: a lease after the last ping of any. Nodes that are refused
+// because they are not listed count too, from one attempt to the next. Such a node takes this one for
+// present and is not seen from here, because this one has just come and has not found it yet, or cannot
+// reach it. It is zero if there are none.
 func (t *Transport) StrangersEnd(known func(id string) bool) (end time.Time) {
 	t.granted.mu.Lock()
 	defer t.granted.mu.Unlock()
 	for id, g := range t.granted.clients {
 		if until := g.heard.Add(t.granted.length); until.After(end) && g.view != Guest && !known(id) {
+			end = until
+		}
+	}
+	for id, heard := range t.granted.strangers {
+		if until := heard.Add(t.granted.strangeness()); until.After(end) && !known(id) {
 			end = until
 		}
 	}
@@ -129,12 +135,34 @@ func (t *Transport) Hears(id string) bool {
 type leases struct {
 	length time.Duration // Config.Lease
 
-	mu      sync.Mutex // guards the following
-	clients map[string]*grant
+	mu        sync.Mutex // guards the following
+	clients   map[string]*grant
+	strangers map[string]time.Time // when a node last tried that was refused because it is not listed
 }
+
+// maxStrangers is of how many nodes that are refused a node keeps the ids. Others count as one, without
+// an id.
+const maxStrangers = 1024
+
+// stranger notes that a node of the region, with a certificate that an authority has issued, was
+// refused because it is not listed here. It takes this node for present all the same.
+func (l *leases) stranger(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(l.strangers, func(_ string, heard time.Time) bool { return now.Sub(heard) > l.strangeness() })
+	if len(l.strangers) >= maxStrangers {
+		id = ""
+	}
+	l.strangers[id] = now
+}
+
+// strangeness is for how long a stranger counts: it tries again before that.
+func (l *leases) strangeness() time.Duration { return max(l.length, 2*lastBackoff) }
 
 // A grant is what a client has said and been granted.
 type grant struct {
+	conn  uint64    // the latest of its connections that has carried one, see conn.number
 	view  uint64    // of its last ping
 	heard time.Time // when that came
 	under uint64    // the view of the lease granted last
@@ -152,23 +180,30 @@ func (l *leases) memory() time.Duration { return 2 * l.length }
 // view may still run. own says what view this node has, and is called with the
 // lock held: after SetView and then OwnLeasesEnd there are no new leases under
 // the old view.
-func (l *leases) pinged(client string, view uint64, own func() uint64) (lease, others time.Duration) {
+//
+// A connection may be made anew while the one before it still is there, and what was sent over that one
+// may come late. So a ping counts only if none has come over a connection that was made later: ok is
+// false then.
+func (l *leases) pinged(client string, conn, view uint64, own func() uint64) (lease, others time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	g := l.clients[client]
+	if g != nil && conn < g.conn {
+		return 0, 0, false
+	}
 	if view == gone {
 		delete(l.clients, client)
-		return 0, 0
+		return 0, 0, true
 	}
 	now, ours := time.Now(), own()
-	g := l.clients[client]
 	if g == nil {
 		g = new(grant)
 		l.clients[client] = g
 	}
-	g.view, g.heard = view, now
+	g.conn, g.view, g.heard = conn, view, now
 	if view == Guest { // it has ceased to use its lease
 		g.under, g.end = 0, time.Time{}
-		return 0, 0
+		return 0, 0, true
 	}
 
 	// This client and all others, in our list of peers or not: one that has
@@ -176,7 +211,7 @@ func (l *leases) pinged(client string, view uint64, own func() uint64) (lease, o
 	if other := l.otherLocked(ours, now); view != 0 && ours != Guest && !other {
 		lease, g.under, g.end = l.length, view, now.Add(l.length)
 	}
-	return lease, max(l.endLocked(view).Sub(now), 0)
+	return lease, max(l.endLocked(view).Sub(now), 0), true
 }
 
 // otherLocked reports whether the last ping of a client that is remembered had another view, and
@@ -242,7 +277,11 @@ func (s *serverConn) pong(id, view uint64) error {
 	var m pong
 	home := s.client.region == t.config.Region
 	if home {
-		m.lease, m.others = t.granted.pinged(s.client.id, view, func() uint64 { return t.view.Load().hash })
+		ok := false
+		m.lease, m.others, ok = t.granted.pinged(s.client.id, s.number, view, func() uint64 { return t.view.Load().hash })
+		if !ok {
+			return s.queuePong(0, pong{}) // it says that this node is there, and nothing else
+		}
 		m.standing = t.standing(s.client.id)
 	}
 	if hook := t.config.OnOtherView; hook != nil && home && view < Guest && view != t.view.Load().hash {
@@ -309,15 +348,30 @@ func (p *Peer) Agreed(view uint64) expiry.Instant {
 	return s.agree
 }
 
-// ponged is called when the peer has answered a ping. Only run's goroutine
-// calls it.
-func (p *Peer) ponged(sent ping, m pong) {
+// ponged is called when the peer has answered a ping that was sent over c.
+func (p *Peer) ponged(c *clientConn, sent ping, m pong) {
+	taken, news := p.takePong(c, sent, m)
+	if news {
+		p.tell()
+	}
+	if taken && p.transport.config.OnPong != nil {
+		p.transport.config.OnPong(p)
+	}
+}
+
+// takePong takes in a pong, unless there is a later connection. news is whether it says something else than
+// the one before it of either node.
+func (p *Peer) takePong(c *clientConn, sent ping, m pong) (taken, news bool) {
+	p.pongs.Lock()
+	defer p.pongs.Unlock()
+	if p.latest != c {
+		return false, false
+	}
 	t := p.transport
 	now := time.Now()
 	p.rtt.Store(int64(p.trips.add(max(now.Sub(sent.at), 1))))
-	if says := uint32(m.flags()); p.says.Swap(says) != says {
-		p.tell()
-	}
+	says := uint32(m.flags())
+	news = p.says.Swap(says) != says
 	end := sent.instant.Add(shortened(m.lease))
 	if m.lease > 0 { // what was granted before runs on
 		p.lease.Store(int64(end))
@@ -338,7 +392,5 @@ func (p *Peer) ponged(sent ping, m pong) {
 		}
 		p.settled.Store(s)
 	}
-	if hook := t.config.OnPong; hook != nil {
-		hook(p)
-	}
+	return true, news
 }

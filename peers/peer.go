@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -23,6 +24,9 @@ var (
 	errGoodbye    = errors.New("the node is leaving")
 	errDropped    = errors.New("the node is no longer a peer")
 	errClosed     = errors.New("the transport is closed")
+
+	// errRenewed says that there is another connection for new requests.
+	errRenewed = errors.New("the connection has been made anew")
 )
 
 // A Peer is another node as this node's requests reach it: a connection, made
@@ -37,6 +41,7 @@ type Peer struct {
 	cancel context.CancelFunc
 	tried  chan struct{} // closed when the first attempt to connect is over
 	seen   chan struct{} // holds one while the peer has connected to this node since the last attempt
+	renew  chan renewal  // holds one while a connection should be made anew
 
 	conn    atomic.Pointer[clientConn] // for new requests; nil while there is none
 	up      atomic.Bool
@@ -45,21 +50,32 @@ type Peer struct {
 	epoch   atomic.Uint64
 	says    atomic.Uint32 // what the last pong said of both nodes, see pong.flags
 	settled atomic.Pointer[settled]
-	trips   window // only for the goroutine that reads
 	traffic traffic
 
 	connects atomic.Uint64
+	retired  sync.WaitGroup // of those in retiring
 	exchanges
 
-	mu      sync.Mutex  // guards the following
-	current *clientConn // the one that run uses, also when it takes no new requests
-	dropped bool
-	err     error // why there is no connection
+	changes sync.Mutex // see change
+
+	pongs  sync.Mutex  // guards the following, and is held while pongs are taken in
+	latest *clientConn // whose pongs count
+	trips  window
+
+	mu       sync.Mutex  // guards the following
+	current  *clientConn // the one that run uses, also when it takes no new requests
+	retiring map[*clientConn]struct{}
+	again    time.Time // not before then is another connection tried while there is one
+	dropped  bool
+	err      error // why there is no connection
 }
 
 // newPeer returns a peer whose run is still to be started.
 func newPeer(t *Transport, endpoint Endpoint) *Peer {
-	p := &Peer{transport: t, endpoint: endpoint, tried: make(chan struct{}), seen: make(chan struct{}, 1), err: errConnecting}
+	p := &Peer{
+		transport: t, endpoint: endpoint, err: errConnecting, tried: make(chan struct{}), seen: make(chan struct{}, 1),
+		renew: make(chan renewal, 1), retiring: make(map[*clientConn]struct{}),
+	}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	return p
 }
@@ -126,16 +142,25 @@ func (p *Peer) drop(why error) {
 
 // abort ends a dropped peer at once.
 func (p *Peer) abort() {
-	p.mu.Lock()
-	current := p.current
-	p.mu.Unlock()
-	if current != nil {
-		current.close(errClosed)
+	for _, c := range p.conns() {
+		c.close(errClosed)
 	}
+}
+
+// conns returns the connection that is used, and those that only end.
+func (p *Peer) conns() []*clientConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := slices.Collect(maps.Keys(p.retiring))
+	if p.current != nil {
+		all = append(all, p.current)
+	}
+	return all
 }
 
 // run keeps a connection to the peer until it is dropped.
 func (p *Peer) run() {
+	defer p.retired.Wait()
 	defer p.cancel()
 	failures := 0
 	for {
@@ -206,10 +231,51 @@ func (p *Peer) connect(limit time.Duration) (*clientConn, error) {
 	return newClientConn(p, nc, m), nil
 }
 
-// use sends requests over c until it ends, and returns why it did.
+// use sends requests over c, and over those that take its place, until the last of them
+// ends. It returns why that did.
 func (p *Peer) use(c *clientConn) error {
+	ended := p.start(c)
+	for {
+		select {
+		case err := <-ended:
+			err = c.close(err)
+			p.settled.Store(nil) // what is behind the next one may know nothing of it
+			p.conn.Store(nil)
+			c.fail(err)
+			c.tasks.Wait()
+			return err
+		case r := <-p.renew:
+			if r.conn != c {
+				continue // it is over by now
+			}
+			next, err := p.connect(min(p.transport.config.Limits.HandshakeTimeout, p.transport.config.Lease))
+			switch {
+			case err == nil:
+				old, oldEnded := c, ended
+				c, ended = next, p.start(next)
+				p.retire(old, oldEnded)
+				p.log(slog.LevelDebug, "connection to peer made anew")
+			case r.why != nil:
+				c.close(r.why)
+			default:
+				p.putOff(c, err)
+			}
+		}
+	}
+}
+
+// start has new requests go over c, and returns where it will say why c has ended.
+func (p *Peer) start(c *clientConn) (ended <-chan error) {
+	was := p.epoch.Swap(uint64(c.server.epoch))
+	p.pongs.Lock()
+	p.latest = c
+	if was != uint64(c.server.epoch) {
+		p.settled.Store(nil)
+	}
+	p.pongs.Unlock()
 	p.mu.Lock()
 	p.current = c
+	p.again = time.Time{}
 	dropped := p.dropped
 	if !dropped {
 		p.err = nil
@@ -222,18 +288,14 @@ func (p *Peer) use(c *clientConn) error {
 
 	p.connects.Add(1)
 	c.tasks.Go(c.heartbeat)
-	was := p.epoch.Swap(uint64(c.server.epoch))
 	p.change(true, nil)
 	if hook := p.transport.config.OnRestart; hook != nil && was != 0 && was != uint64(c.server.epoch) {
 		hook(p)
 	}
 	p.tryOver()
-	err := c.close(c.run())
-	p.settled.Store(nil) // what is behind the next one may know nothing of it
-	p.conn.Store(nil)
-	c.fail(err)
-	c.tasks.Wait()
-	return err
+	reads := make(chan error, 1)
+	go func() { reads <- c.run() }()
+	return reads
 }
 
 // failed notes an attempt that came to nothing, or a connection that ended and
@@ -245,7 +307,7 @@ func (p *Peer) failed(err error) {
 	if refused := (*RefusedError)(nil); errors.As(err, &refused) {
 		level := slog.LevelDebug
 		if !again {
-			level = slog.LevelWarn
+			level = refused.level()
 		}
 		if !refused.Remote {
 			p.transport.refusals.count(refused.Reason)
@@ -287,9 +349,10 @@ func (p *Peer) pause(failures int) bool {
 	}
 }
 
-// change sets whether the peer is up, and tells if it was not so before. It is
-// called by run's goroutine only, hence in order.
+// change sets whether the peer is up, and tells if it was not so before.
 func (p *Peer) change(up bool, why error) {
+	p.changes.Lock() // also while it tells: hence in order
+	defer p.changes.Unlock()
 	p.mu.Lock()
 	told := !p.dropped && p.up.Swap(up) != up
 	p.mu.Unlock()
@@ -304,8 +367,7 @@ func (p *Peer) change(up bool, why error) {
 	p.tell()
 }
 
-// tell tells that something about the peer has changed. It is called by run's goroutine only, hence
-// in order.
+// tell tells that something about the peer has changed.
 func (p *Peer) tell() {
 	if hook := p.transport.config.OnChange; hook != nil {
 		hook(p)
@@ -331,9 +393,16 @@ func (p *Peer) pingSoon() {
 
 // leaving is called when the peer has said goodbye over c.
 func (p *Peer) leaving(c *clientConn) {
-	p.setErr(errGoodbye)
-	p.conn.Store(nil)
-	p.change(false, errGoodbye)
+	p.mu.Lock()
+	current := p.current == c
+	if current {
+		p.err = errGoodbye
+		p.conn.Store(nil)
+	}
+	p.mu.Unlock()
+	if current {
+		p.change(false, errGoodbye)
+	}
 	c.drain(errGoodbye)
 }
 

@@ -435,7 +435,7 @@ func (t *Transport) report(err error, message string, attrs ...slog.Attr) {
 	level := slog.LevelDebug
 	if refused := (*RefusedError)(nil); errors.As(err, &refused) && !refused.Remote {
 		if t.refusals.count(refused.Reason) {
-			level = slog.LevelWarn
+			level = refused.level()
 		}
 		attrs = append(attrs, slog.String("reason", refused.Reason.String()))
 	}

@@ -27,6 +27,10 @@ type Stats struct {
 	// Refused counts, in both roles, the connections that this node refused
 	// or closed because of what came over them.
 	Refused map[Reason]uint64
+
+	// Certificate is when the certificate of this node ends: the first of the configuration's. It is zero without
+	// TLS, or if a callback chooses it.
+	Certificate time.Time
 }
 
 // PeerStats is what this node, as a client, has had to do with a peer.

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"math/big"
 	"net"
 	"testing"
@@ -40,7 +41,7 @@ func authority(t testing.TB) (tls.Certificate, *x509.CertPool) {
 
 func TestMutualTLS(t *testing.T) {
 	certificate, pool := authority(t)
-	mutual := &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: pool, ClientCAs: pool}
+	mutual := &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: pool, ClientCAs: pool, ServerName: "127.0.0.1"}
 	_, server, peer := pair(t, withTLS(mutual))
 	require.Equal(t, tls.NoClientCert, mutual.ClientAuth, "the configuration given was changed")
 	value := make([]byte, 3<<20)
@@ -59,15 +60,19 @@ func TestTLSMismatch(t *testing.T) {
 	certificate, pool := authority(t)
 	_, strangers := authority(t)
 	full := &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: pool, ClientCAs: pool}
+	none := &tls.Config{RootCAs: pool, ClientCAs: pool,
+		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("none") },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return new(tls.Certificate), nil },
+	}
 	for name, c := range map[string]struct {
 		server, client *tls.Config
 		text           string // of the client's error
 	}{
 		"plain client":         {full, nil, "does not speak TLS, which this node requires"},
 		"plain server":         {nil, full, "does not speak TLS"},
-		"no certificate":       {full, &tls.Config{RootCAs: pool}, "certificate required"},
-		"unknown authority":    {full, &tls.Config{Certificates: full.Certificates, RootCAs: strangers}, "unknown authority"},
-		"of another authority": {&tls.Config{Certificates: full.Certificates, ClientCAs: strangers}, full, "certificate"},
+		"no certificate":       {full, none, "certificate required"},
+		"unknown authority":    {full, &tls.Config{Certificates: full.Certificates, RootCAs: strangers, ClientCAs: pool}, "unknown authority"},
+		"of another authority": {&tls.Config{Certificates: full.Certificates, RootCAs: pool, ClientCAs: strangers}, full, "certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := newNode(t, "server", withTLS(c.server)).listen(t)
@@ -84,7 +89,7 @@ func TestTLSMismatch(t *testing.T) {
 func TestTLSSlowness(t *testing.T) {
 	certificate, pool := authority(t)
 	server := newNode(t, "server", func(c *Config) {
-		c.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, ClientCAs: pool}
+		withTLS(&tls.Config{Certificates: []tls.Certificate{certificate}, ClientCAs: pool})(c)
 		c.Limits.HandshakeTimeout = 100 * time.Millisecond
 	}).listen(t)
 	r := dialRogue(t, server)

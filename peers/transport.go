@@ -20,6 +20,8 @@ type Transport struct {
 	waiters sync.Pool
 
 	config Config
+	gate   *gate // nil without TLS
+	bound  bindings
 
 	// leaving ends when Close begins: no more connections are accepted.
 	// ctx ends when the time for that is over: nothing goes on.
@@ -37,6 +39,7 @@ type Transport struct {
 	granted leases
 
 	handshakes, loading  atomic.Int64
+	numbered             atomic.Uint64 // connections accepted, see conn.number
 	requests, hits, busy atomic.Uint64
 	traffic              traffic
 	refusals             refusals
@@ -72,7 +75,12 @@ func New(config Config) (*Transport, error) {
 	t.ctx, t.abort = context.WithCancel(context.Background())
 	t.byID.Store(&map[string]*Peer{})
 	t.view.Store(new(view))
-	t.granted = leases{length: config.Lease, clients: make(map[string]*grant)}
+	t.granted = leases{length: config.Lease, clients: make(map[string]*grant), strangers: make(map[string]time.Time)}
+	t.bound.nodes = make(map[string]*binding)
+	if config.TLS != nil {
+		t.gate = &gate{source: config.TLS, names: config.PeerNames}
+		t.servers.Go(t.inspect)
+	}
 	return t, nil
 }
 
@@ -162,6 +170,7 @@ func (t *Transport) Stats() Stats {
 		Busy:        t.busy.Load(),
 		Traffic:     t.traffic.read(),
 		Refused:     t.refusals.read(),
+		Certificate: t.gate.ownEnd(),
 	}
 	for _, p := range t.Peers() {
 		s.Peers = append(s.Peers, p.stats())

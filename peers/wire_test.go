@@ -154,9 +154,9 @@ func TestNumbers(t *testing.T) {
 	text := strings.Join(strings.Fields(strings.ReplaceAll(string(doc), "//", " ")), " ")
 	documented := func(s string) { require.True(t, strings.Contains(text, s), "%q is not in doc.go", s) }
 	documented("Code " + list(0, 11, func(i int) string { return Code(i).String() }))
-	documented("Reason " + list(1, 11, func(i int) string { return Reason(i).String() }))
+	documented("Reason " + list(1, 15, func(i int) string { return Reason(i).String() }))
 	require.Len(t, codeNames, 13)
-	require.Len(t, reasonNames, 11)
+	require.Len(t, reasonNames, 15)
 	require.Equal(t, "code 12", Code(12).String())
 	for k := kindHello; k <= kindCall; k++ {
 		name := k.String()

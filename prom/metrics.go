@@ -1,6 +1,8 @@
 package prom
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/geocache/geocache"
@@ -24,6 +26,7 @@ var (
 	lapses       = desc("copy_lapses_total", "How often serving copies has ended, or not begun, because the nodes of the region did not agree about who is there.")
 	gaps         = desc("push_gaps_total", "Pushes from other regions that showed that one before them had been lost.")
 	refused      = desc("connections_refused_total", "Connections refused, or closed for what came over them.", "reason")
+	certificate  = desc("certificate_left_seconds", "For how long the certificate of this process still is good; negative after its end. Not there without TLS.")
 )
 
 func oneIf(is bool) float64 {
@@ -39,6 +42,9 @@ func (o output) node(s geocache.Stats) {
 	o.gauge(guest, oneIf(s.Guest))
 	o.counter(lapses, s.Lapses)
 	o.counter(gaps, s.Gaps)
+	if !s.Certificate.IsZero() {
+		o.gauge(certificate, time.Until(s.Certificate).Seconds())
+	}
 	for reason, n := range s.Refused {
 		o.counter(refused, n, reason.String())
 	}

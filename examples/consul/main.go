@@ -21,8 +21,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -36,6 +34,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/peertls"
 	"github.com/geocache/geocache/regions"
 	"github.com/geocache/geocache/regions/consul"
 )
@@ -101,40 +100,24 @@ func open(ctx context.Context, listen, certs string, plaintext bool, discovery r
 		geocache.WithDiscovery(discovery),
 	}
 	if certs != "" {
-		config, err := mutual(certs)
+		// The files are followed, so certificates and authorities are rotated without a restart. An instance lets
+		// in who has a certificate of the authorities for name, be it to ask or to be asked: others
+		// of this authority stay out.
+		files, err := peertls.Load(peertls.Options{
+			Certificate: filepath.Join(certs, "node.pem"),
+			Key:         filepath.Join(certs, "node-key.pem"),
+			Authorities: filepath.Join(certs, "ca.pem"),
+		})
 		if err != nil {
 			return nil, err
 		}
-		options = append(options, geocache.WithTLS(config))
+		context.AfterFunc(ctx, files.Close)
+		options = append(options, geocache.WithTLSFunc(files.TLS), geocache.WithPeerNames(name))
 	}
 	if plaintext {
 		options = append(options, geocache.WithPlaintext())
 	}
 	return geocache.Open(ctx, options...)
-}
-
-// mutual returns a configuration by which this node trusts just those that have a
-// certificate of the authority, for name, and they trust it for the same reason.
-func mutual(dir string) (*tls.Config, error) {
-	node, err := tls.LoadX509KeyPair(filepath.Join(dir, "node.pem"), filepath.Join(dir, "node-key.pem"))
-	if err != nil {
-		return nil, err
-	}
-	ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(ca) {
-		return nil, fmt.Errorf("no certificate in %s", filepath.Join(dir, "ca.pem"))
-	}
-	return &tls.Config{
-		Certificates: []tls.Certificate{node},
-		RootCAs:      pool,
-		ClientCAs:    pool,
-		ServerName:   name, // and not the address at which a node is dialled
-		MinVersion:   tls.VersionTLS13,
-	}, nil
 }
 
 // newHandler serves a group whose origin is a sentence about who was asked: it shows that

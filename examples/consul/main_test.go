@@ -2,15 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -25,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster/authority"
 	agents "github.com/geocache/geocache/internal/testcluster/consul"
 	"github.com/geocache/geocache/regions"
 	"github.com/geocache/geocache/regions/consul"
@@ -180,18 +174,26 @@ func TestTwoDatacenters(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	c := start(t, "eu")
-	certs := newCertificates(t)
+	ours := authority.New(t)
+	certs := newCertificates(t, ours, name)
 	a, b := launch(t, c.Agent("eu"), certs), launch(t, c.Agent("eu"), certs)
-	stranger := launch(t, c.Agent("eu"), newCertificates(t)) // of another authority
-	stranger.requireSeen(t, stranger.peer+" in eu")
+	stranger := launch(t, c.Agent("eu"), newCertificates(t, authority.New(t), name)) // of another authority
+	other := launch(t, c.Agent("eu"), newCertificates(t, ours, "some-other-service"))
+	for _, i := range []*instance{stranger, other} {
+		i.requireSeen(t, i.peer+" in eu")
+	}
 	for _, i := range []*instance{a, b} {
 		i.requireSeen(t, a.peer+" in eu", b.peer+" in eu")
 	}
 	a.put(t, "ada", "Lovelace")
 	require.Equal(t, "Lovelace", b.get(t, "ada"))
-	require.Len(t, passing(t, c.Agent("eu")), 3)
-	stranger.requireSeen(t, stranger.peer+" in eu")
-	require.NotEqual(t, "Lovelace", stranger.get(t, "ada"))
+	require.Len(t, passing(t, c.Agent("eu")), 4)
+	for _, i := range []*instance{stranger, other} {
+		i.put(t, "ada", "poison")
+		i.requireSeen(t, i.peer+" in eu")
+	}
+	require.Equal(t, "Lovelace", a.get(t, "ada"))
+	require.Equal(t, "Lovelace", b.get(t, "ada"))
 }
 
 // TestMistakes: what is wrong is said before anything is asked or listened on.
@@ -216,34 +218,13 @@ func TestWithoutConsul(t *testing.T) {
 	require.Nil(t, cache)
 }
 
-// newCertificates makes an authority, and a directory with what a node needs of it.
-func newCertificates(t *testing.T) (dir string) {
+// newCertificates makes a directory with what a node needs of an authority, for the name of a service.
+func newCertificates(t *testing.T, a *authority.Authority, service string) (dir string) {
 	dir = t.TempDir()
-	write := func(file, kind string, der []byte) {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+	certificate, key := authority.Files(t, a.Issue(authority.DNS(service)))
+	for file, content := range map[string][]byte{"ca.pem": a.PEM(), "node.pem": certificate, "node-key.pem": key} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, file), content, 0o600))
 	}
-	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	authority := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, authority, authority, authorityKey.Public(), authorityKey)
-	require.NoError(t, err)
-	write("ca.pem", "CERTIFICATE", der)
-
-	nodeKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	node := &x509.Certificate{
-		SerialNumber: big.NewInt(2), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err = x509.CreateCertificate(rand.Reader, node, authority, nodeKey.Public(), authorityKey)
-	require.NoError(t, err)
-	write("node.pem", "CERTIFICATE", der)
-	der, err = x509.MarshalPKCS8PrivateKey(nodeKey)
-	require.NoError(t, err)
-	write("node-key.pem", "PRIVATE KEY", der)
 	return dir
 }
 

@@ -1,0 +1,84 @@
+package geocache
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+
+	"github.com/geocache/geocache/peers"
+)
+
+// identity is how nodes know each other.
+type identity struct {
+	tls       func() *tls.Config // nil without TLS
+	peerNames []string           // nil if they were not named
+}
+
+// WithTLS encrypts and authenticates the connections between nodes, in both
+// directions with the same configuration: it needs a certificate for this node,
+// which is both a server's and a client's, RootCAs to check servers by, and ClientCAs to check clients by.
+//
+// A node is let in if its certificate is valid for a name that this one accepts: one of WithPeerNames,
+// else the configuration's ServerName, else the host of the address under which the discovery lists the
+// node that it says it is, so that a node which is not listed stays out. This goes for servers and
+// clients alike, and no callback of the configuration's can allow more: ClientAuth is not looked at, a
+// configuration that GetConfigForClient returns counts for its certificates and authorities only, and
+// sessions are not resumed. While a node is connected, others that say they are that node need a
+// certificate for the same names, so a node must show the same as server and as client. A connection
+// ends no later than the certificates that it was made with, and is made anew before.
+//
+// Package peertls makes a configuration from files, for WithTLSFunc.
+func WithTLS(t *tls.Config) Option {
+	return cacheOption(func(c *config) {
+		c.tls = nil
+		if t != nil { // an option may be used for several Caches
+			own := t.Clone()
+			c.tls = func() *tls.Config { return own }
+		}
+	})
+}
+
+// WithTLSFunc is WithTLS with a configuration that changes: certificates and authorities are rotated
+// without a restart. The function is called for each connection and once a second. It must not block,
+// must return the same pointer as before if nothing has changed, and must not change what it has
+// returned. For another one all connections are made anew, without failing requests; those end that it
+// would refuse.
+func WithTLSFunc(f func() *tls.Config) Option { return cacheOption(func(c *config) { c.tls = f }) }
+
+// WithPeerNames sets for which names the certificate of a node must be valid, be it client or server: for one
+// of them. A name is a DNS name or IP address, as certificates for hosts have it, or a SPIFFE ID:
+//
+//	cache.profile-api                              a DNS name, which a certificate may have as a wildcard
+//	spiffe://example.org/ns/prod/sa/profile-api    this ID alone
+//	spiffe://example.org/ns/prod/*                 all IDs below this path
+//	spiffe://example.org/*                         all of this trust domain
+//
+// It needs WithTLS or WithTLSFunc. With it, VerifyPeerCertificate of a configuration is called without
+// verified chains; VerifyConnection has them.
+func WithPeerNames(names ...string) Option {
+	return cacheOption(func(c *config) { c.peerNames = append([]string{}, names...) })
+}
+
+// checkIdentity returns everything that is wrong with c.identity.
+func (c *config) checkIdentity() (errs []error) {
+	if c.tls != nil {
+		for _, err := range peers.CheckTLS(c.tls()) {
+			errs = append(errs, fmt.Errorf("WithTLS: %w", err))
+		}
+	}
+	if c.peerNames == nil {
+		return errs
+	}
+	switch {
+	case len(c.peerNames) == 0:
+		errs = append(errs, errors.New("WithPeerNames: no name, so nobody could connect"))
+	case c.tls == nil:
+		errs = append(errs, errors.New("WithPeerNames needs WithTLS: without it nobody shows a name"))
+	}
+	for _, name := range c.peerNames {
+		if err := peers.CheckName(name); err != nil {
+			errs = append(errs, fmt.Errorf("WithPeerNames: %w", err))
+		}
+	}
+	return errs
+}

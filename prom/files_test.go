@@ -1,0 +1,48 @@
+package prom
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster/authority"
+	"github.com/geocache/geocache/peertls"
+)
+
+func TestTheCertificatesEnd(t *testing.T) {
+	s := geocache.Stats{Certificate: time.Now().Add(36 * time.Hour)}
+	problems, err := testutil.CollectAndLint(collector{func() geocache.Stats { return s }})
+	require.NoError(t, err)
+	require.Empty(t, problems)
+	require.Contains(t, text(t, collector{func() geocache.Stats { return s }}), "geocache_certificate_left_seconds 1295")
+}
+
+func TestFilesCollector(t *testing.T) {
+	a, dir := authority.New(t), t.TempDir()
+	certificate, key := authority.Files(t, a.Issue())
+	options := peertls.Options{
+		Certificate: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key"), Authorities: filepath.Join(dir, "ca.crt"),
+		Logger: slog.New(slog.DiscardHandler),
+	}
+	for file, content := range map[string][]byte{options.Certificate: certificate, options.Key: key, options.Authorities: a.PEM()} {
+		require.NoError(t, os.WriteFile(file, content, 0o600))
+	}
+	files, err := peertls.Load(options)
+	require.NoError(t, err)
+	defer files.Close()
+	require.NoError(t, os.Remove(options.Key))
+	require.Error(t, files.Reload())
+	require.Error(t, files.Reload())
+	problems, err := testutil.CollectAndLint(NewFilesCollector(files))
+	require.NoError(t, err)
+	require.Empty(t, problems)
+	got := text(t, NewFilesCollector(files))
+	require.Contains(t, got, "geocache_certificate_files_loaded_total 1")
+	require.Contains(t, got, "geocache_certificate_files_failed_total 2")
+}
