@@ -27,7 +27,7 @@ import (
 type Group[V any] struct {
 	*group
 	codec   Codec[V]
-	plain   bool // values are []byte or string, encoded as they are: the entry's bytes are the value
+	form    form
 	updates updates[V]
 }
 
@@ -120,13 +120,8 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 	if _, isItem := getter.(ItemGetter[V]); isBatch && isItem {
 		errs = append(errs, fmt.Errorf("%T is both an ItemGetter and a BatchGetter: what GetBatch returns has no TTLs", getter))
 	}
-	codec := defaultCodec[V]()
-	if config.codec != nil {
-		var ok bool
-		if codec, ok = config.codec.(Codec[V]); !ok {
-			errs = append(errs, fmt.Errorf("WithCodec: %T is not a Codec[%v]", config.codec, reflect.TypeFor[V]()))
-		}
-	}
+	codec, err := codecOf[V](&config)
+	errs = append(errs, err)
 	onEvict, err := onEvict[V](config.onEvict)
 	errs = append(errs, err)
 	var setter func(context.Context, string, V) error
@@ -142,7 +137,7 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 
 	g := &Group[V]{
 		codec: codec,
-		plain: plain(codec),
+		form:  formOf(codec),
 		group: &group{
 			cache:  c,
 			name:   name,
@@ -188,19 +183,28 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 	return g, nil
 }
 
-// plain reports whether encoded values are the values, byte for byte.
-func plain[V any](codec Codec[V]) bool {
-	switch any(codec).(type) {
-	case bytesCodec, stringCodec:
-		return true
+// codecOf returns the codec of WithCodec, else the default one.
+func codecOf[V any](config *groupConfig) (Codec[V], error) {
+	t := reflect.TypeFor[V]()
+	if config.codec != nil {
+		codec, ok := config.codec.(Codec[V])
+		if !ok {
+			return nil, fmt.Errorf("WithCodec: %T is not a Codec[%v]", config.codec, t)
+		}
+		return codec, nil
 	}
-	return false
+	codec, err := defaultCodec[V]()
+	if err != nil {
+		err = fmt.Errorf("not every %v comes back from the default codec: %w\n"+
+			"WithCodec takes a codec of your own, or JSON[%v] if that is as it should be", t, err, t)
+	}
+	return codec, err
 }
 
 // decodedSize returns what a decoded value takes beside its encoded bytes and as
 // many again, or 0 if it shares them.
 func decodedSize[V any](codec Codec[V]) int64 {
-	if plain(codec) {
+	if formOf(codec) != coded {
 		return 0
 	}
 	return max(int64(reflect.TypeFor[V]().Size()), 1) // struct{} is decoded too

@@ -424,8 +424,17 @@ func WithOriginLag(d time.Duration) GroupOption {
 	return groupOption(func(c *groupConfig) { c.originLag = d })
 }
 
-// WithCodec sets how values become bytes. Default: []byte and string as they
-// are, protobuf messages as protobuf, everything else as JSON.
+// WithCodec sets how values become bytes. Default: kinds of []byte and string as they
+// are, whatever methods they have, protobuf messages as protobuf, everything else as JSON. An empty
+// []byte is read as one that is not nil, wherever it comes from.
+//
+// The default gives back what was put in, or refuses it. NewGroup refuses types of which that cannot be
+// said, with the names of the fields: those with unexported fields or interfaces in them, say. A string
+// in them that is not UTF-8, and a nil message, are errors of the Set or the Get that brings them. What is the same when it comes
+// back is told by reflect.DeepEqual, but for these: a type with MarshalJSON and UnmarshalJSON, or
+// MarshalText and UnmarshalText, is what they make of it, so that a time.Time is its instant (to be
+// exact with an offset of whole minutes); and a tag with omitempty makes an empty slice or map nil. For
+// what is refused there is JSON.
 func WithCodec[V any](codec Codec[V]) GroupOption {
 	return groupOption(func(c *groupConfig) { c.codec = codec })
 }
