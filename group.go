@@ -49,7 +49,9 @@ type group struct {
 	loading *semaphore.Weighted // calls of the getter
 	stats   groupStats
 
-	panicLog, decodeLog, evictLog throttle
+	guard     guard // of the user's functions
+	decodeLog throttle
+	untold    uint64 // see warnOfUntold
 
 	backing    backing
 	writing    locks
@@ -103,7 +105,7 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 	var errs []error
 	for i, o := range opts {
 		if o == nil {
-			errs = append(errs, fmt.Errorf("option %d is nil", i))
+			errs = append(errs, errNilOption(i))
 			continue
 		}
 		o.applyGroup(&config)
@@ -141,6 +143,7 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 		group: &group{
 			cache:  c,
 			name:   name,
+			guard:  guard{cache: c, group: name},
 			config: config,
 			store: store.New(store.Config{
 				MaxBytes:    config.maxBytes,

@@ -45,7 +45,7 @@ func (g *Group[V]) decode(e *store.Entry) (V, error) {
 	if v, ok := g.decoded(e); ok {
 		return v, nil
 	}
-	v, err := g.codec.Decode(e.Payload())
+	v, err := call(&g.guard, "codec", e.Key(), func() (V, error) { return g.codec.Decode(e.Payload()) })
 	if err != nil {
 		return v, err
 	}

@@ -102,8 +102,8 @@ func WithAdvertise(address string) Option {
 	return cacheOption(func(c *config) { c.advertise = address })
 }
 
-// WithDialer sets how peers are dialled. The function must return when its context
-// ends; Close waits for it. Default: TCP.
+// WithDialer sets how peers are dialled. The function should return when its context
+// ends: otherwise it is left behind, and Close waits for it. Default: TCP.
 func WithDialer(dial func(ctx context.Context, address string) (net.Conn, error)) Option {
 	return cacheOption(func(c *config) { c.dial = dial })
 }
@@ -159,7 +159,9 @@ func WithMaxDrift(d time.Duration) Option { return cacheOption(func(c *config) {
 // exactly, and that ticker does not run.
 func WithClock(now func() time.Time) Option { return cacheOption(func(c *config) { c.clock = now }) }
 
-// WithLogger sets where the Cache logs. Default slog.Default().
+// WithLogger sets where the Cache logs. Its handler is called on goroutines of its own, one record
+// after the other where they come from one goroutine. While a call has not returned for a second,
+// records are lost. Default slog.Default().
 func WithLogger(l *slog.Logger) Option { return cacheOption(func(c *config) { c.logger = l }) }
 
 // check returns everything that is wrong with c.
@@ -194,7 +196,7 @@ func (c *config) check() error {
 		bad("WithMaxValueBytes(%d): must be from 1 to 1 GiB", c.limits.MaxValue)
 	}
 	if v, ok := c.discovery.(interface{ Validate() error }); ok {
-		if err := v.Validate(); err != nil {
+		if _, err := call(nil, "discovery", "", returning(v.Validate)); err != nil {
 			bad("WithDiscovery: %w", err)
 		}
 	}

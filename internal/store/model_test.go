@@ -451,7 +451,7 @@ func checkModel(t *rapid.T, policy Policy) {
 			for r := range reasons {
 				require.Equal(t, m.left[r], stats.Left(r), "%v", r)
 			}
-			for _, l := range leavers() {
+			for l, ok := leavers(); ok; l, ok = leavers() {
 				_, known := told[l.Entry]
 				require.False(t, known, "each is told of once")
 				told[l.Entry] = l.Reason
@@ -463,6 +463,7 @@ func checkModel(t *rapid.T, policy Policy) {
 				sum += n
 			}
 			require.EqualValues(t, sum, len(told), "all are told of")
+			require.Zero(t, s.Stats().Untold)
 		},
 	})
 }
