@@ -173,7 +173,7 @@ func TestUsersCodeThatMisbehaves(t *testing.T) {
 		}
 	}
 	panics := func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
-		w.next(2, where, func() { panic(fs.ErrPermission) }) // what does not decode is loaded once more
+		w.next(9, where, func() { panic(fs.ErrPermission) }) // what does not decode is loaded once more, and is told of to WithOnEvict
 		err := call(w)
 		var p *geocache.PanicError
 		require.ErrorAs(t, err, &p)

@@ -45,7 +45,7 @@ var ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be r
 func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool) (V, error), opts ...WriteOption) (V, error) {
 	config := configOf(opts)
 	key = strings.Clone(key)
-	u := &update[V]{f: f, config: config, done: make(chan struct{})}
+	u := &update[V]{f: f, config: config, lock: make(chan struct{}, 1), done: make(chan struct{})}
 	err := g.refuseWrite(ctx, &note.Write{Key: key}, &config)
 	if f == nil {
 		err = errors.New("the function is nil")
@@ -90,7 +90,7 @@ func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool
 type update[V any] struct {
 	config writeConfig
 
-	mu      sync.Mutex               // guards the following; held while f is called
+	lock    chan struct{}            // has one while somebody has the following; also while f is called, which may take long
 	f       func(V, bool) (V, error) // nil once the caller has gone
 	applied bool                     // f has returned a value that may be written
 
@@ -312,8 +312,8 @@ func (g *Group[V]) apply(r *applied[V], a answer, begun expiry.Instant, key stri
 
 // apply calls the user's function.
 func (u *update[V]) apply(guard *guard, key string, old V, ok bool) (v V, err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.lock <- struct{}{}
+	defer func() { <-u.lock }()
 	if u.f == nil {
 		return v, context.Canceled // for nobody
 	}
@@ -325,8 +325,8 @@ func (u *update[V]) apply(guard *guard, key string, old V, ok bool) (v V, err er
 // abandon has the user's function not be called any more. It reports whether what it
 // has returned may be written, or has been.
 func (u *update[V]) abandon() (applied bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.lock <- struct{}{}
+	defer func() { <-u.lock }()
 	u.f = nil
 	return u.applied
 }
