@@ -1,5 +1,7 @@
 package geocache
 
+//lint:file-ignore SA5008 tags that are no good are what is tested
+
 import (
 	"encoding/json"
 	"errors"
