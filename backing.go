@@ -74,21 +74,19 @@ func (b *backing) takes(op note.Op) bool {
 func (g *group) through(ctx context.Context, w *note.Write) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, g.config.loadTimeout, ErrTimeout)
 	defer cancel()
-	done := make(chan error, 1)
-	going := g.cache.spawn(func() {
-		err := errGoexit // what stands if it does not return
-		defer func() { done <- err }()
-		err = g.toOrigin(ctx, w.Key, store.Payload(w.Value, w.Tagged), w.Op == note.Remove)
-	})
+	what, write := g.toOrigin(w.Key, store.Payload(w.Value, w.Tagged), w.Op == note.Remove)
+	done, going := apart(&g.guard, g.cache.spawn, what, w.Key, returning(func() error { return write(g.whileStoring(ctx, w.Key)) }))
 	if !going {
 		return ErrClosed
 	}
 	var err error
 	select {
-	case err = <-done:
+	case o := <-done:
+		err = o.err
 	case <-ctx.Done():
 		select {
-		case err = <-done: // it heeds its context
+		case o := <-done: // it heeds its context
+			err = o.err
 		case <-time.After(heed):
 			err = endOf(context.Cause(ctx))
 			// It may change the origin yet, after all that is done below.
@@ -110,17 +108,12 @@ func (g *group) through(ctx context.Context, w *note.Write) error {
 	return nil
 }
 
-// toOrigin calls the user's setter or remover.
-func (g *group) toOrigin(ctx context.Context, key string, value []byte, removed bool) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = g.panicked(key, p)
-		}
-	}()
+// toOrigin returns what is to be called for a write, the user's setter or remover.
+func (g *group) toOrigin(key string, value []byte, removed bool) (what string, write func(context.Context) error) {
 	if removed {
-		return g.backing.remove(ctx, key)
+		return "remover", func(ctx context.Context) error { return g.backing.remove(ctx, key) }
 	}
-	return g.backing.set(ctx, key, value)
+	return "setter", func(ctx context.Context) error { return g.backing.set(ctx, key, value) }
 }
 
 // distrust makes what the cache has of the key dead, everywhere.
@@ -145,7 +138,12 @@ func (g *group) distrustLocked(key string) {
 
 // store1 writes one queued write to the origin.
 func (g *group) store1(ctx context.Context, w behind.Write) error {
-	err := g.toOrigin(ctx, w.Key, store.Payload(w.Value, w.Tagged), w.Removed)
+	what, write := g.toOrigin(w.Key, store.Payload(w.Value, w.Tagged), w.Removed)
+	done, ok := apart(&g.guard, g.cache.spawn, what, w.Key, returning(func() error { return write(ctx) }))
+	if !ok {
+		return ErrClosed
+	}
+	err := (<-done).err // the queue leaves behind what does not return
 	if err != nil {
 		g.stats.storeErrors.Add(1)
 	} else {

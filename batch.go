@@ -263,7 +263,7 @@ func (g *group) loadMany(tickets []*ticket) {
 	}
 	g.stats.loads.Add(1)
 	m, err, ok := await(ctx, g, keys[0], func(ctx context.Context) (map[string]encodedValue, error) {
-		return g.getMany(ctx, slices.Clone(keys))
+		return g.getMany(g.whileLoading(ctx, keys...), slices.Clone(keys))
 	})
 	if !ok {
 		fail(ErrClosed)

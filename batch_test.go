@@ -189,7 +189,7 @@ func TestABatchWithAValueThatDoesNotEncode(t *testing.T) {
 		m["bad"] = func() {}
 		return m, nil
 	})
-	alone(t, geocache.Getter[any](getter), nil, func(t *testing.T, g *geocache.Group[any]) {
+	alone(t, geocache.Getter[any](getter), []geocache.GroupOption{geocache.WithCodec(geocache.JSON[any]{})}, func(t *testing.T, g *geocache.Group[any]) {
 		m, err := g.GetMany(t.Context(), []string{"a", "bad", "b"})
 		require.ErrorContains(t, err, "the getter's value cannot be encoded")
 		require.Equal(t, map[string]any{"a": "a", "b": "b"}, m)

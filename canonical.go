@@ -216,9 +216,13 @@ func appendMap(b []byte, v reflect.Value) ([]byte, error) {
 	var pairs []string
 	size := len(b)
 	for it := v.MapRange(); it.Next(); {
-		pair, err := appendCanonical(nil, it.Key())
+		// After what comes before it, so that a map that contains itself becomes too long.
+		pair, err := appendCanonical(b, it.Key())
 		if err == nil {
 			pair, err = appendCanonical(pair, it.Value())
+		}
+		if err == nil {
+			pair = pair[len(b):]
 		}
 		if size += len(pair); err == nil && size > maxKey {
 			err = errLongKey

@@ -3,6 +3,10 @@ package geocache
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"unsafe"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -10,7 +14,8 @@ import (
 // A Codec turns values into bytes, which travel between nodes and are what the
 // cache keeps, and back. All nodes must use the same one for a group; a value
 // that does not decode is loaded anew. Its methods are called from many
-// goroutines.
+// goroutines, those that read and write among them, and must not block: a call that
+// does not return keeps its caller.
 type Codec[V any] interface {
 	// Encode returns the bytes of v. They must not share memory with v.
 	Encode(v V) ([]byte, error)
@@ -20,53 +25,147 @@ type Codec[V any] interface {
 	Decode(data []byte) (V, error)
 }
 
-// defaultCodec chooses by the type of the values: []byte and string as they
-// are, protobuf messages as protobuf, everything else as JSON.
-func defaultCodec[V any]() Codec[V] {
-	var codec any
-	var zero V
-	switch any(zero).(type) {
-	case []byte:
-		codec = bytesCodec{}
-	case string:
-		codec = stringCodec{}
-	case proto.Message:
-		return protoCodec[V]{}
-	default:
-		return jsonCodec[V]{}
-	}
-	return codec.(Codec[V])
+// JSON is a Codec by encoding/json as it is. The default codec encodes the same, but
+// refuses types and values that encoding/json alters. So JSON is for types of which
+// that is wanted: those with fields that are not to be kept, or with interfaces, which
+// come back as encoding/json decodes them.
+type JSON[V any] struct{}
+
+// Encode calls json.Marshal.
+func (JSON[V]) Encode(v V) ([]byte, error) {
+	return json.Marshal(&v) // methods with pointer receivers are called for what can be addressed only
 }
 
-type bytesCodec struct{}
-
-func (bytesCodec) Encode(v []byte) ([]byte, error)    { return bytes.Clone(v), nil }
-func (bytesCodec) Decode(data []byte) ([]byte, error) { return data, nil }
-
-type stringCodec struct{}
-
-func (stringCodec) Encode(v string) ([]byte, error)    { return []byte(v), nil }
-func (stringCodec) Decode(data []byte) (string, error) { return string(data), nil }
-
-type jsonCodec[V any] struct{}
-
-func (jsonCodec[V]) Encode(v V) ([]byte, error) { return json.Marshal(v) }
-
-func (jsonCodec[V]) Decode(data []byte) (v V, err error) {
+// Decode calls json.Unmarshal.
+func (JSON[V]) Decode(data []byte) (v V, err error) {
 	err = json.Unmarshal(data, &v)
 	return v, err
+}
+
+// defaultCodec chooses by the type of the values: kinds of string and []byte are kept as they
+// are, whatever methods they have, protobuf messages as protobuf, everything else as JSON. The error
+// reports everything in V that does not come back as it was.
+func defaultCodec[V any]() (Codec[V], error) {
+	t := reflect.TypeFor[V]()
+	var zero V
+	switch _, isProto := any(zero).(proto.Message); {
+	case t.Kind() == reflect.String:
+		return stringCodec[V]{}, nil
+	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8:
+		return bytesCodec[V]{}, nil
+	case isProto:
+		return protoCodec[V]{}, checkProto[V]()
+	}
+	return jsonCodec[V]{}, checkJSON(t)
+}
+
+// bytesCodec is for a V of kind []byte.
+type bytesCodec[V any] struct{}
+
+func (bytesCodec[V]) Encode(v V) ([]byte, error) {
+	return bytes.Clone(*(*[]byte)(unsafe.Pointer(&v))), nil
+}
+
+func (bytesCodec[V]) Decode(data []byte) (V, error) { return asBytes[V](data), nil }
+
+// asBytes returns data as a V of kind []byte. No bytes are never nil, since nil and empty are the
+// same to those who pass them on.
+func asBytes[V any](data []byte) V {
+	if data == nil {
+		data = []byte{}
+	}
+	return *(*V)(unsafe.Pointer(&data))
+}
+
+// stringCodec is for a V of kind string.
+type stringCodec[V any] struct{}
+
+func (stringCodec[V]) Encode(v V) ([]byte, error) { return []byte(*(*string)(unsafe.Pointer(&v))), nil }
+
+func (stringCodec[V]) Decode(data []byte) (V, error) {
+	s := string(data)
+	return *(*V)(unsafe.Pointer(&s)), nil
+}
+
+// asString returns data, which never changes, as a V of kind string.
+func asString[V any](data []byte) V {
+	s := unsafe.String(unsafe.SliceData(data), len(data))
+	return *(*V)(unsafe.Pointer(&s))
+}
+
+// A form is how a group's values lie in their encoded bytes.
+type form uint8
+
+const (
+	coded       form = iota // they have to be decoded
+	plainBytes              // they are of kind []byte, and the bytes are the value
+	plainString             // the same of kind string
+)
+
+// formOf returns how the codec's values lie in their bytes.
+func formOf[V any](codec Codec[V]) form {
+	switch any(codec).(type) {
+	case bytesCodec[V]:
+		return plainBytes
+	case stringCodec[V]:
+		return plainString
+	}
+	return coded
+}
+
+// jsonCodec is JSON for types that have been checked.
+type jsonCodec[V any] struct{ JSON[V] }
+
+// Encode refuses what a type does not tell: strings that are no UTF-8, in whose place encoding/json
+// puts others. It writes an escape for each of those, and for next to nothing else.
+func (c jsonCodec[V]) Encode(v V) ([]byte, error) {
+	data, err := c.JSON.Encode(v)
+	if err == nil && bytes.Contains(data, []byte(`\ufffd`)) {
+		err = checkText(reflect.ValueOf(&v).Elem(), reflect.TypeFor[V]().String())
+	}
+	return data, err
 }
 
 // protoCodec is for a V that is a pointer to a generated message.
 type protoCodec[V any] struct{}
 
-func (protoCodec[V]) Encode(v V) ([]byte, error) { return proto.Marshal(any(v).(proto.Message)) }
+// errNilMessage is why a nil message is refused: it would come back as an empty one.
+var errNilMessage = errors.New("the message is nil")
+
+func (protoCodec[V]) Encode(v V) ([]byte, error) {
+	if reflect.ValueOf(v).IsNil() {
+		return nil, errNilMessage
+	}
+	return proto.Marshal(any(v).(proto.Message))
+}
 
 func (protoCodec[V]) Decode(data []byte) (v V, err error) {
-	// Generated messages answer this on a nil pointer too.
-	m := any(v).(proto.Message).ProtoReflect().New().Interface()
+	m := newMessage(v)
 	if err := proto.Unmarshal(data, m); err != nil {
 		return v, err
 	}
 	return m.(V), nil
+}
+
+// newMessage returns an empty message of v's type. Generated messages answer that on a nil pointer too.
+func newMessage[V any](v V) proto.Message {
+	return any(v).(proto.Message).ProtoReflect().New().Interface()
+}
+
+// checkProto returns why a V cannot be made from its bytes.
+func checkProto[V any]() (err error) {
+	t := reflect.TypeFor[V]()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v: an empty message cannot be made of its type alone (%v)", t, p)
+		}
+	}()
+	var zero V
+	if t.Kind() != reflect.Pointer {
+		return fmt.Errorf("%v: a message that is no pointer", t)
+	}
+	if m, ok := newMessage(zero).(V); !ok {
+		return fmt.Errorf("%v: its messages are %T, so what it has beside them would be lost", t, m)
+	}
+	return nil
 }

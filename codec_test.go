@@ -1,8 +1,13 @@
 package geocache_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"math/big"
+	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -44,25 +49,56 @@ func everywhere[V any](c *testcluster.Cluster, name string, getter geocache.Gett
 	return groups
 }
 
+// token is a kind of string, which is plain whatever methods it has.
+type token string
+
+func (token) MarshalJSON() ([]byte, error) { return []byte(`"hidden"`), nil }
+
 // roundTrip reads a key on all nodes: as it was loaded, as it came over the
-// network, and as it was decoded before.
+// network, and as it was decoded before; then as it was set, and from a snapshot.
 func roundTrip[V any](t *testing.T, want V, same func(a, b V) bool, opts ...geocache.GroupOption) {
 	t.Helper()
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		groups := everywhere(c, "typed", geocache.GetterFunc[V](func(context.Context, string) (V, error) { return want, nil }), opts...)
-		for range 2 {
-			for name, g := range groups {
-				v, err := g.Get(c.T.Context(), "ada")
-				require.NoError(t, err)
-				require.True(t, same(want, v), "%s: %v", name, v)
-				m, err := g.GetMany(c.T.Context(), []string{"ada"})
-				require.NoError(t, err)
-				require.True(t, same(want, m["ada"]))
-				v, ok := g.Peek("ada")
-				require.True(t, ok)
-				require.True(t, same(want, v))
+		requireSame := func(v V, ok bool) {
+			t.Helper()
+			require.True(t, ok)
+			require.True(t, same(want, v), "%#v", v)
+		}
+		read := func(key string) {
+			t.Helper()
+			for range 2 {
+				for _, g := range groups {
+					v, err := g.Get(c.T.Context(), key)
+					requireSame(v, err == nil)
+					m, err := g.GetMany(c.T.Context(), []string{key})
+					requireSame(m[key], err == nil)
+					requireSame(g.Peek(key))
+				}
 			}
 		}
+		read("ada")
+		require.NoError(t, groups["eu-1"].Set(c.T.Context(), "bob", want))
+		read("bob")
+		_, err := groups["eu-2"].Update(c.T.Context(), "bob", func(old V, ok bool) (V, error) {
+			requireSame(old, ok)
+			return old, nil
+		})
+		require.NoError(t, err)
+		read("bob")
+
+		owner := c.Owner("eu", "ada")
+		var snapshot bytes.Buffer
+		require.NoError(t, groups[owner.Name].Snapshot(&snapshot))
+		owner.Crash()
+		owner.Restart(0)
+		g, err := geocache.NewGroup[V](owner.Cache, "typed", nil, opts...)
+		require.NoError(t, err)
+		n, err := g.Restore(&snapshot)
+		require.NoError(t, err)
+		require.Positive(t, n)
+		time.Sleep(standing)
+		requireSame(g.Peek("ada"))
 	})
 }
 
@@ -73,7 +109,22 @@ func TestCodecs(t *testing.T) {
 		Since time.Time
 	}
 	t.Run("bytes", func(t *testing.T) { roundTrip(t, []byte("\x00\xffada"), slices.Equal[[]byte]) })
-	t.Run("no bytes", func(t *testing.T) { roundTrip(t, nil, slices.Equal[[]byte]) })
+	for _, none := range [][]byte{nil, {}} {
+		same := func(_, b []byte) bool { return b != nil && len(b) == 0 }
+		t.Run("no bytes", func(t *testing.T) { roundTrip(t, none, same) })
+	}
+	t.Run("kind of bytes", func(t *testing.T) { roundTrip(t, json.RawMessage("no JSON"), slices.Equal) })
+	t.Run("kind of bytes with methods", func(t *testing.T) { roundTrip(t, net.IP{1, 2, 3, 4}, slices.Equal) })
+	t.Run("kind of string", func(t *testing.T) { roundTrip(t, token("a\xff\x00"), func(a, b token) bool { return a == b }) })
+	t.Run("methods with pointer receivers", func(t *testing.T) {
+		type nested struct {
+			Sum  big.Int
+			Sums map[string][]big.Int
+		}
+		want := nested{*big.NewInt(7), map[string][]big.Int{"a": {*big.NewInt(1 << 62)}}}
+		roundTrip(t, want, func(a, b nested) bool { return reflect.DeepEqual(a, b) })
+		roundTrip(t, want.Sum, func(a, b big.Int) bool { return a.Cmp(&b) == 0 })
+	})
 	t.Run("string", func(t *testing.T) { roundTrip(t, "ada", func(a, b string) bool { return a == b }) })
 	t.Run("number", func(t *testing.T) { roundTrip(t, 1.5, func(a, b float64) bool { return a == b }) })
 	t.Run("struct", func(t *testing.T) {
@@ -85,7 +136,7 @@ func TestCodecs(t *testing.T) {
 		roundTrip(t, &profile{Name: "Ada"}, func(a, b *profile) bool { return a.Name == b.Name })
 	})
 	t.Run("interface", func(t *testing.T) {
-		roundTrip(t, any("Ada"), func(a, b any) bool { return a == b })
+		roundTrip(t, any("Ada"), func(a, b any) bool { return a == b }, geocache.WithCodec(geocache.JSON[any]{}))
 	})
 	t.Run("protobuf", func(t *testing.T) {
 		roundTrip(t, wrapperspb.String("ada"), func(a, b *wrapperspb.StringValue) bool { return proto.Equal(a, b) })

@@ -78,9 +78,10 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// A PanicError is the error of the callers whose getter, setter, remover or
-// function for Update panicked in this process; what panicked on another node is an *Error
-// with the text. The key is not affected otherwise: the next Get loads it anew.
+// A PanicError is the error of the callers whose getter, setter, remover, codec or function
+// for Update, Memoize or MemoizeBy panicked in this process; what panicked on another node is an *Error
+// with the text. The key is not affected otherwise: the next Get loads it anew. An error that they return
+// and whose methods panic, as those of a nil pointer may, is one too.
 type PanicError struct {
 	Value any    // what it panicked with
 	Stack []byte // where
@@ -93,9 +94,6 @@ func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
-
-// errGoexit is the error of callers whose getter left by runtime.Goexit.
-var errGoexit = errors.New("getter called runtime.Goexit")
 
 // located says that err arose on this node.
 func (g *group) located(err error) error {

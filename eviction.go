@@ -3,7 +3,6 @@ package geocache
 import (
 	"fmt"
 	"reflect"
-	"runtime/debug"
 	"strings"
 
 	"github.com/geocache/geocache/internal/store"
@@ -90,8 +89,9 @@ func (r EvictReason) String() string { return store.Reason(r).String() }
 //
 // The calls are made one after the other, in the order in which entries left, on a
 // goroutine that does nothing else. Nobody waits for it, so entries that f has not
-// been called for yet are in memory beyond WithMaxBytes, and f should be quick. If
-// it panics, that is logged, and the next call is made. Absent keys, which have no
+// been called for yet are in memory beyond WithMaxBytes: as much again, at most. What leaves
+// while so much waits f is not called for. That is counted (GroupStats.Untold) and
+// logged; f should be quick. If it panics, that is logged, and the next call is made. Absent keys, which have no
 // value, and values that do not decode are left out. Default: none, at no cost.
 func WithOnEvict[V any](f func(key string, v V, reason EvictReason)) GroupOption {
 	return groupOption(func(c *groupConfig) {
@@ -115,36 +115,43 @@ func onEvict[V any](option any) (func(string, V, EvictReason), error) {
 
 // evictions prepares the store for calling f, and returns what does so until the
 // cache is closed.
-func (g *Group[V]) evictions(f func(string, V, EvictReason)) func() {
+func (g *Group[V]) evictions(f func(string, V, EvictReason)) (run func()) {
+	const what = "function of WithOnEvict"
 	ready, take := g.store.Leavers()
 	tell := func() {
-		for _, l := range take() {
-			if !l.Absent() {
-				g.evicted(f, l)
-			}
+		for l, ok := take(); ok; l, ok = take() {
+			_, _ = call(&g.guard, what, l.Key(), returning(func() error {
+				if v, err := g.decode(l.Entry); err == nil {
+					f(strings.Clone(l.Key()), v, EvictReason(l.Reason))
+				}
+				return nil
+			}))
 		}
 	}
 	return func() {
-		for {
-			select {
-			case <-ready:
-				tell()
-			case <-g.cache.ctx.Done():
-				tell()
-				return
-			}
+		for closed := false; !closed; { // again each time that f has ended the goroutine
+			done, _ := apart(&g.guard, goroutine, what, "", func() (closed bool, err error) {
+				for {
+					tell()
+					select {
+					case <-ready:
+					case <-g.cache.ctx.Done():
+						tell()
+						return true, nil
+					}
+				}
+			})
+			closed = (<-done).value
 		}
 	}
 }
 
-// evicted calls f for an entry that has left.
-func (g *Group[V]) evicted(f func(string, V, EvictReason), l store.Leaver) {
-	defer func() {
-		if p := recover(); p != nil && g.evictLog.ok(g.cache.clock.Instant()) {
-			g.cache.log.Error("function of WithOnEvict panicked", "group", g.name, "key", l.Key(), "panic", p, "stack", string(debug.Stack()))
-		}
-	}()
-	if v, err := g.decode(l.Entry); err == nil {
-		f(strings.Clone(l.Key()), v, EvictReason(l.Reason))
+// warnOfUntold logs how many values there have been since it was last called that the function
+// of WithOnEvict was not called for. It is called by housekeep alone.
+func (g *group) warnOfUntold() {
+	if n := g.store.Stats().Untold; n != g.untold {
+		g.cache.log.Warn("function of WithOnEvict is too slow, or hangs: values have left that it was not called for",
+			"group", g.name, "values", n-g.untold, "so far", n)
+		g.untold = n
 	}
 }

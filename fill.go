@@ -53,6 +53,11 @@ func (g *group) fill(ctx context.Context, key string) answer {
 		return a
 	}
 	key = strings.Clone(key) // it may be a piece of something large, which a flight would keep and hand to others
+	done, err := g.waitFor(ctx, key, false)
+	if err != nil {
+		return answer{err: err}
+	}
+	defer done()
 	return g.fillAbove(ctx, key, g.floors.Floor(key))
 }
 

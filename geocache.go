@@ -27,6 +27,7 @@ type Cache struct {
 	config    config
 	node      regions.Node
 	log       *slog.Logger
+	guard     guard // of what the user has given to Open
 	clock     *expiry.Clock
 	members   *regions.Members
 	transport *peers.Transport // nil without a listener
@@ -43,6 +44,7 @@ type Cache struct {
 	stepping  atomic.Bool  // stepAside is under way
 
 	established establishment
+	waiting     waiting
 
 	// coarse is an instant a moment ago, or noCoarse. See before.
 	coarse atomic.Int64
@@ -91,7 +93,7 @@ func Open(ctx context.Context, opts ...Option) (*Cache, error) {
 	var errs []error
 	for i, o := range opts {
 		if o == nil {
-			errs = append(errs, fmt.Errorf("option %d is nil", i))
+			errs = append(errs, errNilOption(i))
 			continue
 		}
 		o.applyCache(&config)
@@ -125,6 +127,9 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 	}
 	c.coarse.Store(noCoarse)
 	c.clock = expiry.NewClock(config.clock, config.maxDrift)
+	c.guard.cache = c
+	c.config.logger = guardLogger(&c.guard, c.config.logger)
+	c.log = c.config.logger.With("cluster", config.cluster)
 
 	region, err := c.findRegion(ctx)
 	if err != nil {
@@ -139,13 +144,16 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		if address == "" {
 			address = dialable(config.listen, listener.Addr())
 		}
-	} else if listener != nil && address == "" {
-		address = listener.Addr().String()
+	} else if listener != nil {
+		if address == "" {
+			address = listener.Addr().String()
+		}
+		listener = guardedListener{listener, c}
 	}
 	c.node = regions.Node{ID: cmp.Or(config.id, address, "alone"), Region: region, Address: address, Weight: config.weight}
 	c.epoch = c.clock.Now()
 	c.self = senderOf(c.node.ID, c.epoch)
-	c.log = c.config.logger.With("cluster", config.cluster, "self", c.node.ID)
+	c.log = c.log.With("self", c.node.ID)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.leaving, c.leave = context.WithCancel(c.ctx)
 	c.awaiting, c.endAwaiting = context.WithCancel(c.ctx)
@@ -178,7 +186,8 @@ func dialable(asked string, got net.Addr) string {
 // fits reports what the discovery has against this node.
 func (c *Cache) fits() error {
 	if d, ok := c.config.discovery.(interface{ Fits(regions.Node) error }); ok {
-		if err := d.Fits(c.node); err != nil {
+		_, err := call(&c.guard, "discovery", "", returning(func() error { return d.Fits(c.node) }))
+		if err != nil {
 			return fmt.Errorf("WithDiscovery: %w", err)
 		}
 	}
@@ -192,7 +201,7 @@ func (c *Cache) findRegion(ctx context.Context) (string, error) {
 		return c.config.region, nil
 	}
 	if c.config.discovery != nil {
-		region, err := c.config.discovery.Region(ctx)
+		region, err := within(ctx, &c.guard, c.spawn, "discovery", func() (string, error) { return c.config.discovery.Region(ctx) })
 		if err != nil {
 			return "", fmt.Errorf("the discovery did not tell this process's region; name it by WithRegion to start without: %w", err)
 		}
@@ -216,7 +225,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		SeedCheck: xxh3.HashStringSeed("geocache ring seed", c.config.seed),
 		Clock:     c.clock,
 		Handler:   handler{c},
-		Dial:      c.config.dial,
+		Dial:      c.dialer(),
 		TLS:       c.config.tls,
 		PeerNames: c.config.peerNames,
 		Lease:     c.config.lease,
@@ -297,6 +306,7 @@ func (c *Cache) housekeep() {
 		next := make(map[*group]expiry.Instant)
 		for _, g := range *c.groups.Load() {
 			g.expire()
+			g.warnOfUntold()
 			next[g] = swept[g]
 			if now.Sub(swept[g]) >= g.sweepEvery() {
 				g.sweep()

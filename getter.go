@@ -16,7 +16,8 @@ import (
 // each key only once at a time in a region. Its context ends after the group's
 // load timeout, or when nobody waits for the value any more; it carries
 // nothing of the callers' contexts, since a load serves all of them. A Getter
-// that panics fails its callers and nothing else. The value belongs to the
+// that panics, or calls runtime.Goexit, fails its callers and nothing else. One that reads other keys should
+// do so with its context: then a key that waits for itself is an error at once, if all of it is in this process. The value belongs to the
 // cache once returned only in encoded form: the getter may keep and change its
 // own.
 type Getter[V any] interface {

@@ -27,7 +27,7 @@ import (
 type Group[V any] struct {
 	*group
 	codec   Codec[V]
-	plain   bool // values are []byte or string, encoded as they are: the entry's bytes are the value
+	form    form
 	updates updates[V]
 }
 
@@ -49,7 +49,9 @@ type group struct {
 	loading *semaphore.Weighted // calls of the getter
 	stats   groupStats
 
-	panicLog, decodeLog, evictLog throttle
+	guard     guard // of the user's functions
+	decodeLog throttle
+	untold    uint64 // see warnOfUntold
 
 	backing    backing
 	writing    locks
@@ -103,7 +105,7 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 	var errs []error
 	for i, o := range opts {
 		if o == nil {
-			errs = append(errs, fmt.Errorf("option %d is nil", i))
+			errs = append(errs, errNilOption(i))
 			continue
 		}
 		o.applyGroup(&config)
@@ -120,13 +122,8 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 	if _, isItem := getter.(ItemGetter[V]); isBatch && isItem {
 		errs = append(errs, fmt.Errorf("%T is both an ItemGetter and a BatchGetter: what GetBatch returns has no TTLs", getter))
 	}
-	codec := defaultCodec[V]()
-	if config.codec != nil {
-		var ok bool
-		if codec, ok = config.codec.(Codec[V]); !ok {
-			errs = append(errs, fmt.Errorf("WithCodec: %T is not a Codec[%v]", config.codec, reflect.TypeFor[V]()))
-		}
-	}
+	codec, err := codecOf[V](&config)
+	errs = append(errs, err)
 	onEvict, err := onEvict[V](config.onEvict)
 	errs = append(errs, err)
 	var setter func(context.Context, string, V) error
@@ -142,10 +139,11 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 
 	g := &Group[V]{
 		codec: codec,
-		plain: plain(codec),
+		form:  formOf(codec),
 		group: &group{
 			cache:  c,
 			name:   name,
+			guard:  guard{cache: c, group: name},
 			config: config,
 			store: store.New(store.Config{
 				MaxBytes:    config.maxBytes,
@@ -188,19 +186,28 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 	return g, nil
 }
 
-// plain reports whether encoded values are the values, byte for byte.
-func plain[V any](codec Codec[V]) bool {
-	switch any(codec).(type) {
-	case bytesCodec, stringCodec:
-		return true
+// codecOf returns the codec of WithCodec, else the default one.
+func codecOf[V any](config *groupConfig) (Codec[V], error) {
+	t := reflect.TypeFor[V]()
+	if config.codec != nil {
+		codec, ok := config.codec.(Codec[V])
+		if !ok {
+			return nil, fmt.Errorf("WithCodec: %T is not a Codec[%v]", config.codec, t)
+		}
+		return codec, nil
 	}
-	return false
+	codec, err := defaultCodec[V]()
+	if err != nil {
+		err = fmt.Errorf("not every %v comes back from the default codec: %w\n"+
+			"WithCodec takes a codec of your own, or JSON[%v] if that is as it should be", t, err, t)
+	}
+	return codec, err
 }
 
 // decodedSize returns what a decoded value takes beside its encoded bytes and as
 // many again, or 0 if it shares them.
 func decodedSize[V any](codec Codec[V]) int64 {
-	if plain(codec) {
+	if formOf(codec) != coded {
 		return 0
 	}
 	return max(int64(reflect.TypeFor[V]().Size()), 1) // struct{} is decoded too

@@ -3,7 +3,6 @@ package geocache
 import (
 	"context"
 	"errors"
-	"runtime/debug"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
@@ -20,7 +19,9 @@ func (g *group) callGetter(ctx context.Context, key string) answer {
 	}
 	l := g.beginLoad(key)
 	g.stats.loads.Add(1)
-	r, err, ok := await(ctx, g, key, func(ctx context.Context) (loaded, error) { return g.get(ctx, key) })
+	r, err, ok := await(ctx, g, key, func(ctx context.Context) (loaded, error) {
+		return g.get(g.whileLoading(ctx, key), key)
+	})
 	if !ok {
 		return answer{err: ErrClosed}
 	}
@@ -79,38 +80,25 @@ func (g *group) ended(ctx context.Context, l load, r loaded, err error) answer {
 	return g.keep(answer{entry: e, source: SourceGetter, here: true}, l.began)
 }
 
-// await runs call, which calls the getter, on a goroutine of its own: one that ignores
-// its context must not hold the key. It gives back the place in g.loading. ok is false if the
-// cache has been closed.
-func await[R any](ctx context.Context, g *group, key string, call func(context.Context) (R, error)) (r R, err error, ok bool) {
-	type result struct {
-		r   R
-		err error
-	}
-	done := make(chan result, 1)
-	running := g.cache.spawn(func() {
-		r := result{err: errGoexit} // what stands if the getter does not return
-		defer func() {
-			if p := recover(); p != nil {
-				r.err = g.panicked(key, p)
-			}
-			g.loading.Release(1)
-			done <- r
-		}()
-		r.r, r.err = call(ctx)
+// await calls the getter on a goroutine of its own: one that ignores its context must not hold the
+// key. It gives back the place in g.loading. ok is false if the cache has been closed.
+func await[R any](ctx context.Context, g *group, key string, get func(context.Context) (R, error)) (r R, err error, ok bool) {
+	done, ok := apart(&g.guard, g.cache.spawn, "getter", key, func() (R, error) {
+		defer g.loading.Release(1)
+		return get(ctx)
 	})
-	if !running {
+	if !ok {
 		g.loading.Release(1)
 		return r, nil, false
 	}
 	select {
-	case r := <-done:
-		return r.r, r.err, true
+	case o := <-done:
+		return o.value, o.err, true
 	case <-ctx.Done():
 	}
 	select {
-	case r := <-done: // it heeds its context, or was done anyway
-		return r.r, r.err, true
+	case o := <-done: // it heeds its context, or was done anyway
+		return o.value, o.err, true
 	case <-time.After(heed):
 		g.stats.abandoned.Add(1)
 		return r, ctx.Err(), true
@@ -119,13 +107,3 @@ func await[R any](ctx context.Context, g *group, key string, call func(context.C
 
 // heed is how long a getter has to notice that its context has ended.
 const heed = 20 * time.Millisecond
-
-// panicked makes the error of a load whose getter panicked with p.
-func (g *group) panicked(key string, p any) error {
-	err := &PanicError{Value: p, Stack: debug.Stack()}
-	g.stats.panics.Add(1)
-	if g.panicLog.ok(g.cache.clock.Instant()) {
-		g.cache.log.Error("getter panicked", "group", g.name, "key", key, "panic", p, "so far", g.stats.panics.Load(), "stack", string(err.Stack))
-	}
-	return err
-}

@@ -31,6 +31,12 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 			continue
 		}
 		key = strings.Clone(key) // as in fill
+		done, err := g.waitFor(ctx, key, false)
+		if err != nil {
+			answered(key, answer{err: err})
+			continue
+		}
+		defer done()
 		known, floor := g.floors.Mark(), g.floors.Floor(key)
 		owner := g.ownerFor(home, key)
 		if owner.ID == g.cache.node.ID {

@@ -21,7 +21,10 @@ import (
 // discover runs the discovery until Close.
 func (c *Cache) discover(first chan<- struct{}) {
 	warned := map[regions.Node]bool{} // a node that is wrong is so in each view
+	calling := make(chan struct{}, 1) // has one while found runs, which a discovery should not call twice at a time
 	found := func(v regions.View) {
+		calling <- struct{}{}
+		defer func() { <-calling }()
 		c.found.Store(true)
 		change := c.members.Found(c.clock.Instant(), v)
 		c.apply(change)
@@ -40,7 +43,9 @@ func (c *Cache) discover(first chan<- struct{}) {
 		}
 	}
 	for c.leaving.Err() == nil {
-		err := c.config.discovery.Run(c.leaving, c.node, c.healthy, found)
+		done, _ := apart(&c.guard, goroutine, "discovery", "",
+			returning(func() error { return c.config.discovery.Run(c.leaving, c.node, c.healthy, found) }))
+		err := (<-done).err
 		if c.leaving.Err() != nil {
 			if err != nil {
 				c.log.Warn("discovery did not end well; this node may stay announced", "err", err)

@@ -31,7 +31,7 @@ import (
 // the argument's type, as in "routes#1c9e02ab". So while a deploy changes that type, the old version
 // and the new one do not mistake each other's arguments. A change of what fn does with the same
 // argument needs another name. In an *Error of the function, Key is the argument as
-// fmt.Sprintf("%+v") shows it.
+// fmt.Sprintf("%+v") shows it, or its type if it has no key: it may contain itself.
 func Memoize[A, V any](c *Cache, name string, fn func(ctx context.Context, arg A) (V, error), opts ...GroupOption) (func(ctx context.Context, arg A) (V, error), error) {
 	args, err := newCanonical(reflect.TypeFor[A]())
 	if fn == nil {
@@ -55,12 +55,12 @@ func Memoize[A, V any](c *Cache, name string, fn func(ctx context.Context, arg A
 		return nil, err
 	}
 	return func(ctx context.Context, arg A) (v V, err error) {
-		key, err := args.encode(reflect.ValueOf(&arg).Elem())
+		key, err := call(&g.guard, "method of an argument", "", func() (string, error) { return args.encode(reflect.ValueOf(&arg).Elem()) })
 		if err != nil {
-			err = inCall("Get", name, "", err)
-		} else {
-			v, err = g.Get(ctx, key)
+			// The argument may have no end, which fmt would not notice.
+			return v, inCall("Get", name, fmt.Sprintf("a %T", arg), err)
 		}
+		v, err = g.Get(ctx, key)
 		if e, ok := err.(*Error); ok {
 			e.Key = fmt.Sprintf("%+v", arg)
 		}
@@ -85,5 +85,11 @@ func MemoizeBy[A, V any](c *Cache, name string, key func(arg A) string, parse fu
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context, arg A) (V, error) { return g.Get(ctx, key(arg)) }, nil
+	return func(ctx context.Context, arg A) (v V, err error) {
+		k, err := call(&g.guard, "key function", "", func() (string, error) { return key(arg), nil })
+		if err != nil {
+			return v, inCall("Get", name, "", err)
+		}
+		return g.Get(ctx, k)
+	}, nil
 }

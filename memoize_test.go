@@ -285,3 +285,24 @@ func TestMemoizeBy(t *testing.T) {
 	_, err = geocache.MemoizeBy(cache, "squares", strconv.Itoa, strconv.Atoi, square)
 	require.ErrorContains(t, err, "one of that name already")
 }
+
+func TestMemoizeOfWhatContainsItself(t *testing.T) {
+	cache, err := geocache.Open(t.Context(), silent)
+	require.NoError(t, err)
+	defer cache.Close()
+	type slice []slice
+	type dict map[string]dict
+	s, m := slice{nil}, dict{}
+	s[0], m["m"] = s, m
+	slices, err := geocache.Memoize(cache, "slices", func(context.Context, slice) (int, error) { return 0, nil })
+	require.NoError(t, err)
+	_, err = slices(t.Context(), s)
+	require.ErrorIs(t, err, geocache.ErrTooLarge)
+	require.ErrorContains(t, err, `"a geocache_test.slice"`)
+	dicts, err := geocache.Memoize(cache, "dicts", func(context.Context, dict) (int, error) { return 0, nil })
+	require.NoError(t, err)
+	_, err = dicts(t.Context(), m)
+	require.ErrorIs(t, err, geocache.ErrTooLarge)
+	_, err = dicts(t.Context(), dict{"a": {"b": nil, "c": {}}, "d": nil})
+	require.NoError(t, err)
+}

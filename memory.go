@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unsafe"
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/store"
@@ -46,7 +45,7 @@ func (g *Group[V]) decode(e *store.Entry) (V, error) {
 	if v, ok := g.decoded(e); ok {
 		return v, nil
 	}
-	v, err := g.codec.Decode(e.Payload())
+	v, err := call(&g.guard, "codec", e.Key(), func() (V, error) { return g.codec.Decode(e.Payload()) })
 	if err != nil {
 		return v, err
 	}
@@ -59,15 +58,11 @@ func (g *Group[V]) decoded(e *store.Entry) (v V, ok bool) {
 	if e.Absent() {
 		return v, false
 	}
-	if g.plain {
-		switch v := any(&v).(type) {
-		case *[]byte:
-			*v = e.Payload()
-		case *string:
-			b := e.Payload()
-			*v = unsafe.String(unsafe.SliceData(b), len(b)) // it never changes
-		}
-		return v, true
+	switch g.form {
+	case plainBytes:
+		return asBytes[V](e.Payload()), true
+	case plainString:
+		return asString[V](e.Payload()), true
 	}
 	if kept := store.Decoded[V](e); kept != nil {
 		return *kept, true

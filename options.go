@@ -101,8 +101,8 @@ func WithAdvertise(address string) Option {
 	return cacheOption(func(c *config) { c.advertise = address })
 }
 
-// WithDialer sets how peers are dialled. The function must return when its context
-// ends; Close waits for it. Default: TCP.
+// WithDialer sets how peers are dialled. The function should return when its context
+// ends: otherwise it is left behind, and Close waits for it. Default: TCP.
 func WithDialer(dial func(ctx context.Context, address string) (net.Conn, error)) Option {
 	return cacheOption(func(c *config) { c.dial = dial })
 }
@@ -153,7 +153,9 @@ func WithMaxDrift(d time.Duration) Option { return cacheOption(func(c *config) {
 // exactly, and that ticker does not run.
 func WithClock(now func() time.Time) Option { return cacheOption(func(c *config) { c.clock = now }) }
 
-// WithLogger sets where the Cache logs. Default slog.Default().
+// WithLogger sets where the Cache logs. Its handler is called on goroutines of its own, one record
+// after the other where they come from one goroutine. While a call has not returned for a second,
+// records are lost. Default slog.Default().
 func WithLogger(l *slog.Logger) Option { return cacheOption(func(c *config) { c.logger = l }) }
 
 // check returns everything that is wrong with c.
@@ -188,7 +190,7 @@ func (c *config) check() error {
 		bad("WithMaxValueBytes(%d): must be from 1 to 1 GiB", c.limits.MaxValue)
 	}
 	if v, ok := c.discovery.(interface{ Validate() error }); ok {
-		if err := v.Validate(); err != nil {
+		if _, err := call(nil, "discovery", "", returning(v.Validate)); err != nil {
 			bad("WithDiscovery: %w", err)
 		}
 	}
@@ -411,8 +413,17 @@ func WithOriginLag(d time.Duration) GroupOption {
 	return groupOption(func(c *groupConfig) { c.originLag = d })
 }
 
-// WithCodec sets how values become bytes. Default: []byte and string as they
-// are, protobuf messages as protobuf, everything else as JSON.
+// WithCodec sets how values become bytes. Default: kinds of []byte and string as they
+// are, whatever methods they have, protobuf messages as protobuf, everything else as JSON. An empty
+// []byte is read as one that is not nil, wherever it comes from.
+//
+// The default gives back what was put in, or refuses it. NewGroup refuses types of which that cannot be
+// said, with the names of the fields: those with unexported fields or interfaces in them, say. A string
+// in them that is not UTF-8, and a nil message, are errors of the Set or the Get that brings them. What is the same when it comes
+// back is told by reflect.DeepEqual, but for these: a type with MarshalJSON and UnmarshalJSON, or
+// MarshalText and UnmarshalText, is what they make of it, so that a time.Time is its instant (to be
+// exact with an offset of whole minutes); and a tag with omitempty makes an empty slice or map nil. For
+// what is refused there is JSON.
 func WithCodec[V any](codec Codec[V]) GroupOption {
 	return groupOption(func(c *groupConfig) { c.codec = codec })
 }

@@ -47,6 +47,9 @@ func (g *Group[V]) RemovePrefix(ctx context.Context, prefix string, opts ...Writ
 // that have confirmed every key.
 func (g *Group[V]) RemoveMany(ctx context.Context, keys []string, opts ...WriteOption) error {
 	config := configOf(opts)
+	if config.err != nil {
+		return inWrite("RemoveMany", g.name, "", config.err)
+	}
 	var all manyWritten
 	parallel := make(chan struct{}, removeParallel)
 	var removing sync.WaitGroup

@@ -32,7 +32,7 @@ func (s Stats) String() string {
 	case len(s.Peers) > 0: // there could be some
 		b.WriteString("copies not served  ")
 	}
-	fmt.Fprintf(&b, "lapses %s  gaps %s", count(s.Lapses), count(s.Gaps))
+	fmt.Fprintf(&b, "lapses %s  gaps %s  panics %s", count(s.Lapses), count(s.Gaps), count(s.Panics))
 	if !s.Certificate.IsZero() {
 		fmt.Fprintf(&b, "  certificate ends %s", s.Certificate.UTC().Format(time.DateTime))
 	}
@@ -84,7 +84,7 @@ func (s GroupStats) String() string {
 	line("from", "store "+of(s.Store), "owner "+of(s.Owner), "region "+of(s.Region), "getter "+of(s.Getter),
 		"stale "+of(s.Stale), "not found "+of(s.NotFound), "errors "+of(s.Errors))
 	l := s.LoadLatency
-	line("loads", count(s.Loads), "errors "+count(s.LoadErrors), "panics "+count(s.Panics), "abandoned "+count(s.Abandoned), "refreshes "+count(s.Refreshes),
+	line("loads", count(s.Loads), "errors "+count(s.LoadErrors), "abandoned "+count(s.Abandoned), "refreshes "+count(s.Refreshes),
 		"p50 "+quantile(l, l.P50), "p99 "+quantile(l, l.P99), "p999 "+quantile(l, l.P999), "max "+quantile(l, l.Max))
 	line("peers", "served "+count(s.Served), "unanswered "+count(s.Unanswered), "takeovers "+count(s.Takeovers), "undecoded "+count(s.Undecoded))
 
@@ -96,6 +96,8 @@ func (s GroupStats) String() string {
 		entries, "floors "+count(s.FloorsHeld))
 	line("copies", size(s.CopyBytes), "entries "+count(s.Copies))
 	line("gone", "evicted "+count(s.Evicted), "expired "+count(s.Expired), "removed "+count(s.Removed), "replaced "+count(s.Replaced), "too large "+count(s.TooLarge))
+
+	line("code", "panics "+count(s.Panics), fmt.Sprintf("leaving %s (%s)", count(s.Leaving), size(s.LeavingBytes)), "untold "+count(s.Untold))
 
 	line("writes", count(s.Writes), "errors "+count(s.WriteErrors), "doubts "+count(s.Doubts), "retried "+count(s.Retried), "repaired "+count(s.Repaired))
 	if s.Stored+s.StoreErrors > 0 {

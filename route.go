@@ -31,7 +31,11 @@ func (g *group) mutate(ctx context.Context, w *note.Write, opts []WriteOption) e
 			w.Tagged = len(config.tags) > 0
 			w.Value = withTags(config.tags, w.Value)
 		}
-		err = g.carryOut(ctx, w, config.ack, config.into)
+		var done func()
+		if done, err = g.waitFor(ctx, w.Key, true); err == nil {
+			err = g.carryOut(ctx, w, config.ack, config.into)
+			done()
+		}
 	}
 	g.stats.writes.Add(1)
 	if err != nil {
@@ -49,6 +53,8 @@ func (g *group) refuseWrite(ctx context.Context, w *note.Write, config *writeCon
 		return fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(w.Key), maxKey)
 	case len(w.Value) > most:
 		return fmt.Errorf("%w: a value of %d bytes, at most %d are allowed", ErrTooLarge, len(w.Value), most)
+	case config.err != nil:
+		return config.err
 	case config.ttl < 0:
 		return fmt.Errorf("ItemTTL(%v): must not be negative", config.ttl)
 	case config.ack > World:

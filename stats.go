@@ -81,8 +81,8 @@ type Item[V any] struct {
 //   - Each read is counted once, in one of the seven figures that Reads adds up, before
 //     it returns. Reads has all that returned before Stats was called, and none that
 //     began after Stats returned.
-//   - LoadErrors and LoadLatency.Count together are at most Loads, and so are Panics and
-//     Abandoned each. WriteErrors is at most Writes.
+//   - LoadErrors and LoadLatency.Count together are at most Loads, and so is
+//     Abandoned. WriteErrors is at most Writes.
 //   - Entries, Copies, Bytes and CopyBytes are of one moment: Copies is at most Entries,
 //     CopyBytes at most Bytes, Bytes at most MaxBytes.
 type GroupStats struct {
@@ -100,9 +100,10 @@ type GroupStats struct {
 
 	Loads      uint64 // calls of the getter in this process
 	LoadErrors uint64 // of these, ended by an error other than ErrNotFound
-	Panics     uint64 // of these, by a panic
 	Abandoned  uint64 // of these, still running when their context had ended
 	Refreshes  uint64 // fills in the background, see WithRefreshAhead and WithStaleWhileRevalidate
+
+	Panics uint64 // calls of the group's functions, its getter and codec among them, that panicked or called runtime.Goexit
 
 	// LoadLatency is how long those loads took that ended without an error. What
 	// fails slowly is not in it: see LoadErrors and Abandoned.
@@ -134,6 +135,13 @@ type GroupStats struct {
 
 	// Entries that have left this process's memory, by reason; see EvictReason.
 	Evicted, Expired, Removed, Replaced uint64
+
+	// Values that have left and that the function of WithOnEvict has still to be called for, what they are
+	// charged, at most MaxBytes (the highest that there has been), and those for which there was no room beyond that:
+	// it was never called for them.
+	Leaving      int
+	LeavingBytes int64
+	Untold       uint64
 }
 
 // BehindStats is what a group with WithWriteBehind has still to write to the
@@ -203,7 +211,6 @@ type groupStats struct {
 	errors     atomic.Uint64
 	loads      atomic.Uint64
 	loadErrors atomic.Uint64
-	panics     atomic.Uint64
 	abandoned  atomic.Uint64
 	refreshes  atomic.Uint64
 	served     atomic.Uint64
@@ -223,7 +230,7 @@ func (g *group) Stats() GroupStats {
 	s := &g.stats
 	// Parts are read before the whole, and counted after it: so they are not more.
 	loaded := s.loadLatency.Distribution()
-	loadErrors, panics, abandoned, writeErrors := s.loadErrors.Load(), s.panics.Load(), s.abandoned.Load(), s.writeErrors.Load()
+	loadErrors, abandoned, writeErrors := s.loadErrors.Load(), s.abandoned.Load(), s.writeErrors.Load()
 	var b BehindStats
 	if q := g.backing.behind; q != nil {
 		s := q.Stats()
@@ -249,7 +256,7 @@ func (g *group) Stats() GroupStats {
 
 		Loads:       s.loads.Load(),
 		LoadErrors:  loadErrors,
-		Panics:      panics,
+		Panics:      g.guard.failed.Load(),
 		Abandoned:   abandoned,
 		Refreshes:   s.refreshes.Load(),
 		LoadLatency: loaded,
@@ -270,6 +277,10 @@ func (g *group) Stats() GroupStats {
 		Expired:    held.Left(store.Expired),
 		Removed:    held.Left(store.Removed),
 		Replaced:   held.Left(store.Replaced),
+
+		Leaving:      held.Leaving,
+		LeavingBytes: held.LeavingBytes,
+		Untold:       held.Untold,
 	}
 }
 
@@ -294,7 +305,8 @@ type Stats struct {
 	// cannot reach it. It owns no key, and asks those who do, until they list it again.
 	Guest bool
 
-	Gaps uint64 // pushes from other regions that showed that one before them had been lost
+	Panics uint64 // calls of the discovery, the dialer, the listener and the logger that panicked or called runtime.Goexit
+	Gaps   uint64 // pushes from other regions that showed that one before them had been lost
 }
 
 // RegionStats is a region as this process sees it.
@@ -348,6 +360,7 @@ func (c *Cache) Stats() Stats {
 	s.Copies = int64(c.clock.Instant()) < c.standing.copies.Load()
 	s.Guest = top.Guest
 	s.Lapses = c.standing.period.Load()
+	s.Panics = c.guard.failed.Load()
 	s.Gaps = c.inbox.Gaps()
 	if c.transport != nil {
 		t := c.transport.Stats()

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/note"
 )
 
@@ -34,7 +34,8 @@ var ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be r
 //
 // f may be called several times, on any goroutine, and its last result counts;
 // it must be quick and must not use the group. It is not called any more once Update has
-// returned. So if ctx ends while f runs, Update waits for f. If it returns an error nothing is written and Update returns that error, in
+// returned. So if ctx ends while f runs, Update waits for f. Other Updates of the key go on without one that does
+// not return within the load timeout. If it returns an error nothing is written and Update returns that error, in
 // an *Error; if it panics, a *PanicError.
 //
 // The value's life begins anew, the group's or ItemTTL's, whatever that of the old one was.
@@ -44,10 +45,18 @@ var ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be r
 func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool) (V, error), opts ...WriteOption) (V, error) {
 	config := configOf(opts)
 	key = strings.Clone(key)
-	u := &update[V]{f: f, config: config, done: make(chan struct{})}
+	u := &update[V]{f: f, config: config, lock: make(chan struct{}, 1), done: make(chan struct{})}
 	err := g.refuseWrite(ctx, &note.Write{Key: key}, &config)
 	if f == nil {
 		err = errors.New("the function is nil")
+	}
+	for _, write := range []bool{false, true} { // it does both
+		if err == nil {
+			var done func()
+			if done, err = g.waitFor(ctx, key, write); err == nil {
+				defer done()
+			}
+		}
 	}
 	if err == nil {
 		err = g.updates.add(g, key, u)
@@ -55,6 +64,7 @@ func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool
 	if err == nil {
 		select {
 		case <-u.done:
+			u.abandon() // if the round has left it behind, it is not called any more when Update returns
 			err = u.err
 			if err == nil && config.ack == World {
 				err = g.confirmedByWorld(ctx, key, u.by, u.regions, &u.result)
@@ -80,7 +90,7 @@ func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool
 type update[V any] struct {
 	config writeConfig
 
-	mu      sync.Mutex               // guards the following; held while f is called
+	lock    chan struct{}            // has one while somebody has the following; also while f is called, which may take long
 	f       func(V, bool) (V, error) // nil once the caller has gone
 	applied bool                     // f has returned a value that may be written
 
@@ -135,50 +145,19 @@ func (us *updates[V]) run(g *Group[V], key string) {
 	}
 }
 
-// round makes a round. It always ends those in it, even if one of their functions ends the
-// goroutine: then the others wait for the next round, on another one.
+// round makes a round.
 func (us *updates[V]) round(g *Group[V], key string, round []*update[V]) {
 	ctx, cancel := context.WithTimeoutCause(g.cache.ctx, g.config.loadTimeout, ErrTimeout)
-	returned := false
-	defer func() {
-		cancel()
-		if !returned {
-			round = us.restart(g, key, round)
-		}
-		for _, u := range round {
-			close(u.done)
-		}
-	}()
+	defer cancel()
 	g.round(ctx, key, round)
-	returned = true
-}
-
-// restart has another goroutine make the rounds of a key, and returns those of the
-// last round who do not take part any more.
-func (us *updates[V]) restart(g *Group[V], key string, round []*update[V]) (ended []*update[V]) {
-	us.mu.Lock()
-	defer us.mu.Unlock()
-	var again []*update[V]
 	for _, u := range round {
-		if u.err != nil {
-			ended = append(ended, u)
-		} else {
-			again = append(again, u)
-		}
+		close(u.done)
 	}
-	us.waiting[key] = append(again, us.waiting[key]...)
-	if !g.cache.spawn(func() { us.run(g, key) }) {
-		for _, u := range us.waiting[key] {
-			u.err = ErrClosed
-			ended = append(ended, u)
-		}
-		delete(us.waiting, key)
-	}
-	return ended
 }
 
 // round applies the updates and has the home region take the result.
 func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
+	round = slices.Clone(round) // those who still take part
 	fail := func(err error) {
 		for _, u := range round {
 			if u.err == nil {
@@ -190,6 +169,14 @@ func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
 		v := g.cache.standing.view.Load() // the regions are those that there are before the Swap
 		home := g.home(v, key)
 		w, err := g.compute(ctx, key, home, round)
+		if errors.Is(err, errGoexit) {
+			// The others begin anew without the one whose function it was. If it was the codec, nobody can.
+			all := len(round)
+			round = slices.DeleteFunc(round, func(u *update[V]) bool { return errors.Is(u.err, errGoexit) })
+			if len(round) < all {
+				continue
+			}
+		}
 		if err != nil {
 			fail(err)
 			return
@@ -202,7 +189,7 @@ func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
 		}
 		wrote, by, err := g.route(ctx, w, home)
 		if err != nil {
-			fail(homeError(home, err))
+			fail(homeError(home, inRound(ctx, err)))
 			return
 		}
 		if wrote.Swapped {
@@ -222,80 +209,127 @@ func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
 	}
 }
 
-// compute reads the value and applies the updates to it. It returns nil if none
-// of them changes it.
-func (g *Group[V]) compute(ctx context.Context, key, home string, round []*update[V]) (*note.Write, error) {
-	var a answer
-	var value V
-	ok := false
-	for begun, late := g.cache.clock.Instant(), true; late; late = g.cache.clock.Instant() >= g.until(a, begun) {
-		var err error
-		if a, err = g.readHome(ctx, key, home); err != nil {
-			return nil, err
-		}
-		if ok = !a.entry.Absent(); ok {
-			if value, err = g.decode(a.entry); err != nil {
-				return nil, fmt.Errorf("the value does not decode: %w", err)
-			}
-		}
+// inRound is err with the reason for which the context of a round ended in place of the context's own
+// error, which the callers would take for that of theirs.
+func inRound(ctx context.Context, err error) error {
+	end := ctx.Err()
+	switch {
+	case end == nil || !errors.Is(err, end):
+		return err
+	case errors.Is(err, ErrUncertain):
+		return fmt.Errorf("%w: %w", ErrUncertain, endOf(context.Cause(ctx)))
 	}
-	w := &note.Write{Group: g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: !ok,
-		Tags: a.entry.Tags(), Born: a.entry.Born()}
-	changed := false
-	var tags []string // of the last
-	for _, u := range round {
-		u.err = errUpdateGoexit // what stands if f does not return
-		next, err := u.apply(value, ok)
-		if u.err = err; err != nil {
-			continue
-		}
-		value, ok, changed = next, true, true
-		u.value = next
-		tags = u.config.tags
-		if u.config.ttl > 0 && (w.Life == 0 || u.config.ttl < w.Life) {
-			w.Life = u.config.ttl
-		}
-	}
-	if !changed {
-		return nil, nil
-	}
-	var err error
-	w.Value, err = g.codec.Encode(value)
-	if err != nil {
-		return nil, fmt.Errorf("the value cannot be encoded: %w", err)
-	}
-	w.Tagged = len(tags) > 0
-	w.Value = withTags(tags, w.Value)
-	return w, g.refuseWrite(g.cache.ctx, w, &writeConfig{})
+	return endOf(context.Cause(ctx))
 }
 
-// apply calls the user's function. A panic is the caller's error: it is not on
-// the goroutine that would have been its to bring down.
-func (u *update[V]) apply(old V, ok bool) (v V, err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+// compute reads the value and applies the updates to it. It returns nil if none
+// of them changes it, and errGoexit if one of the user's functions has called that.
+func (g *Group[V]) compute(ctx context.Context, key, home string, round []*update[V]) (*note.Write, error) {
+	for begun := g.cache.clock.Instant(); ; {
+		a, err := g.readHome(ctx, key, home)
+		if err != nil {
+			return nil, err
+		}
+		r := &applied[V]{values: make([]V, len(round)), errs: make([]error, len(round))}
+		done, ok := apart(&g.guard, g.cache.spawn, "codec or function of Update", key,
+			returning(func() error { return g.apply(r, a, begun, key, round) }))
+		if !ok {
+			return nil, ErrClosed
+		}
+		var o result[nothing]
+		select {
+		case o = <-done:
+		case <-ctx.Done():
+			select {
+			case o = <-done:
+			case <-time.After(heed):
+				return nil, endOf(context.Cause(ctx)) // r is being written to yet
+			}
+		}
+		for i, u := range round {
+			u.value, u.err = r.values[i], r.errs[i]
+		}
+		switch {
+		case o.err != nil:
+			return nil, o.err
+		case r.late:
+			continue
+		case !r.changed:
+			return nil, nil
+		}
+		w := &note.Write{Group: g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: a.entry.Absent(),
+			Tags: a.entry.Tags(), Born: a.entry.Born(), Life: r.life, Value: withTags(r.tags, r.value), Tagged: len(r.tags) > 0}
+		return w, g.refuseWrite(g.cache.ctx, w, &writeConfig{})
+	}
+}
+
+// applied is what comes of applying the updates of a round. It is written on a goroutine that may be
+// left behind, and then read by nobody.
+type applied[V any] struct {
+	values []V // of each update
+	errs   []error
+
+	late    bool // the value was too old by then
+	changed bool
+	value   []byte   // the last one, encoded
+	tags    []string // of the last one
+	life    time.Duration
+}
+
+// apply applies the updates to an answer that was asked for at an instant.
+func (g *Group[V]) apply(r *applied[V], a answer, begun expiry.Instant, key string, round []*update[V]) (err error) {
+	var value V
+	there := !a.entry.Absent()
+	if there {
+		if value, err = g.decode(a.entry); err != nil {
+			return fmt.Errorf("the value does not decode: %w", err)
+		}
+	}
+	if r.late = g.cache.clock.Instant() >= g.until(a, begun); r.late {
+		return nil
+	}
+	for i, u := range round {
+		r.errs[i] = fmt.Errorf("the function %w", errGoexit) // what stands if it does not return
+		next, err := u.apply(&g.guard, key, value, there)
+		if r.errs[i] = err; err != nil {
+			continue
+		}
+		value, there, r.changed = next, true, true
+		r.values[i], r.tags = next, u.config.tags
+		if u.config.ttl > 0 && (r.life == 0 || u.config.ttl < r.life) {
+			r.life = u.config.ttl
+		}
+	}
+	if !r.changed {
+		return nil
+	}
+	r.value, err = call(&g.guard, "codec", key, func() ([]byte, error) { return g.codec.Encode(value) })
+	if err != nil {
+		err = fmt.Errorf("the value cannot be encoded: %w", err)
+	}
+	return err
+}
+
+// apply calls the user's function.
+func (u *update[V]) apply(guard *guard, key string, old V, ok bool) (v V, err error) {
+	u.lock <- struct{}{}
+	defer func() { <-u.lock }()
 	if u.f == nil {
 		return v, context.Canceled // for nobody
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = &PanicError{Value: p, Stack: debug.Stack()}
-		}
-		u.applied = u.applied || err == nil
-	}()
-	return u.f(old, ok)
+	v, err = call(guard, "function of Update", key, func() (V, error) { return u.f(old, ok) })
+	u.applied = u.applied || err == nil
+	return v, err
 }
 
 // abandon has the user's function not be called any more. It reports whether what it
 // has returned may be written, or has been.
 func (u *update[V]) abandon() (applied bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.lock <- struct{}{}
+	defer func() { <-u.lock }()
 	u.f = nil
 	return u.applied
 }
-
-var errUpdateGoexit = errors.New("the function called runtime.Goexit")
 
 // bringHome has this process's own region take in what the home region has, and
 // says what came of the round.

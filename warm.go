@@ -68,10 +68,15 @@ type WarmStats struct {
 // errors of keys that could not be loaded, ctx's own, and what is wrong with the options.
 func (g *group) Warm(ctx context.Context, keys iter.Seq[string], opts ...WarmOption) (WarmStats, error) {
 	config := warmConfig{rate: 1000, concurrency: 64}
-	for _, o := range opts {
+	var err error
+	for i, o := range opts {
+		if o == nil {
+			err = errors.Join(err, errNilOption(i))
+			continue
+		}
 		o.applyWarm(&config)
 	}
-	err := config.check()
+	err = errors.Join(err, config.check())
 	if g.get == nil {
 		err = errors.Join(err, errors.New("the group has no getter"))
 	}
@@ -185,6 +190,12 @@ func (w *warming) ask(ctx context.Context, keys []string) {
 			w.count(ctx, key, a)
 			continue
 		}
+		done, err := g.waitFor(ctx, key, false)
+		if err != nil {
+			w.count(ctx, key, answer{err: err})
+			continue
+		}
+		defer done()
 		known, floor := g.floors.Mark(), g.floors.Floor(key)
 		if owner := g.ownerFor(home, key); owner.ID == g.cache.node.ID {
 			own = append(own, g.beginOwn(key, floor, known, together.ticket(key)))

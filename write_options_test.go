@@ -188,3 +188,28 @@ func TestWriteBackingMistakes(t *testing.T) {
 		geocache.WithWriteBehind(1))
 	requireMistakes(t, err, "WithWriteBehind needs WithSetter and WithRemover")
 }
+
+func TestNilOptions(t *testing.T) {
+	alone(t, ada, nil, func(t *testing.T, g *geocache.Group[string]) {
+		ctx := t.Context()
+		for name, call := range map[string]func() error{
+			"Set":          func() error { return g.Set(ctx, "k", "v", geocache.Ack(geocache.Owner), nil) },
+			"Remove":       func() error { return g.Remove(ctx, "k", nil) },
+			"RemoveTag":    func() error { return g.RemoveTag(ctx, "k", nil) },
+			"RemovePrefix": func() error { return g.RemovePrefix(ctx, "k", nil) },
+			"RemoveMany":   func() error { return g.RemoveMany(ctx, nil, nil) },
+			"Clear":        func() error { return g.Clear(ctx, nil) },
+			"Update": func() error {
+				_, err := g.Update(ctx, "k", func(s string, _ bool) (string, error) { return s, nil }, nil)
+				return err
+			},
+			"Warm": func() error {
+				_, err := g.Warm(ctx, func(func(string) bool) {}, nil)
+				return err
+			},
+		} {
+			require.ErrorContains(t, call(), "is nil", name)
+		}
+		require.ErrorContains(t, g.Set(ctx, "k", "v", geocache.Ack(geocache.Owner), nil), "option 1 is nil")
+	})
+}

@@ -38,6 +38,7 @@ type writeConfig struct {
 	ttl  time.Duration
 	tags []string
 	into *Written
+	err  error // an option is nil
 }
 
 // configOf returns what options say. Without any it allocates nothing.
@@ -46,11 +47,18 @@ func configOf(opts []WriteOption) writeConfig {
 		return writeConfig{}
 	}
 	c := new(writeConfig)
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			c.err = errors.Join(c.err, errNilOption(i))
+			continue
+		}
 		o.applyWrite(c)
 	}
 	return *c
 }
+
+// errNilOption says that an option of a list is nil.
+func errNilOption(i int) error { return fmt.Errorf("option %d is nil", i) }
 
 // Ack sets how far the write must have come before the call returns. Default
 // Region.
@@ -114,7 +122,7 @@ var (
 // it, and if it has but was not confirmed in time, ErrUnconfirmed. Otherwise the cache has not
 // got it; what a setter that failed has done to the origin only the origin knows.
 func (g *Group[V]) Set(ctx context.Context, key string, v V, opts ...WriteOption) error {
-	value, err := g.codec.Encode(v)
+	value, err := call(&g.guard, "codec", key, func() ([]byte, error) { return g.codec.Encode(v) })
 	if err != nil {
 		err = fmt.Errorf("the value cannot be encoded: %w", err)
 	} else {

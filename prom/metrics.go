@@ -25,6 +25,7 @@ var (
 	guest        = desc("guest", "1 if this node is a guest of its region, which does not list it any more, else 0.")
 	lapses       = desc("copy_lapses_total", "How often serving copies has ended, or not begun, because the nodes of the region did not agree about who is there.")
 	gaps         = desc("push_gaps_total", "Pushes from other regions that showed that one before them had been lost.")
+	panics       = desc("panics_total", "Calls of the users' functions that panicked or called runtime.Goexit: of the group's, or, where that is empty, of what was given to Open.", "group")
 	refused      = desc("connections_refused_total", "Connections refused, or closed for what came over them.", "reason")
 	certificate  = desc("certificate_left_seconds", "For how long the certificate of this process still is good; negative after its end. Not there without TLS.")
 )
@@ -45,6 +46,7 @@ func (o output) node(s geocache.Stats) {
 	if !s.Certificate.IsZero() {
 		o.gauge(certificate, time.Until(s.Certificate).Seconds())
 	}
+	o.counter(panics, s.Panics, "")
 	for reason, n := range s.Refused {
 		o.counter(refused, n, reason.String())
 	}
@@ -131,7 +133,6 @@ var (
 
 	loads         = desc("loads_total", "Calls of the getter.", "group")
 	loadErrors    = desc("load_errors_total", "Of the loads, those that ended by an error other than not found.", "group")
-	loadPanics    = desc("load_panics_total", "Of the loads, those that panicked.", "group")
 	loadAbandoned = desc("loads_abandoned_total", "Of the loads, those that were still running when their time was up.", "group")
 	refreshes     = desc("refreshes_total", "Fills in the background, ahead of the expiry or after it.", "group")
 	loadTime      = desc("load_duration_seconds", "How long loads took that ended without an error.", "group")
@@ -160,6 +161,9 @@ var (
 	storeMaxEntries = desc("store_max_entries", "Entries that the group may have; 0 is no bound.", "group")
 	storeMaxBytes   = desc("store_max_bytes", "Bytes that all entries of the group may be charged.", "group")
 	left            = desc("store_left_total", "Entries that have left memory: to make room, expired, removed by a write, or replaced by a newer value.", "group", "reason")
+	leaving         = desc("on_evict_waiting", "Values that have left and that the function of WithOnEvict has still to be called for.", "group")
+	leavingBytes    = desc("on_evict_waiting_bytes", "What these values are charged.", "group")
+	untold          = desc("on_evict_untold_total", "Values that the function of WithOnEvict was not called for, because too many waited.", "group")
 	tooLarge        = desc("store_too_large_total", "Values not kept because they alone are over the bound.", "group")
 	floors          = desc("floors", "Keys with a floor of their own.", "group")
 )
@@ -173,9 +177,9 @@ func (o output) group(name string, s geocache.GroupStats) {
 	o.counter(reads, s.NotFound, name, "not_found")
 	o.counter(reads, s.Errors, name, "error")
 
+	o.counter(panics, s.Panics, name)
 	o.counter(loads, s.Loads, name)
 	o.counter(loadErrors, s.LoadErrors, name)
-	o.counter(loadPanics, s.Panics, name)
 	o.counter(loadAbandoned, s.Abandoned, name)
 	o.counter(refreshes, s.Refreshes, name)
 	o.histogram(loadTime, s.LoadLatency, name)
@@ -212,6 +216,9 @@ func (o output) group(name string, s geocache.GroupStats) {
 	o.counter(left, s.Expired, name, "expired")
 	o.counter(left, s.Removed, name, "removed")
 	o.counter(left, s.Replaced, name, "replaced")
+	o.gauge(leaving, float64(s.Leaving), name)
+	o.gauge(leavingBytes, float64(s.LeavingBytes), name)
+	o.counter(untold, s.Untold, name)
 	o.counter(tooLarge, s.TooLarge, name)
 	o.gauge(floors, float64(s.FloorsHeld), name)
 }

@@ -9,6 +9,10 @@ type Stats struct {
 	MaxBytes   int64 // the present bounds; MaxEntries is 0 if there is none
 	MaxEntries int
 
+	Leaving      int    // entries that Leavers has still to give
+	LeavingBytes int64  // the sum of their charges
+	Untold       uint64 // entries that Leavers has not given, for want of room
+
 	TooLarge uint64 // Sets refused because the entry was larger than its class may be
 	Outdated uint64 // Sets refused because a newer entry was there
 }
@@ -45,6 +49,9 @@ func (s *Store) Stats() Stats {
 		MaxEntries: s.limits[Owned].entries,
 		TooLarge:   s.tooLarge,
 		Outdated:   s.outdated,
+	}
+	if l := s.leavers; l != nil {
+		stats.Leaving, stats.LeavingBytes, stats.Untold = len(l.queue), l.bytes, l.untold
 	}
 	if stats.MaxEntries == math.MaxInt {
 		stats.MaxEntries = 0

@@ -377,7 +377,7 @@ func (s *Store) releaseLocked(e *Entry, reason Reason) {
 	u.Entries--
 	u.Bytes -= s.charge(e)
 	u.Left[reason]++
-	if s.leavers != nil {
-		s.leavers.put(Leaver{e, reason})
+	if s.leavers != nil && !e.Absent() {
+		s.leavers.put(Leaver{e, reason}, s.charge(e), s.limits[Owned].bytes)
 	}
 }

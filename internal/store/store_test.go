@@ -449,3 +449,35 @@ func TestSweepFindsWhatHasBeenAdmitted(t *testing.T) {
 	})
 	require.Equal(t, 1, <-swept)
 }
+
+// What has left and is not fetched takes as much as the store may have, and no more.
+func TestLeaversAreBounded(t *testing.T) {
+	charge := int64(Overhead + 100)
+	s := New(Config{MaxBytes: 10 * charge, CopyShare: .5, Policy: FIFO})
+	ready, take := s.Leavers()
+	set := func(i int) { s.Set(newItem(Item{Key: fmt.Sprintf("%02d", i), Value: make([]byte, 98)})) }
+	for i := range 20 {
+		set(i)
+	}
+	require.Equal(t, 10, s.Stats().Leaving)
+	require.Equal(t, 10*charge, s.Stats().LeavingBytes)
+	require.Zero(t, s.Stats().Untold)
+	for i := range 5 {
+		set(20 + i)
+	}
+	require.EqualValues(t, 5, s.Stats().Untold)
+	s.Resize(charge, 0)
+	require.EqualValues(t, 14, s.Stats().Untold)
+	<-ready
+	for i := range 10 {
+		l, ok := take()
+		require.True(t, ok)
+		require.Equal(t, fmt.Sprintf("%02d", i), l.Key(), "the oldest first")
+	}
+	_, ok := take()
+	require.False(t, ok)
+	require.Zero(t, s.Stats().LeavingBytes)
+	set(30)
+	<-ready
+	require.Equal(t, 1, s.Stats().Leaving, "there is room again")
+}

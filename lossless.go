@@ -1,0 +1,321 @@
+package geocache
+
+import (
+	"encoding"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// This file is what the default codec has against types and values of which encoding/json does not
+// give back what it was given. A type is looked at once, by NewGroup. What is accepted comes back equal
+// by reflect.DeepEqual, but for these:
+//
+//   - a type with its own pair of methods, MarshalJSON and UnmarshalJSON or MarshalText and
+//     UnmarshalText, is what they make of it; so a time.Time is its instant;
+//   - omitempty makes an empty slice or map nil, as the tag says, and omitzero what IsZero says;
+//   - pointers to the same thing are pointers to equal things.
+
+// maxLosses is how many reasons checkJSON gives: enough to see what is wrong.
+const maxLosses = 10
+
+var (
+	marshalsJSON   = reflect.TypeFor[json.Marshaler]()
+	unmarshalsJSON = reflect.TypeFor[json.Unmarshaler]()
+	jsonNumber     = reflect.TypeFor[json.Number]()
+)
+
+// checkJSON returns why not every value of t comes back from JSON.
+func checkJSON(t reflect.Type) error {
+	l := losses{seen: map[seenType]bool{}}
+	l.value(t, t.String(), true)
+	if len(l.errs) > maxLosses {
+		l.errs = append(l.errs[:maxLosses], fmt.Errorf("and %d more", len(l.errs)-maxLosses))
+	}
+	return errors.Join(l.errs...)
+}
+
+// losses are what a type loses in JSON.
+type losses struct {
+	seen map[seenType]bool // what has been looked at, for types that contain themselves
+	errs []error
+}
+
+// A seenType is a type where its values can be addressed, or where they cannot.
+type seenType struct {
+	t           reflect.Type
+	addressable bool
+}
+
+func (l *losses) add(path, format string, args ...any) {
+	l.errs = append(l.errs, fmt.Errorf("%s: "+format, append([]any{path}, args...)...))
+}
+
+// value looks at t, which is found at a path of the group's type. Only where values can be addressed
+// does encoding/json call methods with pointer receivers: not for what lies in a map by value.
+func (l *losses) value(t reflect.Type, path string, addressable bool) {
+	if l.seen[seenType{t, addressable}] {
+		return
+	}
+	l.seen[seenType{t, addressable}] = true
+	switch {
+	case t.Kind() == reflect.Interface:
+		l.add(path, "an interface, of which JSON does not tell what was in it")
+		return
+	case t.Kind() != reflect.Pointer && l.methods(t, path, addressable):
+		return
+	case t == jsonNumber:
+		l.add(path, "a json.Number, of which the empty one would come back as 0")
+		return
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		switch e := t.Elem(); e.Kind() {
+		case reflect.Pointer, reflect.Slice, reflect.Map:
+			l.add(path, "a pointer to a %v: one to nil would come back as nil", e.Kind())
+		default:
+			l.value(e, path, true)
+		}
+	case reflect.Slice:
+		l.value(t.Elem(), path+"[]", true)
+	case reflect.Array:
+		l.value(t.Elem(), path+"[]", addressable)
+	case reflect.Map:
+		l.key(t.Key(), path)
+		l.value(t.Elem(), path+"[]", false)
+	case reflect.Struct:
+		l.fields(t, path, addressable, map[string]string{}, nil)
+	case reflect.Func, reflect.Chan, reflect.UnsafePointer, reflect.Complex64, reflect.Complex128:
+		l.add(path, "of kind %v, which JSON does not have", t.Kind())
+	}
+}
+
+// methods reports whether JSON is what t's own methods say, or they make a pair that it is not.
+func (l *losses) methods(t reflect.Type, path string, addressable bool) bool {
+	p := reflect.PointerTo(t)
+	calls := func(m reflect.Type) bool { return t.Implements(m) || addressable && p.Implements(m) }
+	to, from := calls(marshalsJSON), p.Implements(unmarshalsJSON)
+	toText, fromText := calls(marshalerType), p.Implements(unmarshalerType)
+	switch {
+	case to && from, !to && !from && toText && fromText:
+		if by, ok := promoting(t); ok {
+			l.add(path, "its JSON is that of the embedded %s alone", by)
+		}
+	case !addressable && (p.Implements(marshalsJSON) != to || p.Implements(marshalerType) != toText):
+		l.add(path, "an element of a map, for which JSON does not call methods with pointer receivers; a pointer would do")
+	case to || from || toText || fromText:
+		l.add(path, "%v has no pair of methods for JSON, but %s", t, methodNames(to, from, toText, fromText))
+	default:
+		return false
+	}
+	return true
+}
+
+func methodNames(has ...bool) string {
+	var names []string
+	for i, name := range []string{"MarshalJSON", "UnmarshalJSON", "MarshalText", "UnmarshalText"} {
+		if has[i] {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " and ") + " alone"
+}
+
+// key looks at the type of a map's keys. Those of kind string are written as they are, even if they have
+// MarshalText, and read by UnmarshalText if they have that.
+func (l *losses) key(t reflect.Type, path string) {
+	path += "'s keys"
+	p := reflect.PointerTo(t)
+	to, from := t.Implements(marshalerType), p.Implements(unmarshalerType)
+	switch kind := t.Kind(); {
+	case kind == reflect.Interface || kind == reflect.Pointer:
+		l.add(path, "of kind %v, which are not the same when they come back", kind)
+	case t == jsonNumber || kind == reflect.String && !from:
+	case kind == reflect.String:
+		l.add(path, "%v: JSON has strings as they are, and would call UnmarshalText all the same", t)
+	case p.Implements(unmarshalsJSON):
+		l.add(path, "%v: JSON has their text, and would call UnmarshalJSON all the same", t)
+	case to && from:
+		if by, ok := promoting(t); ok {
+			l.add(path, "their text is that of the embedded %s alone", by)
+		}
+	case to || from || p.Implements(marshalerType):
+		l.add(path, "%v has no pair of MarshalText, without a pointer receiver, and UnmarshalText", t)
+	case kind < reflect.Int || kind > reflect.Uintptr:
+		l.add(path, "of kind %v, which JSON does not have", kind)
+	}
+}
+
+// fields looks at what encoding/json takes for the fields of the struct t, those of embedded structs
+// included. names has the paths of those there have been, by their names in JSON, of which none may hide
+// another; within are the structs that t is embedded in.
+func (l *losses) fields(t reflect.Type, path string, addressable bool, names map[string]string, within []reflect.Type) {
+	if slices.Contains(within, t) {
+		l.add(path, "%v is embedded in itself", t)
+		return
+	}
+	within = append(within, t)
+	for i := range t.NumField() {
+		f := t.Field(i)
+		at := path + "." + f.Name
+		tag := f.Tag.Get("json")
+		name, options, _ := strings.Cut(tag, ",")
+		if !isName(name) {
+			name = ""
+		}
+		embedded := f.Anonymous && name == ""
+		switch {
+		case f.Type.Size() == 0 && !f.IsExported(): // nothing is in it
+		case tag == "-":
+			l.add(at, "left out by its tag")
+		case embedded && f.Type.Kind() == reflect.Struct:
+			l.fields(f.Type, at, addressable, names, within)
+		case embedded && f.Type.Kind() == reflect.Pointer && f.Type.Elem().Kind() == reflect.Struct && f.IsExported():
+			if !isAlwaysThere(f.Type.Elem()) {
+				l.add(at, "an embedded pointer that would come back as nil, since all fields can be omitted")
+			}
+			l.fields(f.Type.Elem(), at, true, names, within)
+		case f.Name == "_":
+		case !f.IsExported():
+			l.add(at, "an unexported field, which JSON leaves out")
+		default:
+			if name == "" {
+				name = f.Name
+			}
+			if other, ok := names[name]; ok {
+				l.add(at, "%q in JSON, as is %s: one hides the other", name, other)
+			}
+			names[name] = at
+			if slices.Contains(strings.Split(options, ","), "string") && hasMethods(f.Type) {
+				l.add(at, "%v has methods for JSON, with which its tag's option string does not go", f.Type)
+			}
+			l.value(f.Type, at, addressable)
+		}
+	}
+}
+
+// hasMethods reports whether t, or what it points to, is decoded by a method.
+func hasMethods(t reflect.Type) bool {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	p := reflect.PointerTo(t)
+	return p.Implements(unmarshalsJSON) || p.Implements(unmarshalerType)
+}
+
+// isAlwaysThere reports whether a struct has a field of its own that is in its JSON whatever it holds.
+func isAlwaysThere(t reflect.Type) bool {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		_, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.IsExported() && !f.Anonymous && !strings.Contains(options, "omit") {
+			return true
+		}
+	}
+	return false
+}
+
+// isName reports whether encoding/json takes a tag's name, instead of the field's.
+func isName(s string) bool {
+	for _, r := range s {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", r) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// promoting returns the embedded field whose methods are those of the struct t, so that nothing else
+// of t is in its JSON. It is told by what they say of a zero value: reflection does not know it.
+func promoting(t reflect.Type) (field string, ok bool) {
+	if t.Kind() != reflect.Struct || t.NumField() == 1 {
+		return "", false
+	}
+	defer func() { _ = recover() }() // methods that do not take a zero value are trusted
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if p := reflect.PointerTo(f.Type); !f.Anonymous || !p.Implements(marshalsJSON) && !p.Implements(marshalerType) {
+			continue
+		}
+		outer, inner := reflect.New(t), reflect.New(f.Type)
+		if f.Type.Kind() == reflect.Pointer {
+			inner.Elem().Set(reflect.New(f.Type.Elem()))
+		}
+		if f.IsExported() {
+			outer.Elem().Field(i).Set(inner.Elem())
+		}
+		a, errA := json.Marshal(outer.Interface())
+		b, errB := json.Marshal(inner.Interface())
+		if string(a) == string(b) && (errA == nil) == (errB == nil) {
+			return f.Name, true
+		}
+	}
+	return "", false
+}
+
+// checkText returns an error if a string in v, which encoding/json has encoded, is not UTF-8. It is found
+// at a path.
+func checkText(v reflect.Value, path string) error {
+	t := v.Type()
+	switch {
+	case t.Implements(marshalsJSON) || v.CanAddr() && reflect.PointerTo(t).Implements(marshalsJSON):
+		return nil // what it makes of its strings is its own affair
+	case v.Kind() == reflect.Pointer:
+		if v.IsNil() {
+			return nil
+		}
+		return checkText(v.Elem(), path)
+	case t.Implements(marshalerType):
+		return checkMarshalled(v, path)
+	case v.CanAddr() && reflect.PointerTo(t).Implements(marshalerType):
+		return checkMarshalled(v.Addr(), path)
+	}
+	switch v.Kind() {
+	case reflect.String:
+		if !utf8.ValidString(v.String()) {
+			return notText(path)
+		}
+	case reflect.Slice, reflect.Array:
+		for i := 0; i < v.Len() && t.Elem().Kind() != reflect.Uint8; i++ {
+			if err := checkText(v.Index(i), fmt.Sprintf("%s[%d]", path, i)); err != nil {
+				return err
+			}
+		}
+	case reflect.Map:
+		for it := v.MapRange(); it.Next(); {
+			key := it.Key()
+			at := fmt.Sprintf("%s[%q]", path, fmt.Sprint(key))
+			if err := errors.Join(checkText(key, path+"'s key"), checkText(it.Value(), at)); err != nil {
+				return err
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if err := checkText(v.Field(i), path+"."+t.Field(i).Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkMarshalled is checkText for what has text methods.
+func checkMarshalled(v reflect.Value, path string) error {
+	if !v.CanInterface() {
+		return nil
+	}
+	text, err := v.Interface().(encoding.TextMarshaler).MarshalText()
+	if err == nil && !utf8.Valid(text) {
+		err = notText(path)
+	}
+	return err
+}
+
+func notText(path string) error {
+	return fmt.Errorf("%s is not UTF-8, so that JSON would alter it; WithCodec takes a codec that does not", path)
+}
