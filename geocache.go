@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -135,11 +136,9 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		if listener, err = net.Listen("tcp", config.listen); err != nil {
 			return nil, err
 		}
-		if address == "" {
-			address = dialable(config.listen, listener.Addr())
-		}
-	} else if listener != nil && address == "" {
-		address = listener.Addr().String()
+	}
+	if listener != nil {
+		address = dialable(cmp.Or(address, config.listen, listener.Addr().String()), listener.Addr(), address == "")
 	}
 	c.node = regions.Node{ID: cmp.Or(config.id, address, "alone"), Region: region, Address: address, Weight: config.weight}
 	c.epoch = c.clock.Now()
@@ -166,11 +165,15 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 	return c, nil
 }
 
-// dialable returns what was asked to listen on, with the port that it came to. The host is left
-// as the user has written it: a list of nodes may have it like that too.
-func dialable(asked string, got net.Addr) string {
-	host, _, _ := net.SplitHostPort(asked)
-	_, port, _ := net.SplitHostPort(got.String())
+// dialable returns the address that others are told, which is what the user has named: that to
+// advertise, else that to listen on, with the port that it came to. The host is left
+// as the user has written it: a list of nodes may have it like that too. So is a port to advertise,
+// which may lead to this one from elsewhere, unless it is 0.
+func dialable(named string, bound net.Addr, listens bool) string {
+	host, port, _ := net.SplitHostPort(named)
+	if n, err := strconv.Atoi(port); listens || err == nil && n == 0 {
+		_, port, _ = net.SplitHostPort(bound.String())
+	}
 	return net.JoinHostPort(host, port)
 }
 
