@@ -89,6 +89,9 @@ type Cache struct {
 func Open(ctx context.Context, opts ...Option) (*Cache, error) {
 	config := defaultConfig()
 	var errs []error
+	if ctx == nil {
+		errs = append(errs, errNoContext)
+	}
 	for i, o := range opts {
 		if o == nil {
 			errs = append(errs, fmt.Errorf("option %d is nil", i))

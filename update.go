@@ -265,8 +265,9 @@ func (g *Group[V]) compute(ctx context.Context, key, home string, round []*updat
 		return nil, fmt.Errorf("the value cannot be encoded: %w", err)
 	}
 	w.Tagged = len(tags) > 0
+	err = g.refuseWrite(g.cache.ctx, w, &writeConfig{}) // tags come on top of the largest value
 	w.Value = withTags(tags, w.Value)
-	return w, g.refuseWrite(g.cache.ctx, w, &writeConfig{})
+	return w, err
 }
 
 // apply calls the user's function. A panic is the caller's error: it is not on
