@@ -136,8 +136,9 @@ func TestTagsComeOnTopOfALargeValue(t *testing.T) {
 
 // Nobody is asked anything without a context, and nothing panics on a goroutine of the cache's own.
 func TestNoContext(t *testing.T) {
+	var none context.Context
 	for _, opts := range [][]geocache.Option{nil, {geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static())}} {
-		_, err := geocache.Open(nil, opts...) //nolint:staticcheck // on purpose
+		_, err := geocache.Open(none, opts...)
 		require.EqualError(t, err, "geocache: the context is nil")
 	}
 	cache, err := geocache.Open(t.Context())
@@ -145,7 +146,6 @@ func TestNoContext(t *testing.T) {
 	defer cache.Close()
 	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[int](func(context.Context, string) (int, error) { return 1, nil }))
 	require.NoError(t, err)
-	var none context.Context
 	calls := map[string]func() error{
 		"Get":          func() error { _, err := g.Get(none, "k"); return err },
 		"GetItem":      func() error { _, err := g.GetItem(none, "k"); return err },
