@@ -50,9 +50,9 @@ NARROWSKIP := $(NARROWSKIP)|Memory|Slow|Idle|Reader|Crowd|Aside|Lease|Health|Lat
 # What needs no run of the code, but on other machines than this one.
 check:
 	@set -e; for p in $(PLATFORMS); do echo "== build $$p"; \
-		GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 go vet ./...; \
+		GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 go build ./...; \
 	done
-	@echo "== test linux/386"; GOARCH=386 CGO_ENABLED=0 go test -timeout 5m -skip '$(NARROWSKIP)' $(NARROW)
+	@echo "== vet and test linux/386"; GOARCH=386 CGO_ENABLED=0 go vet ./... && GOARCH=386 CGO_ENABLED=0 go test -timeout 5m -skip '$(NARROWSKIP)' $(NARROW)
 	@set -e; for m in $(MODULES); do echo "== check $$m"; \
 		unformatted=$$(gofmt -l $$m); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }; \
 		go vet -C $$m ./...; \
