@@ -38,8 +38,21 @@ torture:
 model:
 	@docs/model/run.sh
 
-# What needs no run of the code.
+# Where the library has to build, beside here.
+PLATFORMS := linux/386 linux/arm64 linux/s390x windows/amd64 darwin/arm64
+
+# What is run where an int has 32 bits, tests of much memory or time left out: numbers and bytes. There is no race
+# detector there.
+NARROW     := ./expiry ./internal/store ./consistenthash ./peers ./internal/note ./internal/valid
+NARROWSKIP := TestTable$$|TestTraces|TestTorture|TestTheShareFollows|TestLargeRing|TestBalance|TestMovement|TestModel$$
+NARROWSKIP := $(NARROWSKIP)|Memory|Slow|Idle|Reader|Crowd|Aside|Lease|Health|Latency|Close|Restart|Busy
+
+# What needs no run of the code, but on other machines than this one.
 check:
+	@set -e; for p in $(PLATFORMS); do echo "== build $$p"; \
+		GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 go build ./...; \
+	done
+	@echo "== vet and test linux/386"; GOARCH=386 CGO_ENABLED=0 go vet ./... && GOARCH=386 CGO_ENABLED=0 go test -timeout 5m -skip '$(NARROWSKIP)' $(NARROW)
 	@set -e; for m in $(MODULES); do echo "== check $$m"; \
 		unformatted=$$(gofmt -l $$m); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }; \
 		go vet -C $$m ./...; \
@@ -55,10 +68,10 @@ bench:
 bench-quick:
 	go run -C bench . -quick
 
-# Ten seconds for each decoder of the wire and of snapshots; make fuzz FUZZTIME=1h for long runs.
+# Ten seconds for each decoder of the wire, of snapshots and of what discoveries say; make fuzz FUZZTIME=1h for long runs.
 FUZZTIME ?= 10s
 fuzz:
-	@set -e; for p in . ./peers ./internal/note; do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	@set -e; for p in . ./peers ./regions ./regions/consul ./internal/note ./internal/valid; do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 		go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
 
 # The real Consul, from its Go module: about 4 minutes, once.

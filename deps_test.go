@@ -30,20 +30,21 @@ func imports(t *testing.T, pkg string) []string {
 // who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
 	for pkg, allowed := range map[string][]string{
-		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note",
+		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
 			"/consistenthash", "/expiry", "/latency"},
-		"/peers":           {"/expiry", "/latency"},
 		"/peertls":         {},
-		"/regions":         {"/consistenthash", "/expiry"},
-		"/regions/consul":  {"/regions", "/consistenthash", "/expiry"},
+		"/peers":           {"/internal/valid", "/expiry", "/latency"},
+		"/regions":         {"/internal/valid", "/consistenthash", "/expiry"},
+		"/regions/consul":  {"/regions", "/internal/valid", "/consistenthash", "/expiry"},
 		"/internal/store":  {"/expiry"},
 		"/internal/note":   {"/expiry"},
 		"/internal/outbox": {"/internal/note", "/expiry"},
 		"/internal/behind": {"/expiry"},
+		"/internal/valid":  {},
 		"/consistenthash":  {},
 		"/expiry":          {},
 		"/latency":         {},
-		"/groupcompat": {"", "/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note",
+		"/groupcompat": {"", "/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
 			"/consistenthash", "/expiry", "/latency"},
 	} {
 		all := imports(t, module+pkg)

@@ -193,7 +193,7 @@ func ExampleOpen_mistakes() {
 	// Output:
 	// WithListen(":7946"): a wildcard is no address that others can dial; name one by WithAdvertise
 	// WithListen(":7946"): beyond loopback use WithTLS, or say WithPlaintext
-	// geocache: WithLease(1ms): must be at least 10ms
+	// geocache: WithLease(1ms): must be from 10ms to 1 hour
 }
 
 // The fields of Stats are for programs. For people, fmt.Print(cache.Stats()) writes all

@@ -91,6 +91,9 @@ type Cache struct {
 func Open(ctx context.Context, opts ...Option) (*Cache, error) {
 	config := defaultConfig()
 	var errs []error
+	if ctx == nil {
+		errs = append(errs, errNoContext)
+	}
 	for i, o := range opts {
 		if o == nil {
 			errs = append(errs, errNilOption(i))
@@ -141,14 +144,11 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		if listener, err = net.Listen("tcp", config.listen); err != nil {
 			return nil, err
 		}
-		if address == "" {
-			address = dialable(config.listen, listener.Addr())
-		}
 	} else if listener != nil {
-		if address == "" {
-			address = listener.Addr().String()
-		}
 		listener = guardedListener{listener, c}
+	}
+	if listener != nil {
+		address = dialable(cmp.Or(address, config.listen, listener.Addr().String()), listener.Addr(), address == "")
 	}
 	c.node = regions.Node{ID: cmp.Or(config.id, address, "alone"), Region: region, Address: address, Weight: config.weight}
 	c.epoch = c.clock.Now()
@@ -173,14 +173,6 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		c.transport.Serve(listener)
 	}
 	return c, nil
-}
-
-// dialable returns what was asked to listen on, with the port that it came to. The host is left
-// as the user has written it: a list of nodes may have it like that too.
-func dialable(asked string, got net.Addr) string {
-	host, _, _ := net.SplitHostPort(asked)
-	_, port, _ := net.SplitHostPort(got.String())
-	return net.JoinHostPort(host, port)
 }
 
 // fits reports what the discovery has against this node.

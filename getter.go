@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 )
 
@@ -67,13 +66,10 @@ func (f ItemGetterFunc[V]) Get(ctx context.Context, key string) (V, error) {
 // checkGetter returns what is wrong with the getter, and with the options that
 // need one if there is none.
 func checkGetter(getter any, c *groupConfig) error {
+	if isNil(getter) { // which would show at the first miss
+		return fmt.Errorf("the getter is a nil %T; for a group without one say nil", getter)
+	}
 	if getter != nil {
-		switch v := reflect.ValueOf(getter); v.Kind() {
-		case reflect.Func, reflect.Pointer: // a mistake, most likely, that would show at the first miss
-			if v.IsNil() {
-				return fmt.Errorf("the getter is a nil %T; for a group without one say nil", getter)
-			}
-		}
 		return nil
 	}
 	var errs []error

@@ -16,6 +16,7 @@ import (
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/internal/valid"
 	"github.com/geocache/geocache/regions"
 )
 
@@ -89,7 +90,7 @@ func floorLimit(maxBytes int64) int {
 	return int(min(max(1<<20, maxBytes/256), math.MaxInt32))
 }
 
-// NewGroup adds a group to the cache. Its name must be free in this cache and at
+// NewGroup adds a group to the cache. Its name must be free in this cache, UTF-8, and at
 // most 255 bytes long. The error reports every mistake in the options at once.
 //
 // The getter may be nil: then nothing is loaded, a Get of a key that nobody has Set
@@ -114,9 +115,7 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 	if c == nil {
 		errs = append(errs, errors.New("the cache is nil"))
 	}
-	if name == "" || len(name) > 255 {
-		errs = append(errs, fmt.Errorf("the name must have 1 to 255 bytes, not %d", len(name)))
-	}
+	errs = append(errs, valid.Name(name))
 	errs = append(errs, checkGetter(getter, &config))
 	batch, isBatch := getter.(BatchGetter[V])
 	if _, isItem := getter.(ItemGetter[V]); isBatch && isItem {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/note"
 	"github.com/geocache/geocache/internal/store"
 )
 
@@ -79,6 +80,9 @@ func (g *group) counted(ctx context.Context, op, key string, a answer) error {
 	case a.err != nil:
 		g.stats.errors.Add(1)
 		var known *Error
+		if a.err == errNoContext {
+			return inCall(op, g.name, key, a.err)
+		}
 		if err := ctx.Err(); err != nil && !errors.As(a.err, &known) {
 			a.err = err // the caller's own end, not the load's
 		}
@@ -112,10 +116,15 @@ func (g *Group[V]) living(e *store.Entry) (v V, ok bool) {
 
 // maxKey is the longest key, in bytes. It holds for a Cache that is alone too:
 // what works there must work in a cluster.
-const maxKey = 4 << 10
+const maxKey = note.MaxKey
+
+var errNoContext = errors.New("the context is nil")
 
 // refused returns the error of a read for which nothing should be started.
 func refused(ctx context.Context, key string) answer {
+	if ctx == nil {
+		return answer{err: errNoContext}
+	}
 	if len(key) > maxKey {
 		return answer{err: fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(key), maxKey)}
 	}

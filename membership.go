@@ -2,6 +2,7 @@ package geocache
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -20,21 +21,23 @@ import (
 
 // discover runs the discovery until Close.
 func (c *Cache) discover(first chan<- struct{}) {
-	warned := map[regions.Node]bool{} // a node that is wrong is so in each view
 	calling := make(chan struct{}, 1) // has one while found runs, which a discovery should not call twice at a time
+	warned := map[string]bool{}       // a node that is wrong is so in each view
 	found := func(v regions.View) {
 		calling <- struct{}{}
 		defer func() { <-calling }()
 		c.found.Store(true)
 		change := c.members.Found(c.clock.Instant(), v)
 		c.apply(change)
+		refused := map[string]bool{}
 		for _, n := range change.Refused {
-			if !warned[n] {
-				warned[n] = true
-				c.log.Warn("unusable node found, ignored: it needs an address, a region, a weight in range, and an ID of its own",
+			what := fmt.Sprintf("%#v", n) // not the node, which may not be equal to itself
+			if refused[what] = true; !warned[what] {
+				c.log.Warn("unusable node found, ignored: it needs an address that can be dialled, a region, a weight in range, and an ID of its own",
 					"node", n.ID, "region", n.Region, "address", n.Address, "weight", n.Weight)
 			}
 		}
+		warned = refused
 		// Until it lists this node, it may have looked at part of the cluster only.
 		listed := slices.ContainsFunc(v.Nodes, func(n regions.Node) bool { return n.ID == c.node.ID })
 		if listed && first != nil {

@@ -11,12 +11,16 @@ import (
 	"github.com/geocache/geocache/consistenthash"
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/internal/valid"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
 
 // An Option configures a Cache in Open. If one is given twice, the last wins.
 // Open checks all of them together and reports every mistake at once.
+//
+// Names of clusters, nodes, regions and groups are UTF-8 of at most 255 bytes. An empty string, nil, or
+// an option that is not given at all means the default.
 type Option interface{ applyCache(*config) }
 
 type cacheOption func(*config)
@@ -95,7 +99,8 @@ func WithListen(address string) Option { return cacheOption(func(c *config) { c.
 // has found the options good, the Cache closes it.
 func WithListener(l net.Listener) Option { return cacheOption(func(c *config) { c.listener = l }) }
 
-// WithAdvertise sets the address that other nodes are told to dial. Default:
+// WithAdvertise sets the address that other nodes are told to dial: a host that they can dial, and a
+// port, of which 0 stands for the one that this process listens on. Default:
 // the one given to WithListen, as it was written. It is required if that is a wildcard such as ":7946".
 func WithAdvertise(address string) Option {
 	return cacheOption(func(c *config) { c.advertise = address })
@@ -128,7 +133,7 @@ func WithMaxValueBytes(n int) Option {
 // WithLease sets how long a node may be silent before the others take it to be
 // down; heartbeats are sent four times as often. It bounds how long readers
 // wait for a node that vanished. It must be the same on all nodes of a region, or a write can
-// return while one of them still serves what is older. Default 1 s, at least 10 ms.
+// return while one of them still serves what is older. Default 1 s, at least 10 ms, at most 1 h.
 func WithLease(d time.Duration) Option { return cacheOption(func(c *config) { c.lease = d }) }
 
 // WithGrace sets how long a node that still answers is kept after the discovery
@@ -144,7 +149,7 @@ func WithGrace(d time.Duration) Option { return cacheOption(func(c *config) { c.
 func WithJoinWait(d time.Duration) Option { return cacheOption(func(c *config) { c.joinWait = d }) }
 
 // WithMaxDrift sets how far ahead of this node's clock another's may be.
-// Nodes further ahead are refused. Default 500 ms.
+// Nodes further ahead are refused. Default 500 ms, at most 1 h.
 func WithMaxDrift(d time.Duration) Option { return cacheOption(func(c *config) { c.maxDrift = d }) }
 
 // WithClock sets the wall clock, for tests. It must never return a time that
@@ -163,19 +168,20 @@ func (c *config) check() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 
-	if c.cluster == "" {
-		bad("WithCluster: the name is empty")
+	if err := valid.Name(c.cluster); err != nil {
+		bad("WithCluster: %w", err)
 	}
-	for option, name := range map[string]string{"WithCluster": c.cluster, "WithNodeID": c.id, "WithRegion": c.region} {
-		if len(name) > 255 {
-			bad("%s: a name of %d bytes, at most 255 are allowed", option, len(name))
-		}
+	if err := valid.Name(c.id); err != nil && c.id != "" {
+		bad("WithNodeID: %w", err)
+	}
+	if err := valid.Name(c.region); err != nil && c.region != "" {
+		bad("WithRegion: %w", err)
 	}
 	if !(c.weight >= consistenthash.MinWeight && c.weight <= consistenthash.MaxWeight) { // NaN too
 		bad("WithWeight(%v): must be from %v to %v", c.weight, consistenthash.MinWeight, consistenthash.MaxWeight)
 	}
-	if c.lease < 10*time.Millisecond {
-		bad("WithLease(%v): must be at least 10ms", c.lease)
+	if c.lease < 10*time.Millisecond || c.lease > time.Hour {
+		bad("WithLease(%v): must be from 10ms to 1 hour", c.lease)
 	}
 	if c.grace < 0 {
 		bad("WithGrace(%v): must not be negative", c.grace)
@@ -183,11 +189,19 @@ func (c *config) check() error {
 	if c.joinWait < 0 {
 		bad("WithJoinWait(%v): must not be negative", c.joinWait)
 	}
-	if c.maxDrift <= 0 {
-		bad("WithMaxDrift(%v): must be positive", c.maxDrift)
+	if c.maxDrift <= 0 || c.maxDrift > time.Hour {
+		bad("WithMaxDrift(%v): must be positive, and 1 hour at most", c.maxDrift)
 	}
 	if c.limits.MaxValue < 1 || c.limits.MaxValue > 1<<30 {
 		bad("WithMaxValueBytes(%d): must be from 1 to 1 GiB", c.limits.MaxValue)
+	}
+	if isNil(c.discovery) {
+		bad("WithDiscovery: it is a nil %T", c.discovery)
+		c.discovery = nil // which is not asked for more
+	}
+	if isNil(c.listener) {
+		bad("WithListener: it is a nil %T", c.listener)
+		c.listener = nil
 	}
 	if v, ok := c.discovery.(interface{ Validate() error }); ok {
 		if _, err := call(nil, "discovery", "", returning(v.Validate)); err != nil {
@@ -202,33 +216,21 @@ func (c *config) check() error {
 	case c.listener != nil:
 		if a, ok := c.listener.Addr().(*net.TCPAddr); ok {
 			errs = append(errs, c.checkListen("WithListener", a.String())...)
+		} else if err := valid.Address(c.listener.Addr().String()); err != nil && c.advertise == "" {
+			bad("WithListener: %w; name an address by WithAdvertise", err)
 		}
-	case c.listener == nil && c.discovery != nil:
+	case c.discovery != nil:
 		bad("WithDiscovery needs WithListen or WithListener: nodes that find this one must be able to reach it")
+	case c.advertise != "":
+		bad("WithAdvertise needs WithListen or WithListener")
 	}
 	if c.advertise != "" {
-		if _, _, err := net.SplitHostPort(c.advertise); err != nil {
+		if err := valid.Unbound(c.advertise); err != nil {
 			bad("WithAdvertise(%q): %w", c.advertise, err)
 		}
 	}
 	errs = append(errs, c.checkIdentity()...)
 	return errors.Join(errs...)
-}
-
-// checkListen returns what is wrong with the address that option listens on.
-func (c *config) checkListen(option, address string) (errs []error) {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return []error{fmt.Errorf("%s(%q): %w", option, address, err)}
-	}
-	ip := net.ParseIP(host)
-	if c.advertise == "" && (host == "" || ip.IsUnspecified()) {
-		errs = append(errs, fmt.Errorf("%s(%q): a wildcard is no address that others can dial; name one by WithAdvertise", option, address))
-	}
-	if c.tls == nil && !c.plaintext && host != "localhost" && !ip.IsLoopback() {
-		errs = append(errs, fmt.Errorf("%s(%q): beyond loopback use WithTLS, or say WithPlaintext", option, address))
-	}
-	return errs
 }
 
 // A GroupOption configures a Group in NewGroup. If one is given twice, the last
@@ -473,6 +475,12 @@ func (c *groupConfig) check() error {
 	}
 	if c.behind < 0 {
 		bad("WithWriteBehind(%d): must not be negative", c.behind)
+	}
+	if err := valid.Name(c.originRegion); err != nil && c.originRegion != "" {
+		bad("WithOriginRegion: %w", err)
+	}
+	if err := valid.Name(c.homeRegion); err != nil && c.homeRegion != "" {
+		bad("WithHomeRegion: %w", err)
 	}
 	if !(c.copyShare >= 0 && c.copyShare <= 1) { // NaN too
 		bad("WithCopyShare(%v): must be from 0 to 1", c.copyShare)

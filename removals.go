@@ -28,7 +28,7 @@ func (g *Group[V]) RemoveTag(ctx context.Context, tag string, opts ...WriteOptio
 }
 
 // RemovePrefix is Remove for every key that begins with the prefix, at the cost of one. The
-// prefix must not be empty; Clear removes everything.
+// prefix must not be empty; Clear removes everything. It may be as long as a key.
 //
 // It leaves the origin alone. Its promises and errors are those of Remove.
 func (g *Group[V]) RemovePrefix(ctx context.Context, prefix string, opts ...WriteOption) error {

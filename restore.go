@@ -36,6 +36,9 @@ var ErrSnapshot = errors.New("geocache: not a good snapshot")
 // A block is checked before anything of it is used, so what has been restored by then is good and stays.
 // Restore reads no further than the snapshot's end, in small pieces too: r should be buffered.
 func (g *group) Restore(r io.Reader) (n int, err error) {
+	if r == nil {
+		return 0, fmt.Errorf("geocache: restoring %s: the reader is nil", g.name)
+	}
 	s := &restoring{g: g, r: r, evicted: g.store.Stats().Owned.Left[store.Capacity]}
 	if err := s.run(); err != nil {
 		return s.restored, fmt.Errorf("geocache: restoring %s: %w", g.name, err)
@@ -171,9 +174,6 @@ func (s *restoring) takeFloors(b []byte) error {
 	latest := max(f.Cleared, f.Group)
 	for _, k := range f.Keys {
 		latest = max(latest, k.Stamp.Generation)
-		if len(k.Key) > maxKey {
-			return badSnapshot("a key of %d bytes", len(k.Key))
-		}
 	}
 	if err := s.merge(latest); err != nil {
 		return err
@@ -209,7 +209,7 @@ func (s *restoring) takeEntries(b []byte) error {
 	for i := range m.Notes {
 		n := &m.Notes[i]
 		latest = max(latest, n.Stamp.Generation)
-		if !n.HasValue || n.Clear || n.Dirty || n.Group != "" || n.Stamp.IsRemoval() || len(n.Key) > maxKey {
+		if !n.HasValue || n.Clear || n.Dirty || n.Group != "" || n.Stamp.IsRemoval() {
 			return badSnapshot("an entry that is none")
 		}
 	}

@@ -46,11 +46,16 @@ func (g *group) mutate(ctx context.Context, w *note.Write, opts []WriteOption) e
 
 // refuseWrite returns the error of a write for which nothing should be started.
 func (g *group) refuseWrite(ctx context.Context, w *note.Write, config *writeConfig) error {
+	name := w.Subject().Name()
 	switch most := g.cache.config.limits.MaxValue; {
+	case ctx == nil:
+		return errNoContext
 	case g.cache.ctx.Err() != nil:
 		return ErrClosed
-	case len(w.Key) > maxKey:
-		return fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(w.Key), maxKey)
+	case len(name) > maxKey && w.Scope():
+		return fmt.Errorf("%w: a prefix of %d bytes, at most %d are allowed, as of a key", ErrTooLarge, len(name), maxKey)
+	case len(name) > maxKey:
+		return fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(name), maxKey)
 	case len(w.Value) > most:
 		return fmt.Errorf("%w: a value of %d bytes, at most %d are allowed", ErrTooLarge, len(w.Value), most)
 	case config.err != nil:

@@ -53,6 +53,9 @@ const blockHead = 1 + 4 // kind and length
 // Snapshot may be called at any time, after Close too, when nothing changes any more. It does
 // not stop reads and writes; what is written meanwhile may be in it or not.
 func (g *group) Snapshot(w io.Writer) error {
+	if w == nil {
+		return fmt.Errorf("geocache: snapshot of %s: the writer is nil", g.name)
+	}
 	s := &snapshot{g: g, w: w, start: g.cache.clock.Instant()}
 	header := append([]byte{byte(len(g.name))}, g.name...)
 	header = binary.BigEndian.AppendUint64(header, uint64(g.cache.clock.Wall().UnixNano()))
@@ -127,7 +130,7 @@ func (s *snapshot) entries(used bool) {
 		if s.err != nil {
 			return
 		}
-		if e.Class() != store.Owned || e.Leased() || e.Absent() || e.Used() != used || len(e.Value()) > g.cache.config.limits.MaxValue ||
+		if e.Class() != store.Owned || e.Leased() || e.Absent() || e.Used() != used || len(e.Payload()) > g.cache.config.limits.MaxValue ||
 			g.cache.clock.Instant() >= e.Expires || e.Below(g.floors.Floor(e.Key())) || g.covered(e) {
 			continue
 		}

@@ -258,8 +258,10 @@ func (g *Group[V]) compute(ctx context.Context, key, home string, round []*updat
 			return nil, nil
 		}
 		w := &note.Write{Group: g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: a.entry.Absent(),
-			Tags: a.entry.Tags(), Born: a.entry.Born(), Life: r.life, Value: withTags(r.tags, r.value), Tagged: len(r.tags) > 0}
-		return w, g.refuseWrite(g.cache.ctx, w, &writeConfig{})
+			Tags: a.entry.Tags(), Born: a.entry.Born(), Life: r.life, Value: r.value, Tagged: len(r.tags) > 0}
+		err = g.refuseWrite(g.cache.ctx, w, &writeConfig{}) // tags come on top of the largest value
+		w.Value = withTags(r.tags, w.Value)
+		return w, err
 	}
 }
 

@@ -334,3 +334,18 @@ func TestAnUpdateOfWhatIsNotKept(t *testing.T) {
 		}
 	})
 }
+
+// What a RemoveTag has made dead is in memory until it is swept. That must not keep an Update waiting.
+func TestUpdateOfWhatATagHasRemoved(t *testing.T) {
+	cache, err := geocache.Open(t.Context())
+	require.NoError(t, err)
+	defer cache.Close()
+	g, err := geocache.NewGroup[int](cache, "g", nil)
+	require.NoError(t, err)
+	require.NoError(t, g.Set(t.Context(), "k", 5, geocache.Tags("t")))
+	require.NoError(t, g.RemoveTag(t.Context(), "t"))
+	n, err := geocache.Increment(t.Context(), g, "k", 1)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Zero(t, g.Stats().Retried)
+}

@@ -27,7 +27,11 @@ type warmConfig struct {
 	concurrency int
 }
 
-// WarmRate sets how many keys are asked for in a second, on average and at most. Default 1,000.
+// minWarmRate keeps the time to the next key far from what a Duration does not hold.
+const minWarmRate = 1. / (24 * 60 * 60)
+
+// WarmRate sets how many keys are asked for in a second, on average and at most. Default 1,000, at
+// least one a day.
 func WarmRate(perSecond float64) WarmOption {
 	return warmOption(func(c *warmConfig) { c.rate = perSecond })
 }
@@ -40,8 +44,8 @@ func WarmConcurrency(n int) WarmOption {
 
 func (c *warmConfig) check() error {
 	var errs []error
-	if !(c.rate > 0) { // NaN too
-		errs = append(errs, fmt.Errorf("WarmRate(%v): must be positive", c.rate))
+	if !(c.rate >= minWarmRate) { // NaN too
+		errs = append(errs, fmt.Errorf("WarmRate(%v): must be positive, one key a day at least", c.rate))
 	}
 	if c.concurrency < 1 || c.concurrency > batchKeys {
 		errs = append(errs, fmt.Errorf("WarmConcurrency(%d): must be from 1 to %d", c.concurrency, batchKeys))
@@ -79,6 +83,12 @@ func (g *group) Warm(ctx context.Context, keys iter.Seq[string], opts ...WarmOpt
 	err = errors.Join(err, config.check())
 	if g.get == nil {
 		err = errors.Join(err, errors.New("the group has no getter"))
+	}
+	if keys == nil {
+		err = errors.Join(err, errors.New("keys is nil"))
+	}
+	if ctx == nil {
+		err = errors.Join(err, errNoContext)
 	}
 	if err != nil {
 		return WarmStats{}, fmt.Errorf("geocache: warm %s: %w", g.name, err)

@@ -264,8 +264,8 @@ func (g *group) publish(n *note.Note) {
 // Swap tells of it is judged as if it came here now.
 func (g *group) expected(w *note.Write) bool {
 	e, ok := g.store.Peek(w.Key)
-	if ok && g.cache.clock.Instant() < e.Expires && !e.Below(g.floors.Floor(w.Key)) {
-		return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected) && !g.covered(e)
+	if ok && g.cache.clock.Instant() < e.Expires && !e.Below(g.floors.Floor(w.Key)) && !g.covered(e) {
+		return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected)
 	}
 	return g.live(g.store.NewEntry(store.Item{
 		Key:    w.Key,

@@ -14,7 +14,7 @@ type Subject string
 const (
 	escape     = '\xff'
 	tagMark    = "\xfft"
-	prefixMark = "\xffp"
+	prefixMark = "\xffp" // as long as tagMark
 	keyMark    = "\xffk" // a key that begins with escape itself
 )
 
@@ -41,6 +41,14 @@ func (s Subject) Key() string {
 		return string(s[len(keyMark):])
 	}
 	return string(s)
+}
+
+// Name returns what s is named after: the key, the tag or the prefix.
+func (s Subject) Name() string {
+	if s.IsScope() {
+		return string(s[len(tagMark):])
+	}
+	return s.Key()
 }
 
 func (s Subject) begins(mark string) bool {

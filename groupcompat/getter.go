@@ -22,7 +22,12 @@ import (
 //
 // A groupcache.Group is a Getter as well. With it, the group's processes go on as
 // they are, and geocache is one more cache before it.
+//
+// If g is nil, so is the function that it returns, which NewGroup refuses.
 func Getter(g groupcache.Getter, notFound ...error) geocache.Getter[[]byte] {
+	if g == nil {
+		return geocache.GetterFunc[[]byte](nil)
+	}
 	return geocache.GetterFunc[[]byte](func(ctx context.Context, key string) ([]byte, error) {
 		var value []byte
 		err := g.Get(ctx, key, groupcache.AllocatingByteSliceSink(&value))
@@ -41,8 +46,11 @@ func Getter(g groupcache.Getter, notFound ...error) geocache.Getter[[]byte] {
 // Decoded makes a getter of encoded values one of values of type V, for a
 // geocache.Group[V]. codec is Bytes, String, Proto, or one that fits what the groupcache
 // getters set. It need not be the group's own. If g is an ItemGetter, so is what
-// Decoded returns.
+// Decoded returns. If g or codec is nil, so is the function that it returns, which NewGroup refuses.
 func Decoded[V any](g geocache.Getter[[]byte], codec geocache.Codec[V]) geocache.Getter[V] {
+	if g == nil || codec == nil {
+		return geocache.ItemGetterFunc[V](nil)
+	}
 	return geocache.ItemGetterFunc[V](func(ctx context.Context, key string) (geocache.Loaded[V], error) {
 		l, err := item(ctx, g, key)
 		if err != nil {

@@ -86,8 +86,12 @@ func basePath(pool *groupcache.HTTPPoolOptions) string {
 
 // Serve has h answer for g, under g's name. codec is Bytes, String, Proto, or one that
 // makes of a value what the getters of old processes would set in a Sink: old processes
-// decode it. It replaces what h has served under that name.
+// decode it. It replaces what h has served under that name. It panics if an argument is nil, as every
+// request would.
 func Serve[V any](h *Handler, g *geocache.Group[V], codec geocache.Codec[V]) {
+	if h == nil || g == nil || codec == nil {
+		panic("groupcompat: Serve of a nil handler, group or codec")
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.groups[g.Name()] = func(ctx context.Context, key string) ([]byte, error) {

@@ -102,10 +102,14 @@ func NewPeers(self string, pool *groupcache.HTTPPoolOptions, opts ...PeersOption
 	}
 	p.replicas = cmp.Or(p.replicas, 50) // groupcache's default
 	p.config = peersConfig{maxValue: 64 << 20, transport: http.DefaultTransport}
-	for _, o := range opts {
+	var errs []error
+	for i, o := range opts {
+		if o == nil {
+			errs = append(errs, fmt.Errorf("option %d is nil", i))
+			continue
+		}
 		o.applyPeers(&p.config)
 	}
-	var errs []error
 	if p.config.maxValue < 1 || p.config.maxValue > 1<<30 {
 		errs = append(errs, fmt.Errorf("WithMaxValueBytes(%d): must be from 1 to 1 GiB", p.config.maxValue))
 	}

@@ -71,8 +71,10 @@ func (d Distribution) Plus(e Distribution) Distribution {
 		return e
 	}
 	counts := make([]uint64, buckets)
-	for i := range counts {
-		counts[i] = d.counts[i] + e.counts[i]
+	for _, from := range [][]uint64{d.counts, e.counts} { // none if somebody has filled the fields in
+		for i, n := range from {
+			counts[i] += n
+		}
 	}
 	return newDistribution(counts, d.Sum+e.Sum, max(d.Max, e.Max))
 }

@@ -138,3 +138,26 @@ func BenchmarkRecord(b *testing.B) {
 		h.Record(time.Duration(i) & (1<<30 - 1))
 	}
 }
+
+// Nothing that is recorded, or filled in by hand, panics.
+func TestOddInput(t *testing.T) {
+	var h Histogram
+	for _, d := range []time.Duration{math.MinInt64, -1, 0, 1, time.Hour} {
+		h.Record(d)
+	}
+	d := h.Distribution()
+	require.EqualValues(t, 5, d.Count)
+	require.Equal(t, time.Hour+1, d.Sum)
+	require.EqualValues(t, 5, d.AtMost(math.MaxInt64))
+	require.EqualValues(t, 0, d.AtMost(math.MinInt64))
+	require.Equal(t, time.Duration(0), Distribution{}.Mean())
+
+	byHand := Distribution{Count: 1, Sum: 1, Max: 1}
+	require.EqualValues(t, 5, d.Plus(byHand).Count)
+	require.EqualValues(t, 5, byHand.Plus(d).Count)
+	require.EqualValues(t, 0, byHand.Plus(byHand).Count)
+
+	var long Histogram
+	long.Record(math.MaxInt64)
+	require.Equal(t, time.Duration(math.MaxInt64), long.Distribution().P50)
+}

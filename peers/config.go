@@ -125,7 +125,7 @@ type Limits struct {
 // room for what is said of it.
 func (l *Limits) maxCall() int { return l.MaxValue + callRoom }
 
-// callRoom is what a call's payload or reply may have beyond the largest value.
+// callRoom is what a call's payload or reply, or the tags of an answer, may have beyond the largest value.
 const callRoom = 1 << 20
 
 // maxName is the length limit of cluster names, node ids, regions and groups:

@@ -302,7 +302,7 @@ func (s *serverConn) answer(id uint64, ans *Answer) error {
 func (s *serverConn) queueAnswer(id uint64, ans *Answer, held time.Duration) error {
 	value := ans.Value
 	most := int(s.client.maxValue)
-	if ans.reply {
+	if ans.reply || ans.Tagged { // tags come on top of the value
 		most += callRoom
 	}
 	if len(value) > most {

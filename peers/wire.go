@@ -59,13 +59,13 @@ func parseHeader(b []byte) (header, error) {
 	length := binary.BigEndian.Uint32(b)
 	h := header{
 		kind:  kind(b[4]),
-		size:  int(length) - headerRest,
 		id:    binary.BigEndian.Uint64(b[5:]),
 		clock: expiry.Generation(binary.BigEndian.Uint64(b[13:])),
 	}
 	if length < headerRest {
 		return h, errMalformed
 	}
+	h.size = int(min(length-headerRest, math.MaxInt32)) // no limit is as high, and an int may not hold more
 	return h, nil
 }
 

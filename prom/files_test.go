@@ -23,7 +23,8 @@ func TestTheCertificatesEnd(t *testing.T) {
 	require.Contains(t, text(t, collector{func() geocache.Stats { return s }}), "geocache_certificate_left_seconds 1295")
 }
 
-func TestFilesCollector(t *testing.T) {
+// files returns certificates in files, and where those are.
+func files(t *testing.T) (*peertls.Files, peertls.Options) {
 	a, dir := authority.New(t), t.TempDir()
 	certificate, key := authority.Files(t, a.Issue())
 	options := peertls.Options{
@@ -35,7 +36,12 @@ func TestFilesCollector(t *testing.T) {
 	}
 	files, err := peertls.Load(options)
 	require.NoError(t, err)
-	defer files.Close()
+	t.Cleanup(files.Close)
+	return files, options
+}
+
+func TestFilesCollector(t *testing.T) {
+	files, options := files(t)
 	require.NoError(t, os.Remove(options.Key))
 	require.Error(t, files.Reload())
 	require.Error(t, files.Reload())

@@ -17,7 +17,6 @@
 package prom
 
 import (
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,8 +27,13 @@ import (
 
 // NewCollector returns a collector of what the cache has done and knows. It reads
 // Stats once for each scrape and does nothing in between. It can go on being
-// scraped when the cache is closed.
-func NewCollector(cache *geocache.Cache) prometheus.Collector { return collector{cache.Stats} }
+// scraped when the cache is closed. It panics if cache is nil, as each scrape would.
+func NewCollector(cache *geocache.Cache) prometheus.Collector {
+	if cache == nil {
+		panic("prom: the cache is nil")
+	}
+	return collector{cache.Stats}
+}
 
 type collector struct{ stats func() geocache.Stats }
 
@@ -56,15 +60,16 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// An output is where metrics go.
+// An output is where metrics go. Labels are names, which are UTF-8: whatever has another one is
+// refused where it is given, so that no two of them are one here.
 type output struct{ metrics chan<- prometheus.Metric }
 
 func (o output) counter(d *prometheus.Desc, n uint64, labels ...string) {
-	o.metrics <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), valid(labels)...)
+	o.metrics <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
 }
 
 func (o output) gauge(d *prometheus.Desc, value float64, labels ...string) {
-	o.metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, valid(labels)...)
+	o.metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 }
 
 func (o output) histogram(d *prometheus.Desc, l latency.Distribution, labels ...string) {
@@ -72,7 +77,7 @@ func (o output) histogram(d *prometheus.Desc, l latency.Distribution, labels ...
 	for _, bound := range bounds {
 		counts[bound.Seconds()] = l.AtMost(bound)
 	}
-	o.metrics <- prometheus.MustNewConstHistogram(d, l.Count, l.Sum.Seconds(), counts, valid(labels)...)
+	o.metrics <- prometheus.MustNewConstHistogram(d, l.Count, l.Sum.Seconds(), counts, labels...)
 }
 
 // bounds are those of the histograms' buckets, from 64 µs to 16.8 s. At powers of two
@@ -83,11 +88,3 @@ var bounds = func() (bounds []time.Duration) {
 	}
 	return bounds
 }()
-
-// valid makes the values of labels UTF-8, which names of groups need not be.
-func valid(labels []string) []string {
-	for i, label := range labels {
-		labels[i] = strings.ToValidUTF8(label, "\uFFFD")
-	}
-	return labels
-}

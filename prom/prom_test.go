@@ -135,8 +135,12 @@ func TestCollector(t *testing.T) {
 	require.NoError(t, registry.Register(NewCollector(cache)))
 
 	load := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) { return key, nil })
-	g, err := geocache.NewGroup(cache, "not UTF-8: \xff", load) // after Register
+	g, err := geocache.NewGroup(cache, "odd: \"\n\uFFFD", load) // after Register
 	require.NoError(t, err)
+	for _, name := range []string{"odd: \"\n\xff", "odd: \"\n\xfe"} { // which were one label with this one
+		_, err = geocache.NewGroup(cache, name, load)
+		require.ErrorContains(t, err, "is not UTF-8")
+	}
 	for range 3 {
 		_, err = g.Get(t.Context(), "ada")
 		require.NoError(t, err)
@@ -144,13 +148,13 @@ func TestCollector(t *testing.T) {
 	expected := `
 		# HELP geocache_reads_total ` + helpOfReads + `
 		# TYPE geocache_reads_total counter
-		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="error"} 0
-		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="getter"} 1
-		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="not_found"} 0
-		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="owner"} 0
-		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="region"} 0
-		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="stale"} 0
-		geocache_reads_total{group="not UTF-8: ` + "\uFFFD" + `",result="store"} 2
+		geocache_reads_total{group="odd: \"\n` + "\uFFFD" + `",result="error"} 0
+		geocache_reads_total{group="odd: \"\n` + "\uFFFD" + `",result="getter"} 1
+		geocache_reads_total{group="odd: \"\n` + "\uFFFD" + `",result="not_found"} 0
+		geocache_reads_total{group="odd: \"\n` + "\uFFFD" + `",result="owner"} 0
+		geocache_reads_total{group="odd: \"\n` + "\uFFFD" + `",result="region"} 0
+		geocache_reads_total{group="odd: \"\n` + "\uFFFD" + `",result="stale"} 0
+		geocache_reads_total{group="odd: \"\n` + "\uFFFD" + `",result="store"} 2
 	`
 	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(expected), "geocache_reads_total"))
 	n, err := testutil.GatherAndCount(registry, "geocache_load_duration_seconds")
@@ -165,14 +169,19 @@ func TestCollector(t *testing.T) {
 func TestNamesInTheDocumentation(t *testing.T) {
 	page, err := os.ReadFile("../docs/observability.md")
 	require.NoError(t, err)
+	certificates, _ := files(t)
 	there := text(t, collector{func() geocache.Stats {
 		s := stats()
 		s.Certificate = time.Now()
 		return s
-	}})
+	}}) + text(t, NewFilesCollector(certificates))
 	names := regexp.MustCompile(`geocache_\w+\w`).FindAllString(string(page), -1)
 	require.Greater(t, len(names), 10)
 	for _, name := range names {
 		require.Regexp(t, `(?m)^`+name+`[ {]`, there)
 	}
+}
+
+func TestACollectorOfNothing(t *testing.T) {
+	require.PanicsWithValue(t, "prom: the cache is nil", func() { NewCollector(nil) })
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/geocache/geocache/consistenthash"
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/valid"
 )
 
 // oblivion is how long a node that neither answers nor is listed is still
@@ -87,9 +88,26 @@ type member struct {
 
 // NewMembers returns the Members of a cluster in which self is alone so far.
 // The seed goes into the rings and must be the same on all nodes. A node that
-// is no longer listed but still answers is kept for grace. The error says what
-// is wrong with self.
+// is no longer listed but still answers is kept for grace. The error says everything that
+// is wrong with self, which has no address if others need not reach it, and with grace.
 func NewMembers(self Node, seed uint64, grace time.Duration, now expiry.Instant) (*Members, error) {
+	var errs []error
+	bad := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("regions: %s of this node: %w", what, err))
+		}
+	}
+	bad("ID", valid.Name(self.ID))
+	bad("region", valid.Name(self.Region))
+	if self.Address != "" {
+		bad("address", valid.Address(self.Address))
+	}
+	if grace < 0 {
+		errs = append(errs, fmt.Errorf("regions: a grace period of %v, must not be negative", grace))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
 	m := &Members{
 		self:     self,
 		seed:     seed,
@@ -126,10 +144,13 @@ func (m *Members) Nodes() []Node {
 
 // A Change tells what a step did to the members.
 type Change struct {
-	Joined  []Node // new members
-	Moved   []Node // members found at another address or in another region
-	Left    []Node // no longer members
-	Refused []Node // found, but unusable: no ID, region or address, a weight out of range, or an ID that is another's or this node's
+	Joined []Node // new members
+	Moved  []Node // members found at another address or in another region
+	Left   []Node // no longer members
+
+	// Refused were found, but are unusable: an ID or a region that is empty, too long or not UTF-8, an
+	// address that cannot be dialled, a weight out of range, or an ID that is another's or this node's.
+	Refused []Node
 
 	// Err says that the nodes of a region cannot be put on a ring, there being
 	// too many or too heavy ones. The region stays as it was.
@@ -429,7 +450,7 @@ func (m *Members) region(name string, members []member, estimate time.Duration, 
 	}
 	slices.SortFunc(r.Nodes, byID)
 	if r.Distance == 0 && name != m.self.Region {
-		r.Distance = estimate
+		r.Distance = max(estimate, 0)
 	}
 	if old != nil && slices.Equal(r.Nodes, old.Nodes) && near(r.Distance, old.Distance) {
 		return old, nil
@@ -447,7 +468,7 @@ func (m *Members) region(name string, members []member, estimate time.Duration, 
 
 // usable reports whether a node can be reached and put on a ring.
 func usable(n Node) bool {
-	return n.ID != "" && n.Region != "" && n.Address != "" && weighs(n)
+	return valid.Name(n.ID) == nil && valid.Name(n.Region) == nil && valid.Address(n.Address) == nil && weighs(n)
 }
 
 // weighs reports whether a node's weight is one that a ring takes.

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 
 	"github.com/geocache/geocache/consistenthash"
+	"github.com/geocache/geocache/internal/valid"
 )
 
 // Static returns a Discovery of nodes that are known beforehand. It never
@@ -17,7 +17,7 @@ import (
 // recognised by its ID or its address. If there is one, its ID, region, address and
 // weight must be those that the process has itself (WithNodeID, WithRegion,
 // WithAdvertise, WithWeight of the cache), or the others would look for somebody else;
-// geocache.Open fails if they are not. A node without an ID has its address for one, as a cache has by default.
+// geocache.Open fails if they are not, or if others could not dial an address. A node without an ID has its address for one, as a cache has by default.
 func Static(nodes ...Node) Discovery {
 	s := static(slices.Clone(nodes))
 	for i := range s {
@@ -38,10 +38,13 @@ func (s static) Validate() error {
 		bad := func(format string, args ...any) {
 			errs = append(errs, fmt.Errorf("node %d of the list, %q: %w", i, n.ID, fmt.Errorf(format, args...)))
 		}
-		if n.Region == "" {
-			bad("no region")
+		if err := valid.Name(n.ID); err != nil && n.ID != n.Address {
+			bad("its ID: %w", err)
 		}
-		if _, _, err := net.SplitHostPort(n.Address); err != nil {
+		if err := valid.Name(n.Region); err != nil {
+			bad("its region: %w", err)
+		}
+		if err := valid.Address(n.Address); err != nil {
 			bad("%w", err)
 		}
 		if !weighs(n) {

@@ -16,7 +16,7 @@ func TestStaticReportsEveryMistake(t *testing.T) {
 	for _, mistake := range []string{
 		`node 1 of the list, "eu-1": another one has that ID`,
 		`node 1 of the list, "eu-1": another one has the address ` + node("eu-1").Address,
-		`node 2 of the list, "us": no region`,
+		`node 2 of the list, "us": its region: the name is empty`,
 		`node 2 of the list, "us": address us: missing port in address`,
 		`node 2 of the list, "us": a weight of -1, must be from 0.01 to 100`,
 	} {

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -171,6 +172,7 @@ func New(config Config) *Queue {
 	if config.MaxBytes <= 0 {
 		config.MaxBytes = 64 << 20
 	}
+	config.MaxBytes = min(config.MaxBytes, math.MaxInt64/4) // twice it, and a write more, can be counted
 	if config.Timeout <= 0 {
 		config.Timeout = 10 * time.Second
 	}

@@ -23,11 +23,17 @@ import (
 //
 // A message ends where its layout does: nothing may be left over. What is
 // longer than its length can say is for the sender not to send; the limits on
-// names, keys and values that the transport has are lower.
+// names and values that the transport has are lower.
 //
 // The decoders copy strings and values. A payload may lie in a buffer that is
 // read into again, and what is decoded is kept for long: as a floor's key or
 // an entry's value.
+
+// MaxKey is how long a key may be, and a prefix of one, in bytes. MaxTags is how many tags a value may have.
+const (
+	MaxKey  = 4 << 10
+	MaxTags = 255
+)
 
 // ErrMalformed is what every decoder returns for bytes that no encoder writes.
 var ErrMalformed = errors.New("note: malformed message")
@@ -173,9 +179,21 @@ func (d *decoder) flags(bits ...*bool) {
 	d.bad = d.bad || flags>>len(bits) != 0
 }
 
-// scope checks a key that is said to be a scope.
-func (d *decoder) scope(key string, is bool) {
-	d.bad = d.bad || is && !expiry.Subject(key).IsScope()
+// key returns a key.
+func (d *decoder) key() string {
+	key := d.string16()
+	d.named(key, false)
+	return key
+}
+
+// named checks a key, or what is said to be a scope, which only another part of the message may say.
+func (d *decoder) named(key string, scope bool) {
+	name := key
+	if scope {
+		name = expiry.Subject(key).Name()
+		d.bad = d.bad || !expiry.Subject(key).IsScope()
+	}
+	d.bad = d.bad || len(name) > MaxKey
 }
 
 // count returns how many elements follow, of at least size bytes each. It is

@@ -114,7 +114,7 @@ func (d *decoder) floors() []Floor {
 		f.Key = d.string16()
 		f.Stamp = d.stamp()
 		f.Sender = d.uint64()
-		if d.scope(f.Key, f.Scope); d.bad {
+		if d.named(f.Key, f.Scope); d.bad {
 			return nil
 		}
 	}

@@ -91,7 +91,7 @@ func (m Recall) Append(b []byte) []byte {
 // DecodeRecall is the reverse of Append.
 func DecodeRecall(b []byte) (Recall, error) {
 	d := &decoder{b: b}
-	return whole(d, Recall{Group: d.string8(), Key: d.string16(), Regions: d.uint64()})
+	return whole(d, Recall{Group: d.string8(), Key: d.key(), Regions: d.uint64()})
 }
 
 // Recalled is the answer to Recall.

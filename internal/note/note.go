@@ -125,7 +125,7 @@ func (n *Note) decode(d *decoder) {
 	if n.Scope && (n.Clear || n.HasValue || n.Dirty) {
 		d.bad = true
 	}
-	d.scope(n.Key, n.Scope)
+	d.named(n.Key, n.Scope)
 }
 
 func appendNotes(b []byte, notes []Note) []byte {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"math"
 	"os"
 	"runtime"
@@ -122,6 +123,39 @@ func TestNotWhole(t *testing.T) {
 		_, err := decoders[name](append(encoded, 0))
 		require.ErrorIs(t, err, ErrMalformed, name)
 	}
+}
+
+// TestLongNames: keys, and what scopes are named after, have a longest, whatever message they are in.
+func TestLongNames(t *testing.T) {
+	for _, n := range []int{0, 1, MaxKey - 2, MaxKey - 1, MaxKey, MaxKey + 1, MaxKey + 2, math.MaxUint16 - 2} {
+		key := strings.Repeat("\xff", n)
+		prefix := string(expiry.Prefix(key))
+		for what, m := range map[string]message{
+			"a note's key":             Tell{Notes: []Note{{Key: key}}},
+			"a note's prefix":          Push{Notes: []Note{{Key: prefix, Scope: true, Stamp: expiry.Removal(1)}}},
+			"a write's key":            Write{Op: Set, Key: key},
+			"a write's prefix":         Write{Op: RemoveScope, Key: prefix},
+			"one of the keys":          Write{Op: RemoveKeys, Keys: []string{"a", key, "b"}},
+			"an await's key":           Await{Key: key},
+			"an await's prefix":        Await{Key: prefix, Scope: true},
+			"a floor's key":            Clean{Keys: []Floor{{Key: key}}},
+			"a floor's prefix":         Floors{Keys: []Floor{{Key: prefix, Scope: true}}},
+			"a recall's key":           Recall{Key: key},
+			"the key of what is there": Recalled{Agrees: true, Note: Note{Key: key}},
+		} {
+			name := strings.ToLower(fmt.Sprintf("%T", m)[len("note."):])
+			_, err := decoders[name](m.Append(nil))
+			if n <= MaxKey {
+				require.NoError(t, err, "%s of %d bytes", what, n)
+			} else {
+				require.ErrorIs(t, err, ErrMalformed, "%s of %d bytes", what, n)
+			}
+		}
+	}
+	_, err := DecodeWrite(Write{Op: Swap, Tags: make([]string, MaxTags)}.Append(nil))
+	require.NoError(t, err)
+	_, err = DecodeWrite(Write{Op: Swap, Tags: make([]string, MaxTags+1)}.Append(nil))
+	require.ErrorIs(t, err, ErrMalformed)
 }
 
 // writeHead is the size of a Write without a group and a key, up to the value.

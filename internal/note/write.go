@@ -75,6 +75,9 @@ type Write struct {
 	Keys     []string       // RemoveKeys only: those after Key
 }
 
+// Subject returns what m is about, which for a Clear is the empty key.
+func (m *Write) Subject() expiry.Subject { return subject(m.Key, m.Scope()) }
+
 // Scope reports whether Key is an expiry.Subject that is a scope, not a user's key.
 func (m *Write) Scope() bool { return m.Op == RemoveScope }
 
@@ -128,11 +131,11 @@ func DecodeWrite(b []byte) (Write, error) {
 	}
 	if m.Op == RemoveKeys {
 		for range d.count(2) {
-			m.Keys = append(m.Keys, d.string16())
+			m.Keys = append(m.Keys, d.key())
 		}
 	}
-	d.scope(m.Key, m.Scope())
-	if m.Op < Set || m.Op > RemoveKeys {
+	d.named(m.Key, m.Scope())
+	if m.Op < Set || m.Op > RemoveKeys || len(m.Tags) > MaxTags {
 		d.bad = true
 	}
 	return whole(d, m)
@@ -208,6 +211,6 @@ func DecodeAwait(b []byte) (Await, error) {
 	m.Group = d.string8()
 	m.Key = d.string16()
 	m.Region = d.string8()
-	d.scope(m.Key, m.Scope)
+	d.named(m.Key, m.Scope)
 	return whole(d, m)
 }

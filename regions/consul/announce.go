@@ -26,7 +26,8 @@ func (a *announcer) run(ctx context.Context) {
 	defer a.withdraw(ctx)
 	var t trouble
 	for ctx.Err() == nil {
-		if err := a.report(ctx); ctx.Err() == nil {
+		err := guarded(func() error { return a.report(ctx) })
+		if ctx.Err() == nil {
 			t.note(a.log, "announcing this node to Consul", err)
 		}
 		pause(ctx, jitter(a.interval))
@@ -80,7 +81,9 @@ func (a *announcer) update(ctx context.Context, status, output string) error {
 func (a *announcer) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 	defer cancel()
-	err := a.client.Agent().ServiceDeregisterOpts(a.registration.ID, new(api.QueryOptions).WithContext(ctx))
+	err := guarded(func() error {
+		return a.client.Agent().ServiceDeregisterOpts(a.registration.ID, new(api.QueryOptions).WithContext(ctx))
+	})
 	if err != nil && !isUnknown(err) {
 		a.log.Warn("withdrawing this node from Consul failed, its check will expire instead", "error", err)
 	}

@@ -115,17 +115,17 @@ func (b *board) view() regions.View {
 func roundTrips(home string, all []*api.CoordinateDatacenterMap) map[string]time.Duration {
 	pairs := make(map[string][]time.Duration)
 	for _, from := range all {
-		if from.Datacenter != home {
+		if from == nil || from.Datacenter != home {
 			continue
 		}
 		for _, to := range all {
-			if to.AreaID != from.AreaID {
+			if to == nil || to.AreaID != from.AreaID {
 				continue
 			}
 			for _, a := range from.Coordinates {
 				for _, b := range to.Coordinates {
-					if a.Coord != nil && b.Coord != nil && a.Coord.IsCompatibleWith(b.Coord) {
-						pairs[to.Datacenter] = append(pairs[to.Datacenter], a.Coord.DistanceTo(b.Coord))
+					if d, ok := distance(a, b); ok {
+						pairs[to.Datacenter] = append(pairs[to.Datacenter], d)
 					}
 				}
 			}
@@ -137,4 +137,13 @@ func roundTrips(home string, all []*api.CoordinateDatacenterMap) map[string]time
 		medians[dc] = d[len(d)/2].Round(time.Millisecond)
 	}
 	return medians
+}
+
+// distance returns the round trip between two servers, if their coordinates tell one.
+func distance(a, b api.CoordinateEntry) (d time.Duration, ok bool) {
+	if a.Coord == nil || b.Coord == nil || !a.Coord.IsValid() || !b.Coord.IsValid() || !a.Coord.IsCompatibleWith(b.Coord) {
+		return 0, false
+	}
+	d = a.Coord.DistanceTo(b.Coord)
+	return d, d >= 0 && d < time.Hour // else numbers that a Duration does not hold, or that nobody has measured
 }

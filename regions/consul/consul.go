@@ -1,16 +1,19 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"reflect"
 	"regexp"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/geocache/geocache/internal/valid"
 	"github.com/geocache/geocache/regions"
 	"github.com/hashicorp/consul/api"
 )
@@ -44,7 +47,11 @@ func New(service string, options ...Option) *Discovery {
 		checkTTL:        10 * time.Second,
 		deregisterAfter: minDeregisterAfter,
 	}
-	for _, o := range options {
+	for i, o := range options {
+		if o == nil {
+			d.mistakes = append(d.mistakes, fmt.Errorf("option %d is nil", i))
+			continue
+		}
 		o.apply(d)
 	}
 	return d
@@ -79,6 +86,12 @@ func (d *Discovery) open() (*api.Client, func(), error) {
 	if config.HttpClient == nil && config.Transport != nil {
 		config.Transport = config.Transport.Clone() // NewClient writes to it, and it is ours to close
 	}
+	if config.HttpClient != nil {
+		config.HttpClient = new(*config.HttpClient) // it is written to below
+	}
+	if config.WaitTime < 0 || config.WaitTime > time.Hour {
+		return nil, nil, fmt.Errorf("client: a WaitTime of %v, must be from 0 to 1 hour", config.WaitTime)
+	}
 	client, err := api.NewClient(config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("client: %w", err)
@@ -86,7 +99,9 @@ func (d *Discovery) open() (*api.Client, func(), error) {
 	if t := config.HttpClient.Timeout; t > 0 && t < d.maxBlock() {
 		return nil, nil, fmt.Errorf("client: HttpClient.Timeout of %v would cut off blocking queries, which take up to %v: raise it or lower WaitTime", t, d.maxBlock())
 	}
-	return client, config.HttpClient.CloseIdleConnections, nil
+	unbounded := *config.HttpClient
+	config.HttpClient.Transport = bounded{cmp.Or(unbounded.Transport, http.DefaultTransport)}
+	return client, unbounded.CloseIdleConnections, nil
 }
 
 // wait returns how long Consul may hold back the answer to a blocking query.
@@ -121,17 +136,21 @@ func (d *Discovery) Region(ctx context.Context) (string, error) {
 
 	// Agent().Self takes no context.
 	var self struct{ Config struct{ Datacenter string } }
-	if err := get(ctx, client, "/v1/agent/self", &self); err != nil {
+	err = guarded(func() error { return get(ctx, client, "/v1/agent/self", &self) })
+	if err != nil {
 		return "", fmt.Errorf("consul: asking the agent for its datacenter: %w", err)
+	}
+	if err := valid.Name(self.Config.Datacenter); err != nil {
+		return "", fmt.Errorf("consul: the agent's datacenter: %w", err)
 	}
 	return self.Config.Datacenter, nil
 }
 
-// Run implements [regions.Discovery]. It registers self under its Address; an
-// Address without a host, or with an unspecified one such as 0.0.0.0, stands
-// for the address of the agent. It returns an error only for a bad
+// Run implements [regions.Discovery]. It registers self under its Address, which must be
+// one that others can dial. It returns an error only for a bad
 // configuration or a self that cannot be registered, before it has told Consul
-// anything. All else it logs and tries again.
+// anything. All else it logs and tries again: whatever Consul answers, even if it
+// should make this package panic, is no more than an answer that is missing.
 //
 // It calls healthy from one goroutine about every quarter of the check's TTL.
 // A healthy that does not return lets the check expire.
@@ -184,7 +203,11 @@ func (d *Discovery) Run(ctx context.Context, self regions.Node, healthy func() e
 		case <-ctx.Done():
 			return nil
 		case <-b.changed:
-			v := b.view()
+			var v regions.View
+			err := guarded(func() error { v = b.view(); return nil })
+			if err != nil {
+				log.Error("what Consul has answered cannot be used", "error", err)
+			}
 			if v.Nodes == nil || reflect.DeepEqual(v, last) {
 				continue
 			}

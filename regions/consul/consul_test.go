@@ -55,6 +55,12 @@ func TestSelfThatCannotBeRegistered(t *testing.T) {
 		{ID: "n", Address: "192.0.2.1:http"},
 		{ID: "n", Address: "192.0.2.1:0"},
 		{ID: "n", Address: "192.0.2.1:65536"},
+		{ID: "n", Address: ":7946"},
+		{ID: "n", Address: "0.0.0.0:7946"},
+		{ID: "n", Address: "[::]:7946"},
+		{ID: "n\xff", Address: "192.0.2.1:80"},
+		{ID: strings.Repeat("n", 256), Address: "192.0.2.1:80"},
+		{ID: "n", Region: "eu\xff", Address: "192.0.2.1:80"},
 	} {
 		require.ErrorContains(t, d.Run(t.Context(), n, nil, nil), "cannot register", n)
 	}
@@ -87,8 +93,8 @@ func TestInstanceRoundTrip(t *testing.T) {
 	d := New("profile-api")
 	rapid.Check(t, func(t *rapid.T) {
 		n := regions.Node{
-			ID:      rapid.StringN(1, 20, -1).Draw(t, "id"),
-			Region:  rapid.StringN(1, 20, -1).Draw(t, "region"),
+			ID:      rapid.StringN(1, -1, 255).Draw(t, "id"),
+			Region:  rapid.StringN(1, -1, 255).Draw(t, "region"),
 			Address: rapid.SampledFrom([]string{"192.0.2.7:1", "[2001:db8::1]:65535", "host.example:7946"}).Draw(t, "address"),
 			Weight:  rapid.OneOf(rapid.Just(0.0), rapid.Float64Range(consistenthash.MinWeight, consistenthash.MaxWeight)).Draw(t, "weight"),
 		}
@@ -107,19 +113,6 @@ func TestServiceID(t *testing.T) {
 		a, b := rapid.String().Draw(t, "a"), rapid.String().Draw(t, "b")
 		require.Equal(t, a == b, serviceID("s", a) == serviceID("s", b))
 	})
-}
-
-// TestUnspecifiedAddress: nodes that listen everywhere are offered at their
-// agent's address.
-func TestUnspecifiedAddress(t *testing.T) {
-	for _, address := range []string{":7946", "0.0.0.0:7946", "[::]:7946"} {
-		r, err := New("profile-api").registration(regions.Node{ID: "n", Address: address})
-		require.NoError(t, err)
-		n, err := node("dc", entry(r.ID, r.Address, r.Port, r.Meta))
-		require.NoError(t, err)
-		require.Equal(t, "192.0.2.1:7946", n.Address)
-		require.Equal(t, "dc", n.Region)
-	}
 }
 
 // TestTLS: certificates and token reach the agent through the config.

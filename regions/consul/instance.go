@@ -2,7 +2,6 @@ package consul
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/geocache/geocache/consistenthash"
+	"github.com/geocache/geocache/internal/valid"
 	"github.com/geocache/geocache/regions"
 	"github.com/hashicorp/consul/api"
 )
@@ -30,20 +30,17 @@ const (
 
 // registration returns how self is registered.
 func (d *Discovery) registration(self regions.Node) (*api.AgentServiceRegistration, error) {
-	if self.ID == "" {
-		return nil, errors.New("it has no ID")
+	if err := valid.Name(self.ID); err != nil {
+		return nil, fmt.Errorf("its ID: %w", err)
 	}
-	host, portText, err := net.SplitHostPort(self.Address)
-	if err != nil {
+	if err := valid.Name(self.Region); err != nil && self.Region != "" {
+		return nil, fmt.Errorf("its region: %w", err)
+	}
+	if err := valid.Address(self.Address); err != nil {
 		return nil, err
 	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil || port == 0 {
-		return nil, fmt.Errorf("address %s: port must be a number from 1 to 65535", self.Address)
-	}
-	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-		host = "" // nobody can dial it; without one, Consul offers the agent's
-	}
+	host, port, _ := net.SplitHostPort(self.Address)
+	portNumber, _ := strconv.Atoi(port)
 
 	meta := map[string]string{metaProtocol: protocol, metaNode: self.ID}
 	if self.Region != "" {
@@ -58,7 +55,7 @@ func (d *Discovery) registration(self regions.Node) (*api.AgentServiceRegistrati
 		Name:    d.service,
 		Tags:    []string{tag},
 		Address: host,
-		Port:    int(port),
+		Port:    portNumber,
 		Meta:    meta,
 		Check: &api.AgentServiceCheck{
 			CheckID:                        "service:" + id,
@@ -131,8 +128,11 @@ func node(datacenter string, e *api.ServiceEntry) (regions.Node, error) {
 		return regions.Node{}, fmt.Errorf("meta %s is %q, only %q is understood", metaProtocol, v, protocol)
 	}
 	n := regions.Node{ID: meta[metaNode], Region: cmp.Or(meta[metaRegion], datacenter)}
-	if n.ID == "" {
-		return regions.Node{}, fmt.Errorf("meta %s is missing", metaNode)
+	if err := valid.Name(n.ID); err != nil {
+		return regions.Node{}, fmt.Errorf("meta %s: %w", metaNode, err)
+	}
+	if err := valid.Name(n.Region); err != nil {
+		return regions.Node{}, fmt.Errorf("meta %s: %w", metaRegion, err)
 	}
 	if text, ok := meta[metaWeight]; ok {
 		w, err := strconv.ParseFloat(text, 64)
@@ -141,10 +141,6 @@ func node(datacenter string, e *api.ServiceEntry) (regions.Node, error) {
 		}
 		n.Weight = w
 	}
-	host := cmp.Or(e.Service.Address, e.Node.Address)
-	if host == "" || e.Service.Port <= 0 || e.Service.Port > 65535 {
-		return regions.Node{}, fmt.Errorf("address %q, port %d cannot be dialled", host, e.Service.Port)
-	}
-	n.Address = net.JoinHostPort(host, strconv.Itoa(e.Service.Port))
-	return n, nil
+	n.Address = net.JoinHostPort(cmp.Or(e.Service.Address, e.Node.Address), strconv.Itoa(e.Service.Port))
+	return n, valid.Address(n.Address)
 }

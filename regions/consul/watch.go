@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/geocache/geocache/regions"
 	"github.com/hashicorp/consul/api"
 )
 
@@ -54,7 +55,8 @@ func (w *watcher) watchDatacenters(ctx context.Context) {
 	)
 	defer wg.Wait() // they end with ctx
 	for ctx.Err() == nil {
-		list, err := w.datacenters(ctx)
+		var list []string
+		err := guarded(func() (err error) { list, err = w.datacenters(ctx); return err })
 		if ctx.Err() != nil {
 			return
 		}
@@ -93,6 +95,7 @@ func (w *watcher) datacenters(ctx context.Context) ([]string, error) {
 	if err := get(ctx, w.client, "/v1/catalog/datacenters", &list); err != nil {
 		return nil, err
 	}
+	list = slices.DeleteFunc(list, func(dc string) bool { return dc == "" }) // which would be the agent's own once more
 	if len(list) == 0 {
 		return nil, errors.New("the agent does not even list its own datacenter")
 	}
@@ -111,7 +114,15 @@ func (w *watcher) watch(ctx context.Context, datacenter string) {
 	)
 	for ctx.Err() == nil {
 		asked := time.Now()
-		entries, next, err := w.instances(ctx, datacenter, index)
+		var list []regions.Node
+		var bad map[string]string
+		var next uint64
+		err := guarded(func() error {
+			entries, after, err := w.instances(ctx, datacenter, index)
+			list, bad = nodes(datacenter, entries)
+			next = after
+			return err
+		})
 		if ctx.Err() != nil {
 			return
 		}
@@ -124,7 +135,6 @@ func (w *watcher) watch(ctx context.Context, datacenter string) {
 			continue
 		}
 
-		list, bad := nodes(datacenter, entries)
 		for instance, why := range bad {
 			if skipped[instance] != why {
 				log.Warn("skipping an instance", "instance", instance, "reason", why)
@@ -169,10 +179,18 @@ func (w *watcher) instances(ctx context.Context, datacenter string, index uint64
 	if len(entries) == 0 && meta.ResultsFilteredByACLs {
 		return nil, 0, errFiltered
 	}
+	return whole(entries), meta.LastIndex, nil
+}
+
+// whole returns the entries without those of which a part is missing, and those without checks that are none.
+func whole(entries []*api.ServiceEntry) []*api.ServiceEntry {
 	entries = slices.DeleteFunc(entries, func(e *api.ServiceEntry) bool {
 		return e == nil || e.Service == nil || e.Node == nil
 	})
-	return entries, meta.LastIndex, nil
+	for _, e := range entries {
+		e.Checks = slices.DeleteFunc(e.Checks, func(c *api.HealthCheck) bool { return c == nil })
+	}
+	return entries
 }
 
 // pollCoordinates puts network coordinates on the board until ctx is
@@ -183,7 +201,8 @@ func (w *watcher) pollCoordinates(ctx context.Context) {
 	for gap := time.Second; ctx.Err() == nil; gap = min(2*gap, coordinateInterval) {
 		var c []*api.CoordinateDatacenterMap
 		// Coordinate().Datacenters takes no context.
-		if err := get(ctx, w.client, "/v1/coordinate/datacenters", &c); err == nil {
+		err := guarded(func() error { return get(ctx, w.client, "/v1/coordinate/datacenters", &c) })
+		if err == nil {
 			w.board.locate(c)
 		} else if ctx.Err() == nil {
 			w.log.Debug("Consul gives no network coordinates", "error", err)
