@@ -89,7 +89,7 @@ func torture(t *testing.T, policy Policy) {
 	observers.Go(func() {
 		for !done.Load() {
 			stats := s.Stats()
-			if stats.Bytes() > stats.MaxBytes || stats.Entries() > stats.MaxEntries || stats.Copies.Bytes > stats.MaxBytes/2 || stats.LeavingBytes > stats.MaxBytes {
+			if stats.Bytes() > stats.MaxBytes || stats.Entries() > stats.MaxEntries || stats.Copies.Bytes > stats.MaxBytes/2 || stats.LeavingBytes > config.MaxBytes {
 				t.Errorf("more than the bound: %+v", stats)
 			}
 		}
