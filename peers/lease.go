@@ -120,6 +120,15 @@ func (t *Transport) Hears(id string) bool {
 	return g != nil && time.Since(g.heard) <= l.memory()
 }
 
+// HearsGuest reports whether a node of this one's region has last pinged it as a guest.
+func (t *Transport) HearsGuest(id string) bool {
+	l := &t.granted
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g := l.clients[id]
+	return g != nil && g.view == Guest
+}
+
 // leases is what this node remembers of those of its region that ping it. It is
 // the Transport's and not a connection's: a lease runs on when the connection
 // is gone, and who has another view still has it.
