@@ -301,11 +301,10 @@ func (c *Cache) writeLife() time.Duration { return c.config.lease }
 var errStranger = errors.New("the key's owner has just come and does not see all nodes yet")
 
 // takeWrite answers a Write. A node that has just come may not see all who see it. It
-// would not tell them of the write, and whoever it does see must not wait for it. A guest need not be told.
+// would not tell them of the write, and whoever it does see must not wait for it.
 func (g *group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) peers.Answer {
 	v := g.cache.standing.view.Load()
-	stranger := g.cache.isNew() && !v.has(call.From) && !g.cache.transport.HearsGuest(call.From)
-	if call.Region == g.cache.node.Region && (stranger || g.cache.leavesWrites(v)) {
+	if call.Region == g.cache.node.Region && (g.cache.isStranger(v, call.From) || g.cache.leavesWrites(v)) {
 		return peers.Answer{Value: note.Wrote{Stranger: true}.Append(nil)}
 	}
 	w.Born = g.cache.clock.Instant().Add(-w.Age - call.Transit)

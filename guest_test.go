@@ -1,0 +1,65 @@
+package geocache_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// What a guest of its region must not do because nobody tells it of writes.
+
+// A guest's read does not share what another one began to ask for before a write.
+func TestAGuestSharesNoFlight(t *testing.T) {
+	asGuest(t, testcluster.Config{}, func(c *testcluster.Cluster, guest *testcluster.Node) {
+		c.Origin.Behave(testcluster.After(500 * time.Millisecond))
+		for _, key := range []string{"one", "one of many"} {
+			go guest.Get(key)
+			time.Sleep(100 * time.Millisecond)
+			version := c.Origin.Put(key, "a test")
+			_, err := c.Node("eu-1").Remove(key)
+			require.NoError(t, err)
+			var values map[string]string
+			if key == "one" {
+				values = map[string]string{}
+				values[key], err = guest.Group.Get(context.Background(), key)
+			} else {
+				values, err = guest.Group.GetMany(context.Background(), []string{key, "other"})
+			}
+			require.NoError(t, err)
+			v, _ := testcluster.ParseValue(values[key])
+			require.Equal(t, version, v.Version(), key)
+		}
+	})
+}
+
+// A guest that is cut off is alone for a while. What it did not know then is not held against the others' values.
+func TestAGuestThatWasAloneMakesNothingDead(t *testing.T) {
+	config := testcluster.Config{Counters: true, LookAside: true}
+	asGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
+		for _, key := range keys(30) {
+			_, err := geocache.Increment(context.Background(), c.Node("eu-1").Counters, key, 1)
+			require.NoError(t, err)
+		}
+		c.Net.Cut(guest.Name, "eu-1")
+		c.Net.Cut(guest.Name, "eu-2")
+		time.Sleep(5 * time.Second)
+		require.False(t, guest.Cache.Stats().Guest)
+		c.Directory.Relist(guest.Name)
+		time.Sleep(time.Second)
+		c.Net.HealAll()
+		time.Sleep(5 * time.Second)
+		for _, n := range c.Nodes() {
+			require.Equal(t, 3, n.Cache.Stats().Regions[0].Nodes, n.Name)
+			for _, key := range keys(30) {
+				count, err := geocache.Increment(context.Background(), n.Counters, key, 0)
+				require.NoError(t, err)
+				require.Equal(t, 1, count, "%s at %s", key, n.Name)
+			}
+		}
+	})
+}
