@@ -17,21 +17,21 @@ import (
 func TestAGuestSharesNoFlight(t *testing.T) {
 	asGuest(t, testcluster.Config{}, func(c *testcluster.Cluster, guest *testcluster.Node) {
 		c.Origin.Behave(testcluster.After(500 * time.Millisecond))
-		for _, key := range []string{"one", "one of many"} {
-			go guest.Get(key)
+		ctx := context.Background()
+		one := func(key string) (string, error) { return guest.Group.Get(ctx, key) }
+		many := func(key string) (string, error) {
+			values, err := guest.Group.GetMany(ctx, []string{key, "other"})
+			return values[key], err
+		}
+		for key, get := range map[string]func(string) (string, error){"one": one, "of many": many} {
+			go get(key)
 			time.Sleep(100 * time.Millisecond)
 			version := c.Origin.Put(key, "a test")
 			_, err := c.Node("eu-1").Remove(key)
 			require.NoError(t, err)
-			var values map[string]string
-			if key == "one" {
-				values = map[string]string{}
-				values[key], err = guest.Group.Get(context.Background(), key)
-			} else {
-				values, err = guest.Group.GetMany(context.Background(), []string{key, "other"})
-			}
+			got, err := get(key)
 			require.NoError(t, err)
-			v, _ := testcluster.ParseValue(values[key])
+			v, _ := testcluster.ParseValue(got)
 			require.Equal(t, version, v.Version(), key)
 		}
 	})
