@@ -2,6 +2,7 @@ package geocache
 
 import (
 	"errors"
+	"time"
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/note"
@@ -56,6 +57,18 @@ func (c *Cache) forgetAll(v *view) {
 		}
 		g.store.Sweep(store.Removed, func(*store.Entry) bool { return true })
 	}
+}
+
+// guestsEnd returns until when a node that has ceased to be a guest, and is alone, has to reckon with others that
+// have done the same at the same time: within a lease each of them has pinged the others.
+func (c *Cache) guestsEnd(v *view) time.Time {
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.back.IsZero() || len(v.home.Nodes) > 1 {
+		return time.Time{}
+	}
+	return s.back.Add(c.config.lease)
 }
 
 // joinAsk joins the flight for key in asks, or begins one. A guest is told of no write, so it cannot

@@ -2,6 +2,7 @@ package geocache_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -60,6 +61,45 @@ func TestAGuestThatWasAloneMakesNothingDead(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, 1, count, "%s at %s", key, n.Name)
 			}
+		}
+	})
+}
+
+// When the last node dies that was no guest, its guests all come back at once, and each is alone at first. What one of
+// them writes then all of them know.
+func TestGuestsThatComeBackTogether(t *testing.T) {
+	config := testcluster.Config{Counters: true, LookAside: true}
+	asGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
+		c.Net.SetLatency("eu", "eu", 20*time.Millisecond)
+		c.Directory.Unlist("eu-2")
+		time.Sleep(unlistedGrace + 5*time.Second)
+		last, other := c.Node("eu-1"), c.Node("eu-2")
+		last.Crash()
+		time.Sleep(5 * time.Second)
+		last.Restart(0) // and does not know of the guests: they ask it, and it does not ask them
+		time.Sleep(5 * time.Second)
+		require.True(t, guest.Cache.Stats().Guest)
+		require.True(t, other.Cache.Stats().Guest)
+
+		last.Crash()
+		count := counting([]*geocache.Group[int]{guest.Counters, other.Counters}, 20, 7*time.Millisecond)
+		ctx := context.Background()
+		for n := range 60 {
+			for _, key := range keys(10) {
+				_, _ = guest.Group.Get(ctx, key)
+				began := c.Now()
+				require.NoError(t, other.Group.Set(ctx, key, fmt.Sprint(n)))
+				require.LessOrEqual(t, c.Now().Sub(began), 2*lease)
+				got, err := guest.Group.Get(ctx, key)
+				require.NoError(t, err)
+				require.Equal(t, fmt.Sprint(n), got)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		least, most := count()
+		for _, n := range []*testcluster.Node{guest, other} {
+			require.False(t, n.Cache.Stats().Guest)
+			requireCounts(c.T, n.Counters, least, most)
 		}
 	})
 }

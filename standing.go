@@ -74,6 +74,8 @@ type standing struct {
 	turns atomic.Uint64
 
 	mu sync.Mutex // guards the following
+	// back is when this node last ceased to be a guest.
+	back time.Time
 	// held is the end of the leases that have been held without a break since
 	// a resume has begun; 0 while none is under way.
 	held expiry.Instant
@@ -109,8 +111,13 @@ func (c *Cache) follow() {
 		c.standing.view.Store(v)
 		return
 	}
-	if v.guest && !was.guest {
+	switch wasGuest := was != nil && was.guest; {
+	case v.guest && !wasGuest:
 		c.surrender(top.Home)
+	case wasGuest && !v.guest:
+		c.standing.mu.Lock()
+		c.standing.back = time.Now()
+		c.standing.mu.Unlock()
 	}
 	// First, so that whoever finds v here finds no lease that was granted under another later.
 	c.transport.SetView(v.hash)
@@ -456,8 +463,10 @@ func (c *Cache) settledAt(v *view) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	at := c.transport.OwnLeasesEnd(v.hash)
-	if end := c.strangersEnd(v); end.After(at) {
-		at = end
+	for _, end := range []time.Time{c.strangersEnd(v), c.guestsEnd(v)} {
+		if end.After(at) {
+			at = end
+		}
 	}
 	for _, n := range v.home.Nodes {
 		if n.ID == c.node.ID {
