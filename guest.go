@@ -59,8 +59,8 @@ func (c *Cache) forgetAll(v *view) {
 	}
 }
 
-// guestsEnd returns until when a node that has ceased to be a guest, and is alone, has to reckon with others that
-// have done the same at the same time: within a lease each of them has pinged the others.
+// guestsEnd returns until when a node that has ceased to be a guest, and is alone, has to reckon with
+// others that have done the same at the same time: within a lease each of them has pinged the others.
 func (c *Cache) guestsEnd(v *view) time.Time {
 	s := &c.standing
 	s.mu.Lock()

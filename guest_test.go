@@ -38,7 +38,8 @@ func TestAGuestSharesNoFlight(t *testing.T) {
 	})
 }
 
-// A guest that is cut off is alone for a while. What it did not know then is not held against the others' values.
+// A guest that is cut off is alone for a while. What it did not know then is not held against the
+// others' values.
 func TestAGuestThatWasAloneMakesNothingDead(t *testing.T) {
 	config := testcluster.Config{Counters: true, LookAside: true}
 	asGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
@@ -65,8 +66,8 @@ func TestAGuestThatWasAloneMakesNothingDead(t *testing.T) {
 	})
 }
 
-// When the last node dies that was no guest, its guests all come back at once, and each is alone at first. What one of
-// them writes then all of them know.
+// When the last node dies that was no guest, its guests all come back at once, and each is alone at
+// first. What one of them writes then all of them know.
 func TestGuestsThatComeBackTogether(t *testing.T) {
 	config := testcluster.Config{Counters: true, LookAside: true}
 	asGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
