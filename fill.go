@@ -73,7 +73,7 @@ func (g *group) fillAbove(ctx context.Context, key string, floor expiry.Stamp) a
 		return g.own(ctx, key, floor)
 	}
 	return g.current(floor, func(floor expiry.Stamp, known expiry.Mark) (*flight, answer) {
-		f, leads := g.asks.join(key, floor, known)
+		f, leads := g.joinAsk(key, floor, known)
 		if leads {
 			return f, g.lead(ctx, f, home, owner)
 		}
@@ -87,7 +87,7 @@ func (g *group) fillAbove(ctx context.Context, key string, floor expiry.Stamp) a
 // others may not see it yet, and write without it.
 func (g *group) ownerFor(home *regions.Region, key string) regions.Node {
 	owner := home.Owner(key)
-	if owner.ID == g.cache.node.ID && !g.isMine(home, key) {
+	if owner.ID == g.cache.node.ID && len(home.Nodes) > 1 && !g.isMine(home, key) {
 		return home.Owners(key, 2)[1]
 	}
 	return owner
@@ -390,8 +390,9 @@ func sourceOf(s peers.Source) Source {
 func (g *group) keep(a answer, began mark) answer {
 	e := a.entry
 	there := g.insert(e, nil, func() bool {
-		return g.live(e, a.here, always) && (e.Class() == store.Owned ||
-			g.cache.standing.period.Load() == began.period && g.leased(g.cache.clock.Instant()))
+		s := &g.cache.standing
+		return s.turns.Load() == began.turns && !isOdd(began.turns) && g.live(e, a.here, always) &&
+			(e.Class() == store.Owned || s.period.Load() == began.period && g.leased(g.cache.clock.Instant()))
 	})
 	if there == nil || there == e || g.cache.clock.Instant() >= there.Expires || there.Below(g.floorOf(there)) {
 		return a

@@ -131,6 +131,18 @@ func (fs *flights) join(key string, floor expiry.Stamp, known expiry.Mark) (f *f
 	return fs.beginLocked(key, floor, known), true
 }
 
+// apart is join for one that may share no flight, and with whom nobody shares its own.
+func (fs *flights) apart(key string, floor expiry.Stamp, known expiry.Mark) *flight {
+	return &flight{key: key, floor: floor, known: known, waiters: 1, deadline: time.Now().Add(fs.limit)}
+}
+
+// part has nobody join the flights that there are any more.
+func (fs *flights) part() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	clear(fs.byKey)
+}
+
 // lead is join for one that does not wait: it starts a flight for a key that has none.
 func (fs *flights) lead(key string, floor expiry.Stamp, known expiry.Mark) (f *flight, ok bool) {
 	fs.mu.Lock()
@@ -143,7 +155,7 @@ func (fs *flights) lead(key string, floor expiry.Stamp, known expiry.Mark) (f *f
 
 // beginLocked makes a flight, which the caller waits for.
 func (fs *flights) beginLocked(key string, floor expiry.Stamp, known expiry.Mark) *flight {
-	f := &flight{key: key, floor: floor, known: known, waiters: 1, deadline: time.Now().Add(fs.limit)}
+	f := fs.apart(key, floor, known)
 	fs.byKey[key] = f
 	return f
 }

@@ -186,7 +186,7 @@ func (c *Cache) restarted(p *peers.Peer) {
 // completed in its region.
 func (c *Cache) inStanding() bool {
 	v := c.standing.view.Load()
-	return len(v.home.Nodes) == 1 && c.strangersEnd(v).IsZero() || int64(c.clock.Instant()) < c.standing.copies.Load()
+	return !v.guest && len(v.home.Nodes) == 1 && c.strangersEnd(v).IsZero() || int64(c.clock.Instant()) < c.standing.copies.Load()
 }
 
 func (g *group) takeOver(v *view, gone func(sender uint64) bool) {

@@ -44,7 +44,7 @@ func (g *group) fillMany(ctx context.Context, keys []string, answered func(key s
 			all = append(all, waiting{g.owns, f, floor, known})
 			continue
 		}
-		f, leads := g.asks.join(key, floor, known)
+		f, leads := g.joinAsk(key, floor, known)
 		all = append(all, waiting{g.asks, f, floor, known})
 		if !leads {
 			continue

@@ -29,7 +29,7 @@ func TestMechanismTheRingChangesWhileAnEntryIsPutIn(t *testing.T) {
 		defer cache.Close()
 		g, err := NewGroup(cache, "test", counting())
 		require.NoError(t, err)
-		g.setSynced()
+		g.setSynced(0)
 		cache.apply(cache.members.Found(cache.clock.Instant(), regions.View{Nodes: []regions.Node{
 			cache.node, {ID: "there", Region: "eu", Address: "there:1"},
 		}}))

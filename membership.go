@@ -94,15 +94,6 @@ func (c *Cache) apply(change regions.Change) {
 	}
 }
 
-// stepAside makes this node a guest of its region, which does not list it any more: it gives the
-// others what it owns, owns nothing from then on, and asks them. The others drop it from their rings
-// when it says so, all at once; to them it is as if it had left.
-func (c *Cache) stepAside() {
-	defer c.stepping.Store(false)
-	c.handoff(c.ctx)
-	c.apply(c.members.StepAside(c.clock.Instant()))
-}
-
 func (c *Cache) logChange(change regions.Change) {
 	for _, n := range change.Joined {
 		c.log.Info("node found", "node", n.ID, "region", n.Region, "address", n.Address)

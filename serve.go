@@ -143,18 +143,6 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown method"}
 }
 
-// A guest acts for nobody: who asks goes on to another node, as when this one closes. A few hear only
-// later that it is a guest.
-var asGuest = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
-
-var errGuest = errors.New("the node is a guest of its region")
-
-// forGuests are the methods that a guest answers: what it is told, and what it knows of others.
-var forGuests = []uint8{note.MethodTell, note.MethodJournal, note.MethodMembers, note.MethodAwait, note.MethodClean}
-
-// isGuest reports whether this node is a guest of its region.
-func (c *Cache) isGuest() bool { return c.standing.view.Load().guest }
-
 // decoded answers a call whose payload decode understands.
 func decoded[M any](call *peers.Call, decode func([]byte) (M, error), answer func(M) peers.Answer) peers.Answer {
 	m, err := decode(call.Payload)

@@ -68,9 +68,14 @@ type standing struct {
 
 	changed signal // something that a writer may wait for
 
+	// turns is how often this node has become a guest of its region, or ceased to be one. It is odd
+	// while it is one: from before the others hear of it, until they have heard that it is none. What a fill
+	// brings that began under another number, or under an odd one, is not kept.
+	turns atomic.Uint64
+
 	mu sync.Mutex // guards the following
-	// surrendered is how often this node has become a guest.
-	surrendered int
+	// back is when this node last ceased to be a guest.
+	back time.Time
 	// held is the end of the leases that have been held without a break since
 	// a resume has begun; 0 while none is under way.
 	held expiry.Instant
@@ -106,8 +111,13 @@ func (c *Cache) follow() {
 		c.standing.view.Store(v)
 		return
 	}
-	if v.guest && !was.guest {
-		c.surrender()
+	switch wasGuest := was != nil && was.guest; {
+	case v.guest && !wasGuest:
+		c.surrender(top.Home)
+	case wasGuest && !v.guest:
+		c.standing.mu.Lock()
+		c.standing.back = time.Now()
+		c.standing.mu.Unlock()
 	}
 	// First, so that whoever finds v here finds no lease that was granted under another later.
 	c.transport.SetView(v.hash)
@@ -167,14 +177,14 @@ func (g *group) reclass(home *regions.Region) {
 }
 
 // setSynced notes that this node has been told of everything that concerns the
-// group.
-func (g *group) setSynced() {
+// group, unless it has become a guest since it began to ask, when turns was as given.
+func (g *group) setSynced(turns uint64) {
 	if g.synced.Load() {
 		return
 	}
 	g.cache.following.Lock() // so that of two who reclass the later home is last
 	defer g.cache.following.Unlock()
-	if !g.cache.standing.view.Load().guest && !g.synced.Swap(true) {
+	if g.cache.standing.turns.Load() == turns && !g.synced.Swap(true) {
 		g.reclass(g.cache.topology().Home)
 	}
 }
@@ -201,7 +211,7 @@ func (c *Cache) renew() {
 	end := c.leasesEnd(v)
 	now := c.clock.Instant() // after end was read: what has passed meanwhile has passed
 	switch {
-	case end <= now || c.shutting.Load() || v.guest:
+	case end <= now || c.shutting.Load() || isOdd(s.turns.Load()):
 	case int64(now) < s.copies.Load():
 		s.copies.Store(max(s.copies.Load(), int64(end)))
 		c.acquaintLocked(v)
@@ -223,37 +233,6 @@ func (c *Cache) forgoCopies() {
 	c.standing.copies.Store(0)
 	c.standing.mu.Unlock()
 	c.standing.changed.raise()
-}
-
-// surrender ends the lease of a node that becomes a guest. It is called before the others hear of that:
-// then they tell it of no write any more. To come back it takes all journals, as a new node does.
-func (c *Cache) surrender() {
-	s := &c.standing
-	s.mu.Lock()
-	s.copies.Store(0)
-	s.held = 0
-	s.surrendered++
-	s.mu.Unlock()
-	for _, g := range *c.groups.Load() {
-		g.synced.Store(false)
-	}
-}
-
-// forgetAll is called when this node has become a guest, and has handed over what it had; and when it
-// is one no more, for what guests have loaded for others. Where it comes back as the only one in its region, nobody can tell
-// it what was written meanwhile: then not even loads that are under way may stay.
-func (c *Cache) forgetAll(v *view) {
-	if v.guest {
-		c.log.Warn("most nodes of the region do not list this one any more, or cannot reach it: it owns nothing now, and asks them")
-	} else {
-		c.log.Info("this node belongs to its region again")
-	}
-	for _, g := range *c.groups.Load() {
-		if !v.guest && len(v.home.Nodes) == 1 {
-			g.floors.RaiseGroup(c.clock.Now(), c.clock.Elapsed())
-		}
-		g.store.Sweep(store.Removed, func(*store.Entry) bool { return true })
-	}
 }
 
 // acquaintLocked takes the journals of nodes that have come into the view. There may have been
@@ -326,9 +305,7 @@ func (c *Cache) resume() {
 	ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
 	defer cancel()
 	s := &c.standing
-	s.mu.Lock()
-	surrendered := s.surrendered
-	s.mu.Unlock()
+	turns := s.turns.Load()
 	groups := *c.groups.Load()
 	v := s.view.Load()
 	err := c.takeJournals(ctx, v, groups)
@@ -339,11 +316,15 @@ func (c *Cache) resume() {
 			g.store.Sweep(store.Removed, func(e *store.Entry) bool {
 				return e.Class() == store.Copy || g.inDoubt(e, g.floorOf(e)) // a late write leaves no trace in the journals
 			})
-			g.setSynced()
+			g.setSynced(turns)
 		}
 	}
 	s.mu.Lock()
-	resumed := err == nil && c.clock.Instant() < s.held && !c.shutting.Load() && s.surrendered == surrendered
+	if s.turns.Load() != turns { // held is another one's
+		s.mu.Unlock()
+		return
+	}
+	resumed := err == nil && c.clock.Instant() < s.held && !c.shutting.Load()
 	if resumed {
 		if s.view.Load() == v {
 			for _, n := range c.others(v) {
@@ -388,13 +369,13 @@ func (c *Cache) syncGroup(g *group) {
 		if g.synced.Load() {
 			return
 		}
-		period := c.standing.period.Load()
+		period, turns := c.standing.period.Load(), c.standing.turns.Load()
 		if int64(c.clock.Instant()) < c.standing.copies.Load() {
 			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
 			err := c.takeJournals(ctx, c.standing.view.Load(), map[string]*group{g.name: g})
 			cancel()
 			if err == nil && int64(c.clock.Instant()) < c.standing.copies.Load() && c.standing.period.Load() == period {
-				g.setSynced()
+				g.setSynced(turns)
 				c.takeOverIn(g)
 				return
 			}
@@ -452,6 +433,12 @@ func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
 // have found it.
 func (c *Cache) isNew() bool { return c.standing.period.Load() == 0 }
 
+// isStranger reports whether this node is new and has to reckon with a node of its region that it does
+// not see. Who is a guest owns nothing, and need not be told of writes.
+func (c *Cache) isStranger(v *view, id string) bool {
+	return c.isNew() && !v.has(id) && !c.transport.HearsGuest(id)
+}
+
 // strangersEnd returns until when nodes that v lacks are to be reckoned with; the zero
 // time if there are none.
 func (c *Cache) strangersEnd(v *view) time.Time {
@@ -476,8 +463,10 @@ func (c *Cache) settledAt(v *view) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	at := c.transport.OwnLeasesEnd(v.hash)
-	if end := c.strangersEnd(v); end.After(at) {
-		at = end
+	for _, end := range []time.Time{c.strangersEnd(v), c.guestsEnd(v)} {
+		if end.After(at) {
+			at = end
+		}
 	}
 	for _, n := range v.home.Nodes {
 		if n.ID == c.node.ID {

@@ -16,11 +16,13 @@ import (
 type mark struct {
 	known  expiry.Mark // what was known of writes
 	period uint64      // of the copy lease
+	turns  uint64      // see standing
 }
 
 // mark is to be called before a fill looks at anything.
 func (g *group) mark() mark {
-	return mark{g.floors.Mark(), g.cache.standing.period.Load()}
+	s := &g.cache.standing
+	return mark{g.floors.Mark(), s.period.Load(), s.turns.Load()}
 }
 
 // take takes a note in. From then on no read here returns what is older, and no
@@ -78,7 +80,7 @@ func (g *group) put(n *note.Note, transit time.Duration, dead func(*store.Entry)
 	if now >= e.Expires {
 		return false
 	}
-	g.insert(e, dead, func() bool { return g.live(e, false, always) })
+	g.insert(e, dead, func() bool { return !isOdd(g.cache.standing.turns.Load()) && g.live(e, false, always) })
 	return true
 }
 

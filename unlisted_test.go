@@ -240,3 +240,39 @@ func TestAGuestThatAnotherRegionStillLists(t *testing.T) {
 		}
 	})
 }
+
+// asGuest has the last node of a region be its guest, and calls f.
+func asGuest(t *testing.T, config testcluster.Config, f func(c *testcluster.Cluster, guest *testcluster.Node)) {
+	config.TTL = time.Hour
+	config.Cache = append(config.Cache, geocache.WithGrace(unlistedGrace))
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		nodes := c.Nodes("eu")
+		guest := nodes[len(nodes)-1]
+		c.Directory.Unlist(guest.Name)
+		time.Sleep(unlistedGrace + 5*time.Second)
+		require.True(t, guest.Cache.Stats().Guest)
+		f(c, guest)
+	})
+}
+
+// A node that is alone but for a guest has never been granted a lease, and carries out the guest's writes all the same.
+func TestAGuestOfANodeThatHasJustStarted(t *testing.T) {
+	config := testcluster.Config{Nodes: 2, Counters: true}
+	asGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
+		c.Node("eu-1").Crash()
+		time.Sleep(5 * time.Second)
+		require.False(t, guest.Cache.Stats().Guest, "nobody else is there")
+		c.Node("eu-1").Restart(0)
+		time.Sleep(5 * time.Second)
+		require.True(t, guest.Cache.Stats().Guest)
+		for _, key := range keys(10) {
+			began := c.Now()
+			_, err := guest.Set(key, "set")
+			require.NoError(t, err)
+			_, err = geocache.Increment(context.Background(), guest.Counters, key, 1)
+			require.NoError(t, err)
+			require.Less(t, c.Now().Sub(began), lease)
+		}
+	})
+}

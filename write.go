@@ -304,7 +304,7 @@ var errStranger = errors.New("the key's owner does not see all nodes of the regi
 // all of the region: it is not seen itself, though it has stood there, or this node has just come.
 func (g *group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) peers.Answer {
 	v := g.cache.standing.view.Load()
-	stranger := !v.has(call.From) && (w.Standing || g.cache.isNew())
+	stranger := w.Standing && !v.has(call.From) || g.cache.isStranger(v, call.From)
 	if call.Region == g.cache.node.Region && (stranger || g.cache.leavesWrites(v)) {
 		return peers.Answer{Value: note.Wrote{Stranger: true}.Append(nil)}
 	}

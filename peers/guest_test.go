@@ -62,6 +62,25 @@ func TestALeaseOfAGuestHasEnded(t *testing.T) {
 	})
 }
 
+// Who comes back uses none of the leases from before it was a guest: meanwhile the others did not wait for it.
+func TestAGuestThatComesBackAtOnceHasNoLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, nodes := memoryRegion(t, nil, "a", "b")
+		for _, n := range nodes {
+			n.SetView(7)
+		}
+		time.Sleep(time.Minute)
+		require.Positive(t, nodes["b"].leased("a"))
+		nodes["a"].SetView(8) // and so grants none to the same view
+		nodes["b"].SetView(Guest)
+		nodes["b"].SetView(7)
+		require.Zero(t, nodes["b"].leased("a"))
+		nodes["a"].SetView(7)
+		time.Sleep(time.Second)
+		require.Positive(t, nodes["b"].leased("a"))
+	})
+}
+
 // Who is not counted for the grace period is told so, sooner if it never has been.
 func TestStanding(t *testing.T) {
 	const grace = 10 * time.Second

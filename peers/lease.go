@@ -16,7 +16,10 @@ import (
 // A view is what SetView was called with last. One that is set again after
 // another is a new view, told from the first by its address: in between the
 // peers may have granted leases under the other.
-type view struct{ hash uint64 }
+type view struct {
+	hash  uint64
+	stays int // how often this node had been a guest by then
+}
 
 // ViewOf makes a view of a hash: it is never 0, which is none, nor Guest, nor that of a node that leaves.
 func ViewOf(hash uint64) uint64 { return min(max(hash, 1), Guest-1) }
@@ -44,9 +47,14 @@ const (
 // hear from it from granting any to others.
 func (t *Transport) SetView(hash uint64) {
 	t.mu.Lock()
-	changed := t.view.Load().hash != hash && t.leaving.Err() == nil
+	last := t.view.Load()
+	changed := last.hash != hash && t.leaving.Err() == nil
 	if changed {
-		t.view.Store(&view{hash})
+		next := &view{hash, last.stays}
+		if hash == Guest {
+			next.stays++
+		}
+		t.view.Store(next)
 	}
 	t.mu.Unlock()
 	if !changed {
@@ -66,7 +74,7 @@ const gone = ^uint64(0)
 
 // farewell tells the peers of the region that this node holds no leases any more.
 func (t *Transport) farewell(ctx context.Context) {
-	t.view.Store(&view{gone})
+	t.view.Store(&view{hash: gone})
 	var pinging sync.WaitGroup
 	for _, p := range t.Peers() {
 		if c := p.conn.Load(); c != nil && p.home() {
@@ -124,6 +132,15 @@ func (t *Transport) Hears(id string) bool {
 	defer l.mu.Unlock()
 	g := l.clients[id]
 	return g != nil && time.Since(g.heard) <= l.memory()
+}
+
+// HearsGuest reports whether a node of this one's region has last pinged it as a guest.
+func (t *Transport) HearsGuest(id string) bool {
+	l := &t.granted
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g := l.clients[id]
+	return g != nil && g.view == Guest
 }
 
 // leases is what this node remembers of those of its region that ping it. It is
@@ -309,8 +326,21 @@ func (p *Peer) home() bool { return p.endpoint.Region == p.transport.config.Regi
 // that the peer has granted. It counts from when the ping was sent that the peer
 // answered, and is 1% shorter than what was granted, so that it ends here before
 // it ends there, whatever the clocks say and unless their speeds differ by more.
-// It is zero before the first.
-func (p *Peer) LeaseEnd() expiry.Instant { return expiry.Instant(p.lease.Load()) }
+// It is zero before the first, and before the first since this node was a guest: a guest's leases have
+// ended, and the others did not wait for it.
+func (p *Peer) LeaseEnd() expiry.Instant {
+	l := p.lease.Load()
+	if l == nil || l.view.stays != p.transport.view.Load().stays {
+		return 0
+	}
+	return l.end
+}
+
+// A held is a lease that a peer has granted.
+type held struct {
+	view *view // of the ping that it was granted for
+	end  expiry.Instant
+}
 
 // shortened is how long d, as measured by another node, is here at least.
 func shortened(d time.Duration) time.Duration { return d - d/100 }
@@ -374,7 +404,7 @@ func (p *Peer) takePong(c *clientConn, sent ping, m pong) (taken, news bool) {
 	news = p.says.Swap(says) != says
 	end := sent.instant.Add(shortened(m.lease))
 	if m.lease > 0 { // what was granted before runs on
-		p.lease.Store(int64(end))
+		p.lease.Store(&held{sent.view, end})
 	}
 	if p.home() {
 		s := &settled{view: sent.view, at: now.Add(m.others), until: sent.instant.Add(shortened(t.granted.memory()))}

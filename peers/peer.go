@@ -45,8 +45,8 @@ type Peer struct {
 
 	conn    atomic.Pointer[clientConn] // for new requests; nil while there is none
 	up      atomic.Bool
-	rtt     atomic.Int64 // zero until measured
-	lease   atomic.Int64 // an expiry.Instant
+	rtt     atomic.Int64         // zero until measured
+	lease   atomic.Pointer[held] // the last that was granted
 	epoch   atomic.Uint64
 	says    atomic.Uint32 // what the last pong said of both nodes, see pong.flags
 	settled atomic.Pointer[settled]

@@ -1,0 +1,94 @@
+package geocache
+
+import (
+	"errors"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// This file is a node that its region does not list any more: how it becomes a guest, what it does as
+// one, and how it comes back. See "Guests" in docs/design.md.
+
+// stepAside makes this node a guest of its region, which does not list it any more: it gives the
+// others what it owns, owns nothing from then on, and asks them. The others drop it from their rings
+// when it says so, all at once; to them it is as if it had left.
+func (c *Cache) stepAside() {
+	defer c.stepping.Store(false)
+	c.handoff(c.ctx)
+	c.apply(c.members.StepAside(c.clock.Instant()))
+	c.reown() // if it is listed again by now, after queued writes were handed over
+}
+
+// surrender ends the lease of a node that becomes a guest, and what it serves as an owner. It is called
+// before the others hear of that: then they tell it of no write any more. To come back it takes all
+// journals, as a new node does.
+func (c *Cache) surrender(home *regions.Region) {
+	s := &c.standing
+	s.mu.Lock()
+	s.copies.Store(0)
+	s.held = 0
+	s.turns.Add(1)
+	s.mu.Unlock()
+	for _, g := range *c.groups.Load() {
+		g.synced.Store(false)
+		g.reclass(home)
+	}
+}
+
+func isOdd(n uint64) bool { return n%2 == 1 }
+
+// forgetAll is called when this node has become a guest, and has handed over what it had; and when it
+// is one no more. Nobody has told it what was written while it was one, so it also shares no fill that
+// began before.
+func (c *Cache) forgetAll(v *view) {
+	if v.guest {
+		c.log.Warn("most nodes of the region do not list this one any more, or cannot reach it: it owns nothing now, and asks them")
+	} else {
+		c.standing.turns.Add(1)
+		c.log.Info("this node belongs to its region again")
+	}
+	for _, g := range *c.groups.Load() {
+		for _, fs := range []*flights{g.asks, g.owns, g.loads} {
+			fs.part()
+		}
+		g.store.Sweep(store.Removed, func(*store.Entry) bool { return true })
+	}
+}
+
+// guestsEnd returns until when a node that has ceased to be a guest, and is alone, has to reckon with
+// others that have done the same at the same time: within a lease each of them has pinged the others.
+func (c *Cache) guestsEnd(v *view) time.Time {
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.back.IsZero() || len(v.home.Nodes) > 1 {
+		return time.Time{}
+	}
+	return s.back.Add(c.config.lease)
+}
+
+// joinAsk joins the flight for key in asks, or begins one. A guest is told of no write, so it cannot
+// know whether one has come since a flight began. It asks for each reader.
+func (g *group) joinAsk(key string, floor expiry.Stamp, known expiry.Mark) (f *flight, leads bool) {
+	if isOdd(g.cache.standing.turns.Load()) {
+		return g.asks.apart(key, floor, known), true
+	}
+	return g.asks.join(key, floor, known)
+}
+
+// A guest acts for nobody: who asks goes on to another node, as when this one closes. A few hear only
+// later that it is a guest.
+var asGuest = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
+
+var errGuest = errors.New("the node is a guest of its region")
+
+// forGuests are the methods that a guest answers: what it is told, and what it knows of others.
+var forGuests = []uint8{note.MethodTell, note.MethodJournal, note.MethodMembers, note.MethodAwait, note.MethodClean}
+
+// isGuest reports whether this node is a guest of its region.
+func (c *Cache) isGuest() bool { return c.standing.view.Load().guest }
