@@ -166,7 +166,7 @@ func (g *group) route(ctx context.Context, w *note.Write, region string) (wrote 
 	}
 	begun := g.cache.clock.Now()
 	w.ID = expiry.OriginOf(g.cache.node.ID, begun)
-	w.Untold, w.Standing = !g.cache.inStanding(), !g.cache.isNew() && !g.cache.isGuest()
+	w.Untold = !g.cache.inStanding()
 	caller := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, g.config.loadTimeout, ErrTimeout)
 	defer cancel()
@@ -270,6 +270,7 @@ func (g *group) request(ctx context.Context, w *note.Write, n regions.Node) (not
 		return note.Wrote{}, refusedToBe, errNoOwner
 	}
 	w.Age = g.cache.clock.Instant().Sub(w.Born)
+	w.Standing = !g.cache.isNew() && !g.cache.isGuest() // which it may have become since the first request
 	if ctx.Err() != nil {
 		return note.Wrote{}, notYet, context.Cause(ctx)
 	}
