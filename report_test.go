@@ -118,7 +118,7 @@ func TestReportOfOneAlone(t *testing.T) {
 	require.NoError(t, err)
 	defer cache.Close()
 	require.Equal(t, `node alone in region local
-lapses 0  gaps 0  panics 0  panics 0
+lapses 0  gaps 0  panics 0
 
 region  nodes  distance  requests  errors  fetches  p50  p99  max  calls  p50  p99  max
 local       1         -         0       0        0    -    -    -      0    -    -    -

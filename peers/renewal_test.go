@@ -200,6 +200,7 @@ func TestAClientCannotOutliveItsCertificate(t *testing.T) {
 	_, server, _, configs := changingPair(t, a, nil)
 	c, err := tls.Dial("tcp", server.address, configs[0].config.Load())
 	require.NoError(t, err)
+	defer c.Close() // not before: without any use left it would be collected, and close itself
 	r := &rogue{c, t}
 	r.join()
 	eventually(t, func() bool { return server.Stats().Connections == 2 })
