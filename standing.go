@@ -436,7 +436,7 @@ func (c *Cache) isNew() bool { return c.standing.period.Load() == 0 }
 // isStranger reports whether this node is new and has to reckon with a node of its region that it does
 // not see. Who is a guest owns nothing, and need not be told of writes.
 func (c *Cache) isStranger(v *view, id string) bool {
-	return c.isNew() && !v.has(id) && !c.transport.HearsGuest(id)
+	return c.transport != nil && c.isNew() && !v.has(id) && !c.transport.HearsGuest(id)
 }
 
 // strangersEnd returns until when nodes that v lacks are to be reckoned with; the zero
