@@ -410,6 +410,9 @@ func (g *group) keep(a answer, began mark) answer {
 // the miss and this flight's beginning. It is for whoever acts as the key's owner:
 // what it has as that it may answer with, since who asks knows the floor.
 func (g *group) remembered(key string, floor expiry.Stamp) (answer, bool) {
+	if g.cache.isGuest() {
+		return answer{}, false // it knows of no write
+	}
 	e, ok := g.store.Get(key)
 	now := g.cache.clock.Instant()
 	if !ok || e.Below(floor) || g.covered(e) || now >= e.Expires || e.Class() == store.Copy && !g.leased(now) {

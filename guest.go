@@ -42,10 +42,13 @@ func (c *Cache) surrender(home *regions.Region) {
 
 func isOdd(n uint64) bool { return n%2 == 1 }
 
-// forgetAll is called when this node has become a guest, and has handed over what it had; and when it
-// is one no more. Nobody has told it what was written while it was one, so it also shares no fill that
+// turn is called when this node has become a guest, and has handed over what it had; and when it
+// is one no more. Nobody has told it what was written while it was one, so it shares no fill that
 // began before.
-func (c *Cache) forgetAll(v *view) {
+//
+// What it owned it keeps while it is a guest, but only for new owners that ask (see peekFormer): it may not have
+// been handed over, or to a node that was about to become a guest too.
+func (c *Cache) turn(v *view) {
 	if v.guest {
 		c.log.Warn("most nodes of the region do not list this one any more, or cannot reach it: it owns nothing now, and asks them")
 	} else {
@@ -56,7 +59,7 @@ func (c *Cache) forgetAll(v *view) {
 		for _, fs := range []*flights{g.asks, g.owns, g.loads} {
 			fs.part()
 		}
-		g.store.Sweep(store.Removed, func(*store.Entry) bool { return true })
+		g.store.Sweep(store.Removed, func(e *store.Entry) bool { return !v.guest || e.Class() == store.Copy })
 	}
 }
 
@@ -89,6 +92,16 @@ var errGuest = errors.New("the node is a guest of its region")
 
 // forGuests are the methods that a guest answers: what it is told, and what it knows of others.
 var forGuests = []uint8{note.MethodTell, note.MethodJournal, note.MethodMembers, note.MethodAwait, note.MethodClean}
+
+// guests returns the guests of this node's region that answer.
+func (c *Cache) guests() (nodes []regions.Node) {
+	for _, p := range c.transport.Peers() {
+		if p.Region() == c.node.Region && p.Guest() && p.Up() {
+			nodes = append(nodes, regions.Node{ID: p.ID(), Region: p.Region(), Address: p.Address()})
+		}
+	}
+	return nodes
+}
 
 // isGuest reports whether this node is a guest of its region.
 func (c *Cache) isGuest() bool { return c.standing.view.Load().guest }

@@ -66,6 +66,31 @@ func TestAGuestThatWasAloneMakesNothingDead(t *testing.T) {
 	})
 }
 
+// Nodes that become guests at the same time may hand what they own to each other.
+func TestGuestsThatStepAsideTogether(t *testing.T) {
+	config := testcluster.Config{
+		Nodes: 4, Counters: true, LookAside: true, TTL: time.Hour,
+		Cache: []geocache.Option{geocache.WithGrace(unlistedGrace)},
+	}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		for _, key := range keys(200) {
+			_, err := geocache.Increment(context.Background(), c.Node("eu-1").Counters, key, 1)
+			require.NoError(t, err)
+		}
+		for _, name := range []string{"eu-2", "eu-3", "eu-4"} {
+			c.Directory.Unlist(name)
+		}
+		time.Sleep(unlistedGrace + 5*time.Second)
+		require.Equal(t, 1, c.Node("eu-1").Cache.Stats().Regions[0].Nodes)
+		for _, key := range keys(200) {
+			count, err := geocache.Increment(context.Background(), c.Node("eu-3").Counters, key, 1)
+			require.NoError(t, err)
+			require.Equal(t, 2, count, key)
+		}
+	})
+}
+
 // When the last node dies that was no guest, its guests all come back at once, and each is alone at
 // first. What one of them writes then all of them know.
 func TestGuestsThatComeBackTogether(t *testing.T) {

@@ -126,7 +126,7 @@ func (c *Cache) follow() {
 		g.reclass(top.Home)
 	}
 	if v.guest != (was != nil && was.guest) {
-		c.forgetAll(v)
+		c.turn(v)
 	}
 	c.standing.mu.Lock()
 	maps.DeleteFunc(c.standing.journals, func(id string, _ *takenJournal) bool { return !v.has(id) })
