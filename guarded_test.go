@@ -55,8 +55,7 @@ func (h userHandler) WithGroup(string) slog.Handler             { return h }
 
 // What is given to Open misbehaves a few times: the node becomes a member all the same.
 func TestWhatIsGivenToOpenMisbehaves(t *testing.T) {
-	release := make(chan struct{})
-	for mode, do := range map[string]func(){
+	for mode, misbehave := range map[string]func(){
 		"panics": func() { panic("no") },
 		"exits":  runtime.Goexit,
 		"blocks": nil,
@@ -70,8 +69,9 @@ func TestWhatIsGivenToOpenMisbehaves(t *testing.T) {
 			}
 			t.Run(mode+" "+where, func(t *testing.T) {
 				testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+					do := misbehave
 					if mode == "blocks" {
-						release = make(chan struct{})
+						release := make(chan struct{})
 						do = func() { <-release }
 						defer close(release)
 					}

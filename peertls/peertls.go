@@ -73,6 +73,7 @@ type Files struct {
 
 	mu     sync.Mutex // guards the following; held while files are taken in
 	read   contents   // what was read last and taken in
+	told   failure    // what was logged last that was no use
 	stats  Stats
 	warned bool // of the certificate's end
 }
@@ -200,7 +201,9 @@ func (f *Files) take(read contents, err error) error {
 	if err != nil {
 		err = fmt.Errorf("peertls: %w", err)
 		f.stats.Failed++
-		if f.config.Load() != nil && (f.stats.Err == nil || f.stats.Err.Error() != err.Error()) {
+		// Once for each that is read: the errors of x509 tell the time.
+		if what := failureOf(read, err); f.config.Load() != nil && (f.stats.Err == nil || f.told != what) {
+			f.told = what
 			f.options.Logger.Error("files for TLS are no use, what was read before goes on", "error", err)
 		}
 		f.stats.Err = err
@@ -224,6 +227,19 @@ func (f *Files) warn() {
 		f.warned = true
 		f.options.Logger.Warn("the certificate of this node ends soon", "certificate", f.options.Certificate, "ends", leaf.NotAfter)
 	}
+}
+
+// A failure is what was read, or why nothing was.
+type failure struct {
+	read contents
+	err  string
+}
+
+func failureOf(read contents, err error) failure {
+	if read == (contents{}) {
+		return failure{err: err.Error()}
+	}
+	return failure{read: read}
 }
 
 // contents is what is in the files.
