@@ -45,10 +45,12 @@ func (h *History) apart(a, b string, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.overlaps(from, to) && f.parts(a, b) })
 }
 
-// apartThroughout reports whether a and b could not talk all the time, because
-// of one fault.
+// apartThroughout reports whether a and b surely could not talk all the time, because
+// of one fault. Who lacks the other in its discovery, or its whole discovery, may have heard of it from others.
 func (h *History) apartThroughout(a, b string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.From <= from && f.To >= to && f.parts(a, b) })
+	return slices.ContainsFunc(h.parting, func(f *Fault) bool {
+		return (f.Kind == Cut || f.Kind == Frozen) && f.From <= from && f.To >= to && f.parts(a, b)
+	})
 }
 
 // disturbed reports whether, at some time, the node did not run or was out of
