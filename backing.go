@@ -79,25 +79,18 @@ func (g *group) through(ctx context.Context, w *note.Write) error {
 	if !going {
 		return ErrClosed
 	}
-	var err error
-	select {
-	case o := <-done:
-		err = o.err
-	case <-ctx.Done():
-		select {
-		case o := <-done: // it heeds its context
-			err = o.err
-		case <-time.After(heed):
-			err = endOf(context.Cause(ctx))
-			// It may change the origin yet, after all that is done below.
-			g.cache.spawn(func() {
-				select {
-				case <-done:
-					g.distrust(w.Key)
-				case <-g.cache.ctx.Done():
-				}
-			})
-		}
+	o, ended := heeded(ctx, done)
+	err := o.err
+	if !ended {
+		err = endOf(context.Cause(ctx))
+		// It may change the origin yet, after all that is done below.
+		g.cache.spawn(func() {
+			select {
+			case <-done:
+				g.distrust(w.Key)
+			case <-g.cache.ctx.Done():
+			}
+		})
 	}
 	if err != nil {
 		g.stats.storeErrors.Add(1)

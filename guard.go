@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 )
 
 // This file is how this package calls what its users have written: getters, setters, removers, codecs,
@@ -71,6 +72,25 @@ func apart[R any](g *guard, spawn func(func()) bool, what, key string, f func() 
 		o.value, o.err = call(g, what, key, f)
 		returned = true
 	})
+}
+
+// heed is how long a call has to notice that its context has ended.
+const heed = 20 * time.Millisecond
+
+// heeded waits for a call that was given ctx: until it returns, or until ctx has ended and the call has had
+// heed to notice. ok is false if it is still running then.
+func heeded[R any](ctx context.Context, done <-chan result[R]) (o result[R], ok bool) {
+	select {
+	case o = <-done:
+		return o, true
+	case <-ctx.Done():
+	}
+	select {
+	case o = <-done: // it heeds its context, or was done anyway
+		return o, true
+	case <-time.After(heed):
+		return o, false
+	}
 }
 
 // within calls f apart and waits for it, or for the end of ctx.

@@ -3,7 +3,6 @@ package geocache
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/store"
@@ -91,19 +90,10 @@ func await[R any](ctx context.Context, g *group, key string, get func(context.Co
 		g.loading.Release(1)
 		return r, nil, false
 	}
-	select {
-	case o := <-done:
-		return o.value, o.err, true
-	case <-ctx.Done():
-	}
-	select {
-	case o := <-done: // it heeds its context, or was done anyway
-		return o.value, o.err, true
-	case <-time.After(heed):
+	o, ok := heeded(ctx, done)
+	if !ok {
 		g.stats.abandoned.Add(1)
 		return r, ctx.Err(), true
 	}
+	return o.value, o.err, true
 }
-
-// heed is how long a getter has to notice that its context has ended.
-const heed = 20 * time.Millisecond

@@ -236,15 +236,9 @@ func (g *Group[V]) compute(ctx context.Context, key, home string, round []*updat
 		if !ok {
 			return nil, ErrClosed
 		}
-		var o result[nothing]
-		select {
-		case o = <-done:
-		case <-ctx.Done():
-			select {
-			case o = <-done:
-			case <-time.After(heed):
-				return nil, endOf(context.Cause(ctx)) // r is being written to yet
-			}
+		o, ok := heeded(ctx, done)
+		if !ok {
+			return nil, endOf(context.Cause(ctx)) // r is being written to yet
 		}
 		for i, u := range round {
 			u.value, u.err = r.values[i], r.errs[i]
