@@ -66,10 +66,13 @@ func (c *Cache) turn(v *view) {
 // guestsEnd returns until when a node that has ceased to be a guest, and is alone, has to reckon with
 // others that have done the same at the same time: within a lease each of them has pinged the others.
 func (c *Cache) guestsEnd(v *view) time.Time {
+	if len(v.home.Nodes) > 1 { // first: each write asks, and need not lock anything for that
+		return time.Time{}
+	}
 	s := &c.standing
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.back.IsZero() || len(v.home.Nodes) > 1 {
+	if s.back.IsZero() {
 		return time.Time{}
 	}
 	return s.back.Add(c.config.lease)

@@ -37,7 +37,8 @@ const (
 // A floor tells whether the key's last write was a Set. Its value is then somewhere, or has been dropped;
 // what is loaded in its place would be newer, and hide it for good. So more nodes are asked for it, and guests.
 func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key string, floor expiry.Stamp) (a answer, all bool) {
-	if g.cache.transport == nil || len(top.Home.Nodes) == 1 && !floor.IsSet() || g.cache.clock.Instant().Sub(top.Changed) > g.config.ttl {
+	longAgo := g.cache.clock.Instant().Sub(top.Changed) > g.config.ttl
+	if longAgo || g.cache.transport == nil || len(top.Home.Nodes) == 1 && !floor.IsSet() {
 		return answer{}, true
 	}
 	ctx, cancel := context.WithTimeout(ctx, peekTimeout)
@@ -49,13 +50,10 @@ func (g *group) peekFormer(ctx context.Context, top *regions.Topology, key strin
 	former := slices.DeleteFunc(top.Home.Owners(key, most+1), func(n regions.Node) bool { return n.ID == g.cache.node.ID })
 	former = former[:min(len(former), most)]
 	first := min(len(former), formerOwners)
-	if floor.IsSet() {
-		former = append(former, g.cache.guests()...)
-	}
-	if a, all = g.peekAtAll(ctx, former[:first], key, floor); a.entry != nil || first == len(former) {
+	if a, all = g.peekAtAll(ctx, former[:first], key, floor); a.entry != nil || !floor.IsSet() {
 		return a, all
 	}
-	a, others := g.peekAtAll(ctx, former[first:], key, floor)
+	a, others := g.peekAtAll(ctx, append(former[first:], g.cache.guests()...), key, floor)
 	return a, a.entry != nil || all && others
 }
 

@@ -111,7 +111,8 @@ func (c *Cache) follow() {
 		c.standing.view.Store(v)
 		return
 	}
-	switch wasGuest := was != nil && was.guest; {
+	wasGuest := was != nil && was.guest
+	switch {
 	case v.guest && !wasGuest:
 		c.surrender(top.Home)
 	case wasGuest && !v.guest:
@@ -125,7 +126,7 @@ func (c *Cache) follow() {
 	for _, g := range *c.groups.Load() {
 		g.reclass(top.Home)
 	}
-	if v.guest != (was != nil && was.guest) {
+	if v.guest != wasGuest {
 		c.turn(v)
 	}
 	c.standing.mu.Lock()

@@ -267,10 +267,10 @@ func (t *Transport) standing(client string) Standing {
 	defer l.mu.Unlock()
 	g := l.clients[client]
 	switch {
-	case g == nil || !known:
-		if g != nil {
-			g.outside = time.Time{}
-		}
+	case g == nil: // it is leaving
+		return Unknown
+	case !known:
+		g.outside = time.Time{}
 		return Unknown
 	case counts:
 		g.counted, g.outside = true, time.Time{}
