@@ -16,6 +16,7 @@ import (
 
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
+	"github.com/geocache/geocache/internal/testcluster/logs"
 )
 
 // A culprit is code that misbehaves where it is told to.
@@ -292,7 +293,7 @@ func TestOnEvictThatMisbehaves(t *testing.T) {
 // A function of WithOnEvict that hangs costs as much memory as the group has, and that is logged.
 func TestOnEvictThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log syncBuffer
+		var log logs.Buffer
 		cache, err := geocache.Open(context.Background(), geocache.WithClock(time.Now), geocache.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 		require.NoError(t, err)
 		release := make(chan struct{})
@@ -312,22 +313,4 @@ func TestOnEvictThatHangs(t *testing.T) {
 		require.NoError(t, cache.Close())
 		require.EqualValues(t, 499, told.Load()+s.Untold)
 	})
-}
-
-// syncBuffer is a buffer for many goroutines.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster/logs"
 	"github.com/geocache/geocache/regions"
 )
 
@@ -124,14 +124,14 @@ func TestListenersOfOtherNetworks(t *testing.T) {
 
 // An odd node that a discovery lists is left out, with one warning, and harms nobody.
 func TestOddNodesOfADiscovery(t *testing.T) {
-	log := new(logged)
+	log := new(logs.Buffer)
 	meeting := lobby{others: []regions.Node{
 		{}, {ID: "a", Region: "eu", Address: "host:0"}, {ID: "b", Region: "eu", Address: ":1"}, {ID: "c\xff", Region: "eu", Address: "host:1"},
 		{ID: "d", Region: "\xff", Address: "host:1"}, {ID: "e", Region: "eu", Address: "host:1", Weight: math.NaN()},
 		{ID: strings.Repeat("f", 256), Region: "eu", Address: "host:1"},
 	}}
 	open := func() *geocache.Cache {
-		cache, err := geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(&meeting), geocache.WithLogger(log.logger()))
+		cache, err := geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(&meeting), geocache.WithLogger(slog.New(slog.NewTextHandler(log, nil))))
 		require.NoError(t, err)
 		return cache
 	}
@@ -142,7 +142,7 @@ func TestOddNodesOfADiscovery(t *testing.T) {
 	}
 	require.Len(t, first.Stats().Peers, 3)
 	self := "self=" + first.Node().ID
-	require.Equal(t, len(meeting.others), log.count("unusable node found", self), log)
+	require.Equal(t, len(meeting.others), log.Count("unusable node found", self), log)
 }
 
 // A name that is not UTF-8, or too long, is refused wherever one is given.
@@ -238,30 +238,4 @@ func TestOptionsAtTheirLimits(t *testing.T) {
 	require.NoError(t, g.Resize(1, math.MaxInt))
 	require.Zero(t, g.Len())
 	require.ErrorContains(t, g.Resize(math.MinInt64, math.MinInt), "WithMaxEntries(-")
-}
-
-// logged is what a Cache has logged.
-type logged struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
-
-// count returns how many lines have all of the words.
-func (l *logged) count(words ...string) (n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.b.String()) {
-		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
-			n++
-		}
-	}
-	return n
 }

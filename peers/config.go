@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/valid"
 )
 
 // A Config configures a Transport. Cluster, ID, Region, Clock and Handler are
@@ -128,9 +129,8 @@ func (l *Limits) maxCall() int { return l.MaxValue + callRoom }
 // callRoom is what a call's payload or reply, or the tags of an answer, may have beyond the largest value.
 const callRoom = 1 << 20
 
-// maxName is the length limit of cluster names, node ids, regions and groups:
-// one byte counts them.
-const maxName = 255
+// maxName is the length limit of cluster names, node ids, regions and groups.
+const maxName = valid.MaxName
 
 // withDefaults returns c with defaults filled in, or everything that is wrong
 // with it.

@@ -1,13 +1,11 @@
 package peers
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/testcluster/logs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -68,32 +67,15 @@ func (h *handler) Call(ctx context.Context, call *Call) Answer {
 type node struct {
 	*Transport
 	handler *handler
-	log     *logBuffer
+	log     *logs.Buffer
 	address string
-}
-
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // newNode makes a node that is closed when the test ends. change may change its
 // configuration.
 func newNode(t testing.TB, id string, change func(*Config)) *node {
 	t.Helper()
-	n := &node{handler: &handler{id: id}, log: new(logBuffer)}
+	n := &node{handler: &handler{id: id}, log: new(logs.Buffer)}
 	config := Config{
 		Cluster: "test",
 		ID:      id,

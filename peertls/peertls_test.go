@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +14,8 @@ import (
 	"go.uber.org/goleak"
 
 	ca "github.com/geocache/geocache/internal/testcluster/authority"
+
+	"github.com/geocache/geocache/internal/testcluster/logs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -114,7 +115,7 @@ func TestWhatIsNoUseIsLeftAlone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDirectory(t, a)
-			log := new(buffer)
+			log := new(logs.Buffer)
 			o := d.options()
 			o.Logger = slog.New(slog.NewTextHandler(log, nil))
 			f := load(t, o)
@@ -158,7 +159,7 @@ func TestLinksAreFollowed(t *testing.T) {
 }
 
 func TestTheEndIsAnnounced(t *testing.T) {
-	log := new(buffer)
+	log := new(logs.Buffer)
 	d := newDirectory(t, ca.New(t), ca.Until(time.Now().Add(time.Minute)))
 	o := d.options()
 	o.Logger = slog.New(slog.NewTextHandler(log, nil))
@@ -171,21 +172,4 @@ func TestOptionsAreChecked(t *testing.T) {
 	for _, text := range []string{"Certificate", "Key", "Authorities", "Interval"} {
 		require.ErrorContains(t, err, "Options."+text)
 	}
-}
-
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

@@ -20,7 +20,6 @@
 package testcluster
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -34,6 +33,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster/logs"
 	"github.com/geocache/geocache/internal/testcluster/network"
 	"github.com/geocache/geocache/internal/testcluster/network/mangle"
 )
@@ -86,7 +86,7 @@ type Cluster struct {
 	Mangler   *mangle.Mangler // nil if Config.Mangle is zero
 
 	config Config
-	log    logBuffer
+	log    logs.Buffer
 
 	mu    sync.Mutex       // guards the following
 	nodes map[string]*Node // by name; those that were closed or crashed too
@@ -429,21 +429,3 @@ func (n *Node) dial(ctx context.Context, host *network.Host, address string) (ne
 
 // Thaw ends a Freeze.
 func (n *Node) Thaw() { n.host.Thaw() }
-
-// logBuffer is a writer for many goroutines.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}

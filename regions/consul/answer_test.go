@@ -118,7 +118,7 @@ func TestOddAnswers(t *testing.T) {
 					want = []string{"n1"}
 				}
 				require.Equal(t, want, ids(r.last()), r.log)
-				require.Zero(t, r.log.count("panic"), r.log)
+				require.Zero(t, r.log.Count("panic"), r.log)
 				for _, d := range r.last().Distances {
 					require.True(t, d >= 0 && d < time.Hour, "%v", d)
 				}
@@ -161,7 +161,7 @@ func TestPanicsInAnswers(t *testing.T) {
 		r := start(t, f.config(), self)
 		pass(time.Minute)
 		require.Empty(t, r.all())
-		require.NotZero(t, r.log.count("listing Consul's datacenters failed", "panic: in an answer"), r.log)
+		require.NotZero(t, r.log.Count("listing Consul's datacenters failed", "panic: in an answer"), r.log)
 		f.change(func() { f.fault = nil })
 		pass(time.Minute)
 		require.Equal(t, []string{"n1"}, ids(r.last()))
@@ -175,7 +175,7 @@ func TestPanicsInAnswers(t *testing.T) {
 			}
 		})
 		pass(2 * time.Minute)
-		require.NotZero(t, r.log.count("watching a datacenter failed", "panic: in an answer"), r.log)
+		require.NotZero(t, r.log.Count("watching a datacenter failed", "panic: in an answer"), r.log)
 		require.Equal(t, []string{"n1"}, ids(r.last()))
 
 		r.fall(nil)

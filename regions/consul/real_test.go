@@ -139,7 +139,7 @@ func TestRealThreeDatacenters(t *testing.T) {
 	await(t, []string{"n1", "n2", "n4"}, eu, us, ap2)
 	for _, r := range all {
 		require.NoError(t, r.stop())
-		require.Zero(t, r.log.count("WARN"), r.log)
+		require.Zero(t, r.log.Count("WARN"), r.log)
 	}
 	awaitNothing(t, c)
 }
@@ -187,7 +187,7 @@ func TestRealAgentKilled(t *testing.T) {
 
 	c.Agent("us").Kill()
 	require.Eventually(t, func() bool {
-		return us.log.count("WARN", "announcing") == 1 && us.log.count("WARN", "watching a datacenter", "datacenter=ap") == 1
+		return us.log.Count("WARN", "announcing") == 1 && us.log.Count("WARN", "watching a datacenter", "datacenter=ap") == 1
 	}, 20*time.Second, 20*time.Millisecond, "%s", us.log)
 	// The other datacenters still see each other come and go; those behind the
 	// dead agent still see the last there was.
@@ -204,7 +204,7 @@ func TestRealAgentKilled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, c.Agent("us").Restart(ctx))
-	require.Eventually(t, func() bool { return us.log.count("WARN", "forgotten") == 1 }, 20*time.Second, 20*time.Millisecond, "%s", us.log)
+	require.Eventually(t, func() bool { return us.log.Count("WARN", "forgotten") == 1 }, 20*time.Second, 20*time.Millisecond, "%s", us.log)
 	us3 := join(t, c, "us", regions.Node{ID: "n6", Region: "us"})
 	await(t, []string{"n1", "n2", "n3", "n4", "n6"}, all...)
 	require.NoError(t, us3.stop())
@@ -229,7 +229,7 @@ func TestRealNewDatacenter(t *testing.T) {
 	await(t, []string{"n1", "n2"}, eu, n)
 	require.NoError(t, n.stop())
 	require.NoError(t, sa.Leave(ctx))
-	require.Eventually(t, func() bool { return eu.log.count("has left", "datacenter=sa") == 1 }, 30*time.Second, 20*time.Millisecond, "%s", eu.log)
+	require.Eventually(t, func() bool { return eu.log.Count("has left", "datacenter=sa") == 1 }, 30*time.Second, 20*time.Millisecond, "%s", eu.log)
 	await(t, []string{"n1"}, eu)
 }
 
@@ -253,16 +253,16 @@ func TestRealACL(t *testing.T) {
 	with.Token = token
 	allowed := start(t, with, n)
 	await(t, []string{"n1"}, allowed)
-	require.Zero(t, allowed.log.count("WARN", "denied"), allowed.log)
+	require.Zero(t, allowed.log.Count("WARN", "denied"), allowed.log)
 
 	n.ID = "n2"
 	denied := start(t, config(c.Agent("eu")), n, WithCheckTTL(time.Second))
 	require.Eventually(t, func() bool {
-		return denied.log.count("WARN", "announcing", "403", "Permission denied", "service:write") == 1
+		return denied.log.Count("WARN", "announcing", "403", "Permission denied", "service:write") == 1
 	},
 		10*time.Second, 20*time.Millisecond, denied.log)
 	time.Sleep(2 * time.Second) // it goes on trying
-	require.Equal(t, 1, denied.log.count("WARN", "announcing"), "once: %s", denied.log)
+	require.Equal(t, 1, denied.log.Count("WARN", "announcing"), "once: %s", denied.log)
 	require.Empty(t, denied.last().Nodes)
 	_, err = New("profile-api", WithConfig(config(c.Agent("eu")))).Region(ctx)
 	require.ErrorContains(t, err, "Permission denied")
@@ -277,7 +277,7 @@ func TestRealACL(t *testing.T) {
 	blind.Token = poor.SecretID
 	n.ID = "n3"
 	filtered := start(t, blind, n)
-	require.Eventually(t, func() bool { return filtered.log.count("WARN", "ACL token may not read", "datacenter=eu") == 1 },
+	require.Eventually(t, func() bool { return filtered.log.Count("WARN", "ACL token may not read", "datacenter=eu") == 1 },
 		10*time.Second, 20*time.Millisecond, filtered.log)
 	require.Empty(t, filtered.all(), "a filtered answer is no answer")
 

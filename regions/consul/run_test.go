@@ -1,19 +1,18 @@
 package consul
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/geocache/geocache/internal/testcluster/logs"
 	"github.com/geocache/geocache/regions"
 	"github.com/hashicorp/consul/api"
 	"github.com/stretchr/testify/require"
@@ -22,7 +21,7 @@ import (
 // A running is a Run in progress.
 type running struct {
 	stop   func() error // cancels Run, waits for it, and returns what it did
-	log    *lockedBuffer
+	log    *logs.Buffer
 	health atomic.Pointer[error]
 
 	mu    sync.Mutex // guards the following
@@ -46,44 +45,11 @@ func (r *running) all() []regions.View {
 
 func (r *running) fall(err error) { r.health.Store(&err) }
 
-// lockedBuffer takes what a logger writes while a test reads it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// count returns how many lines contain all of the words.
-func (l *lockedBuffer) count(words ...string) int {
-	n := 0
-lines:
-	for line := range strings.Lines(l.String()) {
-		for _, w := range words {
-			if !strings.Contains(line, w) {
-				continue lines
-			}
-		}
-		n++
-	}
-	return n
-}
-
 // start begins a Run of the service profile-api. It is stopped at the end of
 // the test at the latest.
 func start(t *testing.T, config *api.Config, self regions.Node, options ...Option) *running {
 	t.Helper()
-	r := &running{log: new(lockedBuffer)}
+	r := &running{log: new(logs.Buffer)}
 	r.fall(nil)
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	d := New("profile-api", append([]Option{WithConfig(config), WithLogger(log)}, options...)...)
@@ -203,7 +169,7 @@ func TestForgetfulAgent(t *testing.T) {
 		pass(10*time.Second/3 + minQueryGap)
 		require.Len(t, f.services, 1)
 		require.Equal(t, []string{"n1"}, ids(r.last()))
-		require.Equal(t, 1, r.log.count("WARN", "forgotten", "service=profile-api", "node=n1", "region=eu"))
+		require.Equal(t, 1, r.log.Count("WARN", "forgotten", "service=profile-api", "node=n1", "region=eu"))
 	})
 }
 
@@ -249,13 +215,13 @@ func TestErrorsTakeNothingAway(t *testing.T) {
 				pass(time.Hour)
 				require.Equal(t, []string{"n1", "n4", "n2"}, ids(r.last()))
 				require.Less(t, f.count("/v1/health/service/profile-api")-before, 1000, "it hammers")
-				require.Equal(t, 1, r.log.count("WARN"), r.log)
-				require.Equal(t, 1, r.log.count("WARN", "watching a datacenter failed", "datacenter=us", "service=profile-api"), r.log)
+				require.Equal(t, 1, r.log.Count("WARN"), r.log)
+				require.Equal(t, 1, r.log.Count("WARN", "watching a datacenter failed", "datacenter=us", "service=profile-api"), r.log)
 
 				f.change(func() { f.fault = nil; f.others["us"] = []*api.ServiceEntry{nodeEntry("n5", "us")} })
 				pass(2 * time.Minute)
 				require.Equal(t, []string{"n1", "n4", "n5"}, ids(r.last()))
-				require.Equal(t, 1, r.log.count("works again", "datacenter=us"))
+				require.Equal(t, 1, r.log.Count("works again", "datacenter=us"))
 				require.NoError(t, r.stop())
 			})
 		})
@@ -281,7 +247,7 @@ func TestAgentGoneForAnHour(t *testing.T) {
 		f.change(func() { f.fault = func(*http.Request) *http.Response { return refused } })
 		pass(time.Hour)
 		require.Len(t, r.all(), views)
-		require.Equal(t, 4, r.log.count("WARN"), "announcing, listing, two watches: %s", r.log)
+		require.Equal(t, 4, r.log.Count("WARN"), "announcing, listing, two watches: %s", r.log)
 
 		f.change(func() { f.fault = nil; clear(f.services) })
 		pass(maxBackoff)
@@ -291,7 +257,7 @@ func TestAgentGoneForAnHour(t *testing.T) {
 		began := time.Now()
 		require.NoError(t, r.stop())
 		require.LessOrEqual(t, time.Since(began), requestTimeout)
-		require.Equal(t, 1, r.log.count("WARN", "withdrawing"))
+		require.Equal(t, 1, r.log.Count("WARN", "withdrawing"))
 	})
 }
 
@@ -339,7 +305,7 @@ func TestEmptyIsReported(t *testing.T) {
 		f.change(func() { f.filtered = true })
 		pass(time.Minute)
 		require.Equal(t, []string{"n1", "n2"}, ids(r.last()))
-		require.Equal(t, 2, r.log.count("WARN", "ACL token may not read"), r.log)
+		require.Equal(t, 2, r.log.Count("WARN", "ACL token may not read"), r.log)
 
 		f.change(func() { f.filtered = false; f.others["us"] = nil })
 		pass(time.Minute)

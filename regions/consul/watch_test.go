@@ -28,7 +28,7 @@ func TestDatacentersComeAndGo(t *testing.T) {
 		f.change(func() { f.datacenters = []string{} })
 		pass(time.Minute)
 		require.Equal(t, []string{"n1", "n2"}, ids(r.last()), "an agent always knows its own datacenter")
-		require.Equal(t, 1, r.log.count("WARN", "listing Consul's datacenters"))
+		require.Equal(t, 1, r.log.Count("WARN", "listing Consul's datacenters"))
 
 		f.change(func() { f.datacenters = []string{"eu"} })
 		pass(maxBackoff)
@@ -184,9 +184,9 @@ func TestGarbage(t *testing.T) {
 			pass(time.Second)
 		}
 		for _, instance := range []string{"web", "profile-api-g1", "profile-api-g2", "profile-api-g3", "profile-api-g4", "profile-api-g5", "profile-api-g6", "profile-api-g9", "profile-api-g10", "old"} {
-			require.Equal(t, 1, r.log.count("skipping an instance", "datacenter=eu", "instance=machine/"+instance+" "), "%s: %s", instance, r.log)
+			require.Equal(t, 1, r.log.Count("skipping an instance", "datacenter=eu", "instance=machine/"+instance+" "), "%s: %s", instance, r.log)
 		}
-		require.Equal(t, 10, r.log.count("WARN"))
+		require.Equal(t, 10, r.log.Count("WARN"))
 	})
 }
 
