@@ -169,7 +169,7 @@ func newCache(ctx context.Context, config config) (*Cache, error) {
 		return nil, err
 	}
 	c.follow()
-	if c.transport != nil { // whoever is asked knows his view by now
+	if c.transport != nil { // only now, so that a node that is asked has a view
 		c.transport.Serve(listener)
 	}
 	return c, nil

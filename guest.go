@@ -11,22 +11,22 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// This file is a node that its region does not list any more: how it becomes a guest, what it does as
+// This file is about a node that its region no longer lists: how it becomes a guest, what it does as
 // one, and how it comes back. See "Guests" in docs/design.md.
 
-// stepAside makes this node a guest of its region, which does not list it any more: it gives the
-// others what it owns, owns nothing from then on, and asks them. The others drop it from their rings
-// when it says so, all at once; to them it is as if it had left.
+// stepAside makes this node a guest of its region, which no longer lists it. The node hands over what it
+// owns, and from then on owns nothing and asks the others. They drop it from their rings as soon as it
+// says that it is a guest, as if it had left.
 func (c *Cache) stepAside() {
 	defer c.stepping.Store(false)
 	c.handoff(c.ctx)
 	c.apply(c.members.StepAside(c.clock.Instant()))
-	c.reown() // if it is listed again by now, after queued writes were handed over
+	c.reown() // queued writes have been handed over, and by now this node may be listed again
 }
 
-// surrender ends the lease of a node that becomes a guest, and what it serves as an owner. It is called
-// before the others hear of that: then they tell it of no write any more. To come back it takes all
-// journals, as a new node does.
+// surrender ends the lease of a node that becomes a guest, and its serving as an owner. Call it before the
+// others learn that the node is a guest: from then on they tell it of no writes. To come back, the node
+// takes all journals, as a new node does.
 func (c *Cache) surrender(home *regions.Region) {
 	s := &c.standing
 	s.mu.Lock()
@@ -42,12 +42,12 @@ func (c *Cache) surrender(home *regions.Region) {
 
 func isOdd(n uint64) bool { return n%2 == 1 }
 
-// turn is called when this node has become a guest, and has handed over what it had; and when it
-// is one no more. Nobody has told it what was written while it was one, so it shares no fill that
-// began before.
+// turn is called when this node has become a guest and has handed over what it had, and again when it
+// ceases to be one. Nobody tells a guest of writes, so no later reader may share a fill that began before
+// the turn.
 //
-// What it owned it keeps while it is a guest, but only for new owners that ask (see peekFormer): it may not have
-// been handed over, or to a node that was about to become a guest too.
+// While it is a guest the node keeps what it owned, but only for new owners that ask (see peekFormer): the
+// handover may have failed, or gone to a node that was about to become a guest too.
 func (c *Cache) turn(v *view) {
 	if v.guest {
 		c.log.Warn("most nodes of the region do not list this one any more, or cannot reach it: it owns nothing now, and asks them")
@@ -63,8 +63,8 @@ func (c *Cache) turn(v *view) {
 	}
 }
 
-// guestsEnd returns until when a node that has ceased to be a guest, and is alone, has to reckon with
-// others that have done the same at the same time: within a lease each of them has pinged the others.
+// guestsEnd returns the time until which a node that has ceased to be a guest, and is alone, must allow for
+// others that did so at the same moment. Within a lease each of them has pinged the others.
 func (c *Cache) guestsEnd(v *view) time.Time {
 	if len(v.home.Nodes) > 1 { // first: each write asks, and need not lock anything for that
 		return time.Time{}
@@ -78,8 +78,8 @@ func (c *Cache) guestsEnd(v *view) time.Time {
 	return s.back.Add(c.config.lease)
 }
 
-// joinAsk joins the flight for key in asks, or begins one. A guest is told of no write, so it cannot
-// know whether one has come since a flight began. It asks for each reader.
+// joinAsk joins the flight for key in asks, or begins one. Nobody tells a guest of writes, so it cannot
+// know whether one has happened since a flight began. It asks for each reader separately.
 func (g *group) joinAsk(key string, floor expiry.Stamp, known expiry.Mark) (f *flight, leads bool) {
 	if isOdd(g.cache.standing.turns.Load()) {
 		return g.asks.apart(key, floor, known), true
@@ -87,13 +87,13 @@ func (g *group) joinAsk(key string, floor expiry.Stamp, known expiry.Mark) (f *f
 	return g.asks.join(key, floor, known)
 }
 
-// A guest acts for nobody: who asks goes on to another node, as when this one closes. A few hear only
-// later that it is a guest.
+// asGuest is how a guest answers requests that are for an owner. The caller goes on to another node, as it
+// does when this one closes. Some callers learn only later that this node is a guest.
 var asGuest = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
 
 var errGuest = errors.New("the node is a guest of its region")
 
-// forGuests are the methods that a guest answers: what it is told, and what it knows of others.
+// forGuests are the methods that a guest answers: what others tell it, and what it knows of them.
 var forGuests = []uint8{note.MethodTell, note.MethodJournal, note.MethodMembers, note.MethodAwait, note.MethodClean}
 
 // guests returns the guests of this node's region that answer.

@@ -119,7 +119,7 @@ func (c *Cache) setPeers() {
 	c.transport.SetPeers(endpoints)
 }
 
-// how tells the members how a node does now.
+// how returns the present state of a node.
 func (c *Cache) how(id string) regions.State {
 	if p := c.transport.Peer(id); p != nil {
 		return c.stateOf(p)
@@ -140,8 +140,8 @@ func (c *Cache) stateOf(p *peers.Peer) regions.State {
 	}
 }
 
-// askPause is how often a node asks others for their lists, at most. That of a guest, whose view is
-// never that of others, is longer, and shorter than what they say counts for.
+// askPause is the least time between two questions for others' lists. A guest's view always differs from
+// theirs, so it waits longer, but less long than their word counts.
 const (
 	askPause      = 250 * time.Millisecond
 	askPauseGuest = 5 * time.Second

@@ -68,9 +68,9 @@ type standing struct {
 
 	changed signal // something that a writer may wait for
 
-	// turns is how often this node has become a guest of its region, or ceased to be one. It is odd
-	// while it is one: from before the others hear of it, until they have heard that it is none. What a fill
-	// brings that began under another number, or under an odd one, is not kept.
+	// turns counts how often this node has become a guest of its region or ceased to be one. It is odd
+	// while the node is a guest: from before the others hear so until they have heard otherwise. The result
+	// of a fill that began under another number, or under an odd one, is not kept.
 	turns atomic.Uint64
 
 	mu sync.Mutex // guards the following
@@ -434,8 +434,8 @@ func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
 // have found it.
 func (c *Cache) isNew() bool { return c.standing.period.Load() == 0 }
 
-// isStranger reports whether this node is new and has to reckon with a node of its region that it does
-// not see. Who is a guest owns nothing, and need not be told of writes.
+// isStranger reports whether this node is new and does not see the given node of its region, which may own
+// keys and hold leases. A guest does neither, and need not be told of writes.
 func (c *Cache) isStranger(v *view, id string) bool {
 	return c.transport != nil && c.isNew() && !v.has(id) && !c.transport.HearsGuest(id)
 }

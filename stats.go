@@ -292,8 +292,8 @@ type Stats struct {
 	Groups  map[string]GroupStats   // by name
 	Refused map[peers.Reason]uint64 // connections refused or closed for what came over them
 
-	// Certificate is when the certificate of this process ends that it shows to its peers: the first of the
-	// configuration. Zero without TLS, or if a callback chooses it.
+	// Certificate is when the certificate ends that this process shows to its peers, the first in the
+	// configuration. It is zero without TLS, or if a callback chooses the certificate.
 	Certificate time.Time
 
 	// Copies is whether copies of other nodes' entries are served now. They are
@@ -301,8 +301,8 @@ type Stats struct {
 	Copies bool
 	Lapses uint64 // how often this node has had to catch up with the others' writes before it served copies: when it came, and each time that it had not heard from all of them for a lease
 
-	// Guest is whether this node is a guest of its region: most nodes there do not list it any more, or
-	// cannot reach it. It owns no key, and asks those who do, until they list it again.
+	// Guest reports whether this node is a guest of its region: most nodes there no longer list it, or
+	// cannot reach it. It owns no keys, and asks the owners, until it is listed again.
 	Guest bool
 
 	Panics uint64 // calls of the discovery, the dialer, the listener and the logger that panicked or called runtime.Goexit

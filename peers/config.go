@@ -67,10 +67,10 @@ type Config struct {
 	// slog.Default().
 	Logger *slog.Logger
 
-	// Counts tells whether this node counts another one, which pings it, among the nodes of its
-	// region. known is false if it cannot tell. It is called for each ping and must be quick. Who is
-	// not counted for Grace is told so, see Standing; who never has been, after two leases. Nil
-	// is for a node that never can tell.
+	// Counts reports whether this node counts another one, which pings it, among the nodes of its
+	// region. known is false if it cannot tell. It is called for each ping and must be quick. A node that
+	// has not been counted for Grace is told so, see Standing; one that never was, after two leases.
+	// Nil means that this node can never tell.
 	Counts func(id string) (counts, known bool)
 
 	// Grace is how long a node of the region that has been counted may go without. Default 0.

@@ -24,9 +24,8 @@ type view struct {
 // ViewOf makes a view of a hash: it is never 0, which is none, nor Guest, nor that of a node that leaves.
 func ViewOf(hash uint64) uint64 { return min(max(hash, 1), Guest-1) }
 
-// Guest is the view of a node that is a guest of its region: it asks the others, uses no lease, is
-// granted none, and what it sees keeps nobody from granting leases to others. Such a node must have
-// ceased to use its leases before it sets this view.
+// Guest is the view of a node that is a guest of its region. It is granted no leases, and its view keeps
+// nobody from granting leases to others. A node must stop using its leases before it sets this view.
 const Guest = gone - 1
 
 // A Standing is what a node takes another one of its region for, as its pongs say.
@@ -256,7 +255,7 @@ func (l *leases) endLocked(view uint64) (end time.Time) {
 	return end
 }
 
-// standing returns what this node takes a client for that has just pinged it.
+// standing returns what this node takes a client for, which has just pinged it.
 func (t *Transport) standing(client string) Standing {
 	if t.config.Counts == nil {
 		return Unknown
@@ -389,8 +388,8 @@ func (p *Peer) ponged(c *clientConn, sent ping, m pong) {
 	}
 }
 
-// takePong takes in a pong, unless there is a later connection. news is whether it says something else than
-// the one before it of either node.
+// takePong takes in a pong, unless there is a later connection. news reports whether it says something new
+// about either node.
 func (p *Peer) takePong(c *clientConn, sent ping, m pong) (taken, news bool) {
 	p.pongs.Lock()
 	defer p.pongs.Unlock()

@@ -280,9 +280,9 @@ func (m *Members) countsLocked(mb *member) bool {
 	return mb.Up && (mb.listed || m.now < mb.vouched)
 }
 
-// Unwanted reports whether this node has to become a guest of its region: more nodes there do not
-// count it than do. It hands over what it has, and calls StepAside. It ceases to be a guest by itself
-// when that is no longer so.
+// Unwanted reports whether this node has to become a guest of its region, because more nodes there do not
+// count it than do. The caller then hands over what the node owns, and calls StepAside. The node ceases to
+// be a guest by itself when that is no longer so.
 //
 // Of two nodes that do not count each other the one with the lower ID does not heed that. So
 // somebody always stays, whatever the discoveries say.

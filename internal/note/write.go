@@ -160,8 +160,8 @@ type Wrote struct {
 	// not be told of it: nothing has been done, and another node is to be asked.
 	Stranger bool
 
-	// Left says that the node has done it and left its region's ring before all had been told.
-	// It does nothing more about it: the next owner is to be asked, for the same write.
+	// Left says that the node did the write, and left its region's ring before all nodes had been told.
+	// It does no more about it: ask the next owner for the same write.
 	Left bool
 }
 
