@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/zeebo/xxh3"
+
+	"github.com/geocache/geocache/internal/engine"
 )
 
 // A canonical puts values of one type into bytes and back: equal values into the same
@@ -122,7 +124,7 @@ func isText(t reflect.Type) bool {
 }
 
 // errLongKey says that a value's bytes are longer than a key may be.
-var errLongKey = fmt.Errorf("%w: the argument needs a key of more than %d bytes", ErrTooLarge, maxKey)
+var errLongKey = fmt.Errorf("%w: the argument needs a key of more than %d bytes", ErrTooLarge, engine.MaxKey)
 
 // encode returns the key of v.
 func (c *canonical) encode(v reflect.Value) (string, error) {
@@ -130,7 +132,7 @@ func (c *canonical) encode(v reflect.Value) (string, error) {
 		return v.String(), nil // Get looks at its length
 	}
 	b, err := appendCanonical(nil, v)
-	if err == nil && len(b) > maxKey {
+	if err == nil && len(b) > engine.MaxKey {
 		err = errLongKey
 	}
 	return string(b), err
@@ -139,7 +141,7 @@ func (c *canonical) encode(v reflect.Value) (string, error) {
 // appendCanonical appends v to b, unless b has become too long: a value that contains
 // itself has no end.
 func appendCanonical(b []byte, v reflect.Value) ([]byte, error) {
-	if len(b) > maxKey {
+	if len(b) > engine.MaxKey {
 		return nil, errLongKey
 	}
 	switch t := v.Type(); {
@@ -175,7 +177,7 @@ func appendCanonical(b []byte, v reflect.Value) ([]byte, error) {
 	case reflect.Array:
 		return appendElements(b, v)
 	case reflect.Slice:
-		if b = appendLength(b, v); v.Len() > maxKey { // of elements that take no bytes
+		if b = appendLength(b, v); v.Len() > engine.MaxKey { // of elements that take no bytes
 			return nil, errLongKey
 		}
 		return appendElements(b, v)
@@ -224,7 +226,7 @@ func appendMap(b []byte, v reflect.Value) ([]byte, error) {
 		if err == nil {
 			pair = pair[len(b):]
 		}
-		if size += len(pair); err == nil && size > maxKey {
+		if size += len(pair); err == nil && size > engine.MaxKey {
 			err = errLongKey
 		}
 		if err != nil {
@@ -338,7 +340,7 @@ func (r *canonicalReader) value(v reflect.Value) {
 // length reads what appendLength has appended. ok is false for nil.
 func (r *canonicalReader) length() (n int, ok bool) {
 	u := r.uvarint()
-	if u > maxKey+1 {
+	if u > engine.MaxKey+1 {
 		r.bad = true
 	}
 	if r.bad || u == 0 {

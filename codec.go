@@ -169,3 +169,30 @@ func checkProto[V any]() (err error) {
 	}
 	return nil
 }
+
+// codecOf returns the codec of WithCodec, else the default one.
+func codecOf[V any](config *groupConfig) (Codec[V], error) {
+	t := reflect.TypeFor[V]()
+	if config.codec != nil {
+		codec, ok := config.codec.(Codec[V])
+		if !ok {
+			return nil, fmt.Errorf("WithCodec: %T is not a Codec[%v]", config.codec, t)
+		}
+		return codec, nil
+	}
+	codec, err := defaultCodec[V]()
+	if err != nil {
+		err = fmt.Errorf("not every %v comes back from the default codec: %w\n"+
+			"WithCodec takes a codec of your own, or JSON[%v] if that is as it should be", t, err, t)
+	}
+	return codec, err
+}
+
+// decodedSize returns what a decoded value takes beside its encoded bytes and as
+// many again, or 0 if it shares them.
+func decodedSize[V any](codec Codec[V]) int64 {
+	if formOf(codec) != coded {
+		return 0
+	}
+	return max(int64(reflect.TypeFor[V]().Size()), 1) // struct{} is decoded too
+}

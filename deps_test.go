@@ -25,13 +25,18 @@ func imports(t *testing.T, pkg string) []string {
 	return all
 }
 
-// Imports run one way: root → peers, regions, internal/store and the rest →
-// consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
+// Imports run one way: the root, which is a face, → internal/engine → peers, regions, internal/store
+// and the rest → consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
 // who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
+	leaves := []string{"/internal/origin", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
+		"/consistenthash", "/expiry", "/latency"}
+	engine := append([]string{"/peers", "/regions"}, leaves...)
+	root := append([]string{"/internal/engine"}, engine...)
 	for pkg, allowed := range map[string][]string{
-		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
-			"/consistenthash", "/expiry", "/latency"},
+		"":                 root,
+		"/internal/engine": engine,
+		"/internal/origin": {},
 		"/peertls":         {},
 		"/peers":           {"/internal/valid", "/expiry", "/latency"},
 		"/regions":         {"/internal/valid", "/consistenthash", "/expiry"},
@@ -44,8 +49,7 @@ func TestImports(t *testing.T) {
 		"/consistenthash":  {},
 		"/expiry":          {},
 		"/latency":         {},
-		"/groupcompat": {"", "/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
-			"/consistenthash", "/expiry", "/latency"},
+		"/groupcompat":     append([]string{""}, root...),
 	} {
 		all := imports(t, module+pkg)
 		for _, path := range all {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+
+	"github.com/geocache/geocache/internal/origin"
 )
 
 // Memoize makes fn a function whose results are cached in the whole cluster: called with
@@ -55,7 +57,7 @@ func Memoize[A, V any](c *Cache, name string, fn func(ctx context.Context, arg A
 		return nil, err
 	}
 	return func(ctx context.Context, arg A) (v V, err error) {
-		key, err := call(&g.guard, "method of an argument", "", func() (string, error) { return args.encode(reflect.ValueOf(&arg).Elem()) })
+		key, err := origin.Call(g.core.Guard(), "method of an argument", "", func() (string, error) { return args.encode(reflect.ValueOf(&arg).Elem()) })
 		if err != nil {
 			// The argument may have no end, which fmt would not notice.
 			return v, inCall("Get", name, fmt.Sprintf("a %T", arg), err)
@@ -86,7 +88,7 @@ func MemoizeBy[A, V any](c *Cache, name string, key func(arg A) string, parse fu
 		return nil, err
 	}
 	return func(ctx context.Context, arg A) (v V, err error) {
-		k, err := call(&g.guard, "key function", "", func() (string, error) { return key(arg), nil })
+		k, err := origin.Call(g.core.Guard(), "key function", "", func() (string, error) { return key(arg), nil })
 		if err != nil {
 			return v, inCall("Get", name, "", err)
 		}

@@ -1,0 +1,110 @@
+package engine
+
+import (
+	"errors"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// This file is about a node that its region no longer lists: how it becomes a guest, what it does as
+// one, and how it comes back. See "Guests" in docs/design.md.
+
+// stepAside makes this node a guest of its region, which no longer lists it. The node hands over what it
+// owns, and from then on owns nothing and asks the others. They drop it from their rings as soon as it
+// says that it is a guest, as if it had left.
+func (c *Cache) stepAside() {
+	defer c.stepping.Store(false)
+	c.handoff(c.ctx)
+	c.apply(c.members.StepAside(c.clock.Instant()))
+	c.reown() // queued writes have been handed over, and by now this node may be listed again
+}
+
+// surrender ends the lease of a node that becomes a guest, and its serving as an owner. Call it before the
+// others learn that the node is a guest: from then on they tell it of no writes. To come back, the node
+// takes all journals, as a new node does.
+func (c *Cache) surrender(home *regions.Region) {
+	s := &c.standing
+	s.mu.Lock()
+	s.copies.Store(0)
+	s.held = 0
+	s.turns.Add(1)
+	s.mu.Unlock()
+	for _, g := range *c.groups.Load() {
+		g.synced.Store(false)
+		g.reclass(home)
+	}
+}
+
+func isOdd(n uint64) bool { return n%2 == 1 }
+
+// turn is called when this node has become a guest and has handed over what it had, and again when it
+// ceases to be one. Nobody tells a guest of writes, so no later reader may share a fill that began before
+// the turn.
+//
+// While it is a guest the node keeps what it owned, but only for new owners that ask (see peekFormer): the
+// handover may have failed, or gone to a node that was about to become a guest too.
+func (c *Cache) turn(v *view) {
+	if v.guest {
+		c.log.Warn("most nodes of the region do not list this one any more, or cannot reach it: it owns nothing now, and asks them")
+	} else {
+		c.standing.turns.Add(1)
+		c.log.Info("this node belongs to its region again")
+	}
+	for _, g := range *c.groups.Load() {
+		for _, fs := range []*flights{g.asks, g.owns, g.loads} {
+			fs.part()
+		}
+		g.store.Sweep(store.Removed, func(e *store.Entry) bool { return !v.guest || e.Class() == store.Copy })
+	}
+}
+
+// guestsEnd returns the time until which a node that has ceased to be a guest, and is alone, must allow for
+// others that did so at the same moment. Within a lease each of them has pinged the others.
+func (c *Cache) guestsEnd(v *view) time.Time {
+	if len(v.home.Nodes) > 1 { // first: each write asks, and need not lock anything for that
+		return time.Time{}
+	}
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.back.IsZero() {
+		return time.Time{}
+	}
+	return s.back.Add(c.config.Lease)
+}
+
+// joinAsk joins the flight for key in asks, or begins one. Nobody tells a guest of writes, so it cannot
+// know whether one has happened since a flight began. It asks for each reader separately.
+func (g *Group) joinAsk(key string, floor expiry.Stamp, known expiry.Mark) (f *flight, leads bool) {
+	if isOdd(g.cache.standing.turns.Load()) {
+		return g.asks.apart(key, floor, known), true
+	}
+	return g.asks.join(key, floor, known)
+}
+
+// asGuest is how a guest answers requests that are for an owner. The caller goes on to another node, as it
+// does when this one closes. Some callers learn only later that this node is a guest.
+var asGuest = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
+
+var errGuest = errors.New("the node is a guest of its region")
+
+// forGuests are the methods that a guest answers: what others tell it, and what it knows of them.
+var forGuests = []uint8{note.MethodTell, note.MethodJournal, note.MethodMembers, note.MethodAwait, note.MethodClean}
+
+// guests returns the guests of this node's region that answer.
+func (c *Cache) guests() (nodes []regions.Node) {
+	for _, p := range c.transport.Peers() {
+		if p.Region() == c.node.Region && p.Guest() && p.Up() {
+			nodes = append(nodes, regions.Node{ID: p.ID(), Region: p.Region(), Address: p.Address()})
+		}
+	}
+	return nodes
+}
+
+// isGuest reports whether this node is a guest of its region.
+func (c *Cache) isGuest() bool { return c.standing.view.Load().guest }

@@ -1,0 +1,348 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// This file is how floors get to nodes that have not been told: when a node joins
+// or comes back, when one dies with notes unsent, and for whatever else may have gone wrong.
+
+// takeJournals takes the floors of the groups from every other node of the view, and
+// as far as they can be had, from one node of each other region: this may be the
+// first node of its own. The error is that of the nodes of the view.
+func (c *Cache) takeJournals(ctx context.Context, v *view, groups map[string]*Group) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	from := func(n regions.Node, required bool) {
+		wg.Go(func() {
+			for _, g := range groups {
+				if err := g.takeJournal(ctx, n); err != nil && required {
+					mu.Lock()
+					defer mu.Unlock()
+					errs = append(errs, fmt.Errorf("from %s: %w", n.ID, err))
+					return
+				}
+			}
+		})
+	}
+	for _, n := range v.home.Nodes {
+		if n.ID != c.node.ID {
+			from(n, true)
+		}
+	}
+	for _, r := range c.topology().Remote {
+		from(r.Nodes[rand.IntN(len(r.Nodes))], false)
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// journalPage is how many floors are looked at in one go. With the longest keys
+// they are less than what a reply may have beyond the largest value.
+const journalPage = 250
+
+// takeJournal takes the floors of one node.
+func (g *Group) takeJournal(ctx context.Context, n regions.Node) error {
+	peer := g.cache.transport.Peer(n.ID)
+	if peer == nil {
+		return errors.New("no such peer")
+	}
+	m := note.Journal{Group: g.name}
+	for {
+		reply, err := peer.Call(ctx, note.MethodJournal, m.Append(nil))
+		if err != nil {
+			return err
+		}
+		f, err := note.DecodeFloors(reply)
+		if err != nil {
+			return err
+		}
+		g.takeFloors(&f, n.Region == g.cache.node.Region)
+		if !f.More {
+			return nil
+		}
+		m.Cursor = f.Next
+	}
+}
+
+// takeFloors takes in floors that this node may not have, and returns those that it had
+// not. What a node of another region has folded into the floor of a group is a
+// matter of that region.
+func (g *Group) takeFloors(f *note.Floors, home bool) (news []note.Note) {
+	take := func(n note.Note, sender uint64) {
+		if !home {
+			sender = 0
+		}
+		g.take(&n, 0, sender)
+		news = append(news, n)
+	}
+	if f.Cleared > g.floors.Cleared() {
+		take(note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(f.Cleared)}, f.ClearedBy)
+	}
+	if home && f.Group > g.floors.Group() {
+		g.take(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(f.Group)}, 0, 0)
+	}
+	for _, k := range f.Keys {
+		n := note.Note{Group: g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp}
+		if g.floors.FloorOf(n.Subject()).Below(n.Stamp) {
+			_ = g.takeDirty(&n) // drops what is older, there is nothing to keep
+			take(n, k.Sender)
+		}
+	}
+	return news
+}
+
+// giveJournal answers a Journal.
+func (g *Group) giveJournal(m *note.Journal) peers.Answer {
+	f := note.Floors{Next: m.Cursor, More: true}
+	for size := 0; f.More && size < g.replySize(); {
+		var held []expiry.Written
+		held, f.Next, f.More = g.floors.Journal(0, f.Next, journalPage)
+		size += g.addFloors(&f, held)
+	}
+	// After the page: a floor that was folded in between is in one of the two.
+	f.Cleared, f.ClearedBy = g.floors.ClearedBy()
+	f.Group = g.floors.Group()
+	return peers.Answer{Value: f.Append(nil)}
+}
+
+// replySize is how many bytes of floors are sent at once, but for one page.
+func (g *Group) replySize() int { return min(g.cache.config.Limits.MaxValue, 1<<20) }
+
+func (g *Group) addFloors(f *note.Floors, held []expiry.Written) (size int) {
+	for _, w := range held {
+		k := note.FloorOf(w)
+		f.Keys = append(f.Keys, k)
+		size += k.Size()
+	}
+	return size
+}
+
+// senderOf returns what stands for a process among the senders of floors: for its node, and for
+// when it started, since what one process has not sent the next one does not know.
+func senderOf(id string, epoch expiry.Generation) uint64 { return expiry.OriginOf(id, epoch) }
+
+// takeOver sends to the other regions what processes that are gone may not have
+// sent: the floors of keys that this node owns, if their sender is no member of the region any more. All
+// nodes of the region have the floors, and this one has the value too if it was the
+// successor. Much of it has been sent before, and changes nothing there. It does not matter when
+// the sender has gone, or who has owned the key in the meantime.
+//
+// A node that has just come back first takes the journals: others may have been told what it
+// has not.
+func (c *Cache) takeOver() {
+	s := &c.standing
+	s.mu.Lock()
+	due := s.orphaned && c.inStanding()
+	if due { // else resume calls again
+		s.orphaned = false
+	}
+	s.mu.Unlock()
+	if due {
+		c.takeOverIn(slices.Collect(maps.Values(*c.groups.Load()))...)
+	}
+}
+
+// takeOverIn is takeOver for some groups, on a node that has been told of everything.
+func (c *Cache) takeOverIn(groups ...*Group) {
+	v := c.standing.view.Load()
+	members := map[uint64]bool{c.self: true}
+	for _, n := range c.others(v) {
+		if p := c.transport.Peer(n.ID); p != nil {
+			members[senderOf(n.ID, p.Epoch())] = true
+		}
+	}
+	gone := func(sender uint64) bool { return sender != 0 && !members[sender] }
+	for _, g := range groups {
+		g.takeOver(v, gone)
+	}
+}
+
+// restarted is told that the process of a node is another one than before. It must not block.
+func (c *Cache) restarted(p *peers.Peer) {
+	if p.Region() != c.node.Region {
+		return
+	}
+	c.standing.mu.Lock()
+	c.standing.orphaned = true
+	c.standing.mu.Unlock()
+	c.spawn(c.takeOver)
+}
+
+// inStanding reports whether this node has been told of every write that has been
+// completed in its region.
+func (c *Cache) inStanding() bool {
+	v := c.standing.view.Load()
+	return !v.guest && len(v.home.Nodes) == 1 && c.strangersEnd(v).IsZero() || int64(c.clock.Instant()) < c.standing.copies.Load()
+}
+
+func (g *Group) takeOver(v *view, gone func(sender uint64) bool) {
+	now := g.cache.clock.Instant // read before the age of a value is
+	if through := g.floors.TakeFolded(gone); through > 0 {
+		// Which keys' floors they were nobody knows any more.
+		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(through)}, now())
+	}
+	owns := func(key string) bool { return v.home.Owner(key).ID == g.cache.node.ID }
+	if cleared, by := g.floors.ClearedBy(); cleared > 0 && gone(by) && owns("") {
+		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now())
+		g.floors.AdoptClear(cleared, g.cache.self)
+	}
+	g.eachFloor(func(w expiry.Written) {
+		if f := note.FloorOf(w); gone(w.Sender) && owns(f.Key) {
+			at := now()
+			n := g.present(&f)
+			g.cache.replicate(&n, at)
+			g.floors.Adopt(w, g.cache.self)
+		}
+	})
+}
+
+// eachFloor passes the floors of keys and scopes to visit.
+func (g *Group) eachFloor(visit func(expiry.Written)) {
+	for cursor, more := uint64(0), true; more; {
+		var held []expiry.Written
+		held, cursor, more = g.floors.Journal(0, cursor, journalPage)
+		for _, w := range held {
+			visit(w)
+		}
+	}
+}
+
+// present returns the note of the write that a floor is of: with its value, if
+// that is here. No value has the stamp of a scope's removal.
+func (g *Group) present(f *note.Floor) note.Note {
+	e, ok := g.store.Peek(f.Key)
+	if ok && e.Stamp == f.Stamp && !e.Absent() && g.cache.clock.Instant() < e.Expires {
+		return g.noteOf(e)
+	}
+	return note.Note{Group: g.name, Key: f.Key, Scope: f.Scope, Stamp: f.Stamp}
+}
+
+const (
+	// compareEvery is how often a node compares its floors with one node of each other
+	// region, on average.
+	compareEvery = 5 * time.Second
+
+	// compareSettled is how old a floor must be to be compared: younger ones may be on
+	// their way.
+	compareSettled = 3 * time.Second
+
+	// compareSlices is how many digests stand for the floors of a group at most. Those of all
+	// floors that matter may be hours wide, and only whole ones are compared: compareFine is how
+	// wide those for the last floors are.
+	compareSlices = 64
+	compareFine   = 2 * time.Second
+)
+
+// compare compares floors with the other regions until Close. It repairs what no
+// other mechanism has caught.
+func (c *Cache) compare() {
+	for {
+		select {
+		case <-time.After(compareEvery/2 + rand.N(compareEvery)):
+		case <-c.ctx.Done():
+			return
+		}
+		if c.isGuest() { // it is told of nothing, so there would be no end of news
+			continue
+		}
+		for _, r := range c.topology().Remote {
+			n := r.Nodes[rand.IntN(len(r.Nodes))]
+			for _, g := range *c.groups.Load() {
+				ctx, cancel := context.WithTimeout(c.ctx, compareEvery)
+				err := g.compareWith(ctx, n, compareFine)
+				if coarse := compareWidth(g.relevance()); err == nil && coarse > compareFine {
+					err = g.compareWith(ctx, n, coarse)
+				}
+				if err != nil {
+					c.log.Debug("floors not compared", "group", g.name, "node", n.ID, "err", err)
+				}
+				cancel()
+			}
+		}
+	}
+}
+
+// compareWith takes from a node of another region the floors that this one lacks, and
+// tells its own region of them.
+func (g *Group) compareWith(ctx context.Context, n regions.Node, width time.Duration) error {
+	peer := g.cache.transport.Peer(n.ID)
+	if peer == nil {
+		return errors.New("no such peer")
+	}
+	// The slices reach from the oldest floor that matters, or as far back as they can, to the
+	// youngest that has settled. They begin at round times, so that a floor is in the
+	// same slice each time.
+	//
+	// Nodes differ in which floors they have forgotten. All slices are younger: floors are
+	// kept for longer than they matter, see retention.
+	now := g.cache.clock.Read()
+	oldest := now.Add(-min(g.relevance(), (compareSlices-1)*width))
+	from := expiry.At(max(oldest, g.floors.Group()).Time().Truncate(width))
+	slices := int(now.Add(-compareSettled).Sub(from) / width)
+	m := note.Compare{Group: g.name, From: from, Width: width}
+	if slices > 0 {
+		m.Digests = g.floors.Digest(from, width, slices)
+	}
+	reply, err := peer.Call(ctx, note.MethodCompare, m.Append(nil))
+	if err != nil {
+		return err
+	}
+	f, err := note.DecodeFloors(reply)
+	if err != nil {
+		return err
+	}
+	news := g.takeFloors(&f, false)
+	for i := range news {
+		g.stats.repaired.Add(1)
+		if err := g.cache.spread(ctx, &news[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// giveDifference answers a Compare.
+func (g *Group) giveDifference(m *note.Compare) peers.Answer {
+	f := note.Floors{Cleared: g.floors.Cleared()}
+	size := 0
+	for i, d := range g.floors.Digest(m.From, m.Width, len(m.Digests)) {
+		if d == m.Digests[i] || size >= g.replySize() {
+			continue // the next time, then
+		}
+		from := m.From.Add(time.Duration(i) * m.Width)
+		size += g.addFloors(&f, g.floors.Between(from, from.Add(m.Width), journalPage))
+	}
+	return peers.Answer{Value: f.Append(nil)}
+}
+
+// dead returns the generation before which everything is dead by age, wherever
+// it is, so that floors do not matter, and are not needed for comparing them either.
+func (g *Group) dead() expiry.Generation { return g.cache.clock.Read().Add(-g.retention()) }
+
+// relevance is for how long a floor matters: a value that is older may be alive somewhere.
+func (g *Group) relevance() time.Duration {
+	return max(g.config.TTL+g.config.staleness(), g.config.OriginLag) + g.asks.limit + g.cache.config.MaxDrift
+}
+
+// retention is for how long floors are kept. The first of the slices in which those that matter are
+// compared begins up to a slice before them, and clocks differ.
+func (g *Group) retention() time.Duration { return g.relevance() + 2*compareWidth(g.relevance()) }
+
+// compareWidth returns how wide slices must be to cover d, in whole seconds.
+func compareWidth(d time.Duration) time.Duration {
+	return (d/(compareSlices-1) + time.Second).Truncate(time.Second)
+}

@@ -1,0 +1,256 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/origin"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// This file is how a node comes to know the members: from its discovery, from their answers, and
+// from what those beside it say. Discoveries do not say the same at the same time, so who finds
+// that another node has a different view asks it what its discovery lists.
+
+// discover runs the discovery until Close.
+func (c *Cache) discover(first chan<- struct{}) {
+	calling := make(chan struct{}, 1) // has one while found runs, which a discovery should not call twice at a time
+	warned := map[string]bool{}       // a node that is wrong is so in each view
+	found := func(v regions.View) {
+		calling <- struct{}{}
+		defer func() { <-calling }()
+		c.found.Store(true)
+		change := c.members.Found(c.clock.Instant(), v)
+		c.apply(change)
+		refused := map[string]bool{}
+		for _, n := range change.Refused {
+			what := fmt.Sprintf("%#v", n) // not the node, which may not be equal to itself
+			if refused[what] = true; !warned[what] {
+				c.log.Warn("unusable node found, ignored: it needs an address that can be dialled, a region, a weight in range, and an ID of its own",
+					"node", n.ID, "region", n.Region, "address", n.Address, "weight", n.Weight)
+			}
+		}
+		warned = refused
+		// Until it lists this node, it may have looked at part of the cluster only.
+		listed := slices.ContainsFunc(v.Nodes, func(n regions.Node) bool { return n.ID == c.node.ID })
+		if listed && first != nil {
+			close(first)
+			first = nil
+		}
+	}
+	for c.leaving.Err() == nil {
+		done, _ := origin.Go(&c.guard, origin.Spawn, "discovery", "",
+			origin.NoValue(func() error { return c.config.Discovery.Run(c.leaving, c.node, c.healthy, found) }))
+		err := (<-done).Err
+		if c.leaving.Err() != nil {
+			if err != nil {
+				c.log.Warn("discovery did not end well; this node may stay announced", "err", err)
+			}
+			return
+		}
+		c.log.Error("discovery failed, members stay as they are", "err", err)
+		select {
+		case <-time.After(discoveryRetry):
+		case <-c.leaving.Done():
+		}
+	}
+}
+
+// discoveryRetry is the pause before a discovery that failed is run again.
+const discoveryRetry = 5 * time.Second
+
+// healthy tells the discovery whether this node can serve.
+func (c *Cache) healthy() error {
+	if c.leaving.Err() != nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+// health takes in that a peer has come up or gone down, or says something else.
+func (c *Cache) health(p *peers.Peer) {
+	// On a goroutine of its own, since this may build a ring and the caller
+	// reads the peer's connection. They may overtake each other, hence the
+	// look at how the peer is by then.
+	c.spawn(func() { c.apply(c.members.Health(c.clock.Instant(), p.ID(), c.stateOf(p))) })
+}
+
+// apply has the transport follow a change of the members.
+func (c *Cache) apply(change regions.Change) {
+	c.logChange(change)
+	if len(change.Joined)+len(change.Moved)+len(change.Left) > 0 {
+		c.setPeers()
+	}
+	c.follow()
+	if c.members.Unwanted() && c.stepping.CompareAndSwap(false, true) && !c.spawn(c.stepAside) {
+		c.stepping.Store(false)
+	}
+}
+
+func (c *Cache) logChange(change regions.Change) {
+	for _, n := range change.Joined {
+		c.log.Info("node found", "node", n.ID, "region", n.Region, "address", n.Address)
+	}
+	for _, n := range change.Moved {
+		c.log.Info("node moved", "node", n.ID, "region", n.Region, "address", n.Address)
+	}
+	for _, n := range change.Left {
+		c.log.Info("node left", "node", n.ID, "region", n.Region)
+	}
+	if change.Err != nil {
+		c.log.Error("ring cannot be built, the region stays as it was", "err", change.Err)
+	}
+}
+
+func (c *Cache) setPeers() {
+	c.setting.Lock()
+	defer c.setting.Unlock()
+	var endpoints []peers.Endpoint
+	for _, n := range c.members.Nodes() {
+		endpoints = append(endpoints, peers.Endpoint{ID: n.ID, Region: n.Region, Address: n.Address})
+	}
+	c.transport.SetPeers(endpoints)
+}
+
+// how returns the present state of a node.
+func (c *Cache) how(id string) regions.State {
+	if p := c.transport.Peer(id); p != nil {
+		return c.stateOf(p)
+	}
+	return regions.State{}
+}
+
+func (c *Cache) stateOf(p *peers.Peer) regions.State {
+	rtt, _ := p.RTT()
+	standing := p.Standing()
+	return regions.State{
+		Up:        p.Up(),
+		RTT:       rtt,
+		Guest:     p.Guest(),
+		Heard:     c.transport.Hears(p.ID()),
+		Counted:   standing == peers.Counted,
+		Uncounted: standing == peers.Uncounted,
+	}
+}
+
+// askPause is the least time between two questions for others' lists. A guest's view always differs from
+// theirs, so it waits longer, but less long than their word counts.
+const (
+	askPause      = 250 * time.Millisecond
+	askPauseGuest = 5 * time.Second
+)
+
+// otherView is told that a node has pinged whose view is not this one's. It must not block.
+func (c *Cache) otherView(id string) {
+	next, now := c.nextAsk.Load(), int64(c.clock.Instant())
+	pause := askPause
+	if c.standing.view.Load().guest {
+		pause = askPauseGuest
+	}
+	if now < next || !c.nextAsk.CompareAndSwap(next, now+int64(pause)) {
+		return
+	}
+	c.spawn(func() {
+		if p := c.transport.Peer(id); p == nil || !p.Up() {
+			// It is not known here. Another one may list it.
+			others := c.others(c.standing.view.Load())
+			if len(others) == 0 {
+				return
+			}
+			id = others[rand.IntN(len(others))].ID
+		}
+		c.askMembers(c.ctx, id)
+	})
+}
+
+// others returns the nodes of v but this one.
+func (c *Cache) others(v *view) (nodes []regions.Node) {
+	for _, n := range v.home.Nodes {
+		if n.ID != c.node.ID {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+// askMembers asks a node of this region which nodes its discovery lists, and since when the region
+// has been established.
+func (c *Cache) askMembers(ctx context.Context, id string) {
+	peer := c.transport.Peer(id)
+	if peer == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.config.Lease)
+	defer cancel()
+	known := append(c.members.Nodes(), c.node)
+	reply, err := peer.Call(ctx, note.MethodMembers, note.Members{Known: hashOfNodes(known)}.Append(nil))
+	if err != nil {
+		return
+	}
+	m, err := note.DecodeListed(reply)
+	if err != nil {
+		return
+	}
+	if m.Established {
+		c.established.finish(c.clock.Instant().Add(-m.For))
+	}
+	if len(m.Nodes) > 0 {
+		nodes := make([]regions.Node, len(m.Nodes))
+		for i, n := range m.Nodes {
+			nodes[i] = regions.Node(n)
+		}
+		c.apply(c.members.Vouch(c.clock.Instant(), id, nodes))
+	}
+}
+
+// takeMembers answers a Members.
+func (c *Cache) takeMembers(m note.Members) peers.Answer {
+	var reply note.Listed
+	if listed := c.members.Listed(); hashOfNodes(listed) != m.Known {
+		for _, n := range listed {
+			reply.Nodes = append(reply.Nodes, note.Node(n))
+		}
+	}
+	if since, ok := c.established.get(); ok {
+		reply.Established, reply.For = true, c.clock.Instant().Sub(since)
+	}
+	return peers.Answer{Value: reply.Append(nil)}
+}
+
+// askEstablished asks some nodes of this region whether it is established, if this one does not know
+// and has not asked a moment ago: this process may have just been started, and other regions be away.
+func (c *Cache) askEstablished(ctx context.Context, v *view) {
+	e, now := &c.established, c.clock.Instant()
+	e.mu.Lock()
+	due := !e.done && (e.asked == 0 || now.Sub(e.asked) >= time.Second)
+	if due {
+		e.asked = now
+	}
+	e.mu.Unlock()
+	if !due {
+		return
+	}
+	others := c.others(v)
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	var asking sync.WaitGroup
+	for _, n := range others[:min(len(others), 3)] {
+		asking.Go(func() { c.askMembers(ctx, n.ID) })
+	}
+	asking.Wait()
+}
+
+// hashOfNodes is the same for the same nodes, whatever their order.
+func hashOfNodes(nodes []regions.Node) (sum uint64) {
+	for _, n := range nodes {
+		sum += xxh3.Hash(note.Listed{Nodes: []note.Node{note.Node(n)}}.Append(nil))
+	}
+	return sum
+}

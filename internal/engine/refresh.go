@@ -1,0 +1,176 @@
+package engine
+
+import (
+	"context"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/store"
+)
+
+// This file is fills that no reader waits for: WithRefreshAhead's before a value
+// expires, and WithStaleWhileRevalidate's after.
+//
+// Both are fills like those of a miss, with flights, marks and floors, and only the
+// key's owner calls for a load. A value that is still alive would end such a fill
+// before it has loaded anything, here and in every node on its way. So one that
+// refreshes ahead asks for what is not below a floor of its own: just above the value that is
+// there.
+
+// refreshing are the keys that are being refreshed, and those for which that has failed
+// a moment ago.
+type refreshing struct {
+	until *xsync.Map[string, expiry.Instant] // when the key may be refreshed again; the highest instant while it is being
+
+	// together gathers keys for a BatchGetter; else nil. It never knows of all that are
+	// to come, so it waits for as long as it is patient, which nobody else does here.
+	together *gathering
+}
+
+func newRefreshing() refreshing {
+	return refreshing{until: xsync.NewMap[string, expiry.Instant]()}
+}
+
+// refreshRetry is the longest pause before a refresh is tried again.
+const refreshRetry = time.Second
+
+// begin reports whether the caller is to refresh the key now. It must call end then.
+func (r *refreshing) begin(key string, now expiry.Instant) bool {
+	began := false
+	r.until.Compute(key, func(until expiry.Instant, there bool) (expiry.Instant, xsync.ComputeOp) {
+		if began = !there || now >= until; !began {
+			return until, xsync.CancelOp
+		}
+		return math.MaxInt64, xsync.UpdateOp
+	})
+	return began
+}
+
+// end lets the next one refresh the key from an instant on.
+func (r *refreshing) end(key string, from expiry.Instant) { r.until.Store(key, from) }
+
+// forget frees the memory of keys that may be refreshed again.
+func (r *refreshing) forget(now expiry.Instant) {
+	for key := range r.until.All() {
+		r.until.Compute(key, func(until expiry.Instant, there bool) (expiry.Instant, xsync.ComputeOp) {
+			if there && now >= until {
+				return 0, xsync.DeleteOp
+			}
+			return until, xsync.CancelOp
+		})
+	}
+}
+
+// ahead has a live entry that is read near its expiry refreshed.
+func (g *Group) ahead(e *store.Entry) {
+	now := g.cache.clock.Instant()
+	window := min(g.config.RefreshAhead, e.Expires.Sub(e.Born())/2)
+	if e.Absent() || now < e.Expires.Add(-window) {
+		return
+	}
+	if until, ok := g.refreshing.until.Load(e.Key()); ok && now < until {
+		return // as most hits in the window find
+	}
+	g.refresh(e, now, min(window/4, refreshRetry))
+}
+
+// revalidates reports whether e has expired and may be served while it is loaded
+// anew.
+func (g *Group) revalidates(e *store.Entry, now expiry.Instant) bool {
+	return now >= e.Expires && now < e.Expires.Add(g.config.Revalidate)
+}
+
+// whileRevalidating answers with a value that has expired, and has it refreshed. It
+// is for whoever owns the key: others ask there, and so have the new value as soon as there
+// is one.
+func (g *Group) whileRevalidating(key string) (answer, bool) {
+	if g.config.Revalidate == 0 {
+		return answer{}, false
+	}
+	e, ok := g.store.Peek(key)
+	now := g.cache.clock.Instant()
+	if !ok || e.Class() != store.Owned || e.Leased() || !g.revalidates(e, now) || !g.servable(e, g.floors.Floor(key), now) {
+		return answer{}, false
+	}
+	if g.isQueued(key) {
+		return answer{}, false // what is queued is fresher than any load
+	}
+	g.refresh(e, now, min(g.config.Revalidate/4, refreshRetry))
+	return answer{entry: e, source: SourceStale, revalidated: true}, true
+}
+
+// atHand answers a read of this process from memory: lookup, or an expired value
+// that is being refreshed.
+func (g *Group) atHand(key string) (answer, bool) {
+	a, ok := g.lookup(key)
+	if !ok {
+		a, ok = g.whileRevalidating(key)
+	}
+	return a, ok
+}
+
+// refresh replaces e by a newer value in the background, unless that is being done, or
+// has failed less than a pause ago.
+func (g *Group) refresh(e *store.Entry, now expiry.Instant, pause time.Duration) {
+	key := strings.Clone(e.Key()) // which would keep e, as the key of a flight or of what is being refreshed
+	if !g.refreshing.begin(key, now) {
+		return
+	}
+	if there, _ := g.store.Peek(key); there != e {
+		g.refreshing.end(key, now) // it has been replaced since it was looked up, by the last refresh perhaps
+		return
+	}
+	g.cache.spawn(func() {
+		g.stats.refreshes.Add(1)
+		again := g.cache.clock.Instant()
+		if home := g.cache.topology().Home; g.ownerFor(home, key).ID != g.cache.node.ID {
+			again = g.renewCopy(e, key, pause)
+		} else if !g.reload(e, key) {
+			again = g.cache.clock.Instant().Add(pause)
+		}
+		g.refreshing.end(key, again)
+	})
+}
+
+// reload fills e's key as its owner. It reports false if nothing newer has replaced e.
+func (g *Group) reload(e *store.Entry, key string) bool {
+	known, floor := g.floors.Mark(), g.floors.Floor(key)
+	if g.cache.clock.Instant() < e.Expires {
+		if g.isQueued(key) {
+			return false // the queue is the origin until it is written
+		}
+		floor = floor.Max(expiry.Removal(e.Generation))
+	}
+	f, ok := g.owns.lead(key, floor, known)
+	if !ok {
+		return false // a reader has been first, and what that finds replaces e
+	}
+	t := g.refreshing.together.ticket(key)
+	a := g.owning(t.within(g.owns.context(f)), key, floor)
+	g.owns.finish(f, a)
+	t.leave()
+	there, ok := g.store.Peek(key)
+	return a.fresh() && (!ok || e.Below(there.Stamp)) // an absence may not have been kept
+}
+
+// renewCopy asks the owner of e's key for a newer value, and returns when to ask again. The owner
+// answers from memory, and that it is asked has it refresh what it has. So the first answer
+// is the old value, as a rule, and the next one the new.
+func (g *Group) renewCopy(e *store.Entry, key string, pause time.Duration) expiry.Instant {
+	began := g.mark()
+	owner := g.ownerFor(g.cache.topology().Home, key)
+	req := copyOf(key, g.floors.Floor(key))
+	req.apart = true
+	ctx, cancel := context.WithTimeout(g.cache.ctx, g.config.LoadTimeout)
+	defer cancel()
+	a, ok := g.fetch(ctx, owner, req)
+	if ok && a.fresh() && e.Below(a.entry.Stamp) && a.entry.Expires > a.entry.Born() {
+		g.keep(a, began)
+		return g.cache.clock.Instant()
+	}
+	return g.cache.clock.Instant().Add(pause)
+}

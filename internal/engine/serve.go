@@ -1,0 +1,216 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+)
+
+// handler answers the requests of peers.
+type handler struct{ cache *Cache }
+
+// Lookup answers from memory, on the goroutine that reads the connection.
+func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
+	g := h.cache.group(req.Group)
+	if g == nil {
+		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}, true
+	}
+	if req.Hop == peers.HopUpdate && g.recalls(h.cache.standing.view.Load(), req.Key) {
+		return peers.Answer{}, false
+	}
+	a, ok := g.lookup(req.Key)
+	if !ok && req.Hop == peers.HopOwner {
+		a, ok = g.asOwner(req.Key)
+	}
+	if !ok {
+		a, ok = g.queued(req.Key, req.Floor)
+	}
+	if !ok && req.Hop == peers.HopOwner && !req.Peek {
+		a, ok = g.whileRevalidating(req.Key)
+	}
+	if !ok || a.entry.Below(req.Floor) {
+		return peers.Answer{}, false
+	}
+	g.stats.served.Add(1)
+	return g.reply(a), true
+}
+
+// asOwner answers a node of the region from what this one has as the key's owner,
+// former owner or successor, whether it may serve that itself or not: who asks knows
+// the key's floor, and would otherwise load what is here.
+func (g *Group) asOwner(key string) (answer, bool) {
+	e, ok := g.store.Peek(key)
+	if !ok || e.Class() != store.Owned || g.cache.clock.Instant() >= e.Expires || e.Below(g.floors.Floor(key)) || g.covered(e) {
+		return answer{}, false
+	}
+	return answer{entry: e, source: SourceStore}, true
+}
+
+// Load answers by a fill, in the role that the asker gave this node.
+func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
+	g := h.cache.group(req.Group)
+	if g == nil {
+		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
+	}
+	if h.cache.isGuest() {
+		return asGuest
+	}
+	key := strings.Clone(req.Key)
+	floor := req.Floor.Max(g.floors.Floor(key))
+	g.stats.served.Add(1)
+	switch req.Hop {
+	case peers.HopOwner:
+		return g.reply(g.own(g.ticket(req.Together, key).within(ctx), key, floor))
+	case peers.HopRegion:
+		return g.reply(g.loadFor(ctx, key, floor))
+	case peers.HopUpdate:
+		a := g.ownForUpdate(ctx, key, floor)
+		if errors.Is(a.err, errNotRecalled) {
+			return peers.Answer{Code: peers.CodeUnsettled, Text: rootText(a.err)}
+		}
+		return g.reply(a)
+	}
+	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown hop"}
+}
+
+// Take answers what nodes of this region tell, on the goroutine that reads the
+// connection: it only waits for locks.
+func (h handler) Take(call *peers.Call) (peers.Answer, bool) {
+	if call.Method != note.MethodTell {
+		return peers.Answer{}, false
+	}
+	quick := true
+	ans := decoded(call, note.DecodeTell, func(m note.Tell) peers.Answer {
+		quick = !slices.ContainsFunc(m.Notes, func(n note.Note) bool { return n.Clear }) // which looks at everything
+		if !quick {
+			return peers.Answer{}
+		}
+		return h.cache.takeTell(m, call.Transit)
+	})
+	return ans, quick
+}
+
+// Call answers all other calls.
+func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
+	c := h.cache
+	if c.isGuest() && !slices.Contains(forGuests, call.Method) {
+		return asGuest
+	}
+	switch call.Method {
+	case note.MethodTell:
+		return decoded(call, note.DecodeTell, func(m note.Tell) peers.Answer { return c.takeTell(m, call.Transit) })
+	case note.MethodPush:
+		return decoded(call, note.DecodePush, func(m note.Push) peers.Answer { return c.takePush(ctx, call, m) })
+	case note.MethodWrite:
+		return decoded(call, note.DecodeWrite, func(m note.Write) peers.Answer {
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.takeWrite(ctx, &m, call) })
+		})
+	case note.MethodJournal:
+		return decoded(call, note.DecodeJournal, func(m note.Journal) peers.Answer {
+			if g := c.group(m.Group); g != nil {
+				return g.giveJournal(&m)
+			}
+			return peers.Answer{Value: note.Floors{}.Append(nil)} // nothing is missed by asking here
+		})
+	case note.MethodCompare:
+		return decoded(call, note.DecodeCompare, func(m note.Compare) peers.Answer {
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.giveDifference(&m) })
+		})
+	case note.MethodHandoff:
+		return c.takeHandoff(call)
+	case note.MethodClean:
+		return decoded(call, note.DecodeClean, func(m note.Clean) peers.Answer {
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.takeClean(&m) })
+		})
+	case note.MethodMembers:
+		return decoded(call, note.DecodeMembers, c.takeMembers)
+	case note.MethodRecall:
+		return decoded(call, note.DecodeRecall, func(m note.Recall) peers.Answer { return c.takeRecall(ctx, m) })
+	case note.MethodAwait:
+		return decoded(call, note.DecodeAwait, func(m note.Await) peers.Answer {
+			if err := c.confirmed(ctx, &m); err != nil {
+				return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
+			}
+			return peers.Answer{}
+		})
+	}
+	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown method"}
+}
+
+// decoded answers a call whose payload decode understands.
+func decoded[M any](call *peers.Call, decode func([]byte) (M, error), answer func(M) peers.Answer) peers.Answer {
+	m, err := decode(call.Payload)
+	if err != nil {
+		return peers.Answer{Code: peers.CodeBadRequest, Text: err.Error()}
+	}
+	return answer(m)
+}
+
+// inGroup answers a call about a group.
+func (c *Cache) inGroup(name string, answer func(*Group) peers.Answer) peers.Answer {
+	if g := c.group(name); g != nil {
+		return answer(g)
+	}
+	return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
+}
+
+// reply puts an answer into the words of the wire.
+func (g *Group) reply(a answer) peers.Answer {
+	if a.err != nil {
+		code := peers.CodeFailed
+		switch {
+		case errors.Is(a.err, ErrUncertain):
+			code = peers.CodeUncertain
+		case errors.Is(a.err, ErrClosed):
+			code = peers.CodeClosing
+		case errors.Is(a.err, ErrTooLarge):
+			code = peers.CodeTooLarge
+		case errors.Is(a.err, ErrOverloaded):
+			code = peers.CodeBusy
+		case errors.Is(a.err, ErrTimeout):
+			code = peers.CodeTimeout
+		}
+		return peers.Answer{Code: code, Text: rootText(a.err)}
+	}
+	e, now := a.entry, g.cache.clock.Instant()
+	ans := peers.Answer{
+		Code:  peers.CodeOK,
+		Stamp: e.Stamp,
+		// In whole microseconds and never too young.
+		Age:   now.Sub(e.Born()) + time.Microsecond - 1,
+		At:    now,
+		Life:  e.Expires.Sub(e.Born()),
+		Value: e.Value(),
+
+		Tagged: e.Tagged(),
+	}
+	if e.Absent() {
+		ans.Code = peers.CodeNotFound
+	}
+	switch a.source {
+	case SourceStore, SourceOwner:
+		ans.Source = peers.SourceStore
+	case SourceRegion:
+		ans.Source = peers.SourceRegion
+	case SourceGetter:
+		ans.Source = peers.SourceGetter
+	case SourceStale:
+		ans.Source, ans.Stale = peers.SourceStore, true
+	}
+	return ans
+}
+
+// rootText is the text of err without the places it arose at, which the asker
+// knows, or is told by the transport.
+func rootText(err error) string {
+	if e, ok := err.(*Error); ok {
+		err = e.Err
+	}
+	return err.Error()
+}

@@ -1,0 +1,283 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// A mark is what a fill remembers of its beginning.
+type mark struct {
+	known  expiry.Mark // what was known of writes
+	period uint64      // of the copy lease
+	turns  uint64      // see standing
+}
+
+// mark is to be called before a fill looks at anything.
+func (g *Group) mark() mark {
+	s := &g.cache.standing
+	return mark{g.floors.Mark(), s.period.Load(), s.turns.Load()}
+}
+
+// take takes a note in. From then on no read here returns what is older, and no
+// fill that is running brings it back. The order is what keep counts on. sender stands for the
+// node that sends it to the other regions, 0 for none.
+func (g *Group) take(n *note.Note, transit time.Duration, sender uint64) {
+	if n.Clear {
+		g.takeClear(n, sender)
+		return
+	}
+	was := g.floors.Raise(n.Subject(), n.Stamp, g.cache.clock.Elapsed(), sender) // (1)
+	if n.Scope {
+		return // what it has made dead is found when it is read, see covered
+	}
+	floor, again := was.Max(n.Stamp), was == n.Stamp // what was loaded since it came the first time may stay
+	dead := func(e *store.Entry) bool { return e.Below(n.Stamp) || !again && g.inDoubt(e, floor) }
+	if !g.put(n, transit, dead) { // (2)
+		g.store.DeleteFunc(n.Key, dead)
+	}
+}
+
+// takeClear is take for a floor of the whole group.
+func (g *Group) takeClear(n *note.Note, sender uint64) {
+	was := g.floors.Group()
+	again := n.Stamp.Generation == was || n.Stamp.Generation == g.floors.Cleared()
+	if n.Folded {
+		g.floors.RaiseGroup(n.Stamp.Generation, g.cache.clock.Elapsed())
+	} else {
+		g.floors.Clear(n.Stamp.Generation, g.cache.clock.Elapsed(), sender)
+	}
+	if again {
+		return // what was loaded since it came the first time may stay
+	}
+	floor := expiry.Removal(max(was, n.Stamp.Generation))
+	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(floor) || g.inDoubt(e, floor) })
+}
+
+// put makes the note's value the entry of its key, in the place of what is dead or older, see
+// insert. It reports false if the note has no value that is alive.
+func (g *Group) put(n *note.Note, transit time.Duration, dead func(*store.Entry) bool) bool {
+	if !n.HasValue || n.Tagged && !store.IsTagged(n.Value) {
+		return false // malformed, or from a version to come: a miss
+	}
+	now := g.cache.clock.Instant()
+	born := now.Add(-n.Age - transit)
+	e := g.store.NewEntry(store.Item{
+		Key:     n.Key,
+		Value:   n.Value,
+		Stamp:   n.Stamp,
+		Born:    born,
+		Expires: born.Add(min(n.Life, g.life(n.Key, false, 0))),
+		Class:   store.Owned,
+		Tagged:  n.Tagged,
+	})
+	if now >= e.Expires {
+		return false
+	}
+	g.insert(e, dead, func() bool { return !isOdd(g.cache.standing.turns.Load()) && g.live(e, false, always) })
+	return true
+}
+
+// insert puts e into the store if admit allows, in the place of what is dead or older, and
+// returns what is there afterwards. dead may be nil. Entries that this node has not as the
+// key's owner, it serves only as long as it is told of writes.
+func (g *Group) insert(e *store.Entry, dead func(*store.Entry) bool, admit func() bool) *store.Entry {
+	home := g.cache.topology().Home
+	leased := func() bool { return e.Class() == store.Copy || !g.isMine(home, e.Key()) }
+	e.SetLeased(leased())
+	e.SetSeen(g.floors.Scoped())
+	there := g.store.SetOver(e, dead, admit)
+	// The ring may have changed in between, and reclass have come before e was there.
+	for now := g.cache.topology().Home; now != home; now = g.cache.topology().Home {
+		home = now
+		e.SetLeased(leased())
+	}
+	return there
+}
+
+// noteOf returns what tells others of an entry.
+func (g *Group) noteOf(e *store.Entry) note.Note {
+	return note.Note{
+		Group:    g.name,
+		Key:      e.Key(),
+		Stamp:    e.Stamp,
+		HasValue: true,
+		Tagged:   e.Tagged(),
+		Value:    e.Value(),
+		Age:      g.cache.clock.Instant().Sub(e.Born()),
+		Life:     e.Expires.Sub(e.Born()),
+	}
+}
+
+// spread tells notes to every node of this region, and returns when none of
+// them serves what is older: all have taken them in, and who is not among them can hold
+// no lease. The nodes that own or succeed a key get the value if its note has one, the
+// others need the floor only.
+//
+// The error is ctx's, or that this node is leaving and does not see the others any
+// more; who was not told by then is not told.
+//
+// The notes are not this node's to send to other regions; those of complete are.
+func (c *Cache) spread(ctx context.Context, notes ...*note.Note) error {
+	s := c.spreading(notes)
+	return s.run(ctx)
+}
+
+func (c *Cache) spreading(notes []*note.Note) spreading {
+	return spreading{c: c, notes: notes, begun: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
+}
+
+// A spreading is notes on their way to the nodes of this region.
+type spreading struct {
+	c      *Cache
+	notes  []*note.Note
+	sender uint64         // see take
+	begun  expiry.Instant // when the ages were right
+	told   map[string]bool
+
+	// in is the tenure that the notes were stamped in, if they are a Swap's. A node that is told
+	// only after its end may have owned the key by then, and have swapped the same value: that is
+	// disputed. A node that came into the view after it has the floor from the journals.
+	in       tenure
+	disputed bool
+}
+
+// run does what spread says.
+func (s *spreading) run(ctx context.Context) error {
+	c := s.c
+	for {
+		changed := c.standing.changed.wait()
+		v := c.standing.view.Load()
+		if s.tell(ctx, v) {
+			settled, err := c.settle(ctx, v)
+			switch {
+			case err != nil:
+				return err
+			case settled && s.disputed:
+				return errDisputed
+			case settled:
+				return nil
+			}
+			continue
+		}
+		// Who was not told may be on its way out of the view, or have lost the
+		// message.
+		select {
+		case <-changed:
+		case <-time.After(tellAgain):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tellAgain is the pause before a node is told once more what it has not
+// acknowledged.
+const tellAgain = 20 * time.Millisecond
+
+// tell tells those nodes of the view that have not been told, all at the same
+// time. What many writers tell one node shares its messages' way to the network,
+// see peers. It reports whether all have been told now.
+func (s *spreading) tell(ctx context.Context, v *view) (all bool) {
+	// A node that is up and does not answer for so long has lost it.
+	ctx, cancel := context.WithTimeout(ctx, s.c.config.Lease/2)
+	defer cancel()
+	type telling struct {
+		node string
+		call peers.Pending
+	}
+	var way []telling
+	var floors []byte // the message of all that get no value
+	heirs := v.heirs(s.notes)
+	all = true
+	for _, node := range v.home.Nodes {
+		if s.told[node.ID] {
+			continue
+		}
+		message, heir := floors, slices.Contains(heirs, node.ID)
+		if heir || message == nil {
+			m := note.Tell{Sender: s.sender, Notes: make([]note.Note, len(s.notes))}
+			for i, n := range s.notes {
+				m.Notes[i] = v.noteFor(n, node.ID)
+				m.Notes[i].Age += s.c.clock.Instant().Sub(s.begun)
+			}
+			if message = m.Append(nil); !heir {
+				floors = message
+			}
+		}
+		peer := s.c.transport.Peer(node.ID)
+		if peer == nil {
+			all = false
+			continue
+		}
+		call, err := peer.Begin(ctx, note.MethodTell, message)
+		if err != nil {
+			all = false
+			continue
+		}
+		way = append(way, telling{node.ID, call})
+	}
+	member := false // one of the tenure's view has been told
+	for _, t := range way {
+		if _, err := t.call.Wait(ctx); err != nil {
+			all = false
+			continue
+		}
+		s.told[t.node] = true
+		member = member || s.in.view != nil && s.in.view.has(t.node)
+	}
+	s.disputed = s.disputed || member && !s.c.holds(s.in)
+	return all
+}
+
+// takeTell answers a Tell.
+func (c *Cache) takeTell(m note.Tell, transit time.Duration) peers.Answer {
+	for i := range m.Notes {
+		// A group that is not here has nothing that could be served.
+		if g := c.group(m.Notes[i].Group); g != nil {
+			if err := g.takeDirty(&m.Notes[i]); err != nil {
+				return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
+			}
+			g.take(&m.Notes[i], transit, m.Sender)
+		}
+	}
+	return peers.Answer{}
+}
+
+// heirs returns the nodes that own or succeed keys of which more is to be told than the floor.
+func (v *view) heirs(notes []*note.Note) (ids []string) {
+	for _, n := range notes {
+		if !n.HasValue && !n.Dirty {
+			continue
+		}
+		for _, owner := range v.home.Owners(n.Key, 2) {
+			if !slices.Contains(ids, owner.ID) {
+				ids = append(ids, owner.ID)
+			}
+		}
+	}
+	return ids
+}
+
+// noteFor returns n as the node needs it.
+func (v *view) noteFor(n *note.Note, node string) note.Note {
+	m := *n
+	if !n.HasValue && !n.Dirty {
+		return m
+	}
+	if v.heir(n.Key, node) {
+		return m
+	}
+	return note.Note{Group: n.Group, Key: n.Key, Stamp: n.Stamp}
+}
+
+// heir reports whether the node owns or succeeds the key.
+func (v *view) heir(key, node string) bool {
+	return slices.ContainsFunc(v.home.Owners(key, 2), func(n regions.Node) bool { return n.ID == node })
+}

@@ -1,0 +1,403 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+)
+
+// This file is a write at the node that is asked to be the key's owner.
+
+// write carries out a write of this process as the key's owner. ctx bounds the
+// wait; once the write is stamped it goes on, and the error is ErrUnconfirmed.
+func (g *Group) write(ctx context.Context, w *note.Write) (note.Wrote, error) {
+	b, err := g.begin(ctx, w, anyTime)
+	switch {
+	case b.notes == nil:
+		return b.wrote, err
+	case g.cache.transport == nil: // nobody is to be told
+		return b.wrote, nil
+	}
+	done := make(chan error, 1)
+	if !g.cache.spawn(func() { done <- g.complete(b) }) {
+		return b.wrote, b.unconfirmed()
+	}
+	if w.Quick {
+		return b.wrote, nil
+	}
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = b.unconfirmed()
+	}
+	return b.wrote, err
+}
+
+// begun is a write that is stamped and that the region is still to be told of. If there is nothing
+// to be told it has no notes.
+type begun struct {
+	notes  []*note.Note
+	wrote  note.Wrote
+	tenure tenure // of a Swap: under which it was stamped; otherwise zero
+}
+
+// unconfirmed is the error of a write that the region has not been told of in time. A Swap may be
+// lost yet: whoever owns the key next, and has not been told, may swap the same value.
+func (b begun) unconfirmed() error {
+	if b.tenure.view != nil {
+		return ErrUncertain
+	}
+	return ErrUnconfirmed
+}
+
+// begin does what comes before the region is told.
+func (g *Group) begin(ctx context.Context, w *note.Write, before expiry.Instant) (b begun, err error) {
+	if g.cache.shutting.Load() {
+		return b, ErrClosed
+	}
+	if w.Op == note.Swap {
+		var ok bool
+		if b.tenure, ok = g.swaps(w); !ok {
+			return begun{wrote: note.Wrote{Late: true}}, nil
+		}
+	}
+	n, err := g.stamp(ctx, w, before, b.tenure)
+	switch {
+	case errors.Is(err, errNotSwapped):
+		return b, nil
+	case errors.Is(err, errLate) && !errors.Is(err, ErrOverloaded):
+		return begun{wrote: note.Wrote{Late: true}}, nil
+	case err != nil:
+		return b, err
+	}
+	b.notes = []*note.Note{n}
+	for _, key := range w.Keys {
+		if n, err = g.stamp(ctx, &note.Write{Op: w.Op, Key: key, First: w.First, Untold: w.Untold}, anyTime, tenure{}); err != nil {
+			if stamped := b; g.cache.transport != nil {
+				g.cache.spawn(func() { g.complete(stamped) }) // those that have been begun
+			}
+			return begun{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
+		}
+		b.notes = append(b.notes, n)
+	}
+	b.wrote = note.Wrote{Stamp: b.notes[len(b.notes)-1].Stamp, Swapped: true}
+	return b, nil
+}
+
+// writeTimeout is for how long a region is told of a write after its caller has
+// gone. A node that could not be told by then, and stayed in the view all the time,
+// has failed in a way that its heartbeats do not show.
+const writeTimeout = time.Minute
+
+// errNotSwapped says that a Swap found another value than it expected.
+var errNotSwapped = errors.New("the value has changed")
+
+// errLate says that a write came too late, or waited for too long.
+var errLate = errors.New("the request was under way for too long")
+
+// anyTime is for a write that nobody else may have been asked for meanwhile.
+const anyTime = expiry.Instant(math.MaxInt64)
+
+// stamp does the part of a write that is one step: nobody else writes the key here
+// meanwhile. ctx bounds the wait for that. A Swap takes place in a tenure.
+func (g *Group) stamp(ctx context.Context, w *note.Write, before expiry.Instant, in tenure) (*note.Note, error) {
+	held, err := g.writing.lock(ctx, w.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer held.unlock()
+	switch {
+	case before != anyTime && g.cache.clock.Instant() >= before, w.Op == note.Swap && !g.cache.holds(in):
+		return nil, errLate
+	case w.Op == note.Swap && !g.expected(w):
+		return nil, errNotSwapped
+	}
+	takes := g.backing.takes(w.Op)
+	queues := takes && g.backing.behind != nil
+	if takes && !queues {
+		if err := g.through(ctx, w); err != nil {
+			return nil, err
+		}
+		// That takes its time. If there is another owner by now, it may have swapped the same value.
+		if w.Op == note.Swap && !g.cache.holds(in) {
+			g.distrustLocked(w.Key)
+			return nil, g.located(errDisputed)
+		}
+		before = anyTime // the origin has it, so that nobody else is asked
+	}
+	n := &note.Note{Group: g.name, Key: w.Key, Scope: w.Scope(), Clear: w.Op == note.Clear}
+	if w.Op == note.Set || w.Op == note.Swap {
+		n.HasValue, n.Value, n.Tagged = true, w.Value, w.Tagged
+		n.Life = g.life(w.Key, false, w.Life)
+	}
+	// Stamped after the origin has it: a load that sees the origin without it
+	// has begun before.
+	if queues {
+		err = g.queueLocked(ctx, n, w, before)
+	} else {
+		err = g.stampLocked(n, w, before)
+	}
+	// Who comes to own the key after the tenure has ended finds the floor in this node's journal, if
+	// it was raised before the end.
+	if err == nil && w.Op == note.Swap && !g.cache.holds(in) {
+		g.cache.spawn(func() { g.complete(begun{notes: []*note.Note{n}}) })
+		err = g.located(errDisputed)
+	}
+	return n, err
+}
+
+// errDisputed is the error of a Swap during which the members of the region changed.
+var errDisputed = fmt.Errorf("%w: the key may have another owner now", ErrUncertain)
+
+// swaps returns the tenure in which this node may compare a key's value and swap it: it owns the
+// key, and takes the same region for the key's home as whoever sends the Swap.
+func (g *Group) swaps(w *note.Write) (tenure, bool) {
+	t, ok := g.cache.tenure()
+	return t, ok && g.isMine(t.view.home, w.Key) && (w.Regions == 0 || w.Regions == t.view.list)
+}
+
+// queueLocked is stampLocked for what the origin gets later. It waits for room, but for a Swap: that
+// must not outlast its tenure, and is asked for again.
+func (g *Group) queueLocked(ctx context.Context, n *note.Note, w *note.Write, before expiry.Instant) error {
+	var cancel context.CancelFunc
+	switch {
+	case w.Op == note.Swap:
+		ctx, cancel = context.WithCancel(ctx)
+		cancel()
+	case before < anyTime:
+		ctx, cancel = context.WithTimeoutCause(ctx, before.Sub(g.cache.clock.Instant()), errLate)
+		defer cancel()
+	}
+	for again := false; ; again = true {
+		begun := g.cache.clock.Instant()
+		superseded, err := g.giveStamp(n, w, before)
+		if err == nil && !superseded { // else the origin gets what has superseded it
+			err = g.queue(ctx, n)
+		}
+		switch {
+		case err != nil && again:
+			return fmt.Errorf("%w: %w", ErrUncertain, err) // the first may be in the origin by now
+		case err != nil:
+			return err
+		case g.cache.clock.Instant().Sub(begun) <= g.cache.config.MaxDrift:
+			g.publish(n)
+			return nil
+		}
+		// What was loaded while it waited would pass for newer.
+	}
+}
+
+// stampLocked makes n the latest write of its key: stamps it, takes it in here,
+// and sends it on its way to the other regions. The key's lock is held.
+func (g *Group) stampLocked(n *note.Note, w *note.Write, before expiry.Instant) error {
+	_, err := g.giveStamp(n, w, before)
+	if err == nil {
+		g.publish(n)
+	}
+	return err
+}
+
+// giveStamp stamps n, the note of w. A write that is sent again may already have happened at
+// another node, and others may have read it and written since, in other regions too. It must not come
+// after those, whether this node has heard of them or not. So it gets its own earlier stamp, if that
+// is still the key's floor, and else one of the time at which it was first sent. If anything that is
+// known here has been written since, it is superseded.
+//
+// If its sender may not have known of every write by that time, a removal gets a new stamp: it can
+// do no worse than to drop a value. Which of two Sets is to stay is not known then.
+//
+// The deadline is looked at afterwards: what is stamped in time has its place before the same
+// write at another node, however long this process is stopped now.
+func (g *Group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (superseded bool, err error) {
+	n.Age = 0
+	n.Stamp = expiry.Stamp{Generation: g.cache.clock.Now(), Origin: w.ID}
+	if w.First != 0 && (n.HasValue || !w.Untold) {
+		floor := g.floors.FloorOf(n.Subject())
+		superseded = floor.Generation >= w.First
+		switch {
+		case n.HasValue && floor.Origin == w.ID:
+			n.Stamp, superseded = floor, false
+		case superseded && w.Untold:
+			return false, g.located(fmt.Errorf("%w: something else has been written since", ErrUncertain))
+		default:
+			n.Stamp.Generation = w.First
+		}
+	}
+	if !n.HasValue {
+		n.Stamp = expiry.Removal(n.Stamp.Generation)
+	}
+	if before != anyTime && g.cache.clock.Instant() >= before {
+		return false, errLate
+	}
+	return superseded, nil
+}
+
+func (g *Group) publish(n *note.Note) {
+	if g.cache.transport == nil {
+		g.take(n, 0, g.cache.self)
+		return
+	}
+	at := g.cache.clock.Instant()
+	g.take(n, 0, g.cache.self)
+	// Which other regions the origin has yet to hear of is not their concern.
+	elsewhere := *n
+	elsewhere.Dirty = false
+	g.cache.replicate(&elsewhere, at)
+}
+
+// expected reports whether the key's present value is the one that the Swap
+// expects: it has not been written since, nor removed by whatever name, nor loaded anew. The
+// key's lock is held.
+//
+// It may have left memory since, for want of room or because it was removed. Then what the
+// Swap tells of it is judged as if it came here now.
+func (g *Group) expected(w *note.Write) bool {
+	e, ok := g.store.Peek(w.Key)
+	if ok && g.cache.clock.Instant() < e.Expires && !e.Below(g.floors.Floor(w.Key)) && !g.covered(e) {
+		return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected)
+	}
+	return g.live(g.store.NewEntry(store.Item{
+		Key:    w.Key,
+		Value:  store.AppendTags(nil, w.Tags),
+		Tagged: true,
+		Stamp:  w.Expected,
+		Born:   w.Born,
+	}), false, always)
+}
+
+// complete returns when no node in this region serves what is older than what has been begun,
+// whoever still waits for that.
+func (g *Group) complete(b begun) error {
+	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
+	defer cancel()
+	s := g.cache.spreading(b.notes)
+	s.sender, s.in = g.cache.self, b.tenure
+	if err := s.run(ctx); errors.Is(err, ErrUncertain) {
+		return err
+	} else if err != nil {
+		return b.unconfirmed()
+	}
+	return nil
+}
+
+// writeLife is for how long a Write may be under way. Whoever has sent it to a node
+// that then could not be reached does not ask another before that is over: a request
+// that lay in a buffer and is carried out late would bring an old value back, above all
+// that has been written since.
+func (c *Cache) writeLife() time.Duration { return c.config.Lease }
+
+// errStranger says that the node that was asked for a write does not see all of the region.
+var errStranger = errors.New("the key's owner does not see all nodes of the region")
+
+// takeWrite answers a Write. Who asks for one may see more than this node, which would not tell
+// all of the region: it is not seen itself, though it has stood there, or this node has just come.
+func (g *Group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) peers.Answer {
+	v := g.cache.standing.view.Load()
+	stranger := w.Standing && !v.has(call.From) || g.cache.isStranger(v, call.From)
+	if call.Region == g.cache.node.Region && (stranger || g.cache.leavesWrites(v)) {
+		return peers.Answer{Value: note.Wrote{Stranger: true}.Append(nil)}
+	}
+	w.Born = g.cache.clock.Instant().Add(-w.Age - call.Transit)
+	life := g.cache.writeLife()
+	life -= life / 10 // the sender's clock may be faster
+	b, err := g.begin(ctx, w, g.cache.clock.Instant().Add(life-call.Transit))
+	switch {
+	case err != nil:
+	case b.notes == nil:
+	case w.Quick:
+		unconfirmed := b
+		b.wrote.Unconfirmed = !g.cache.spawn(func() { g.complete(unconfirmed) })
+	default: // on this goroutine, which has nothing else to do
+		if err = g.complete(b); errors.Is(err, ErrUnconfirmed) {
+			b.wrote.Unconfirmed, b.wrote.Left, err = true, g.cache.isGuest(), nil
+		}
+	}
+	if err != nil {
+		return g.reply(answer{err: err})
+	}
+	return peers.Answer{Value: b.wrote.Append(nil)}
+}
+
+// locks are one lock for each key that is being written. The zero value is ready.
+type locks struct{ shards [64]lockShard }
+
+type lockShard struct {
+	mu sync.Mutex
+	// held are the keys that are locked, and who waits for each, first come first
+	// served. Guarded by mu.
+	held map[string][]*turn
+}
+
+// A turn is somebody who waits for a lock.
+type turn struct {
+	come  chan struct{} // closed when the lock is handed to this one
+	given bool          // it has been; guarded by lockShard.mu
+}
+
+// A heldLock is a key's lock that somebody has.
+type heldLock struct {
+	shard *lockShard
+	key   string
+}
+
+// lock locks a key, unless ctx ends first.
+func (l *locks) lock(ctx context.Context, key string) (heldLock, error) {
+	s := &l.shards[xxh3.HashString(key)%uint64(len(l.shards))]
+	h := heldLock{s, key}
+	s.mu.Lock()
+	waiting, locked := s.held[key]
+	if !locked {
+		if s.held == nil {
+			s.held = make(map[string][]*turn)
+		}
+		s.held[key] = nil
+		s.mu.Unlock()
+		return h, nil
+	}
+	t := &turn{come: make(chan struct{})}
+	s.held[key] = append(waiting, t)
+	s.mu.Unlock()
+
+	select {
+	case <-t.come:
+		return h, nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	given := t.given
+	if !given {
+		s.held[key] = slices.DeleteFunc(s.held[key], func(other *turn) bool { return other == t })
+	}
+	s.mu.Unlock()
+	if given {
+		h.unlock()
+	}
+	return heldLock{}, context.Cause(ctx)
+}
+
+// unlock hands the lock to who has waited for it longest.
+func (h heldLock) unlock() {
+	s := h.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := s.held[h.key]
+	if len(waiting) == 0 {
+		delete(s.held, h.key)
+		return
+	}
+	next := waiting[0]
+	next.given = true
+	close(next.come)
+	s.held[h.key] = waiting[1:]
+}
