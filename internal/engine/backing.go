@@ -225,7 +225,7 @@ func (g *Group) queued(key string, floor expiry.Stamp) (answer, bool) {
 		Absent:  w.Removed,
 		Tagged:  w.Tagged,
 	})
-	if e.Below(floor.Max(g.floorOf(e))) {
+	if e.Below(floor.Max(g.fresh.floorOf(e))) {
 		return answer{}, false
 	}
 	return g.keep(answer{entry: e, source: SourceGetter}, began), true
@@ -383,7 +383,7 @@ func (g *Group) lagging(key string) bool {
 // write: of its key, or of whatever removes it by another name. What counts is when the load
 // began, however long it took.
 func (g *Group) lagged(e *store.Entry) bool {
-	return e.IsLoad() && g.withinLag(e.Generation, g.floorOf(e))
+	return e.IsLoad() && g.withinLag(e.Generation, g.fresh.floorOf(e))
 }
 
 // withinLag reports whether an origin that lags may not have a write yet at some time.

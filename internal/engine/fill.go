@@ -282,7 +282,7 @@ func (g *Group) fetch(ctx context.Context, n regions.Node, req request) (answer,
 		case answered, unusable:
 			return a, verdict == answered
 		case overtaken: // of its tags the node may not know what this one does
-			req.floor = req.floor.Max(g.floorOf(a.entry))
+			req.floor = req.floor.Max(g.fresh.floorOf(a.entry))
 			if !a.entry.Below(req.floor) && !g.floors.Floor(req.key).IsSet() {
 				// It is in doubt here, which what is loaded from now on is not. But that would hide what was set.
 				req.floor = expiry.Removal(a.entry.Generation)
@@ -336,7 +336,7 @@ func (g *Group) judge(ctx context.Context, req request, n regions.Node, ans peer
 		Absent:  absent,
 		Tagged:  ans.Tagged,
 	})
-	if !g.live(e, false, req.began.known) {
+	if !g.fresh.admissible(e, false, req.began.known) {
 		return answer{entry: e}, overtaken
 	}
 	e.SetSeen(req.began.known) // what was known by then has been held against its age too
@@ -344,10 +344,10 @@ func (g *Group) judge(ctx context.Context, req request, n regions.Node, ans peer
 	case req.hop == peers.HopRegion && g.lags(n.Region) && g.lagged(e):
 		return answer{err: g.located(errLagging)}, answered // that region may not have heard of the write
 	case ans.Stale:
-		if !g.servable(e, req.floor, now) {
+		if !g.fresh.servesStale(e, req.floor, now) {
 			return answer{}, unusable
 		}
-		if g.revalidates(e, now) {
+		if g.fresh.revalidates(e, now) {
 			// It is being loaded there: the next read asks again.
 			return answer{entry: e, source: SourceStale, revalidated: true}, answered
 		}
@@ -391,13 +391,13 @@ func (g *Group) keep(a answer, began mark) answer {
 	e := a.entry
 	there := g.insert(e, nil, func() bool {
 		s := &g.cache.standing
-		return s.turns.Load() == began.turns && !isOdd(began.turns) && g.live(e, a.here, always) &&
-			(e.Class() == store.Owned || s.period.Load() == began.period && g.leased(g.cache.clock.Instant()))
+		return s.turns.Load() == began.turns && !isOdd(began.turns) && g.fresh.admissible(e, a.here, anySeq) &&
+			(e.Class() == store.Owned || s.period.Load() == began.period && g.fresh.leased(g.cache.clock.Instant()))
 	})
-	if there == nil || there == e || g.cache.clock.Instant() >= there.Expires || there.Below(g.floorOf(there)) {
+	if there == nil || there == e || g.cache.clock.Instant() >= there.Expires || there.Below(g.fresh.floorOf(there)) {
 		return a
 	}
-	if e.Below(there.Stamp) || !there.IsLoad() && !g.live(e, a.here, always) {
+	if e.Below(there.Stamp) || !there.IsLoad() && !g.fresh.admissible(e, a.here, anySeq) {
 		if a.source == SourceStale {
 			a.source = SourceStore
 		}
@@ -415,7 +415,7 @@ func (g *Group) remembered(key string, floor expiry.Stamp) (answer, bool) {
 	}
 	e, ok := g.store.Get(key)
 	now := g.cache.clock.Instant()
-	if !ok || e.Below(floor) || g.covered(e) || now >= e.Expires || e.Class() == store.Copy && !g.leased(now) {
+	if !ok || !g.fresh.servesAsOwner(e, floor, now) {
 		return answer{}, false
 	}
 	return answer{entry: e, source: SourceStore}, true
@@ -430,7 +430,7 @@ func (g *Group) orStale(ctx context.Context, key string, floor expiry.Stamp, a a
 	}
 	e, ok := g.store.Peek(key)
 	now := g.cache.clock.Instant()
-	if !ok || !g.servable(e, floor, now) {
+	if !ok || !g.fresh.servesStale(e, floor, now) {
 		return a
 	}
 	if now < e.Expires { // a write has put it there while the load was failing
@@ -449,12 +449,6 @@ func (g *Group) orStaleFor(ctx context.Context, key string, floor expiry.Stamp, 
 		return a
 	}
 	return g.orStale(ctx, key, floor, a)
-}
-
-// servable reports whether e may be served as a stale value.
-func (g *Group) servable(e *store.Entry, floor expiry.Stamp, now expiry.Instant) bool {
-	return !e.Absent() && !e.Below(floor) && !g.covered(e) && now < e.Expires.Add(g.config.staleness()) &&
-		!(e.Leased() && !g.leased(now))
 }
 
 // life returns the time to live of a key, or of its absence. own is the item's

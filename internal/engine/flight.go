@@ -91,13 +91,13 @@ func (g *Group) current(floor expiry.Stamp, join func(floor expiry.Stamp, known 
 		if !g.isLate(f, a, known) {
 			return a
 		}
-		floor = floor.Max(g.floorOf(a.entry))
+		floor = floor.Max(g.fresh.floorOf(a.entry))
 	}
 }
 
 // isLate reports whether the flight may have begun before a write that was known at the mark.
 func (g *Group) isLate(f *flight, a answer, known expiry.Mark) bool {
-	return f.known < known && a.err == nil && g.overtaken(a.entry, f.known, known)
+	return f.known < known && a.err == nil && g.fresh.overtaken(a.entry, f.known, known)
 }
 
 // begin starts the flight for key with run, or joins one: wait must be called for what it returns.

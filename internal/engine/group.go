@@ -46,9 +46,6 @@ type GroupConfig struct {
 	DecodedSize int64 // see store.Config
 }
 
-// staleness is for how long past its life a value may be served, marked.
-func (c *GroupConfig) staleness() time.Duration { return max(c.StaleIfError, c.Revalidate) }
-
 // A Codec turns the user's values into bytes and back.
 type Codec struct {
 	Encode func(v any) ([]byte, error)
@@ -78,6 +75,7 @@ type Group struct {
 
 	store   *store.Store
 	floors  *expiry.Floors
+	fresh   freshness
 	loading *semaphore.Weighted // calls of the getter
 	stats   groupStats
 
@@ -96,10 +94,6 @@ type Group struct {
 
 	// recalled has the keys whose last write other regions have been asked for. See recall.
 	recalled *xsync.Map[string, struct{}]
-
-	// synced is true once the floors of the region's other nodes have been
-	// taken in.
-	synced atomic.Bool
 
 	// See the head of fill.go.
 	asks  *flights
@@ -140,6 +134,9 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 		asks: newFlights(c.ctx, config.LoadTimeout+config.LoadTimeout/4, c.spawn),
 	}
 	c.initGuard(&g.guard, name)
+	f := &g.fresh
+	f.floors, f.clock, f.maxDrift, f.leaseEnd = g.floors, c.clock, c.config.MaxDrift, &c.standing.copies
+	f.staleness, f.revalidate = max(config.StaleIfError, config.Revalidate), config.Revalidate
 	g.refreshing.together = g.gather(1)
 	g.back()
 	evicted := g.evictions()

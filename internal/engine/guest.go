@@ -35,7 +35,7 @@ func (c *Cache) surrender(home *regions.Region) {
 	s.turns.Add(1)
 	s.mu.Unlock()
 	for _, g := range *c.groups.Load() {
-		g.synced.Store(false)
+		g.fresh.synced.Store(false)
 		g.reclass(home)
 	}
 }

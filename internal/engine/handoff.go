@@ -77,7 +77,7 @@ func (g *Group) heirs() func(key string) (node string, ok bool) {
 func (h *handing) handEntries(ctx context.Context, used bool) {
 	now, heir := h.g.cache.clock.Instant(), h.g.heirs()
 	for e := range h.g.store.All() {
-		if e.Class() != store.Owned || e.Leased() || e.Absent() || e.Used() != used || now >= e.Expires {
+		if e.Used() != used || !h.g.fresh.passesOn(e, now) {
 			continue
 		}
 		if node, ok := heir(e.Key()); ok {

@@ -65,7 +65,7 @@ func (g *Group) readHome(ctx context.Context, key, home string) (a answer, err e
 		a, ok := g.askHome(ctx, r, key)
 		switch {
 		case ok && a.err == nil && a.source == SourceStale:
-			if err = errors.New("there is only a stale value"); !g.revalidates(a.entry, g.cache.clock.Instant()) {
+			if err = errors.New("there is only a stale value"); !g.fresh.revalidates(a.entry, g.cache.clock.Instant()) {
 				return a, err
 			} // a fresh one is on its way
 		case ok && errors.Is(a.err, errNotRecalled):
@@ -288,7 +288,7 @@ func (c *Cache) takeRecall(ctx context.Context, m note.Recall) peers.Answer {
 	if g == nil {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
 	}
-	if !g.synced.Load() && len(t.view.home.Nodes) > 1 {
+	if !g.fresh.synced.Load() && len(t.view.home.Nodes) > 1 {
 		return disagrees
 	}
 	floor := g.floors.Floor(m.Key)

@@ -335,7 +335,7 @@ func (g *Group) dead() expiry.Generation { return g.cache.clock.Read().Add(-g.re
 
 // relevance is for how long a floor matters: a value that is older may be alive somewhere.
 func (g *Group) relevance() time.Duration {
-	return max(g.config.TTL+g.config.staleness(), g.config.OriginLag) + g.asks.limit + g.cache.config.MaxDrift
+	return max(g.config.TTL+g.fresh.staleness, g.config.OriginLag) + g.asks.limit + g.cache.config.MaxDrift
 }
 
 // retention is for how long floors are kept. The first of the slices in which those that matter are

@@ -32,7 +32,7 @@ type Decode func(e *store.Entry) error
 // value is at hand.
 func (g *Group) Hit(key string) (*store.Entry, bool) {
 	e, ok := g.store.Get(key)
-	return e, ok && g.valid(e) && g.cache.before(e.Expires)
+	return e, ok && g.fresh.servesUnexpired(e) && g.cache.before(e.Expires)
 }
 
 // CountHit counts a hit. It reports false if the entry has turned out to have expired.
@@ -155,7 +155,7 @@ func (g *Group) until(a answer, begun expiry.Instant) expiry.Instant {
 	case a.revalidated:
 		return e.Expires.Add(g.config.Revalidate)
 	default:
-		return e.Expires.Add(g.config.staleness())
+		return e.Expires.Add(g.fresh.staleness)
 	}
 }
 
@@ -201,12 +201,12 @@ func (g *Group) counted(ctx context.Context, a answer) error {
 // Peek returns the entry of key if it is in memory and its value may be served now.
 func (g *Group) Peek(key string) (*store.Entry, bool) {
 	e, ok := g.store.Peek(key)
-	return e, ok && !e.Absent() && g.alive(e)
+	return e, ok && !e.Absent() && g.fresh.serves(e, g.cache.clock.Instant())
 }
 
 // Alive reports whether an entry of this group has not expired yet. What has expired while it was decoded
 // may not be served.
-func (g *Group) Alive(e *store.Entry) bool { return g.cache.clock.Instant() < e.Expires }
+func (g *Group) Alive(e *store.Entry) bool { return !g.fresh.expired(e, g.cache.clock.Instant()) }
 
 // All returns the entries whose values may be served now, in the order of eviction if the policy has one.
 func (g *Group) All() iter.Seq[*store.Entry] {
@@ -216,7 +216,7 @@ func (g *Group) All() iter.Seq[*store.Entry] {
 			entries = slices.Values(g.store.InOrder())
 		}
 		for e := range entries {
-			if !e.Absent() && g.alive(e) && !yield(e) {
+			if !e.Absent() && g.fresh.serves(e, g.cache.clock.Instant()) && !yield(e) {
 				return
 			}
 		}
@@ -227,7 +227,7 @@ func (g *Group) All() iter.Seq[*store.Entry] {
 func (g *Group) Len() int {
 	n := 0
 	for e := range g.store.All() {
-		if !e.Absent() && g.alive(e) {
+		if !e.Absent() && g.fresh.serves(e, g.cache.clock.Instant()) {
 			n++
 		}
 	}

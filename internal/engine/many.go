@@ -67,7 +67,7 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 	for _, w := range all {
 		a := g.orStaleFor(ctx, w.flight.key, w.floor, w.in.wait(ctx, w.flight))
 		if g.isLate(w.flight, a, w.known) {
-			a = g.fillAbove(ctx, w.flight.key, g.floorOf(a.entry)) // as fly does, so that they share it
+			a = g.fillAbove(ctx, w.flight.key, g.fresh.floorOf(a.entry)) // as fly does, so that they share it
 		}
 		answered(w.flight.key, a)
 	}

@@ -46,39 +46,27 @@ func (g *Group) lookup(key string) (answer, bool) {
 		return answer{}, false
 	}
 	now := g.cache.clock.Instant()
-	if now < e.Expires && g.valid(e) {
+	if g.fresh.serves(e, now) {
 		if g.config.RefreshAhead > 0 {
 			g.ahead(e)
 		}
 		return answer{entry: e, source: SourceStore}, true
 	}
-	if until, ok := g.retries.Load(key); ok && now >= e.Expires && now < until && g.servable(e, g.floors.Floor(key), now) {
+	if until, ok := g.retries.Load(key); ok && g.fresh.expired(e, now) && now < until && g.fresh.servesStale(e, g.floors.Floor(key), now) {
 		return answer{entry: e, source: SourceStale}, true
 	}
 	return answer{}, false
 }
 
-// alive reports whether an entry of the store may be served.
-func (g *Group) alive(e *store.Entry) bool {
-	return g.valid(e) && g.cache.clock.Instant() < e.Expires
-}
-
-// valid reports whether an entry of the store may be served as far as its time has not
-// come. Of the floors the key's own is not looked at: a write that raises it drops its entry
-// from the store (see keep).
-func (g *Group) valid(e *store.Entry) bool {
-	return e.Generation > g.floors.Group() && !g.covered(e) && !(e.Leased() && !g.leased(g.cache.clock.Instant()))
-}
-
 // expire frees the memory of what has expired and may not be served stale either.
 func (g *Group) expire() {
-	g.store.Expire(g.cache.clock.Instant().Add(-g.config.staleness()))
+	g.store.Expire(g.cache.clock.Instant().Add(-g.fresh.staleness))
 }
 
 // sweep frees the memory of what can no longer be served for another reason.
 func (g *Group) sweep() {
 	cleared := g.floors.Group()
-	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Generation <= cleared || g.covered(e) })
+	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Generation <= cleared || g.fresh.scopeRemoved(e) })
 	now := g.cache.clock.Instant()
 	g.refreshing.forget(now)
 	for key, until := range g.retries.All() {

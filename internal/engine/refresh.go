@@ -78,12 +78,6 @@ func (g *Group) ahead(e *store.Entry) {
 	g.refresh(e, now, min(window/4, refreshRetry))
 }
 
-// revalidates reports whether e has expired and may be served while it is loaded
-// anew.
-func (g *Group) revalidates(e *store.Entry, now expiry.Instant) bool {
-	return now >= e.Expires && now < e.Expires.Add(g.config.Revalidate)
-}
-
 // whileRevalidating answers with a value that has expired, and has it refreshed. It
 // is for whoever owns the key: others ask there, and so have the new value as soon as there
 // is one.
@@ -93,7 +87,7 @@ func (g *Group) whileRevalidating(key string) (answer, bool) {
 	}
 	e, ok := g.store.Peek(key)
 	now := g.cache.clock.Instant()
-	if !ok || e.Class() != store.Owned || e.Leased() || !g.revalidates(e, now) || !g.servable(e, g.floors.Floor(key), now) {
+	if !ok || !g.fresh.servesRevalidating(e, g.floors.Floor(key), now) {
 		return answer{}, false
 	}
 	if g.isQueued(key) {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/internal/note"
-	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 )
 
@@ -46,7 +45,7 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 // the key's floor, and would otherwise load what is here.
 func (g *Group) asOwner(key string) (answer, bool) {
 	e, ok := g.store.Peek(key)
-	if !ok || e.Class() != store.Owned || g.cache.clock.Instant() >= e.Expires || e.Below(g.floors.Floor(key)) || g.covered(e) {
+	if !ok || !g.fresh.servesAsOwner(e, g.floors.Floor(key), g.cache.clock.Instant()) {
 		return answer{}, false
 	}
 	return answer{entry: e, source: SourceStore}, true

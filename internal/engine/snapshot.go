@@ -9,7 +9,6 @@ import (
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/note"
-	"github.com/geocache/geocache/internal/store"
 )
 
 // This file is Snapshot. Its output is
@@ -120,8 +119,7 @@ func (s *snapshot) entries(used bool) {
 		if s.err != nil {
 			return
 		}
-		if e.Class() != store.Owned || e.Leased() || e.Absent() || e.Used() != used || len(e.Payload()) > g.cache.config.Limits.MaxValue ||
-			g.cache.clock.Instant() >= e.Expires || e.Below(g.floors.Floor(e.Key())) || g.covered(e) {
+		if e.Used() != used || len(e.Payload()) > g.cache.config.Limits.MaxValue || !g.fresh.passesOn(e, g.cache.clock.Instant()) {
 			continue
 		}
 		n := g.noteOf(e)

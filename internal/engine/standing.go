@@ -90,11 +90,6 @@ type standing struct {
 // A takenJournal is that of one node, from when it is asked for.
 type takenJournal struct{ all bool } // all of it has come; guarded by standing.mu
 
-// leased reports whether this node may serve copies of the group's entries now.
-func (g *Group) leased(now expiry.Instant) bool {
-	return int64(now) < g.cache.standing.copies.Load() && g.synced.Load()
-}
-
 // follow has this node follow a change of the topology. It must not block.
 func (c *Cache) follow() {
 	c.following.Lock()
@@ -163,7 +158,7 @@ func (g *Group) isMine(home *regions.Region, key string) bool {
 	if home.Owner(key).ID != g.cache.node.ID {
 		return false
 	}
-	return g.synced.Load() || len(home.Nodes) == 1 && !g.cache.topology().Guest
+	return g.fresh.synced.Load() || len(home.Nodes) == 1 && !g.cache.topology().Guest
 }
 
 // reclass marks which of the entries that this node has as an owner are its own
@@ -180,12 +175,12 @@ func (g *Group) reclass(home *regions.Region) {
 // setSynced notes that this node has been told of everything that concerns the
 // group, unless it has become a guest since it began to ask, when turns was as given.
 func (g *Group) setSynced(turns uint64) {
-	if g.synced.Load() {
+	if g.fresh.synced.Load() {
 		return
 	}
 	g.cache.following.Lock() // so that of two who reclass the later home is last
 	defer g.cache.following.Unlock()
-	if g.cache.standing.turns.Load() == turns && !g.synced.Swap(true) {
+	if g.cache.standing.turns.Load() == turns && !g.fresh.synced.Swap(true) {
 		g.reclass(g.cache.topology().Home)
 	}
 }
@@ -315,7 +310,7 @@ func (c *Cache) resume() {
 		s.period.Add(1) // first: what was asked for before must not come in after the sweep
 		for _, g := range groups {
 			g.store.Sweep(store.Removed, func(e *store.Entry) bool {
-				return e.Class() == store.Copy || g.inDoubt(e, g.floorOf(e)) // a late write leaves no trace in the journals
+				return e.Class() == store.Copy || g.fresh.maybeOlder(e, g.fresh.floorOf(e)) // a late write leaves no trace in the journals
 			})
 			g.setSynced(turns)
 		}
@@ -367,7 +362,7 @@ func (c *Cache) join(g *Group) {
 func (c *Cache) syncGroup(g *Group) {
 	for {
 		changed := c.standing.changed.wait()
-		if g.synced.Load() {
+		if g.fresh.synced.Load() {
 			return
 		}
 		period, turns := c.standing.period.Load(), c.standing.turns.Load()

@@ -160,7 +160,7 @@ type groupStats struct {
 	takeovers  atomic.Uint64
 	undecoded  atomic.Uint64
 
-	writes, writeErrors, stored, storeErrors, doubts, retried, repaired atomic.Uint64
+	writes, writeErrors, stored, storeErrors, retried, repaired atomic.Uint64
 
 	loadLatency latency.Histogram
 }
@@ -181,7 +181,7 @@ func (g *Group) Stats() GroupStats {
 	return GroupStats{
 		Writes:        s.writes.Load(),
 		WriteErrors:   writeErrors,
-		RejectedLoads: s.doubts.Load(),
+		RejectedLoads: g.fresh.rejected.Load(),
 		UpdateRetries: s.retried.Load(),
 		Repaired:      s.repaired.Load(),
 		OriginWrites:  s.stored.Load(),

@@ -38,7 +38,7 @@ func (g *Group) take(n *note.Note, transit time.Duration, sender uint64) {
 		return // what it has made dead is found when it is read, see covered
 	}
 	floor, again := was.Max(n.Stamp), was == n.Stamp // what was loaded since it came the first time may stay
-	dead := func(e *store.Entry) bool { return e.Below(n.Stamp) || !again && g.inDoubt(e, floor) }
+	dead := func(e *store.Entry) bool { return e.Below(n.Stamp) || !again && g.fresh.maybeOlder(e, floor) }
 	if !g.put(n, transit, dead) { // (2)
 		g.store.DeleteFunc(n.Key, dead)
 	}
@@ -57,7 +57,7 @@ func (g *Group) takeClear(n *note.Note, sender uint64) {
 		return // what was loaded since it came the first time may stay
 	}
 	floor := expiry.Removal(max(was, n.Stamp.Generation))
-	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(floor) || g.inDoubt(e, floor) })
+	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(floor) || g.fresh.maybeOlder(e, floor) })
 }
 
 // put makes the note's value the entry of its key, in the place of what is dead or older, see
@@ -80,7 +80,7 @@ func (g *Group) put(n *note.Note, transit time.Duration, dead func(*store.Entry)
 	if now >= e.Expires {
 		return false
 	}
-	g.insert(e, dead, func() bool { return !isOdd(g.cache.standing.turns.Load()) && g.live(e, false, always) })
+	g.insert(e, dead, func() bool { return !isOdd(g.cache.standing.turns.Load()) && g.fresh.admissible(e, false, anySeq) })
 	return true
 }
 

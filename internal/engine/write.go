@@ -264,16 +264,16 @@ func (g *Group) publish(n *note.Note) {
 // Swap tells of it is judged as if it came here now.
 func (g *Group) expected(w *note.Write) bool {
 	e, ok := g.store.Peek(w.Key)
-	if ok && g.cache.clock.Instant() < e.Expires && !e.Below(g.floors.Floor(w.Key)) && !g.covered(e) {
+	if ok && g.fresh.current(e, g.floors.Floor(w.Key), g.cache.clock.Instant()) {
 		return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected)
 	}
-	return g.live(g.store.NewEntry(store.Item{
+	return g.fresh.admissible(g.store.NewEntry(store.Item{
 		Key:    w.Key,
 		Value:  store.AppendTags(nil, w.Tags),
 		Tagged: true,
 		Stamp:  w.Expected,
 		Born:   w.Born,
-	}), false, always)
+	}), false, anySeq)
 }
 
 // complete returns when no node in this region serves what is older than what has been begun,
