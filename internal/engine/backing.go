@@ -18,6 +18,8 @@ import (
 // A backing is how a group's writes get to the user's origin, if they do: through,
 // before the cache has them, or behind, after.
 type backing struct {
+	g *Group
+
 	set    func(ctx context.Context, key string, value []byte) error // nil: writes are the cache's alone
 	remove func(ctx context.Context, key string) error               // nil: so are removals
 	behind *behind.Queue                                             // nil: they are written through
@@ -30,14 +32,14 @@ type backing struct {
 // any reports whether writes get to the origin at all.
 func (b *backing) any() bool { return b.set != nil || b.remove != nil }
 
-// back makes the group's backing from its configuration.
-func (g *Group) back() {
-	b, config := &g.backing, &g.config
-	b.set, b.remove = config.Set, config.Remove
+// init makes g's backing from its configuration.
+func (b *backing) init(g *Group) {
+	config := &g.config
+	b.g, b.set, b.remove = g, config.Set, config.Remove
 	if config.WriteBehind > 0 {
 		b.behind = behind.New(behind.Config{
-			Store:    g.store1,
-			Stored:   g.stored,
+			Store:    b.store,
+			Stored:   b.stored,
 			MaxBytes: config.WriteBehind,
 			Timeout:  config.LoadTimeout,
 			Now:      g.cache.clock.Instant,
@@ -63,11 +65,11 @@ func (b *backing) takes(op note.Op) bool {
 // held, so the origin sees a key's writes in the order of their stamps.
 //
 // If it fails, nobody knows what the origin holds: what the cache has of the key dies.
-func (g *Group) through(ctx context.Context, w *note.Write) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, g.config.LoadTimeout, ErrTimeout)
+func (b *backing) through(ctx context.Context, w *note.Write) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, b.g.config.LoadTimeout, ErrTimeout)
 	defer cancel()
-	what, write := g.toOrigin(w.Key, store.Payload(w.Value, w.Tagged), w.Op == note.Remove)
-	done, going := origin.Go(&g.guard, g.cache.spawn, what, w.Key, origin.NoValue(func() error { return write(g.whileStoring(ctx, w.Key)) }))
+	what, write := b.callOf(w.Key, store.Payload(w.Value, w.Tagged), w.Op == note.Remove)
+	done, going := origin.Go(&b.g.guard, b.g.cache.spawn, what, w.Key, origin.NoValue(func() error { return write(b.g.whileStoring(ctx, w.Key)) }))
 	if !going {
 		return ErrClosed
 	}
@@ -76,71 +78,71 @@ func (g *Group) through(ctx context.Context, w *note.Write) error {
 	if !ended {
 		err = endOf(context.Cause(ctx))
 		// It may change the origin yet, after all that is done below.
-		g.cache.spawn(func() {
+		b.g.cache.spawn(func() {
 			select {
 			case <-done:
-				g.distrust(w.Key)
-			case <-g.cache.ctx.Done():
+				b.distrust(w.Key)
+			case <-b.g.cache.ctx.Done():
 			}
 		})
 	}
 	if err != nil {
-		g.stats.storeErrors.Add(1)
-		g.distrustLocked(w.Key)
-		return g.located(fmt.Errorf("writing to the origin: %w", err))
+		b.g.stats.storeErrors.Add(1)
+		b.distrustLocked(w.Key)
+		return b.g.located(fmt.Errorf("writing to the origin: %w", err))
 	}
-	g.stats.stored.Add(1)
+	b.g.stats.stored.Add(1)
 	return nil
 }
 
 // toOrigin returns what is to be called for a write, the user's setter or remover.
-func (g *Group) toOrigin(key string, value []byte, removed bool) (what string, write func(context.Context) error) {
+func (b *backing) callOf(key string, value []byte, removed bool) (what string, write func(context.Context) error) {
 	if removed {
-		return "remover", func(ctx context.Context) error { return g.backing.remove(ctx, key) }
+		return "remover", func(ctx context.Context) error { return b.remove(ctx, key) }
 	}
-	return "setter", func(ctx context.Context) error { return g.backing.set(ctx, key, value) }
+	return "setter", func(ctx context.Context) error { return b.set(ctx, key, value) }
 }
 
 // distrust makes what the cache has of the key dead, everywhere.
-func (g *Group) distrust(key string) {
-	held, err := g.writing.lock(g.cache.ctx, key)
+func (b *backing) distrust(key string) {
+	held, err := b.g.writing.lock(b.g.cache.ctx, key)
 	if err != nil {
 		return // closing
 	}
 	defer held.unlock()
-	g.distrustLocked(key)
+	b.distrustLocked(key)
 }
 
-func (g *Group) distrustLocked(key string) {
-	n := &note.Note{Group: g.name, Key: key}
-	_ = g.stampLocked(n, &note.Write{}, anyTime)
-	g.cache.spawn(func() {
-		if err := g.complete(begun{notes: []*note.Note{n}}); err != nil {
-			g.cache.log.Warn("a failed write to the origin could not be told to the region", "group", g.name, "key", key, "err", err)
+func (b *backing) distrustLocked(key string) {
+	n := &note.Note{Group: b.g.name, Key: key}
+	_ = b.g.stampLocked(n, &note.Write{}, anyTime)
+	b.g.cache.spawn(func() {
+		if err := b.g.complete(begun{notes: []*note.Note{n}}); err != nil {
+			b.g.cache.log.Warn("a failed write to the origin could not be told to the region", "group", b.g.name, "key", key, "err", err)
 		}
 	})
 }
 
 // store1 writes one queued write to the origin.
-func (g *Group) store1(ctx context.Context, w behind.Write) error {
-	what, write := g.toOrigin(w.Key, store.Payload(w.Value, w.Tagged), w.Removed)
-	done, ok := origin.Go(&g.guard, g.cache.spawn, what, w.Key, origin.NoValue(func() error { return write(ctx) }))
+func (b *backing) store(ctx context.Context, w behind.Write) error {
+	what, write := b.callOf(w.Key, store.Payload(w.Value, w.Tagged), w.Removed)
+	done, ok := origin.Go(&b.g.guard, b.g.cache.spawn, what, w.Key, origin.NoValue(func() error { return write(ctx) }))
 	if !ok {
 		return ErrClosed
 	}
 	err := (<-done).Err // the queue leaves behind what does not return
 	if err != nil {
-		g.stats.storeErrors.Add(1)
+		b.g.stats.storeErrors.Add(1)
 	} else {
-		g.stats.stored.Add(1)
+		b.g.stats.stored.Add(1)
 	}
 	return err
 }
 
 // queue makes n, which has its stamp, one that the origin will get.
-func (g *Group) queue(ctx context.Context, n *note.Note) error {
+func (b *backing) put(ctx context.Context, n *note.Note) error {
 	n.Dirty = true
-	err := g.backing.behind.Put(ctx, g.behindOf(n))
+	err := b.behind.Put(ctx, b.writeOf(n))
 	switch {
 	case errors.Is(err, behind.ErrFull):
 		return fmt.Errorf("%w: %w", ErrOverloaded, err)
@@ -150,22 +152,22 @@ func (g *Group) queue(ctx context.Context, n *note.Note) error {
 	return err
 }
 
-func (g *Group) behindOf(n *note.Note) behind.Write {
-	now := g.cache.clock.Instant()
+func (b *backing) writeOf(n *note.Note) behind.Write {
+	now := b.g.cache.clock.Instant()
 	return behind.Write{Key: n.Key, Stamp: n.Stamp, Value: n.Value, Tagged: n.Tagged, Removed: n.Stamp.IsRemoval(), Born: now.Add(-n.Age), Expires: now.Add(n.Life - n.Age)}
 }
 
 // noteOfQueued is the reverse of behindOf.
-func (g *Group) noteOfQueued(w behind.Write) note.Note {
+func (b *backing) noteOf(w behind.Write) note.Note {
 	return note.Note{
-		Group:    g.name,
+		Group:    b.g.name,
 		Key:      w.Key,
 		Stamp:    w.Stamp,
 		Dirty:    true,
 		HasValue: !w.Removed,
 		Tagged:   w.Tagged,
 		Value:    w.Value,
-		Age:      g.cache.clock.Instant().Sub(w.Born),
+		Age:      b.g.cache.clock.Instant().Sub(w.Born),
 		Life:     w.Expires.Sub(w.Born),
 	}
 }
@@ -175,8 +177,8 @@ func (g *Group) noteOfQueued(w behind.Write) note.Note {
 // have; and what it has of its own that is older need not be written any more. It is to be
 // called before the note is taken in, so that no read finds the floor of the newer write
 // beside the older write.
-func (g *Group) takeDirty(n *note.Note) error {
-	q := g.backing.behind
+func (b *backing) supersede(n *note.Note) error {
+	q := b.behind
 	if q == nil || n.Clear || n.Scope || n.Stamp.IsLoad() {
 		return nil
 	}
@@ -187,82 +189,77 @@ func (g *Group) takeDirty(n *note.Note) error {
 	switch held, ok := q.Lookup(n.Key); {
 	case n.Dirty && (n.HasValue || n.Stamp.IsRemoval()):
 		q.Drop(n.Key, older) // be there room for the newer one or not
-		return q.Hold(g.behindOf(n))
+		return q.Hold(b.writeOf(n))
 	case n.HasValue && (!ok || held.Stamp.Below(n.Stamp)):
 		// Another region writes it. If an older one is being written here just now, which may
 		// come last, then so must this one be after it; else it is not kept.
-		_ = q.Hold(g.behindOf(n))
+		_ = q.Hold(b.writeOf(n))
 		q.Drop(n.Key, n.Stamp)
 	}
 	q.Drop(n.Key, older)
 	return nil
 }
 
-// mine reports whether this node owns the key.
-func (g *Group) mine(key string) bool {
-	return g.cache.topology().Home.Owner(key).ID == g.cache.node.ID
-}
-
 // queued answers with what the origin does not have yet: for such a key the queue
 // is the origin, and what it has is as good as loaded now.
-func (g *Group) queued(key string, floor expiry.Stamp) (answer, bool) {
-	if g.backing.behind == nil {
+func (b *backing) queued(key string, floor expiry.Stamp) (answer, bool) {
+	if b.behind == nil {
 		return answer{}, false
 	}
-	began := g.mark()
-	w, ok := g.backing.behind.Lookup(key)
+	start := b.g.startFill()
+	w, ok := b.behind.Lookup(key)
 	if !ok {
 		return answer{}, false
 	}
-	now := g.cache.clock.Instant()
-	e := g.store.NewEntry(store.Item{
+	now := b.g.cache.clock.Instant()
+	e := b.g.store.NewEntry(store.Item{
 		Key:     key,
 		Value:   w.Value,
 		Stamp:   w.Stamp,
 		Born:    now,
-		Expires: now.Add(max(g.life(key, w.Removed, w.Expires.Sub(w.Born)), time.Microsecond)),
+		Expires: now.Add(max(b.g.life(key, w.Removed, w.Expires.Sub(w.Born)), time.Microsecond)),
 		Class:   store.Owned,
 		Absent:  w.Removed,
 		Tagged:  w.Tagged,
 	})
-	if e.Below(floor.Max(g.fresh.floorOf(e))) {
+	if e.Below(floor.Max(b.g.fresh.floorOf(e))) {
 		return answer{}, false
 	}
-	return g.keep(answer{entry: e, source: SourceGetter}, began), true
+	return b.g.admit(answer{entry: e, source: SourceGetter}, start), true
 }
 
 // isQueued reports whether the origin does not have the key's last write yet.
-func (g *Group) isQueued(key string) bool {
-	if g.backing.behind == nil {
+func (b *backing) has(key string) bool {
+	if b.behind == nil {
 		return false
 	}
-	_, ok := g.backing.behind.Lookup(key)
+	_, ok := b.behind.Lookup(key)
 	return ok
 }
 
 // dirty is queued for a load. What has been cleared since it was written is not
 // answered with, and the origin must have it before it is asked: what was there before
 // would come back.
-func (g *Group) dirty(ctx context.Context, key string, floor expiry.Stamp) (answer, bool) {
-	if a, ok := g.queued(key, floor); ok || g.backing.behind == nil {
+func (b *backing) unwritten(ctx context.Context, key string, floor expiry.Stamp) (answer, bool) {
+	if a, ok := b.queued(key, floor); ok || b.behind == nil {
 		return a, ok
 	}
-	if _, ok := g.backing.behind.Lookup(key); !ok {
+	if _, ok := b.behind.Lookup(key); !ok {
 		return answer{}, false
 	}
-	g.backing.behind.Adopt(func(k string) bool { return k == key })
+	b.behind.Adopt(func(k string) bool { return k == key })
 	ctx, cancel := share(ctx, 3, 4) // leaves time to say so
 	defer cancel()
-	if err := g.written(ctx, key); err != nil {
-		return answer{err: g.located(fmt.Errorf("%w: the key has been cleared, and the origin does not have yet what was written before: %w", ErrTimeout, err))}, true
+	if err := b.awaitWritten(ctx, key); err != nil {
+		return answer{err: b.g.located(fmt.Errorf("%w: the key has been cleared, and the origin does not have yet what was written before: %w", ErrTimeout, err))}, true
 	}
 	return answer{}, false
 }
 
 // written waits until nothing is queued for the key.
-func (g *Group) written(ctx context.Context, key string) error {
+func (b *backing) awaitWritten(ctx context.Context, key string) error {
 	for {
-		if _, ok := g.backing.behind.Lookup(key); !ok {
+		if _, ok := b.behind.Lookup(key); !ok {
 			return nil
 		}
 		select {
@@ -275,23 +272,21 @@ func (g *Group) written(ctx context.Context, key string) error {
 
 // stored is called when the origin has a queued write: who keeps it for this
 // node need not any more.
-func (g *Group) stored(w behind.Write) {
-	b := &g.backing
+func (b *backing) stored(w behind.Write) {
 	b.cleanMu.Lock()
 	defer b.cleanMu.Unlock()
 	b.clean = append(b.clean, note.Floor{Key: w.Key, Stamp: w.Stamp})
 	if !b.running {
-		b.running = g.cache.spawn(g.sendClean)
+		b.running = b.g.cache.spawn(b.sendStored)
 	}
 }
 
 // sendClean tells the nodes of the view what the origin has. Which of them keep
 // it depends on the rings that were.
-func (g *Group) sendClean() {
-	b := &g.backing
+func (b *backing) sendStored() {
 	for {
 		b.cleanMu.Lock()
-		m := note.Clean{Group: g.name, Keys: b.clean[:min(len(b.clean), journalPage)]}
+		m := note.Clean{Group: b.g.name, Keys: b.clean[:min(len(b.clean), journalPage)]}
 		b.clean = b.clean[len(m.Keys):]
 		if len(m.Keys) == 0 {
 			b.running = false
@@ -300,17 +295,17 @@ func (g *Group) sendClean() {
 		}
 		b.cleanMu.Unlock()
 		payload := m.Append(nil)
-		for _, n := range g.cache.standing.view.Load().home.Nodes {
+		for _, n := range b.g.cache.standing.view.Load().home.Nodes {
 			peer := (*peers.Peer)(nil)
-			if n.ID != g.cache.node.ID {
-				peer = g.cache.transport.Peer(n.ID)
+			if n.ID != b.g.cache.node.ID {
+				peer = b.g.cache.transport.Peer(n.ID)
 			}
 			if peer == nil {
 				continue
 			}
-			ctx, cancel := context.WithTimeout(g.cache.ctx, g.cache.config.Lease)
+			ctx, cancel := context.WithTimeout(b.g.cache.ctx, b.g.cache.config.Lease)
 			if _, err := peer.Call(ctx, note.MethodClean, payload); err != nil {
-				g.cache.log.Debug("not told what the origin has; it will write it once more should it become the owner", "node", n.ID, "err", err)
+				b.g.cache.log.Debug("not told what the origin has; it will write it once more should it become the owner", "node", n.ID, "err", err)
 			}
 			cancel()
 		}
@@ -318,8 +313,8 @@ func (g *Group) sendClean() {
 }
 
 // takeClean answers a Clean.
-func (g *Group) takeClean(m *note.Clean) peers.Answer {
-	if q := g.backing.behind; q != nil {
+func (b *backing) handleStored(m *note.Clean) peers.Answer {
+	if q := b.behind; q != nil {
 		for _, k := range m.Keys {
 			q.Release(k.Key, k.Stamp)
 		}
@@ -330,16 +325,16 @@ func (g *Group) takeClean(m *note.Clean) peers.Answer {
 // reown has queued writes follow their keys when the ring has changed. Those of
 // keys that are this node's now it writes; those of keys that are not, it hands to
 // the new owners, and keeps until the origin has them.
-func (g *Group) reown() {
-	q := g.backing.behind
+func (b *backing) reown() {
+	q := b.behind
 	if q == nil {
 		return
 	}
-	q.Adopt(g.mine)
-	home := g.cache.topology().Home
-	g.disown(g.cache.ctx, g.handing(), func(key string) (string, bool) {
+	q.Adopt(b.g.ownsOnRing)
+	home := b.g.cache.topology().Home
+	b.disown(b.g.cache.ctx, b.g.handing(), func(key string) (string, bool) {
 		owner := home.Owner(key).ID
-		return owner, owner != g.cache.node.ID
+		return owner, owner != b.g.cache.node.ID
 	})
 }
 
@@ -347,12 +342,12 @@ func (g *Group) reown() {
 // what is queued, which this node leaves to them; what is being written, which may fail
 // yet; and what is held, for an heir that does not know of it. What cannot be handed over
 // this node goes on to write itself.
-func (g *Group) disown(ctx context.Context, h *handing, heir func(key string) (node string, ok bool)) {
-	q := g.backing.behind
+func (b *backing) disown(ctx context.Context, h *handing, heir func(key string) (node string, ok bool)) {
+	q := b.behind
 	disowned := q.Disown(func(key string) bool { _, ok := heir(key); return !ok })
 	for _, w := range q.Dirty() {
 		if node, ok := heir(w.Key); ok {
-			h.add(ctx, node, g.noteOfQueued(w))
+			h.add(ctx, node, b.noteOf(w))
 		}
 	}
 	h.end(ctx)
@@ -366,39 +361,3 @@ func (g *Group) disown(ctx context.Context, h *handing, heir func(key string) (n
 	}
 	q.Adopt(func(key string) bool { return back[key] })
 }
-
-// lags reports whether a region's origin may lag behind that of the primary region.
-func (g *Group) lags(region string) bool {
-	return g.config.OriginLag > 0 && g.primary() != region
-}
-
-// lagging reports whether this region's origin may not have the key's last write
-// yet, so that it must not be asked. The tags of what it has are not known before it is
-// asked, see lagged.
-func (g *Group) lagging(key string) bool {
-	return g.lags(g.cache.node.Region) && g.withinLag(g.cache.clock.Read(), g.floors.Floor(key))
-}
-
-// lagged reports whether e, if it was loaded from an origin that lags, may be from before a
-// write: of its key, or of whatever removes it by another name. What counts is when the load
-// began, however long it took.
-func (g *Group) lagged(e *store.Entry) bool {
-	return e.IsLoad() && g.withinLag(e.Generation, g.fresh.floorOf(e))
-}
-
-// withinLag reports whether an origin that lags may not have a write yet at some time.
-func (g *Group) withinLag(at expiry.Generation, write expiry.Stamp) bool {
-	return at.Sub(write.Generation) < g.config.OriginLag+g.cache.config.MaxDrift // at may be by a clock that is ahead
-}
-
-// primary is the region whose origin has every write at once.
-func (g *Group) primary() string {
-	if g.config.HomeRegion != "" {
-		return g.config.HomeRegion
-	}
-	return g.config.OriginRegion
-}
-
-// errLagging is the error of a load that only the primary region's origin could
-// have answered, when that cannot be reached.
-var errLagging = errors.New("the key has been written a moment ago, this region's origin may not have that yet, and the region that has cannot be reached")

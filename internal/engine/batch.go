@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/peers"
 )
@@ -147,35 +146,6 @@ func (t *ticket) load(ctx context.Context) answer {
 	}
 }
 
-// ticketKey is the key of the ticket in the context of a fill's work.
-type ticketKey struct{}
-
-// within returns a context for the work of a fill that the ticket is for.
-func (t *ticket) within(ctx context.Context) context.Context {
-	if t == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, ticketKey{}, t)
-}
-
-// ticketOf returns the ticket of the fill that ctx is of, or nil.
-func ticketOf(ctx context.Context) *ticket {
-	t, _ := ctx.Value(ticketKey{}).(*ticket)
-	return t
-}
-
-// beginOwn is own without the wait, with a ticket that may be nil.
-func (g *Group) beginOwn(key string, floor expiry.Stamp, known expiry.Mark, t *ticket) *flight {
-	f, leads := g.owns.begin(key, floor, known, func(ctx context.Context) answer {
-		defer t.leave()
-		return g.owning(t.within(ctx), key, floor)
-	})
-	if !leads {
-		t.leave()
-	}
-	return f
-}
-
 // loadMany loads keys from the origin by one call, and keeps what comes.
 func (g *Group) loadMany(tickets []*ticket) {
 	fail := func(err error) {
@@ -185,7 +155,7 @@ func (g *Group) loadMany(tickets []*ticket) {
 	}
 	// The call is for all of them, so it ends when all have ended.
 	deadline, _ := tickets[0].ctx.Deadline()
-	ctx, cancel := context.WithDeadline(g.loads.parent, deadline)
+	ctx, cancel := context.WithDeadline(g.local.parent, deadline)
 	defer cancel()
 	var left atomic.Int64
 	left.Store(int64(len(tickets)))

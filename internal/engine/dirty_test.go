@@ -45,11 +45,11 @@ func TestNotesThatDoNotReplaceAQueuedWrite(t *testing.T) {
 			"cleared":   {Stamp: expiry.Removal(w.Stamp.Generation + 1), Clear: true},
 		} {
 			n.Group, n.Key = "test", "ada"
-			require.NoError(t, g.takeDirty(&n))
+			require.NoError(t, g.backing.supersede(&n))
 			still, _ := g.backing.behind.Lookup("ada")
 			require.Equal(t, w, still, name)
 		}
-		require.NoError(t, g.takeDirty(&note.Note{Key: "ada", Stamp: expiry.Removal(w.Stamp.Generation + 1)}))
+		require.NoError(t, g.backing.supersede(&note.Note{Key: "ada", Stamp: expiry.Removal(w.Stamp.Generation + 1)}))
 		_, ok = g.backing.behind.Lookup("ada")
 		require.False(t, ok)
 	})

@@ -6,22 +6,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/store"
 )
-
-// An answer is what a fill ends with: an entry and where it came from, or an
-// error. The entry may be a negative one.
-type answer struct {
-	entry  *store.Entry
-	source Source
-	err    error
-
-	here        bool // loaded by this node just now, so that its age is exact
-	revalidated bool // stale, and being loaded anew: WithStaleWhileRevalidate is why it may be served
-}
-
-// fresh reports whether a is a live value or absence.
-func (a answer) fresh() bool { return a.err == nil && a.source != SourceStale }
 
 // flights are the fills under way at one level, at most one for each key: a
 // singleflight whose flights belong to nobody. A flight runs under a context of
@@ -65,39 +50,6 @@ type flight struct {
 
 func newFlights(parent context.Context, limit time.Duration, spawn func(func()) bool) *flights {
 	return &flights{parent: parent, limit: limit, spawn: spawn, byKey: make(map[string]*flight)}
-}
-
-// fly returns the answer of the flight for key, which it starts with run if there
-// is none that its floor allows it to join.
-func (g *Group) fly(ctx context.Context, fs *flights, key string, floor expiry.Stamp, run func(context.Context, expiry.Stamp) answer) answer {
-	return g.current(floor, func(floor expiry.Stamp, known expiry.Mark) (*flight, answer) {
-		f, leads := fs.begin(key, floor, known, func(ctx context.Context) answer { return run(ctx, floor) })
-		if !leads {
-			ticketOf(ctx).leave()
-		}
-		return f, fs.wait(ctx, f)
-	})
-}
-
-// current returns the answer of the flight that join has found, or begun.
-//
-// Which tags a value has is known only when it is there, and a write that comes late, below
-// the floor, raises none. So a flight that has been joined may come back with a value from before a
-// write of which its joiner knew. Then there must be another.
-func (g *Group) current(floor expiry.Stamp, join func(floor expiry.Stamp, known expiry.Mark) (*flight, answer)) answer {
-	for {
-		known := g.floors.Mark()
-		f, a := join(floor, known)
-		if !g.isLate(f, a, known) {
-			return a
-		}
-		floor = floor.Max(g.fresh.floorOf(a.entry))
-	}
-}
-
-// isLate reports whether the flight may have begun before a write that was known at the mark.
-func (g *Group) isLate(f *flight, a answer, known expiry.Mark) bool {
-	return f.known < known && a.err == nil && g.fresh.overtaken(a.entry, f.known, known)
 }
 
 // begin starts the flight for key with run, or joins one: wait must be called for what it returns.

@@ -185,7 +185,7 @@ func TestAnAnswerThatIsNotNewerThanTheFloorIsRefused(t *testing.T) {
 			floor: answered, expiry.Loaded(generation + 1): answered,
 		} {
 			answer.Stamp = stamp
-			_, verdict := g.judge(t.Context(), request{key: "ada", floor: floor}, regions.Node{}, answer, nil)
+			_, verdict := request{fill: fill{g: g.Group, key: "ada", floor: floor}}.judge(t.Context(), regions.Node{}, answer, nil)
 			require.Equal(t, want, verdict, "%v under %v", stamp, floor)
 			_, ok := g.store.Peek("ada")
 			require.Equal(t, want == answered, ok)
@@ -245,10 +245,10 @@ func TestAnEntryThatIsNewerButExpiredIsNoAnswer(t *testing.T) {
 			return g.store.NewEntry(store.Item{Key: "ada", Value: []byte("v"), Stamp: expiry.Loaded(generation), Born: now, Expires: now.Add(life)})
 		}
 		newer, older := entry(20, time.Second), entry(10, time.Minute)
-		g.keep(answer{entry: newer, source: SourceGetter}, g.mark())
-		require.Same(t, newer, g.keep(answer{entry: older, source: SourceGetter}, g.mark()).entry)
+		g.admit(answer{entry: newer, source: SourceGetter}, g.startFill())
+		require.Same(t, newer, g.admit(answer{entry: older, source: SourceGetter}, g.startFill()).entry)
 		time.Sleep(2 * time.Second)
-		require.Same(t, older, g.keep(answer{entry: older, source: SourceGetter}, g.mark()).entry)
+		require.Same(t, older, g.admit(answer{entry: older, source: SourceGetter}, g.startFill()).entry)
 	})
 }
 
@@ -258,10 +258,10 @@ func TestAnAnswerThatIsThereIsTaken(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		for i := range 100 {
-			f, leads := g.owns.join(fmt.Sprint(i), expiry.Stamp{}, 0)
+			f, leads := g.asOwner.join(fmt.Sprint(i), expiry.Stamp{}, 0)
 			require.True(t, leads)
-			g.owns.finish(f, answer{source: SourceGetter})
-			require.NoError(t, g.owns.wait(ctx, f).err)
+			g.asOwner.finish(f, answer{source: SourceGetter})
+			require.NoError(t, g.asOwner.wait(ctx, f).err)
 		}
 	})
 }

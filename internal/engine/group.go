@@ -76,6 +76,7 @@ type Group struct {
 	store   *store.Store
 	floors  *expiry.Floors
 	fresh   freshness
+	lag     originLag
 	loading *semaphore.Weighted // calls of the getter
 	stats   groupStats
 
@@ -95,10 +96,10 @@ type Group struct {
 	// recalled has the keys whose last write other regions have been asked for. See recall.
 	recalled *xsync.Map[string, struct{}]
 
-	// See the head of fill.go.
-	asks  *flights
-	owns  *flights
-	loads *flights
+	// The flights of the three levels of a fill.
+	viaOwner *flights
+	asOwner  *flights
+	local    *flights
 }
 
 // floorLimit is how many keys of a group can have a floor of their own before the oldest is
@@ -127,18 +128,19 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 		refreshing: newRefreshing(),
 		retries:    xsync.NewMap[string, expiry.Instant](),
 		recalled:   xsync.NewMap[string, struct{}](),
-		owns:       newFlights(c.ctx, config.LoadTimeout, c.spawn),
-		loads:      newFlights(c.ctx, config.LoadTimeout, c.spawn),
+		asOwner:    newFlights(c.ctx, config.LoadTimeout, c.spawn),
+		local:      newFlights(c.ctx, config.LoadTimeout, c.spawn),
 		// Longer than the owner may take, so that what the owner falls
 		// back to is here before this node gives up on it.
-		asks: newFlights(c.ctx, config.LoadTimeout+config.LoadTimeout/4, c.spawn),
+		viaOwner: newFlights(c.ctx, config.LoadTimeout+config.LoadTimeout/4, c.spawn),
 	}
 	c.initGuard(&g.guard, name)
 	f := &g.fresh
 	f.floors, f.clock, f.maxDrift, f.leaseEnd = g.floors, c.clock, c.config.MaxDrift, &c.standing.copies
 	f.staleness, f.revalidate = max(config.StaleIfError, config.Revalidate), config.Revalidate
+	g.lag = originLag{cmp.Or(config.HomeRegion, config.OriginRegion), config.OriginLag, c.node.Region, f}
 	g.refreshing.together = g.gather(1)
-	g.back()
+	g.backing.init(g)
 	evicted := g.evictions()
 	if err := c.add(g); err != nil {
 		return nil, err

@@ -46,7 +46,7 @@ func isOdd(n uint64) bool { return n%2 == 1 }
 // ceases to be one. Nobody tells a guest of writes, so no later reader may share a fill that began before
 // the turn.
 //
-// While it is a guest the node keeps what it owned, but only for new owners that ask (see peekFormer): the
+// While it is a guest the node keeps what it owned, but only for new owners that ask (see peekFormerOwners): the
 // handover may have failed, or gone to a node that was about to become a guest too.
 func (c *Cache) turn(v *view) {
 	if v.guest {
@@ -56,7 +56,7 @@ func (c *Cache) turn(v *view) {
 		c.log.Info("this node belongs to its region again")
 	}
 	for _, g := range *c.groups.Load() {
-		for _, fs := range []*flights{g.asks, g.owns, g.loads} {
+		for _, fs := range []*flights{g.viaOwner, g.asOwner, g.local} {
 			fs.part()
 		}
 		g.store.Sweep(store.Removed, func(e *store.Entry) bool { return !v.guest || e.Class() == store.Copy })
@@ -78,13 +78,13 @@ func (c *Cache) guestsEnd(v *view) time.Time {
 	return s.back.Add(c.config.Lease)
 }
 
-// joinAsk joins the flight for key in asks, or begins one. Nobody tells a guest of writes, so it cannot
+// joinViaOwner joins the flight for key in viaOwner, or begins one. Nobody tells a guest of writes, so it cannot
 // know whether one has happened since a flight began. It asks for each reader separately.
-func (g *Group) joinAsk(key string, floor expiry.Stamp, known expiry.Mark) (f *flight, leads bool) {
+func (g *Group) joinViaOwner(key string, floor expiry.Stamp, known expiry.Mark) (f *flight, leads bool) {
 	if isOdd(g.cache.standing.turns.Load()) {
-		return g.asks.apart(key, floor, known), true
+		return g.viaOwner.apart(key, floor, known), true
 	}
-	return g.asks.join(key, floor, known)
+	return g.viaOwner.join(key, floor, known)
 }
 
 // asGuest is how a guest answers requests that are for an owner. The caller goes on to another node, as it

@@ -33,7 +33,7 @@ func (c *Cache) handoff(ctx context.Context) {
 		h := g.handing()
 		hs = append(hs, h)
 		if g.backing.behind != nil {
-			g.disown(ctx, h, g.heirs())
+			g.backing.disown(ctx, h, g.heirs())
 		}
 	}
 	for _, used := range []bool{true, false} {
@@ -135,7 +135,7 @@ func (c *Cache) takeHandoff(call *peers.Call) peers.Answer {
 				return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
 			case g == nil:
 			case n.Dirty && g.backing.behind != nil:
-				if err := g.takeDirty(n); err != nil {
+				if err := g.backing.supersede(n); err != nil {
 					return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
 				}
 				dirty[g] = true
@@ -147,7 +147,7 @@ func (c *Cache) takeHandoff(call *peers.Call) peers.Answer {
 			}
 		}
 		for g := range dirty {
-			g.backing.behind.Adopt(g.mine) // at once: each time it looks at all
+			g.backing.behind.Adopt(g.ownsOnRing) // at once: each time it looks at all
 		}
 		return peers.Answer{}
 	})

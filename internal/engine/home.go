@@ -14,7 +14,6 @@ import (
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/note"
-	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -88,12 +87,14 @@ func (g *Group) readHome(ctx context.Context, key, home string) (a answer, err e
 // askHome asks the key's owner in its home region. It reports false if that does not
 // answer.
 func (g *Group) askHome(ctx context.Context, home *regions.Region, key string) (answer, bool) {
-	floor := g.floors.Floor(key)
+	f := g.newFill(key)
 	owner := home.Owner(key)
 	if owner.ID == g.cache.node.ID {
-		return g.ownForUpdate(ctx, key, floor), true
+		return f.asHome(ctx), true
 	}
-	return g.fetch(ctx, owner, request{key: key, floor: floor, hop: peers.HopUpdate, class: store.Copy, apart: true})
+	req := f.copyRequest()
+	req.hop, req.discard = peers.HopUpdate, true
+	return req.send(ctx, owner)
 }
 
 func homeError(home string, err error) error {
@@ -103,20 +104,21 @@ func homeError(home string, err error) error {
 	return err
 }
 
-// ownForUpdate answers the read of an Update as the key's owner. An Update makes the next value of
+// asHome answers the read of an Update as the key's owner. An Update makes the next value of
 // what it reads, so the last write must not be missed because somebody does not answer: then
 // the error is errNotRecalled.
-func (g *Group) ownForUpdate(ctx context.Context, key string, floor expiry.Stamp) answer {
-	if err := g.recall(ctx, key); err != nil {
+func (f fill) asHome(ctx context.Context) answer {
+	g := f.g
+	if err := g.recall(ctx, f.key); err != nil {
 		return answer{err: g.located(err)}
 	}
-	floor = floor.Max(g.floors.Floor(key))
-	if _, ok := g.remembered(key, floor); !ok {
-		if _, all := g.peekFormer(ctx, g.cache.topology(), key, floor); !all {
+	f = f.above(g.floors.Floor(f.key))
+	if _, ok := f.remembered(); !ok {
+		if _, all := f.peekFormerOwners(ctx, g.cache.topology()); !all {
 			return answer{err: g.located(fmt.Errorf("%w: a former owner", errNotRecalled))}
 		}
 	}
-	return g.own(ctx, key, floor)
+	return f.asOwner(ctx)
 }
 
 var errNotRecalled = errors.New(
@@ -265,7 +267,7 @@ func (g *Group) recallFrom(ctx context.Context, v *view, region, key string) boo
 			if e, ok := g.store.Peek(key); ok && e.IsLoad() && n.HasValue {
 				g.store.DeleteIf(e) // loaded here meanwhile, from an origin that knows nothing of it
 			}
-			_ = g.takeDirty(n) // drops what is older, there is nothing to keep
+			_ = g.backing.supersede(n) // drops what is older, there is nothing to keep
 			g.take(n, g.cache.clock.Instant().Sub(sent), 0)
 		}
 		return true
@@ -291,9 +293,9 @@ func (c *Cache) takeRecall(ctx context.Context, m note.Recall) peers.Answer {
 	if !g.fresh.synced.Load() && len(t.view.home.Nodes) > 1 {
 		return disagrees
 	}
-	floor := g.floors.Floor(m.Key)
-	if _, ok := g.remembered(m.Key, floor); !ok {
-		if _, all := g.peekFormer(ctx, c.topology(), m.Key, floor); !all {
+	f := g.newFill(m.Key)
+	if _, ok := f.remembered(); !ok {
+		if _, all := f.peekFormerOwners(ctx, c.topology()); !all {
 			return disagrees
 		}
 	}

@@ -98,7 +98,7 @@ func (g *Group) takeFloors(f *note.Floors, home bool) (news []note.Note) {
 	for _, k := range f.Keys {
 		n := note.Note{Group: g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp}
 		if g.floors.FloorOf(n.Subject()).Below(n.Stamp) {
-			_ = g.takeDirty(&n) // drops what is older, there is nothing to keep
+			_ = g.backing.supersede(&n) // drops what is older, there is nothing to keep
 			take(n, k.Sender)
 		}
 	}
@@ -335,7 +335,7 @@ func (g *Group) dead() expiry.Generation { return g.cache.clock.Read().Add(-g.re
 
 // relevance is for how long a floor matters: a value that is older may be alive somewhere.
 func (g *Group) relevance() time.Duration {
-	return max(g.config.TTL+g.fresh.staleness, g.config.OriginLag) + g.asks.limit + g.cache.config.MaxDrift
+	return max(g.config.TTL+g.fresh.staleness, g.config.OriginLag) + g.viaOwner.limit + g.cache.config.MaxDrift
 }
 
 // retention is for how long floors are kept. The first of the slices in which those that matter are

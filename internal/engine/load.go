@@ -33,13 +33,13 @@ func (g *Group) callGetter(ctx context.Context, key string) answer {
 // origin: a write that happens from here on is newer than what it finds.
 type load struct {
 	key        string
-	began      mark
+	start      fillStart
 	generation expiry.Generation
 	born       expiry.Instant
 }
 
 func (g *Group) beginLoad(key string) load {
-	return load{key, g.mark(), g.cache.clock.Now(), g.cache.clock.Instant()}
+	return load{key, g.startFill(), g.cache.clock.Now(), g.cache.clock.Instant()}
 }
 
 // called counts how a call of the getter has ended that began at an instant.
@@ -71,13 +71,13 @@ func (g *Group) ended(ctx context.Context, l load, r Loaded, err error) answer {
 		Absent:  absent,
 		Tagged:  r.Tagged,
 	})
-	if g.lags(g.cache.node.Region) && g.lagged(e) {
+	if g.lag.lags(g.cache.node.Region) && g.lag.mayMiss(e) {
 		return answer{err: g.located(errLagging)}
 	}
 	if e.Expires <= e.Born() {
 		return answer{entry: e, source: SourceGetter} // an absence that is not to be kept
 	}
-	return g.keep(answer{entry: e, source: SourceGetter, here: true}, l.began)
+	return g.admit(answer{entry: e, source: SourceGetter, exact: true}, l.start)
 }
 
 // await calls the getter on a goroutine of its own: one that ignores its context must not hold the

@@ -17,9 +17,9 @@ import (
 func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key string, a answer)) {
 	home := g.cache.topology().Home
 	type waiting struct {
+		fill
 		in     *flights
 		flight *flight
-		floor  expiry.Stamp
 		known  expiry.Mark
 	}
 	var all []waiting
@@ -37,15 +37,15 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 			continue
 		}
 		defer done()
-		known, floor := g.floors.Mark(), g.floors.Floor(key)
-		owner := g.ownerFor(home, key)
+		known, f := g.floors.Mark(), g.newFill(key)
+		owner := g.readsFrom(home, key)
 		if owner.ID == g.cache.node.ID {
-			f := g.beginOwn(key, floor, known, together.ticket(key))
-			all = append(all, waiting{g.owns, f, floor, known})
+			f.ticket = together.ticket(key)
+			all = append(all, waiting{f, g.asOwner, f.beginAsOwner(known), known})
 			continue
 		}
-		f, leads := g.joinAsk(key, floor, known)
-		all = append(all, waiting{g.asks, f, floor, known})
+		fl, leads := g.joinViaOwner(key, f.floor, known)
+		all = append(all, waiting{f, g.viaOwner, fl, known})
 		if !leads {
 			continue
 		}
@@ -54,22 +54,22 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 			b = &batch{home: home, owner: owner}
 			batches[owner.ID] = b
 		}
-		b.flights = append(b.flights, f)
+		b.flights = append(b.flights, fl)
 	}
 	together.leave()
 	for _, b := range batches {
 		if !g.cache.spawn(func() { g.askMany(b) }) {
 			for _, f := range b.flights {
-				g.asks.finish(f, answer{err: ErrClosed})
+				g.viaOwner.finish(f, answer{err: ErrClosed})
 			}
 		}
 	}
 	for _, w := range all {
-		a := g.orStaleFor(ctx, w.flight.key, w.floor, w.in.wait(ctx, w.flight))
+		a := w.orStaleFor(ctx, w.in.wait(ctx, w.flight))
 		if g.isLate(w.flight, a, w.known) {
-			a = g.fillAbove(ctx, w.flight.key, g.fresh.floorOf(a.entry)) // as fly does, so that they share it
+			a = w.above(g.fresh.floorOf(a.entry)).run(ctx) // as fly does, so that they share it
 		}
-		answered(w.flight.key, a)
+		answered(w.key, a)
 	}
 }
 
@@ -94,39 +94,35 @@ func (g *Group) askMany(b *batch) {
 
 func (g *Group) askChunk(b *batch, flights []*flight) {
 	// The request is for all of them, so it ends when all have ended.
-	ctx, cancel := context.WithTimeout(g.asks.parent, g.asks.limit)
+	fs := g.viaOwner
+	ctx, cancel := context.WithTimeout(fs.parent, fs.limit)
 	defer cancel()
 	var left atomic.Int64
 	left.Store(int64(len(flights)))
 
 	var requests []request
-	req := peers.Batch{Group: g.name, Hop: peers.HopOwner}
-	for _, f := range flights {
-		context.AfterFunc(g.asks.context(f), func() {
+	batch := peers.Batch{Group: g.name, Hop: peers.HopOwner}
+	for _, fl := range flights {
+		context.AfterFunc(fs.context(fl), func() {
 			if left.Add(-1) == 0 {
 				cancel()
 			}
 		})
-		req.Keys = append(req.Keys, peers.Key{Key: f.key, Floor: f.floor})
-		requests = append(requests, copyOf(f.key, f.floor))
-		requests[len(requests)-1].began = g.mark()
-	}
-	successor := func(f *flight) {
-		g.asks.start(f, func(ctx context.Context) answer { return g.askSuccessor(ctx, f.key, f.floor, b.home) })
+		batch.Keys = append(batch.Keys, peers.Key{Key: fl.key, Floor: fl.floor})
+		requests = append(requests, fill{g: g, key: fl.key, floor: fl.floor}.copyRequest())
 	}
 	peer := g.cache.transport.Peer(b.owner.ID)
 	if peer == nil {
-		for _, f := range flights {
-			successor(f)
+		for i, fl := range flights {
+			fs.start(fl, func(ctx context.Context) answer { return requests[i].askSuccessor(ctx, b.home) })
 		}
 		return
 	}
-	peer.FetchMany(ctx, req, func(i int, ans peers.Answer, err error) {
-		f := flights[i]
-		if a, rest := g.conclude(ctx, f, b.home, requests[i], b.owner, ans, err); rest == nil {
-			g.asks.finish(f, a)
+	peer.FetchMany(ctx, batch, func(i int, ans peers.Answer, err error) {
+		if a, rest := requests[i].conclude(ctx, b.home, b.owner, ans, err); rest == nil {
+			fs.finish(flights[i], a)
 		} else {
-			g.asks.start(f, rest)
+			fs.start(flights[i], rest)
 		}
 	})
 }

@@ -39,13 +39,13 @@ func TestMechanismTheRingChangesWhileAnEntryIsPutIn(t *testing.T) {
 				e := g.store.NewEntry(store.Item{
 					Key: fmt.Sprint(i), Stamp: expiry.Loaded(cache.clock.Now()), Born: now, Expires: now.Add(time.Minute),
 				})
-				before := g.isMine(cache.topology().Home, e.Key())
+				before := g.servesAsOwner(cache.topology().Home, e.Key())
 				there := g.insert(e, nil, func() bool {
 					thereIs(joins)
 					return true
 				})
 				require.Same(t, e, there)
-				after := g.isMine(cache.topology().Home, e.Key())
+				after := g.servesAsOwner(cache.topology().Home, e.Key())
 				require.Equal(t, !after, e.Leased(), "%d, there joins: %v", i, joins)
 				switch {
 				case before && !after:

@@ -22,7 +22,7 @@ func TestMechanismKeep(t *testing.T) {
 		g := alone(t, counting())
 		keep := func(key string, generation expiry.Generation, age time.Duration) bool {
 			born := g.cache.clock.Instant().Add(-age)
-			g.keep(answer{entry: g.store.NewEntry(store.Item{Key: key, Stamp: expiry.Loaded(generation), Born: born, Expires: born.Add(time.Minute)})}, g.mark())
+			g.admit(answer{entry: g.store.NewEntry(store.Item{Key: key, Stamp: expiry.Loaded(generation), Born: born, Expires: born.Add(time.Minute)})}, g.startFill())
 			_, ok := g.store.Peek(key)
 			return ok
 		}
@@ -103,14 +103,14 @@ func TestMechanismALateWrite(t *testing.T) {
 					there := func() bool { _, ok := g.Peek("ada"); return ok }
 					load := func(age time.Duration) bool {
 						born := g.cache.clock.Instant().Add(-age)
-						g.keep(answer{entry: g.store.NewEntry(store.Item{
+						g.admit(answer{entry: g.store.NewEntry(store.Item{
 							Key:     "ada",
 							Value:   WithTags([]string{"red"}, []byte("v")),
 							Tagged:  true,
 							Stamp:   expiry.Loaded(g.cache.clock.Now().Add(200 * time.Millisecond)), // by the fast clock, too
 							Born:    born,
 							Expires: born.Add(time.Minute),
-						})}, g.mark())
+						})}, g.startFill())
 						return there()
 					}
 					late := g.cache.clock.Now()

@@ -28,11 +28,12 @@ func (g *Group) decodeOrLoad(ctx context.Context, a answer, decode Decode) answe
 		g.cache.log.Warn("value does not decode, loading it here", "group", g.name, "key", a.entry.Key(), "err", err, "so far", g.stats.undecoded.Load())
 	}
 	g.store.DeleteIf(a.entry)
-	a = g.load(ctx, strings.Clone(a.entry.Key()), expiry.Removal(a.entry.Generation))
+	f := fill{g: g, key: strings.Clone(a.entry.Key()), floor: expiry.Removal(a.entry.Generation)}
+	a = f.local(ctx)
 	if a.err != nil || a.entry.Absent() {
 		return a
 	}
-	if err = decode(a.entry); err != nil {
+	if err := decode(a.entry); err != nil {
 		return answer{err: g.located(fmt.Errorf("the value does not decode: %w", err))}
 	}
 	return a

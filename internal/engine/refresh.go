@@ -90,7 +90,7 @@ func (g *Group) whileRevalidating(key string) (answer, bool) {
 	if !ok || !g.fresh.servesRevalidating(e, g.floors.Floor(key), now) {
 		return answer{}, false
 	}
-	if g.isQueued(key) {
+	if g.backing.has(key) {
 		return answer{}, false // what is queued is fresher than any load
 	}
 	g.refresh(e, now, min(g.config.Revalidate/4, refreshRetry))
@@ -121,7 +121,7 @@ func (g *Group) refresh(e *store.Entry, now expiry.Instant, pause time.Duration)
 	g.cache.spawn(func() {
 		g.stats.refreshes.Add(1)
 		again := g.cache.clock.Instant()
-		if home := g.cache.topology().Home; g.ownerFor(home, key).ID != g.cache.node.ID {
+		if home := g.cache.topology().Home; g.readsFrom(home, key).ID != g.cache.node.ID {
 			again = g.renewCopy(e, key, pause)
 		} else if !g.reload(e, key) {
 			again = g.cache.clock.Instant().Add(pause)
@@ -132,21 +132,21 @@ func (g *Group) refresh(e *store.Entry, now expiry.Instant, pause time.Duration)
 
 // reload fills e's key as its owner. It reports false if nothing newer has replaced e.
 func (g *Group) reload(e *store.Entry, key string) bool {
-	known, floor := g.floors.Mark(), g.floors.Floor(key)
-	if g.cache.clock.Instant() < e.Expires {
-		if g.isQueued(key) {
+	known, f := g.floors.Mark(), g.newFill(key)
+	if !g.fresh.expired(e, g.cache.clock.Instant()) {
+		if g.backing.has(key) {
 			return false // the queue is the origin until it is written
 		}
-		floor = floor.Max(expiry.Removal(e.Generation))
+		f = f.above(expiry.Removal(e.Generation))
 	}
-	f, ok := g.owns.lead(key, floor, known)
+	fl, ok := g.asOwner.lead(key, f.floor, known)
 	if !ok {
 		return false // a reader has been first, and what that finds replaces e
 	}
-	t := g.refreshing.together.ticket(key)
-	a := g.owning(t.within(g.owns.context(f)), key, floor)
-	g.owns.finish(f, a)
-	t.leave()
+	f.ticket = g.refreshing.together.ticket(key)
+	a := f.runAsOwner(g.asOwner.context(fl))
+	g.asOwner.finish(fl, a)
+	f.ticket.leave()
 	there, ok := g.store.Peek(key)
 	return a.fresh() && (!ok || e.Below(there.Stamp)) // an absence may not have been kept
 }
@@ -155,15 +155,14 @@ func (g *Group) reload(e *store.Entry, key string) bool {
 // answers from memory, and that it is asked has it refresh what it has. So the first answer
 // is the old value, as a rule, and the next one the new.
 func (g *Group) renewCopy(e *store.Entry, key string, pause time.Duration) expiry.Instant {
-	began := g.mark()
-	owner := g.ownerFor(g.cache.topology().Home, key)
-	req := copyOf(key, g.floors.Floor(key))
-	req.apart = true
+	owner := g.readsFrom(g.cache.topology().Home, key)
+	req := g.newFill(key).copyRequest()
+	req.discard = true
 	ctx, cancel := context.WithTimeout(g.cache.ctx, g.config.LoadTimeout)
 	defer cancel()
-	a, ok := g.fetch(ctx, owner, req)
+	a, ok := req.send(ctx, owner)
 	if ok && a.fresh() && e.Below(a.entry.Stamp) && a.entry.Expires > a.entry.Born() {
-		g.keep(a, began)
+		g.admit(a, req.start)
 		return g.cache.clock.Instant()
 	}
 	return g.cache.clock.Instant().Add(pause)

@@ -191,8 +191,8 @@ func (c *Cache) relay(ctx context.Context, notes []note.Note, transit time.Durat
 			})
 			continue
 		}
-		_ = g.takeDirty(n)    // drops what is older, there is nothing to keep
-		g.take(n, transit, 0) // all of them at once, before anybody waits
+		_ = g.backing.supersede(n) // drops what is older, there is nothing to keep
+		g.take(n, transit, 0)      // all of them at once, before anybody waits
 		n.Age += transit
 		wg.Go(func() { errs[i] = c.spread(ctx, n) })
 	}

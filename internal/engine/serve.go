@@ -25,10 +25,10 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	}
 	a, ok := g.lookup(req.Key)
 	if !ok && req.Hop == peers.HopOwner {
-		a, ok = g.asOwner(req.Key)
+		a, ok = g.heldAsOwner(req.Key)
 	}
 	if !ok {
-		a, ok = g.queued(req.Key, req.Floor)
+		a, ok = g.backing.queued(req.Key, req.Floor)
 	}
 	if !ok && req.Hop == peers.HopOwner && !req.Peek {
 		a, ok = g.whileRevalidating(req.Key)
@@ -40,10 +40,10 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	return g.reply(a), true
 }
 
-// asOwner answers a node of the region from what this one has as the key's owner,
+// heldAsOwner answers a node of the region from what this one has as the key's owner,
 // former owner or successor, whether it may serve that itself or not: who asks knows
 // the key's floor, and would otherwise load what is here.
-func (g *Group) asOwner(key string) (answer, bool) {
+func (g *Group) heldAsOwner(key string) (answer, bool) {
 	e, ok := g.store.Peek(key)
 	if !ok || !g.fresh.servesAsOwner(e, g.floors.Floor(key), g.cache.clock.Instant()) {
 		return answer{}, false
@@ -65,11 +65,11 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 	g.stats.served.Add(1)
 	switch req.Hop {
 	case peers.HopOwner:
-		return g.reply(g.own(g.ticket(req.Together, key).within(ctx), key, floor))
+		return g.reply(fill{g, key, floor, g.ticket(req.Together, key)}.asOwner(ctx))
 	case peers.HopRegion:
-		return g.reply(g.loadFor(ctx, key, floor))
+		return g.reply(fill{g: g, key: key, floor: floor}.localOrStale(ctx))
 	case peers.HopUpdate:
-		a := g.ownForUpdate(ctx, key, floor)
+		a := fill{g: g, key: key, floor: floor}.asHome(ctx)
 		if errors.Is(a.err, errNotRecalled) {
 			return peers.Answer{Code: peers.CodeUnsettled, Text: rootText(a.err)}
 		}
@@ -125,7 +125,7 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 		return c.takeHandoff(call)
 	case note.MethodClean:
 		return decoded(call, note.DecodeClean, func(m note.Clean) peers.Answer {
-			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.takeClean(&m) })
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.backing.handleStored(&m) })
 		})
 	case note.MethodMembers:
 		return decoded(call, note.DecodeMembers, c.takeMembers)

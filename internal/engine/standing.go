@@ -143,7 +143,7 @@ func (c *Cache) reown() {
 	for {
 		calls := c.reowns.Load()
 		for _, g := range *c.groups.Load() {
-			g.reown()
+			g.backing.reown()
 		}
 		if c.reowns.Add(-calls) == 0 {
 			return
@@ -151,14 +151,19 @@ func (c *Cache) reown() {
 	}
 }
 
-// isMine reports whether this node may serve the key as its owner. One that has
+// servesAsOwner reports whether this node may serve the key as its owner. One that has
 // just come may take itself for the owner of keys that others write without it: they
 // have to see it first.
-func (g *Group) isMine(home *regions.Region, key string) bool {
+func (g *Group) servesAsOwner(home *regions.Region, key string) bool {
 	if home.Owner(key).ID != g.cache.node.ID {
 		return false
 	}
 	return g.fresh.synced.Load() || len(home.Nodes) == 1 && !g.cache.topology().Guest
+}
+
+// ownsOnRing reports whether this node owns the key by its ring.
+func (g *Group) ownsOnRing(key string) bool {
+	return g.cache.topology().Home.Owner(key).ID == g.cache.node.ID
 }
 
 // reclass marks which of the entries that this node has as an owner are its own
@@ -167,7 +172,7 @@ func (g *Group) isMine(home *regions.Region, key string) bool {
 func (g *Group) reclass(home *regions.Region) {
 	for e := range g.store.All() {
 		if e.Class() == store.Owned {
-			e.SetLeased(!g.isMine(home, e.Key()))
+			e.SetLeased(!g.servesAsOwner(home, e.Key()))
 		}
 	}
 }

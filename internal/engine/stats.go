@@ -157,7 +157,7 @@ type groupStats struct {
 	refreshes  atomic.Uint64
 	served     atomic.Uint64
 	unanswered atomic.Uint64
-	takeovers  atomic.Uint64
+	fallbacks  atomic.Uint64
 	undecoded  atomic.Uint64
 
 	writes, writeErrors, stored, storeErrors, retried, repaired atomic.Uint64
@@ -205,7 +205,7 @@ func (g *Group) Stats() GroupStats {
 
 		Served:         s.served.Load(),
 		Unanswered:     s.unanswered.Load(),
-		OwnerFallbacks: s.takeovers.Load(),
+		OwnerFallbacks: s.fallbacks.Load(),
 		DecodeErrors:   s.undecoded.Load(),
 		Entries:        held.Entries(),
 		Copies:         held.Copies.Entries,

@@ -12,19 +12,6 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A mark is what a fill remembers of its beginning.
-type mark struct {
-	known  expiry.Mark // what was known of writes
-	period uint64      // of the copy lease
-	turns  uint64      // see standing
-}
-
-// mark is to be called before a fill looks at anything.
-func (g *Group) mark() mark {
-	s := &g.cache.standing
-	return mark{g.floors.Mark(), s.period.Load(), s.turns.Load()}
-}
-
 // take takes a note in. From then on no read here returns what is older, and no
 // fill that is running brings it back. The order is what keep counts on. sender stands for the
 // node that sends it to the other regions, 0 for none.
@@ -82,23 +69,6 @@ func (g *Group) put(n *note.Note, transit time.Duration, dead func(*store.Entry)
 	}
 	g.insert(e, dead, func() bool { return !isOdd(g.cache.standing.turns.Load()) && g.fresh.admissible(e, false, anySeq) })
 	return true
-}
-
-// insert puts e into the store if admit allows, in the place of what is dead or older, and
-// returns what is there afterwards. dead may be nil. Entries that this node has not as the
-// key's owner, it serves only as long as it is told of writes.
-func (g *Group) insert(e *store.Entry, dead func(*store.Entry) bool, admit func() bool) *store.Entry {
-	home := g.cache.topology().Home
-	leased := func() bool { return e.Class() == store.Copy || !g.isMine(home, e.Key()) }
-	e.SetLeased(leased())
-	e.SetSeen(g.floors.Scoped())
-	there := g.store.SetOver(e, dead, admit)
-	// The ring may have changed in between, and reclass have come before e was there.
-	for now := g.cache.topology().Home; now != home; now = g.cache.topology().Home {
-		home = now
-		e.SetLeased(leased())
-	}
-	return there
 }
 
 // noteOf returns what tells others of an entry.
@@ -241,7 +211,7 @@ func (c *Cache) takeTell(m note.Tell, transit time.Duration) peers.Answer {
 	for i := range m.Notes {
 		// A group that is not here has nothing that could be served.
 		if g := c.group(m.Notes[i].Group); g != nil {
-			if err := g.takeDirty(&m.Notes[i]); err != nil {
+			if err := g.backing.supersede(&m.Notes[i]); err != nil {
 				return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
 			}
 			g.take(&m.Notes[i], transit, m.Sender)

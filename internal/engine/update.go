@@ -329,7 +329,7 @@ func (g *Group) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, 
 	}
 	if own := g.cache.node.Region; own != home {
 		n := note.Note{Group: g.name, Key: w.Key, Stamp: wrote.Stamp, HasValue: true, Value: w.Value, Tagged: w.Tagged, Life: g.life(w.Key, false, w.Life)}
-		_ = g.takeDirty(&n) // drops what is older, there is nothing to keep
+		_ = g.backing.supersede(&n) // drops what is older, there is nothing to keep
 		g.take(&n, 0, 0)
 		err := g.cache.spread(ctx, &n)
 		if errors.Is(err, errGuest) { // which waits for others to tell its region

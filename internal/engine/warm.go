@@ -128,12 +128,13 @@ func (w *warming) ask(ctx context.Context, keys []string) {
 			continue
 		}
 		defer done()
-		known, floor := g.floors.Mark(), g.floors.Floor(key)
-		if owner := g.ownerFor(home, key); owner.ID == g.cache.node.ID {
-			own = append(own, g.beginOwn(key, floor, known, together.ticket(key)))
+		known, f := g.floors.Mark(), g.newFill(key)
+		if owner := g.readsFrom(home, key); owner.ID == g.cache.node.ID {
+			f.ticket = together.ticket(key)
+			own = append(own, f.beginAsOwner(known))
 		} else {
-			req := copyOf(key, floor)
-			req.apart, req.began = true, g.mark() // what it owns is kept there
+			req := f.copyRequest()
+			req.discard = true // what it owns is kept there
 			others[owner] = append(others[owner], req)
 		}
 	}
@@ -143,7 +144,7 @@ func (w *warming) ask(ctx context.Context, keys []string) {
 		wg.Go(func() { w.askOwner(ctx, owner, requests) })
 	}
 	for _, f := range own {
-		w.count(ctx, f.key, g.owns.wait(ctx, f))
+		w.count(ctx, f.key, g.asOwner.wait(ctx, f))
 	}
 	wg.Wait()
 }
@@ -162,11 +163,11 @@ func (w *warming) askOwner(ctx context.Context, owner regions.Node, requests []r
 		for _, r := range requests {
 			batch.Keys = append(batch.Keys, peers.Key{Key: r.key, Floor: r.floor})
 		}
-		within, cancel := context.WithTimeout(ctx, g.asks.limit)
+		within, cancel := context.WithTimeout(ctx, g.viaOwner.limit)
 		defer cancel()
 		peer.FetchMany(within, batch, func(i int, ans peers.Answer, err error) {
 			key := requests[i].key
-			if a, verdict := g.judge(within, requests[i], owner, ans, err); verdict == answered {
+			if a, verdict := requests[i].judge(within, owner, ans, err); verdict == answered {
 				w.count(ctx, key, a)
 			} else {
 				left = append(left, key)

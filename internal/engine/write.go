@@ -126,12 +126,12 @@ func (g *Group) stamp(ctx context.Context, w *note.Write, before expiry.Instant,
 	takes := g.backing.takes(w.Op)
 	queues := takes && g.backing.behind != nil
 	if takes && !queues {
-		if err := g.through(ctx, w); err != nil {
+		if err := g.backing.through(ctx, w); err != nil {
 			return nil, err
 		}
 		// That takes its time. If there is another owner by now, it may have swapped the same value.
 		if w.Op == note.Swap && !g.cache.holds(in) {
-			g.distrustLocked(w.Key)
+			g.backing.distrustLocked(w.Key)
 			return nil, g.located(errDisputed)
 		}
 		before = anyTime // the origin has it, so that nobody else is asked
@@ -164,7 +164,7 @@ var errDisputed = fmt.Errorf("%w: the key may have another owner now", ErrUncert
 // key, and takes the same region for the key's home as whoever sends the Swap.
 func (g *Group) swaps(w *note.Write) (tenure, bool) {
 	t, ok := g.cache.tenure()
-	return t, ok && g.isMine(t.view.home, w.Key) && (w.Regions == 0 || w.Regions == t.view.list)
+	return t, ok && g.servesAsOwner(t.view.home, w.Key) && (w.Regions == 0 || w.Regions == t.view.list)
 }
 
 // queueLocked is stampLocked for what the origin gets later. It waits for room, but for a Swap: that
@@ -183,7 +183,7 @@ func (g *Group) queueLocked(ctx context.Context, n *note.Note, w *note.Write, be
 		begun := g.cache.clock.Instant()
 		superseded, err := g.giveStamp(n, w, before)
 		if err == nil && !superseded { // else the origin gets what has superseded it
-			err = g.queue(ctx, n)
+			err = g.backing.put(ctx, n)
 		}
 		switch {
 		case err != nil && again:
