@@ -105,7 +105,7 @@ func (b *backing) callOf(key string, value []byte, removed bool) (what string, w
 
 // distrust makes what the cache has of the key dead, everywhere.
 func (b *backing) distrust(key string) {
-	held, err := b.g.writing.lock(b.g.cache.ctx, key)
+	held, err := b.g.writes.keys.lock(b.g.cache.ctx, key)
 	if err != nil {
 		return // closing
 	}
@@ -115,9 +115,9 @@ func (b *backing) distrust(key string) {
 
 func (b *backing) distrustLocked(key string) {
 	n := &note.Note{Group: b.g.name, Key: key}
-	_ = b.g.stampLocked(n, &note.Write{}, anyTime)
+	_ = b.g.writes.stampLocked(n, &note.Write{}, anyTime)
 	b.g.cache.spawn(func() {
-		if err := b.g.complete(begun{notes: []*note.Note{n}}); err != nil {
+		if err := b.g.writes.complete(begun{notes: []*note.Note{n}}); err != nil {
 			b.g.cache.log.Warn("a failed write to the origin could not be told to the region", "group", b.g.name, "key", key, "err", err)
 		}
 	})

@@ -18,7 +18,6 @@ import (
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/origin"
-	"github.com/geocache/geocache/internal/outbox"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -35,22 +34,17 @@ type Cache struct {
 	members   *regions.Members
 	transport *peers.Transport // nil without a listener
 
-	epoch     expiry.Generation // when this process started
-	self      uint64            // stands for this process, see senderOf
-	standing  standing
-	following sync.Mutex                  // held from reading the topology to having followed it
-	reowns    atomic.Int64                // calls of reown that wait for the end of the pass under way, and that one
-	outboxes  *xsync.Map[string, *remote] // by region
-	inbox     outbox.Inbox
-	found     atomic.Bool  // the discovery has said something
-	nextAsk   atomic.Int64 // see otherView
-	stepping  atomic.Bool  // stepAside is under way
+	epoch      expiry.Generation // when this process started
+	self       uint64            // stands for this process, see senderOf
+	standing   standing
+	following  sync.Mutex   // held from reading the topology to having followed it
+	reowns     atomic.Int64 // calls of reown that wait for the end of the pass under way, and that one
+	replicator replicator
+	membership membership
 
-	established establishment
-	waiting     waiting
+	waiting waiting
 
-	// coarse is an instant a moment ago, or noCoarse. See before.
-	coarse atomic.Int64
+	coarse coarseClock
 
 	// groups is replaced as a whole under mu and read without it.
 	groups atomic.Pointer[map[string]*Group]
@@ -72,10 +66,6 @@ type Cache struct {
 	// shutting is set when this node begins to part from its peers: it carries
 	// out no more writes.
 	shutting atomic.Bool
-
-	// setting is held from reading the members to telling the transport, so that
-	// of two who do so the later reading is told last.
-	setting sync.Mutex
 
 	mu     sync.RWMutex // guards the following; never held across I/O
 	closed bool
@@ -134,17 +124,17 @@ func Open(ctx context.Context, config Config) (*Cache, error) {
 
 // newCache makes a Cache that nothing runs in yet.
 func newCache(ctx context.Context, config Config) (*Cache, error) {
-	c := &Cache{
-		config:   config,
-		outboxes: xsync.NewMap[string, *remote](),
-	}
+	c := &Cache{config: config}
+	c.replicator.c, c.replicator.outboxes = c, xsync.NewMap[string, *remote]()
+	c.membership.c = c
 	c.standing.journals = make(map[string]*takenJournal)
 	c.groups.Store(&map[string]*Group{})
 	if c.config.Logger == nil {
 		c.config.Logger = slog.Default()
 	}
-	c.coarse.Store(noCoarse)
 	c.clock = expiry.NewClock(config.Clock, config.MaxDrift)
+	c.coarse.exact = c.clock
+	c.coarse.now.Store(noCoarse)
 	c.logGuard.NewPanicError = config.NewPanicError
 	c.config.Logger = guardLogger(&c.logGuard, c.config.Logger)
 	c.log = c.config.Logger.With("cluster", config.Cluster)
@@ -256,12 +246,12 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		Lease:     c.config.Lease,
 		Limits:    c.config.Limits,
 		Logger:    c.config.Logger.With("self", c.node.ID), // it adds the cluster itself
-		OnChange:  c.health,
+		OnChange:  c.membership.onHealth,
 		OnPong:    c.ponged,
 
 		Counts:      c.members.Counts,
 		Grace:       c.config.Grace,
-		OnOtherView: c.otherView,
+		OnOtherView: c.membership.onOtherView,
 		OnRestart:   c.restarted,
 	})
 	return err
@@ -271,7 +261,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 // found.
 func (c *Cache) start(ctx context.Context) error {
 	if c.config.Clock == nil {
-		c.spawn(c.tick)
+		c.spawn(func() { c.coarse.tick(c.ctx) })
 	}
 	c.spawn(c.housekeep)
 	if c.transport != nil {
@@ -281,18 +271,18 @@ func (c *Cache) start(ctx context.Context) error {
 		return nil
 	}
 	if c.config.JoinWait == 0 {
-		c.spawn(func() { c.discover(nil) })
+		c.spawn(func() { c.membership.discover(nil) })
 		return nil
 	}
 	found := make(chan struct{})
-	c.spawn(func() { c.discover(found) })
+	c.spawn(func() { c.membership.discover(found) })
 
 	ctx, cancel := context.WithTimeoutCause(ctx, c.config.JoinWait, errJoinWait)
 	defer cancel()
 	select {
 	case <-found:
 		c.transport.Tried(ctx)
-		c.apply(c.members.Tick(c.clock.Instant(), c.how)) // what health reports is on its way
+		c.membership.apply(c.members.Tick(c.clock.Instant(), c.membership.state)) // what health reports is on its way
 	case <-ctx.Done():
 	}
 	switch err := context.Cause(ctx); {
@@ -323,9 +313,9 @@ func (c *Cache) housekeep() {
 		}
 		now := c.clock.Instant()
 		if c.transport != nil {
-			c.apply(c.members.Tick(now, c.how))
+			c.membership.apply(c.members.Tick(now, c.membership.state))
 			for _, id := range c.members.Vouchers() {
-				c.spawn(func() { c.askMembers(c.ctx, id) })
+				c.spawn(func() { c.membership.ask(c.ctx, id) })
 			}
 		}
 		next := make(map[*Group]expiry.Instant)
@@ -337,12 +327,12 @@ func (c *Cache) housekeep() {
 				g.sweep()
 				next[g] = now
 			}
-			for _, o := range c.outboxes.All() {
-				o.Forget(g.name, g.dead())
+			for _, o := range c.replicator.outboxes.All() {
+				o.Forget(g.name, g.journal.dead())
 			}
 		}
 		swept = next
-		c.inbox.Forget(now.Add(-inboxMemory))
+		c.replicator.inbox.Forget(now.Add(-inboxMemory))
 		if ticks++; ticks%reownEvery == 0 {
 			c.spawn(c.reown)
 		}

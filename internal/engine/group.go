@@ -86,15 +86,15 @@ type Group struct {
 
 	backing    backing
 	updates    updates
-	writing    locks
-	refreshing refreshing
+	writes     ownerWrites
+	mutations  callerWrites
+	refreshing refresher
+	journal    journal
+	home       homes
 
 	// retries has the keys whose expired values are served without another load, since one
 	// has just failed, and until when.
 	retries *xsync.Map[string, expiry.Instant]
-
-	// recalled has the keys whose last write other regions have been asked for. See recall.
-	recalled *xsync.Map[string, struct{}]
 
 	// The flights of the three levels of a fill.
 	viaOwner *flights
@@ -123,13 +123,11 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 			CopyShare:   config.CopyShare,
 			DecodedSize: config.DecodedSize,
 		}),
-		floors:     expiry.NewFloors(cmp.Or(c.config.Floors, floorLimit(config.MaxBytes))),
-		loading:    semaphore.NewWeighted(int64(config.MaxLoads)),
-		refreshing: newRefreshing(),
-		retries:    xsync.NewMap[string, expiry.Instant](),
-		recalled:   xsync.NewMap[string, struct{}](),
-		asOwner:    newFlights(c.ctx, config.LoadTimeout, c.spawn),
-		local:      newFlights(c.ctx, config.LoadTimeout, c.spawn),
+		floors:  expiry.NewFloors(cmp.Or(c.config.Floors, floorLimit(config.MaxBytes))),
+		loading: semaphore.NewWeighted(int64(config.MaxLoads)),
+		retries: xsync.NewMap[string, expiry.Instant](),
+		asOwner: newFlights(c.ctx, config.LoadTimeout, c.spawn),
+		local:   newFlights(c.ctx, config.LoadTimeout, c.spawn),
 		// Longer than the owner may take, so that what the owner falls
 		// back to is here before this node gives up on it.
 		viaOwner: newFlights(c.ctx, config.LoadTimeout+config.LoadTimeout/4, c.spawn),
@@ -139,8 +137,10 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 	f.floors, f.clock, f.maxDrift, f.leaseEnd = g.floors, c.clock, c.config.MaxDrift, &c.standing.copies
 	f.staleness, f.revalidate = max(config.StaleIfError, config.Revalidate), config.Revalidate
 	g.lag = originLag{cmp.Or(config.HomeRegion, config.OriginRegion), config.OriginLag, c.node.Region, f}
-	g.refreshing.together = g.gather(1)
+	g.refreshing = refresher{g, xsync.NewMap[string, expiry.Instant](), g.gather(1)}
 	g.backing.init(g)
+	g.updates.g, g.writes.g, g.mutations.g, g.journal.g = g, g, g, g
+	g.home = homes{g, xsync.NewMap[string, struct{}]()}
 	evicted := g.evictions()
 	if err := c.add(g); err != nil {
 		return nil, err

@@ -18,9 +18,9 @@ import (
 // owns, and from then on owns nothing and asks the others. They drop it from their rings as soon as it
 // says that it is a guest, as if it had left.
 func (c *Cache) stepAside() {
-	defer c.stepping.Store(false)
+	defer c.membership.stepping.Store(false)
 	c.handoff(c.ctx)
-	c.apply(c.members.StepAside(c.clock.Instant()))
+	c.membership.apply(c.members.StepAside(c.clock.Instant()))
 	c.reown() // queued writes have been handed over, and by now this node may be listed again
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/puzpuzpuz/xsync/v4"
 	"github.com/zeebo/xxh3"
 
 	"github.com/geocache/geocache/expiry"
@@ -33,13 +34,20 @@ import (
 //     soon as what was written before that is dead: regions that come take keys from it, and give
 //     it none.
 
+// homes finds the home regions of a group's keys, and asks others for what they know of keys that have come home
+// here.
+type homes struct {
+	g        *Group
+	recalled *xsync.Map[string, struct{}] // the keys whose last write other regions have been asked for
+}
+
 // home returns the region in which updates of the key take place: of those in the view the
 // one with the highest hash of its name and the key, so that a region more or less
 // moves no more keys than it must. Rendezvous hashing: Thaler, Ravishankar, "Using
 // Name-Based Mappings to Increase Hit Rates", 1998.
-func (g *Group) home(v *view, key string) string {
-	if g.config.HomeRegion != "" {
-		return g.config.HomeRegion
+func (h *homes) region(v *view, key string) string {
+	if h.g.config.HomeRegion != "" {
+		return h.g.config.HomeRegion
 	}
 	var home string
 	var highest uint64
@@ -54,17 +62,17 @@ func (g *Group) home(v *view, key string) string {
 
 // readHome reads the key where its updates take place. While there are nodes in that
 // region, one of which must be the key's owner soon, it goes on trying.
-func (g *Group) readHome(ctx context.Context, key, home string) (a answer, err error) {
+func (h *homes) read(ctx context.Context, key, home string) (a answer, err error) {
 	for {
-		changed := g.cache.standing.changed.wait()
-		r := g.cache.topology().Region(home)
+		changed := h.g.cache.standing.changed.wait()
+		r := h.g.cache.topology().Region(home)
 		if r == nil {
 			return answer{}, homeError(home, errNoOwner)
 		}
-		a, ok := g.askHome(ctx, r, key)
+		a, ok := h.ask(ctx, r, key)
 		switch {
 		case ok && a.err == nil && a.source == SourceStale:
-			if err = errors.New("there is only a stale value"); !g.fresh.revalidates(a.entry, g.cache.clock.Instant()) {
+			if err = errors.New("there is only a stale value"); !h.g.fresh.revalidates(a.entry, h.g.cache.clock.Instant()) {
 				return a, err
 			} // a fresh one is on its way
 		case ok && errors.Is(a.err, errNotRecalled):
@@ -86,10 +94,10 @@ func (g *Group) readHome(ctx context.Context, key, home string) (a answer, err e
 
 // askHome asks the key's owner in its home region. It reports false if that does not
 // answer.
-func (g *Group) askHome(ctx context.Context, home *regions.Region, key string) (answer, bool) {
-	f := g.newFill(key)
+func (h *homes) ask(ctx context.Context, home *regions.Region, key string) (answer, bool) {
+	f := h.g.newFill(key)
 	owner := home.Owner(key)
-	if owner.ID == g.cache.node.ID {
+	if owner.ID == h.g.cache.node.ID {
 		return f.asHome(ctx), true
 	}
 	req := f.copyRequest()
@@ -109,7 +117,7 @@ func homeError(home string, err error) error {
 // the error is errNotRecalled.
 func (f fill) asHome(ctx context.Context) answer {
 	g := f.g
-	if err := g.recall(ctx, f.key); err != nil {
+	if err := g.home.recall(ctx, f.key); err != nil {
 		return answer{err: g.located(err)}
 	}
 	f = f.above(g.floors.Floor(f.key))
@@ -178,31 +186,31 @@ const ages = expiry.Instant(math.MinInt64 / 2)
 
 // recalls reports whether the last write of a key may be known to other regions alone, which were its
 // home before this one: they have to be asked.
-func (g *Group) recalls(v *view, key string) bool {
-	if g.config.HomeRegion != "" || len(v.regions) == 1 || !g.mayRecall() {
+func (h *homes) mustRecall(v *view, key string) bool {
+	if h.g.config.HomeRegion != "" || len(v.regions) == 1 || !h.mayRecall() {
 		return false
 	}
-	_, done := g.recalled.Load(key)
+	_, done := h.recalled.Load(key)
 	return !done
 }
 
 // mayRecall reports whether any key may be one that recalls is true for: the region has been established for
 // less time than a value lives.
-func (g *Group) mayRecall() bool {
-	since, ok := g.cache.established.get()
-	return !ok || g.cache.clock.Instant().Sub(since) < g.relevance()
+func (h *homes) mayRecall() bool {
+	since, ok := h.g.cache.membership.established.get()
+	return !ok || h.g.cache.clock.Instant().Sub(since) < h.g.journal.relevance()
 }
 
 // recall asks the other regions for the last write of key, if they may have been its home.
-func (g *Group) recall(ctx context.Context, key string) error {
-	c, v := g.cache, g.cache.standing.view.Load()
-	if len(v.regions) == 1 && c.found.Load() {
-		c.established.finish(ages)
+func (h *homes) recall(ctx context.Context, key string) error {
+	c, v := h.g.cache, h.g.cache.standing.view.Load()
+	if len(v.regions) == 1 && c.membership.found.Load() {
+		c.membership.established.finish(ages)
 	}
-	if g.recalls(v, key) {
-		c.askEstablished(ctx, v)
+	if h.mustRecall(v, key) {
+		c.membership.askEstablished(ctx, v)
 	}
-	if !g.recalls(v, key) {
+	if !h.mustRecall(v, key) {
 		return nil
 	}
 	ctx, cancel := share(ctx, 3, 4)
@@ -213,7 +221,7 @@ func (g *Group) recall(ctx context.Context, key string) error {
 	var asking sync.WaitGroup
 	for _, region := range others {
 		asking.Go(func() {
-			if !g.recallFrom(ctx, v, region, key) {
+			if !h.recallFrom(ctx, v, region, key) {
 				mu.Lock()
 				defer mu.Unlock()
 				silent = append(silent, region)
@@ -225,32 +233,32 @@ func (g *Group) recall(ctx context.Context, key string) error {
 		slices.Sort(silent)
 		return fmt.Errorf("%w: %s", errNotRecalled, strings.Join(silent, ", "))
 	}
-	if len(c.established.missing(others)) == 0 {
-		c.established.finish(c.clock.Instant())
+	if len(c.membership.established.missing(others)) == 0 {
+		c.membership.established.finish(c.clock.Instant())
 	}
-	if g.recalled.Size() >= floorLimit(g.config.MaxBytes) {
-		g.recalled.Clear() // they will be asked once more
+	if h.recalled.Size() >= floorLimit(h.g.config.MaxBytes) {
+		h.recalled.Clear() // they will be asked once more
 	}
-	g.recalled.Store(key, struct{}{})
+	h.recalled.Store(key, struct{}{})
 	return nil
 }
 
 // recallFrom takes in the last write of key that another region knows. It reports false if that has not
 // said what it knows.
-func (g *Group) recallFrom(ctx context.Context, v *view, region, key string) bool {
-	r := g.cache.topology().Region(region)
+func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) bool {
+	r := h.g.cache.topology().Region(region)
 	if r == nil {
 		return false
 	}
-	m := note.Recall{Group: g.name, Key: key, Regions: v.list}.Append(nil)
+	m := note.Recall{Group: h.g.name, Key: key, Regions: v.list}.Append(nil)
 	unknown := 0
 	owners := r.Owners(key, 2)
 	for _, n := range owners {
-		peer := g.cache.transport.Peer(n.ID)
+		peer := h.g.cache.transport.Peer(n.ID)
 		if peer == nil {
 			continue
 		}
-		sent := g.cache.clock.Instant()
+		sent := h.g.cache.clock.Instant()
 		reply, err := peer.Call(ctx, note.MethodRecall, m)
 		if errors.Is(err, peers.CodeUnknownGroup) {
 			unknown++
@@ -262,18 +270,18 @@ func (g *Group) recallFrom(ctx context.Context, v *view, region, key string) boo
 		if err != nil || !recalled.Agrees {
 			continue
 		}
-		g.cache.established.agree(region)
-		if n := &recalled.Note; n.Stamp.Generation != 0 && n.Group == g.name && n.Key == key && !n.Clear && !n.Scope {
-			if e, ok := g.store.Peek(key); ok && e.IsLoad() && n.HasValue {
-				g.store.DeleteIf(e) // loaded here meanwhile, from an origin that knows nothing of it
+		h.g.cache.membership.established.agree(region)
+		if n := &recalled.Note; n.Stamp.Generation != 0 && n.Group == h.g.name && n.Key == key && !n.Clear && !n.Scope {
+			if e, ok := h.g.store.Peek(key); ok && e.IsLoad() && n.HasValue {
+				h.g.store.DeleteIf(e) // loaded here meanwhile, from an origin that knows nothing of it
 			}
-			_ = g.backing.supersede(n) // drops what is older, there is nothing to keep
-			g.take(n, g.cache.clock.Instant().Sub(sent), 0)
+			_ = h.g.backing.supersede(n) // drops what is older, there is nothing to keep
+			h.g.take(n, h.g.cache.clock.Instant().Sub(sent), 0)
 		}
 		return true
 	}
 	if unknown == len(owners) { // which they only say if they agree
-		g.cache.established.agree(region)
+		h.g.cache.membership.established.agree(region)
 		return true
 	}
 	return false
@@ -299,7 +307,7 @@ func (c *Cache) takeRecall(ctx context.Context, m note.Recall) peers.Answer {
 			return disagrees
 		}
 	}
-	n := g.present(&note.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
+	n := g.journal.present(&note.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
 	if !c.holds(t) {
 		return disagrees
 	}

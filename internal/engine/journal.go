@@ -19,6 +19,10 @@ import (
 // This file is how floors get to nodes that have not been told: when a node joins
 // or comes back, when one dies with notes unsent, and for whatever else may have gone wrong.
 
+// A journal is what a group's nodes tell each other of its floors: to a node that joins or comes back, and to another
+// region that compares.
+type journal struct{ g *Group }
+
 // takeJournals takes the floors of the groups from every other node of the view, and
 // as far as they can be had, from one node of each other region: this may be the
 // first node of its own. The error is that of the nodes of the view.
@@ -29,7 +33,7 @@ func (c *Cache) takeJournals(ctx context.Context, v *view, groups map[string]*Gr
 	from := func(n regions.Node, required bool) {
 		wg.Go(func() {
 			for _, g := range groups {
-				if err := g.takeJournal(ctx, n); err != nil && required {
+				if err := g.journal.fetch(ctx, n); err != nil && required {
 					mu.Lock()
 					defer mu.Unlock()
 					errs = append(errs, fmt.Errorf("from %s: %w", n.ID, err))
@@ -55,12 +59,12 @@ func (c *Cache) takeJournals(ctx context.Context, v *view, groups map[string]*Gr
 const journalPage = 250
 
 // takeJournal takes the floors of one node.
-func (g *Group) takeJournal(ctx context.Context, n regions.Node) error {
-	peer := g.cache.transport.Peer(n.ID)
+func (j *journal) fetch(ctx context.Context, n regions.Node) error {
+	peer := j.g.cache.transport.Peer(n.ID)
 	if peer == nil {
 		return errors.New("no such peer")
 	}
-	m := note.Journal{Group: g.name}
+	m := note.Journal{Group: j.g.name}
 	for {
 		reply, err := peer.Call(ctx, note.MethodJournal, m.Append(nil))
 		if err != nil {
@@ -70,7 +74,7 @@ func (g *Group) takeJournal(ctx context.Context, n regions.Node) error {
 		if err != nil {
 			return err
 		}
-		g.takeFloors(&f, n.Region == g.cache.node.Region)
+		j.apply(&f, n.Region == j.g.cache.node.Region)
 		if !f.More {
 			return nil
 		}
@@ -81,24 +85,24 @@ func (g *Group) takeJournal(ctx context.Context, n regions.Node) error {
 // takeFloors takes in floors that this node may not have, and returns those that it had
 // not. What a node of another region has folded into the floor of a group is a
 // matter of that region.
-func (g *Group) takeFloors(f *note.Floors, home bool) (news []note.Note) {
+func (j *journal) apply(f *note.Floors, home bool) (news []note.Note) {
 	take := func(n note.Note, sender uint64) {
 		if !home {
 			sender = 0
 		}
-		g.take(&n, 0, sender)
+		j.g.take(&n, 0, sender)
 		news = append(news, n)
 	}
-	if f.Cleared > g.floors.Cleared() {
-		take(note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(f.Cleared)}, f.ClearedBy)
+	if f.Cleared > j.g.floors.Cleared() {
+		take(note.Note{Group: j.g.name, Clear: true, Stamp: expiry.Removal(f.Cleared)}, f.ClearedBy)
 	}
-	if home && f.Group > g.floors.Group() {
-		g.take(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(f.Group)}, 0, 0)
+	if home && f.Group > j.g.floors.Group() {
+		j.g.take(&note.Note{Group: j.g.name, Clear: true, Folded: true, Stamp: expiry.Removal(f.Group)}, 0, 0)
 	}
 	for _, k := range f.Keys {
-		n := note.Note{Group: g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp}
-		if g.floors.FloorOf(n.Subject()).Below(n.Stamp) {
-			_ = g.backing.supersede(&n) // drops what is older, there is nothing to keep
+		n := note.Note{Group: j.g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp}
+		if j.g.floors.FloorOf(n.Subject()).Below(n.Stamp) {
+			_ = j.g.backing.supersede(&n) // drops what is older, there is nothing to keep
 			take(n, k.Sender)
 		}
 	}
@@ -106,23 +110,23 @@ func (g *Group) takeFloors(f *note.Floors, home bool) (news []note.Note) {
 }
 
 // giveJournal answers a Journal.
-func (g *Group) giveJournal(m *note.Journal) peers.Answer {
+func (j *journal) handle(m *note.Journal) peers.Answer {
 	f := note.Floors{Next: m.Cursor, More: true}
-	for size := 0; f.More && size < g.replySize(); {
+	for size := 0; f.More && size < j.replySize(); {
 		var held []expiry.Written
-		held, f.Next, f.More = g.floors.Journal(0, f.Next, journalPage)
-		size += g.addFloors(&f, held)
+		held, f.Next, f.More = j.g.floors.Journal(0, f.Next, journalPage)
+		size += j.addFloors(&f, held)
 	}
 	// After the page: a floor that was folded in between is in one of the two.
-	f.Cleared, f.ClearedBy = g.floors.ClearedBy()
-	f.Group = g.floors.Group()
+	f.Cleared, f.ClearedBy = j.g.floors.ClearedBy()
+	f.Group = j.g.floors.Group()
 	return peers.Answer{Value: f.Append(nil)}
 }
 
 // replySize is how many bytes of floors are sent at once, but for one page.
-func (g *Group) replySize() int { return min(g.cache.config.Limits.MaxValue, 1<<20) }
+func (j *journal) replySize() int { return min(j.g.cache.config.Limits.MaxValue, 1<<20) }
 
-func (g *Group) addFloors(f *note.Floors, held []expiry.Written) (size int) {
+func (j *journal) addFloors(f *note.Floors, held []expiry.Written) (size int) {
 	for _, w := range held {
 		k := note.FloorOf(w)
 		f.Keys = append(f.Keys, k)
@@ -167,7 +171,7 @@ func (c *Cache) takeOverIn(groups ...*Group) {
 	}
 	gone := func(sender uint64) bool { return sender != 0 && !members[sender] }
 	for _, g := range groups {
-		g.takeOver(v, gone)
+		g.journal.takeOver(v, gone)
 	}
 }
 
@@ -189,32 +193,32 @@ func (c *Cache) inStanding() bool {
 	return !v.guest && len(v.home.Nodes) == 1 && c.strangersEnd(v).IsZero() || int64(c.clock.Instant()) < c.standing.copies.Load()
 }
 
-func (g *Group) takeOver(v *view, gone func(sender uint64) bool) {
-	now := g.cache.clock.Instant // read before the age of a value is
-	if through := g.floors.TakeFolded(gone); through > 0 {
+func (j *journal) takeOver(v *view, gone func(sender uint64) bool) {
+	now := j.g.cache.clock.Instant // read before the age of a value is
+	if through := j.g.floors.TakeFolded(gone); through > 0 {
 		// Which keys' floors they were nobody knows any more.
-		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(through)}, now())
+		j.g.cache.replicator.add(&note.Note{Group: j.g.name, Clear: true, Folded: true, Stamp: expiry.Removal(through)}, now())
 	}
-	owns := func(key string) bool { return v.home.Owner(key).ID == g.cache.node.ID }
-	if cleared, by := g.floors.ClearedBy(); cleared > 0 && gone(by) && owns("") {
-		g.cache.replicate(&note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now())
-		g.floors.AdoptClear(cleared, g.cache.self)
+	owns := func(key string) bool { return v.home.Owner(key).ID == j.g.cache.node.ID }
+	if cleared, by := j.g.floors.ClearedBy(); cleared > 0 && gone(by) && owns("") {
+		j.g.cache.replicator.add(&note.Note{Group: j.g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now())
+		j.g.floors.AdoptClear(cleared, j.g.cache.self)
 	}
-	g.eachFloor(func(w expiry.Written) {
+	j.each(func(w expiry.Written) {
 		if f := note.FloorOf(w); gone(w.Sender) && owns(f.Key) {
 			at := now()
-			n := g.present(&f)
-			g.cache.replicate(&n, at)
-			g.floors.Adopt(w, g.cache.self)
+			n := j.present(&f)
+			j.g.cache.replicator.add(&n, at)
+			j.g.floors.Adopt(w, j.g.cache.self)
 		}
 	})
 }
 
 // eachFloor passes the floors of keys and scopes to visit.
-func (g *Group) eachFloor(visit func(expiry.Written)) {
+func (j *journal) each(visit func(expiry.Written)) {
 	for cursor, more := uint64(0), true; more; {
 		var held []expiry.Written
-		held, cursor, more = g.floors.Journal(0, cursor, journalPage)
+		held, cursor, more = j.g.floors.Journal(0, cursor, journalPage)
 		for _, w := range held {
 			visit(w)
 		}
@@ -223,12 +227,12 @@ func (g *Group) eachFloor(visit func(expiry.Written)) {
 
 // present returns the note of the write that a floor is of: with its value, if
 // that is here. No value has the stamp of a scope's removal.
-func (g *Group) present(f *note.Floor) note.Note {
-	e, ok := g.store.Peek(f.Key)
-	if ok && e.Stamp == f.Stamp && !e.Absent() && g.cache.clock.Instant() < e.Expires {
-		return g.noteOf(e)
+func (j *journal) present(f *note.Floor) note.Note {
+	e, ok := j.g.store.Peek(f.Key)
+	if ok && e.Stamp == f.Stamp && !e.Absent() && j.g.cache.clock.Instant() < e.Expires {
+		return j.g.noteOf(e)
 	}
-	return note.Note{Group: g.name, Key: f.Key, Scope: f.Scope, Stamp: f.Stamp}
+	return note.Note{Group: j.g.name, Key: f.Key, Scope: f.Scope, Stamp: f.Stamp}
 }
 
 const (
@@ -263,9 +267,9 @@ func (c *Cache) compare() {
 			n := r.Nodes[rand.IntN(len(r.Nodes))]
 			for _, g := range *c.groups.Load() {
 				ctx, cancel := context.WithTimeout(c.ctx, compareEvery)
-				err := g.compareWith(ctx, n, compareFine)
-				if coarse := compareWidth(g.relevance()); err == nil && coarse > compareFine {
-					err = g.compareWith(ctx, n, coarse)
+				err := g.journal.compareWith(ctx, n, compareFine)
+				if coarse := compareWidth(g.journal.relevance()); err == nil && coarse > compareFine {
+					err = g.journal.compareWith(ctx, n, coarse)
 				}
 				if err != nil {
 					c.log.Debug("floors not compared", "group", g.name, "node", n.ID, "err", err)
@@ -278,8 +282,8 @@ func (c *Cache) compare() {
 
 // compareWith takes from a node of another region the floors that this one lacks, and
 // tells its own region of them.
-func (g *Group) compareWith(ctx context.Context, n regions.Node, width time.Duration) error {
-	peer := g.cache.transport.Peer(n.ID)
+func (j *journal) compareWith(ctx context.Context, n regions.Node, width time.Duration) error {
+	peer := j.g.cache.transport.Peer(n.ID)
 	if peer == nil {
 		return errors.New("no such peer")
 	}
@@ -289,13 +293,13 @@ func (g *Group) compareWith(ctx context.Context, n regions.Node, width time.Dura
 	//
 	// Nodes differ in which floors they have forgotten. All slices are younger: floors are
 	// kept for longer than they matter, see retention.
-	now := g.cache.clock.Read()
-	oldest := now.Add(-min(g.relevance(), (compareSlices-1)*width))
-	from := expiry.At(max(oldest, g.floors.Group()).Time().Truncate(width))
+	now := j.g.cache.clock.Read()
+	oldest := now.Add(-min(j.relevance(), (compareSlices-1)*width))
+	from := expiry.At(max(oldest, j.g.floors.Group()).Time().Truncate(width))
 	slices := int(now.Add(-compareSettled).Sub(from) / width)
-	m := note.Compare{Group: g.name, From: from, Width: width}
+	m := note.Compare{Group: j.g.name, From: from, Width: width}
 	if slices > 0 {
-		m.Digests = g.floors.Digest(from, width, slices)
+		m.Digests = j.g.floors.Digest(from, width, slices)
 	}
 	reply, err := peer.Call(ctx, note.MethodCompare, m.Append(nil))
 	if err != nil {
@@ -305,10 +309,10 @@ func (g *Group) compareWith(ctx context.Context, n regions.Node, width time.Dura
 	if err != nil {
 		return err
 	}
-	news := g.takeFloors(&f, false)
+	news := j.apply(&f, false)
 	for i := range news {
-		g.stats.repaired.Add(1)
-		if err := g.cache.spread(ctx, &news[i]); err != nil {
+		j.g.stats.repaired.Add(1)
+		if err := j.g.cache.spread(ctx, &news[i]); err != nil {
 			return err
 		}
 	}
@@ -316,31 +320,31 @@ func (g *Group) compareWith(ctx context.Context, n regions.Node, width time.Dura
 }
 
 // giveDifference answers a Compare.
-func (g *Group) giveDifference(m *note.Compare) peers.Answer {
-	f := note.Floors{Cleared: g.floors.Cleared()}
+func (j *journal) handleCompare(m *note.Compare) peers.Answer {
+	f := note.Floors{Cleared: j.g.floors.Cleared()}
 	size := 0
-	for i, d := range g.floors.Digest(m.From, m.Width, len(m.Digests)) {
-		if d == m.Digests[i] || size >= g.replySize() {
+	for i, d := range j.g.floors.Digest(m.From, m.Width, len(m.Digests)) {
+		if d == m.Digests[i] || size >= j.replySize() {
 			continue // the next time, then
 		}
 		from := m.From.Add(time.Duration(i) * m.Width)
-		size += g.addFloors(&f, g.floors.Between(from, from.Add(m.Width), journalPage))
+		size += j.addFloors(&f, j.g.floors.Between(from, from.Add(m.Width), journalPage))
 	}
 	return peers.Answer{Value: f.Append(nil)}
 }
 
 // dead returns the generation before which everything is dead by age, wherever
 // it is, so that floors do not matter, and are not needed for comparing them either.
-func (g *Group) dead() expiry.Generation { return g.cache.clock.Read().Add(-g.retention()) }
+func (j *journal) dead() expiry.Generation { return j.g.cache.clock.Read().Add(-j.retention()) }
 
 // relevance is for how long a floor matters: a value that is older may be alive somewhere.
-func (g *Group) relevance() time.Duration {
-	return max(g.config.TTL+g.fresh.staleness, g.config.OriginLag) + g.viaOwner.limit + g.cache.config.MaxDrift
+func (j *journal) relevance() time.Duration {
+	return max(j.g.config.TTL+j.g.fresh.staleness, j.g.config.OriginLag) + j.g.viaOwner.limit + j.g.cache.config.MaxDrift
 }
 
 // retention is for how long floors are kept. The first of the slices in which those that matter are
 // compared begins up to a slice before them, and clocks differ.
-func (g *Group) retention() time.Duration { return g.relevance() + 2*compareWidth(g.relevance()) }
+func (j *journal) retention() time.Duration { return j.relevance() + 2*compareWidth(j.relevance()) }
 
 // compareWidth returns how wide slices must be to cover d, in whole seconds.
 func compareWidth(d time.Duration) time.Duration {

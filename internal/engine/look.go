@@ -32,16 +32,16 @@ type Decode func(e *store.Entry) error
 // value is at hand.
 func (g *Group) Hit(key string) (*store.Entry, bool) {
 	e, ok := g.store.Get(key)
-	return e, ok && g.fresh.servesUnexpired(e) && g.cache.before(e.Expires)
+	return e, ok && g.fresh.servesUnexpired(e) && g.cache.coarse.before(e.Expires)
 }
 
 // CountHit counts a hit. It reports false if the entry has turned out to have expired.
 func (g *Group) CountHit(e *store.Entry) bool {
-	if g.stats.hits.add() && !g.cache.exactlyBefore(e.Expires) {
+	if g.stats.hits.add() && !g.cache.coarse.exactlyBefore(e.Expires) {
 		return false
 	}
-	if g.config.RefreshAhead > 0 && g.cache.reached(e.Expires.Add(-g.config.RefreshAhead)) {
-		g.ahead(e)
+	if g.config.RefreshAhead > 0 && g.cache.coarse.reached(e.Expires.Add(-g.config.RefreshAhead)) {
+		g.refreshing.ahead(e)
 	}
 	return true
 }
@@ -190,7 +190,7 @@ func (g *Group) counted(ctx context.Context, a answer) error {
 	}
 	if a.source == SourceStore {
 		if g.stats.hits.add() { // as in CountHit, or its turn to do it might never come
-			g.cache.exactlyBefore(a.entry.Expires)
+			g.cache.coarse.exactlyBefore(a.entry.Expires)
 		}
 	} else {
 		g.stats.bySource[a.source].Add(1)

@@ -25,11 +25,11 @@ func TestMechanismTheRingChangesWhileAnEntryIsPutIn(t *testing.T) {
 		cache := open(t, func(c *Config) { c.Region, c.ID, c.Listener, c.Dial = "eu", "here", listener, host.Dial })
 		g := newText(t, cache, counting())
 		g.setSynced(0)
-		cache.apply(cache.members.Found(cache.clock.Instant(), regions.View{Nodes: []regions.Node{
+		cache.membership.apply(cache.members.Found(cache.clock.Instant(), regions.View{Nodes: []regions.Node{
 			cache.node, {ID: "there", Region: "eu", Address: "there:1"},
 		}}))
 		thereIs := func(up bool) {
-			cache.apply(cache.members.Health(cache.clock.Instant(), "there", regions.State{Up: up}))
+			cache.membership.apply(cache.members.Health(cache.clock.Instant(), "there", regions.State{Up: up}))
 		}
 		ours, theirs := 0, 0
 		for i := range 20 {

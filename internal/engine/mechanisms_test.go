@@ -47,7 +47,7 @@ func TestMechanismAWriteUnderWayForTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := alone(t, counting())
 		write := func(transit time.Duration) note.Wrote {
-			w, err := note.DecodeWrote(g.takeWrite(t.Context(), &note.Write{Op: note.Set, Group: "test", Key: "ada"}, &peers.Call{Transit: transit}).Value)
+			w, err := note.DecodeWrote(g.writes.handle(t.Context(), &note.Write{Op: note.Set, Group: "test", Key: "ada"}, &peers.Call{Transit: transit}).Value)
 			require.NoError(t, err)
 			return w
 		}
@@ -175,7 +175,7 @@ func TestMechanismHitsKeepTheCoarseClock(t *testing.T) {
 		time.Sleep(time.Second + coarseTick/2)
 		for others := range 2 {
 			late := int64(g.cache.clock.Instant().Add(-10 * time.Second))
-			g.cache.coarse.Store(late) // as if its goroutine were late
+			g.cache.coarse.now.Store(late) // as if its goroutine were late
 			for range 64 {
 				_, err := g.Get(t.Context(), "ada")
 				require.NoError(t, err)
@@ -184,7 +184,7 @@ func TestMechanismHitsKeepTheCoarseClock(t *testing.T) {
 					require.NoError(t, err)
 				}
 			}
-			require.EqualValues(t, g.cache.clock.Instant(), g.cache.coarse.Load())
+			require.EqualValues(t, g.cache.clock.Instant(), g.cache.coarse.now.Load())
 		}
 	})
 }
@@ -203,15 +203,15 @@ func TestMechanismARegionThatIsNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := alone(t, counting())
 		r := &remote{Outbox: outbox.New(outbox.Config{}), filled: make(chan struct{})}
-		g.cache.outboxes.Store("us", r)
+		g.cache.replicator.outboxes.Store("us", r)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		confirmed := make(chan error, 1)
-		go func() { confirmed <- g.cache.confirmed(ctx, &note.Await{Group: "test", Key: "ada", Region: "us"}) }()
+		go func() { confirmed <- g.cache.replicator.awaitConfirmed(ctx, &note.Await{Group: "test", Key: "ada", Region: "us"}) }()
 		synctest.Wait()
 		require.Empty(t, confirmed)
 		g.noted("ada")
-		g.cache.backfill(r)
+		g.cache.replicator.backfill(r)
 		synctest.Wait()
 		require.Empty(t, confirmed)
 		b, ok := r.Next(0, func(*note.Note) (string, bool) { return "us-1", true })

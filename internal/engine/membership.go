@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -20,46 +21,61 @@ import (
 // from what those beside it say. Discoveries do not say the same at the same time, so who finds
 // that another node has a different view asks it what its discovery lists.
 
+// A membership keeps the members, and the transport's peers, as the discovery and other nodes tell.
+type membership struct {
+	c *Cache
+
+	found    atomic.Bool  // the discovery has said something
+	nextAsk  atomic.Int64 // see onOtherView
+	stepping atomic.Bool  // stepAside is under way
+
+	// setting is held from reading the members to telling the transport, so that a stale list never overwrites a
+	// newer one.
+	setting sync.Mutex
+
+	established establishment
+}
+
 // discover runs the discovery until Close.
-func (c *Cache) discover(first chan<- struct{}) {
+func (m *membership) discover(first chan<- struct{}) {
 	calling := make(chan struct{}, 1) // has one while found runs, which a discovery should not call twice at a time
 	warned := map[string]bool{}       // a node that is wrong is so in each view
 	found := func(v regions.View) {
 		calling <- struct{}{}
 		defer func() { <-calling }()
-		c.found.Store(true)
-		change := c.members.Found(c.clock.Instant(), v)
-		c.apply(change)
+		m.found.Store(true)
+		change := m.c.members.Found(m.c.clock.Instant(), v)
+		m.apply(change)
 		refused := map[string]bool{}
 		for _, n := range change.Refused {
 			what := fmt.Sprintf("%#v", n) // not the node, which may not be equal to itself
 			if refused[what] = true; !warned[what] {
-				c.log.Warn("unusable node found, ignored: it needs an address that can be dialled, a region, a weight in range, and an ID of its own",
+				m.c.log.Warn("unusable node found, ignored: it needs an address that can be dialled, a region, a weight in range, and an ID of its own",
 					"node", n.ID, "region", n.Region, "address", n.Address, "weight", n.Weight)
 			}
 		}
 		warned = refused
 		// Until it lists this node, it may have looked at part of the cluster only.
-		listed := slices.ContainsFunc(v.Nodes, func(n regions.Node) bool { return n.ID == c.node.ID })
+		listed := slices.ContainsFunc(v.Nodes, func(n regions.Node) bool { return n.ID == m.c.node.ID })
 		if listed && first != nil {
 			close(first)
 			first = nil
 		}
 	}
-	for c.leaving.Err() == nil {
-		done, _ := origin.Go(&c.guard, origin.Spawn, "discovery", "",
-			origin.NoValue(func() error { return c.config.Discovery.Run(c.leaving, c.node, c.healthy, found) }))
+	for m.c.leaving.Err() == nil {
+		done, _ := origin.Go(&m.c.guard, origin.Spawn, "discovery", "",
+			origin.NoValue(func() error { return m.c.config.Discovery.Run(m.c.leaving, m.c.node, m.healthy, found) }))
 		err := (<-done).Err
-		if c.leaving.Err() != nil {
+		if m.c.leaving.Err() != nil {
 			if err != nil {
-				c.log.Warn("discovery did not end well; this node may stay announced", "err", err)
+				m.c.log.Warn("discovery did not end well; this node may stay announced", "err", err)
 			}
 			return
 		}
-		c.log.Error("discovery failed, members stay as they are", "err", err)
+		m.c.log.Error("discovery failed, members stay as they are", "err", err)
 		select {
 		case <-time.After(discoveryRetry):
-		case <-c.leaving.Done():
+		case <-m.c.leaving.Done():
 		}
 	}
 }
@@ -68,74 +84,74 @@ func (c *Cache) discover(first chan<- struct{}) {
 const discoveryRetry = 5 * time.Second
 
 // healthy tells the discovery whether this node can serve.
-func (c *Cache) healthy() error {
-	if c.leaving.Err() != nil {
+func (m *membership) healthy() error {
+	if m.c.leaving.Err() != nil {
 		return ErrClosed
 	}
 	return nil
 }
 
 // health takes in that a peer has come up or gone down, or says something else.
-func (c *Cache) health(p *peers.Peer) {
+func (m *membership) onHealth(p *peers.Peer) {
 	// On a goroutine of its own, since this may build a ring and the caller
 	// reads the peer's connection. They may overtake each other, hence the
 	// look at how the peer is by then.
-	c.spawn(func() { c.apply(c.members.Health(c.clock.Instant(), p.ID(), c.stateOf(p))) })
+	m.c.spawn(func() { m.apply(m.c.members.Health(m.c.clock.Instant(), p.ID(), m.stateOf(p))) })
 }
 
 // apply has the transport follow a change of the members.
-func (c *Cache) apply(change regions.Change) {
-	c.logChange(change)
+func (m *membership) apply(change regions.Change) {
+	m.log(change)
 	if len(change.Joined)+len(change.Moved)+len(change.Left) > 0 {
-		c.setPeers()
+		m.setPeers()
 	}
-	c.follow()
-	if c.members.Unwanted() && c.stepping.CompareAndSwap(false, true) && !c.spawn(c.stepAside) {
-		c.stepping.Store(false)
+	m.c.follow()
+	if m.c.members.Unwanted() && m.stepping.CompareAndSwap(false, true) && !m.c.spawn(m.c.stepAside) {
+		m.stepping.Store(false)
 	}
 }
 
-func (c *Cache) logChange(change regions.Change) {
+func (m *membership) log(change regions.Change) {
 	for _, n := range change.Joined {
-		c.log.Info("node found", "node", n.ID, "region", n.Region, "address", n.Address)
+		m.c.log.Info("node found", "node", n.ID, "region", n.Region, "address", n.Address)
 	}
 	for _, n := range change.Moved {
-		c.log.Info("node moved", "node", n.ID, "region", n.Region, "address", n.Address)
+		m.c.log.Info("node moved", "node", n.ID, "region", n.Region, "address", n.Address)
 	}
 	for _, n := range change.Left {
-		c.log.Info("node left", "node", n.ID, "region", n.Region)
+		m.c.log.Info("node left", "node", n.ID, "region", n.Region)
 	}
 	if change.Err != nil {
-		c.log.Error("ring cannot be built, the region stays as it was", "err", change.Err)
+		m.c.log.Error("ring cannot be built, the region stays as it was", "err", change.Err)
 	}
 }
 
-func (c *Cache) setPeers() {
-	c.setting.Lock()
-	defer c.setting.Unlock()
+func (m *membership) setPeers() {
+	m.setting.Lock()
+	defer m.setting.Unlock()
 	var endpoints []peers.Endpoint
-	for _, n := range c.members.Nodes() {
+	for _, n := range m.c.members.Nodes() {
 		endpoints = append(endpoints, peers.Endpoint{ID: n.ID, Region: n.Region, Address: n.Address})
 	}
-	c.transport.SetPeers(endpoints)
+	m.c.transport.SetPeers(endpoints)
 }
 
 // how returns the present state of a node.
-func (c *Cache) how(id string) regions.State {
-	if p := c.transport.Peer(id); p != nil {
-		return c.stateOf(p)
+func (m *membership) state(id string) regions.State {
+	if p := m.c.transport.Peer(id); p != nil {
+		return m.stateOf(p)
 	}
 	return regions.State{}
 }
 
-func (c *Cache) stateOf(p *peers.Peer) regions.State {
+func (m *membership) stateOf(p *peers.Peer) regions.State {
 	rtt, _ := p.RTT()
 	standing := p.Standing()
 	return regions.State{
 		Up:        p.Up(),
 		RTT:       rtt,
 		Guest:     p.Guest(),
-		Heard:     c.transport.Hears(p.ID()),
+		Heard:     m.c.transport.Hears(p.ID()),
 		Counted:   standing == peers.Counted,
 		Uncounted: standing == peers.Uncounted,
 	}
@@ -149,25 +165,25 @@ const (
 )
 
 // otherView is told that a node has pinged whose view is not this one's. It must not block.
-func (c *Cache) otherView(id string) {
-	next, now := c.nextAsk.Load(), int64(c.clock.Instant())
+func (m *membership) onOtherView(id string) {
+	next, now := m.nextAsk.Load(), int64(m.c.clock.Instant())
 	pause := askPause
-	if c.standing.view.Load().guest {
+	if m.c.standing.view.Load().guest {
 		pause = askPauseGuest
 	}
-	if now < next || !c.nextAsk.CompareAndSwap(next, now+int64(pause)) {
+	if now < next || !m.nextAsk.CompareAndSwap(next, now+int64(pause)) {
 		return
 	}
-	c.spawn(func() {
-		if p := c.transport.Peer(id); p == nil || !p.Up() {
+	m.c.spawn(func() {
+		if p := m.c.transport.Peer(id); p == nil || !p.Up() {
 			// It is not known here. Another one may list it.
-			others := c.others(c.standing.view.Load())
+			others := m.c.others(m.c.standing.view.Load())
 			if len(others) == 0 {
 				return
 			}
 			id = others[rand.IntN(len(others))].ID
 		}
-		c.askMembers(c.ctx, id)
+		m.ask(m.c.ctx, id)
 	})
 }
 
@@ -183,52 +199,52 @@ func (c *Cache) others(v *view) (nodes []regions.Node) {
 
 // askMembers asks a node of this region which nodes its discovery lists, and since when the region
 // has been established.
-func (c *Cache) askMembers(ctx context.Context, id string) {
-	peer := c.transport.Peer(id)
+func (m *membership) ask(ctx context.Context, id string) {
+	peer := m.c.transport.Peer(id)
 	if peer == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.config.Lease)
+	ctx, cancel := context.WithTimeout(ctx, m.c.config.Lease)
 	defer cancel()
-	known := append(c.members.Nodes(), c.node)
+	known := append(m.c.members.Nodes(), m.c.node)
 	reply, err := peer.Call(ctx, note.MethodMembers, note.Members{Known: hashOfNodes(known)}.Append(nil))
 	if err != nil {
 		return
 	}
-	m, err := note.DecodeListed(reply)
+	listed, err := note.DecodeListed(reply)
 	if err != nil {
 		return
 	}
-	if m.Established {
-		c.established.finish(c.clock.Instant().Add(-m.For))
+	if listed.Established {
+		m.established.finish(m.c.clock.Instant().Add(-listed.For))
 	}
-	if len(m.Nodes) > 0 {
-		nodes := make([]regions.Node, len(m.Nodes))
-		for i, n := range m.Nodes {
+	if len(listed.Nodes) > 0 {
+		nodes := make([]regions.Node, len(listed.Nodes))
+		for i, n := range listed.Nodes {
 			nodes[i] = regions.Node(n)
 		}
-		c.apply(c.members.Vouch(c.clock.Instant(), id, nodes))
+		m.apply(m.c.members.Vouch(m.c.clock.Instant(), id, nodes))
 	}
 }
 
 // takeMembers answers a Members.
-func (c *Cache) takeMembers(m note.Members) peers.Answer {
+func (m *membership) handle(asked note.Members) peers.Answer {
 	var reply note.Listed
-	if listed := c.members.Listed(); hashOfNodes(listed) != m.Known {
+	if listed := m.c.members.Listed(); hashOfNodes(listed) != asked.Known {
 		for _, n := range listed {
 			reply.Nodes = append(reply.Nodes, note.Node(n))
 		}
 	}
-	if since, ok := c.established.get(); ok {
-		reply.Established, reply.For = true, c.clock.Instant().Sub(since)
+	if since, ok := m.established.get(); ok {
+		reply.Established, reply.For = true, m.c.clock.Instant().Sub(since)
 	}
 	return peers.Answer{Value: reply.Append(nil)}
 }
 
 // askEstablished asks some nodes of this region whether it is established, if this one does not know
 // and has not asked a moment ago: this process may have just been started, and other regions be away.
-func (c *Cache) askEstablished(ctx context.Context, v *view) {
-	e, now := &c.established, c.clock.Instant()
+func (m *membership) askEstablished(ctx context.Context, v *view) {
+	e, now := &m.established, m.c.clock.Instant()
 	e.mu.Lock()
 	due := !e.done && (e.asked == 0 || now.Sub(e.asked) >= time.Second)
 	if due {
@@ -238,11 +254,11 @@ func (c *Cache) askEstablished(ctx context.Context, v *view) {
 	if !due {
 		return
 	}
-	others := c.others(v)
+	others := m.c.others(v)
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	var asking sync.WaitGroup
 	for _, n := range others[:min(len(others), 3)] {
-		asking.Go(func() { c.askMembers(ctx, n.ID) })
+		asking.Go(func() { m.ask(ctx, n.ID) })
 	}
 	asking.Wait()
 }

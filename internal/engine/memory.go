@@ -49,7 +49,7 @@ func (g *Group) lookup(key string) (answer, bool) {
 	now := g.cache.clock.Instant()
 	if g.fresh.serves(e, now) {
 		if g.config.RefreshAhead > 0 {
-			g.ahead(e)
+			g.refreshing.ahead(e)
 		}
 		return answer{entry: e, source: SourceStore}, true
 	}
@@ -75,10 +75,10 @@ func (g *Group) sweep() {
 			g.retries.Delete(key)
 		}
 	}
-	if !g.mayRecall() {
-		g.recalled.Clear()
+	if !g.home.mayRecall() {
+		g.home.recalled.Clear()
 	}
-	g.floors.Forget(g.dead())
+	g.floors.Forget(g.journal.dead())
 }
 
 // sweepEvery is how often sweep is worth its pass over the whole store.

@@ -21,9 +21,10 @@ import (
 // refreshes ahead asks for what is not below a floor of its own: just above the value that is
 // there.
 
-// refreshing are the keys that are being refreshed, and those for which that has failed
+// A refresher has the keys that are being refreshed, and those for which that has failed
 // a moment ago.
-type refreshing struct {
+type refresher struct {
+	g     *Group
 	until *xsync.Map[string, expiry.Instant] // when the key may be refreshed again; the highest instant while it is being
 
 	// together gathers keys for a BatchGetter; else nil. It never knows of all that are
@@ -31,15 +32,11 @@ type refreshing struct {
 	together *gathering
 }
 
-func newRefreshing() refreshing {
-	return refreshing{until: xsync.NewMap[string, expiry.Instant]()}
-}
-
 // refreshRetry is the longest pause before a refresh is tried again.
 const refreshRetry = time.Second
 
 // begin reports whether the caller is to refresh the key now. It must call end then.
-func (r *refreshing) begin(key string, now expiry.Instant) bool {
+func (r *refresher) begin(key string, now expiry.Instant) bool {
 	began := false
 	r.until.Compute(key, func(until expiry.Instant, there bool) (expiry.Instant, xsync.ComputeOp) {
 		if began = !there || now >= until; !began {
@@ -51,10 +48,10 @@ func (r *refreshing) begin(key string, now expiry.Instant) bool {
 }
 
 // end lets the next one refresh the key from an instant on.
-func (r *refreshing) end(key string, from expiry.Instant) { r.until.Store(key, from) }
+func (r *refresher) end(key string, from expiry.Instant) { r.until.Store(key, from) }
 
 // forget frees the memory of keys that may be refreshed again.
-func (r *refreshing) forget(now expiry.Instant) {
+func (r *refresher) forget(now expiry.Instant) {
 	for key := range r.until.All() {
 		r.until.Compute(key, func(until expiry.Instant, there bool) (expiry.Instant, xsync.ComputeOp) {
 			if there && now >= until {
@@ -66,34 +63,34 @@ func (r *refreshing) forget(now expiry.Instant) {
 }
 
 // ahead has a live entry that is read near its expiry refreshed.
-func (g *Group) ahead(e *store.Entry) {
-	now := g.cache.clock.Instant()
-	window := min(g.config.RefreshAhead, e.Expires.Sub(e.Born())/2)
+func (r *refresher) ahead(e *store.Entry) {
+	now := r.g.cache.clock.Instant()
+	window := min(r.g.config.RefreshAhead, e.Expires.Sub(e.Born())/2)
 	if e.Absent() || now < e.Expires.Add(-window) {
 		return
 	}
-	if until, ok := g.refreshing.until.Load(e.Key()); ok && now < until {
+	if until, ok := r.until.Load(e.Key()); ok && now < until {
 		return // as most hits in the window find
 	}
-	g.refresh(e, now, min(window/4, refreshRetry))
+	r.start(e, now, min(window/4, refreshRetry))
 }
 
 // whileRevalidating answers with a value that has expired, and has it refreshed. It
 // is for whoever owns the key: others ask there, and so have the new value as soon as there
 // is one.
-func (g *Group) whileRevalidating(key string) (answer, bool) {
-	if g.config.Revalidate == 0 {
+func (r *refresher) whileRevalidating(key string) (answer, bool) {
+	if r.g.config.Revalidate == 0 {
 		return answer{}, false
 	}
-	e, ok := g.store.Peek(key)
-	now := g.cache.clock.Instant()
-	if !ok || !g.fresh.servesRevalidating(e, g.floors.Floor(key), now) {
+	e, ok := r.g.store.Peek(key)
+	now := r.g.cache.clock.Instant()
+	if !ok || !r.g.fresh.servesRevalidating(e, r.g.floors.Floor(key), now) {
 		return answer{}, false
 	}
-	if g.backing.has(key) {
+	if r.g.backing.has(key) {
 		return answer{}, false // what is queued is fresher than any load
 	}
-	g.refresh(e, now, min(g.config.Revalidate/4, refreshRetry))
+	r.start(e, now, min(r.g.config.Revalidate/4, refreshRetry))
 	return answer{entry: e, source: SourceStale, revalidated: true}, true
 }
 
@@ -102,68 +99,68 @@ func (g *Group) whileRevalidating(key string) (answer, bool) {
 func (g *Group) atHand(key string) (answer, bool) {
 	a, ok := g.lookup(key)
 	if !ok {
-		a, ok = g.whileRevalidating(key)
+		a, ok = g.refreshing.whileRevalidating(key)
 	}
 	return a, ok
 }
 
 // refresh replaces e by a newer value in the background, unless that is being done, or
 // has failed less than a pause ago.
-func (g *Group) refresh(e *store.Entry, now expiry.Instant, pause time.Duration) {
+func (r *refresher) start(e *store.Entry, now expiry.Instant, pause time.Duration) {
 	key := strings.Clone(e.Key()) // which would keep e, as the key of a flight or of what is being refreshed
-	if !g.refreshing.begin(key, now) {
+	if !r.begin(key, now) {
 		return
 	}
-	if there, _ := g.store.Peek(key); there != e {
-		g.refreshing.end(key, now) // it has been replaced since it was looked up, by the last refresh perhaps
+	if there, _ := r.g.store.Peek(key); there != e {
+		r.end(key, now) // it has been replaced since it was looked up, by the last refresh perhaps
 		return
 	}
-	g.cache.spawn(func() {
-		g.stats.refreshes.Add(1)
-		again := g.cache.clock.Instant()
-		if home := g.cache.topology().Home; g.readsFrom(home, key).ID != g.cache.node.ID {
-			again = g.renewCopy(e, key, pause)
-		} else if !g.reload(e, key) {
-			again = g.cache.clock.Instant().Add(pause)
+	r.g.cache.spawn(func() {
+		r.g.stats.refreshes.Add(1)
+		again := r.g.cache.clock.Instant()
+		if home := r.g.cache.topology().Home; r.g.readsFrom(home, key).ID != r.g.cache.node.ID {
+			again = r.renewCopy(e, key, pause)
+		} else if !r.reload(e, key) {
+			again = r.g.cache.clock.Instant().Add(pause)
 		}
-		g.refreshing.end(key, again)
+		r.end(key, again)
 	})
 }
 
 // reload fills e's key as its owner. It reports false if nothing newer has replaced e.
-func (g *Group) reload(e *store.Entry, key string) bool {
-	known, f := g.floors.Mark(), g.newFill(key)
-	if !g.fresh.expired(e, g.cache.clock.Instant()) {
-		if g.backing.has(key) {
+func (r *refresher) reload(e *store.Entry, key string) bool {
+	known, f := r.g.floors.Mark(), r.g.newFill(key)
+	if !r.g.fresh.expired(e, r.g.cache.clock.Instant()) {
+		if r.g.backing.has(key) {
 			return false // the queue is the origin until it is written
 		}
 		f = f.above(expiry.Removal(e.Generation))
 	}
-	fl, ok := g.asOwner.lead(key, f.floor, known)
+	fl, ok := r.g.asOwner.lead(key, f.floor, known)
 	if !ok {
 		return false // a reader has been first, and what that finds replaces e
 	}
-	f.ticket = g.refreshing.together.ticket(key)
-	a := f.runAsOwner(g.asOwner.context(fl))
-	g.asOwner.finish(fl, a)
+	f.ticket = r.together.ticket(key)
+	a := f.runAsOwner(r.g.asOwner.context(fl))
+	r.g.asOwner.finish(fl, a)
 	f.ticket.leave()
-	there, ok := g.store.Peek(key)
+	there, ok := r.g.store.Peek(key)
 	return a.fresh() && (!ok || e.Below(there.Stamp)) // an absence may not have been kept
 }
 
 // renewCopy asks the owner of e's key for a newer value, and returns when to ask again. The owner
 // answers from memory, and that it is asked has it refresh what it has. So the first answer
 // is the old value, as a rule, and the next one the new.
-func (g *Group) renewCopy(e *store.Entry, key string, pause time.Duration) expiry.Instant {
-	owner := g.readsFrom(g.cache.topology().Home, key)
-	req := g.newFill(key).copyRequest()
+func (r *refresher) renewCopy(e *store.Entry, key string, pause time.Duration) expiry.Instant {
+	owner := r.g.readsFrom(r.g.cache.topology().Home, key)
+	req := r.g.newFill(key).copyRequest()
 	req.discard = true
-	ctx, cancel := context.WithTimeout(g.cache.ctx, g.config.LoadTimeout)
+	ctx, cancel := context.WithTimeout(r.g.cache.ctx, r.g.config.LoadTimeout)
 	defer cancel()
 	a, ok := req.send(ctx, owner)
 	if ok && a.fresh() && e.Below(a.entry.Stamp) && a.entry.Expires > a.entry.Born() {
-		g.admit(a, req.start)
-		return g.cache.clock.Instant()
+		r.g.admit(a, req.start)
+		return r.g.cache.clock.Instant()
 	}
-	return g.cache.clock.Instant().Add(pause)
+	return r.g.cache.clock.Instant().Add(pause)
 }

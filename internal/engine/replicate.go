@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/puzpuzpuz/xsync/v4"
+
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/note"
 	"github.com/geocache/geocache/internal/outbox"
@@ -18,23 +20,30 @@ import (
 // This file is how writes get to the other regions. See "Between regions" in
 // docs/design.md; what is sent when is decided in package outbox.
 
+// A replicator sends this node's writes to the other regions, and takes in theirs.
+type replicator struct {
+	c        *Cache
+	outboxes *xsync.Map[string, *remote] // by region
+	inbox    outbox.Inbox
+}
+
 // openOutboxes makes an outbox for each region that has members, whether they
 // answer or not. One that has been made stays: a region that is not listed any
 // more may come back.
-func (c *Cache) openOutboxes() {
-	if c.transport == nil {
+func (r *replicator) open() {
+	if r.c.transport == nil {
 		return
 	}
-	for _, n := range c.members.Nodes() {
-		if n.Region == c.node.Region {
+	for _, n := range r.c.members.Nodes() {
+		if n.Region == r.c.node.Region {
 			continue
 		}
-		c.outboxes.LoadOrCompute(n.Region, func() (*remote, bool) {
-			r := &remote{
-				Outbox: outbox.New(outbox.Config{MaxBytes: c.config.Outbox, Epoch: c.epoch, Probe: c.config.Lease}),
+		r.outboxes.LoadOrCompute(n.Region, func() (*remote, bool) {
+			to := &remote{
+				Outbox: outbox.New(outbox.Config{MaxBytes: r.c.config.Outbox, Epoch: r.c.epoch, Probe: r.c.config.Lease}),
 				filled: make(chan struct{}),
 			}
-			return r, !c.spawn(func() { c.pump(n.Region, r.Outbox) }) || !c.spawn(func() { c.backfill(r) })
+			return to, !r.c.spawn(func() { r.pump(n.Region, to.Outbox) }) || !r.c.spawn(func() { r.backfill(to) })
 		})
 	}
 }
@@ -47,22 +56,22 @@ type remote struct {
 
 // backfill adds to a new outbox the floors that there are by then: a region that has just been found
 // has not been sent them. A key's owner sends its floor, and so does the floor's sender.
-func (c *Cache) backfill(r *remote) {
-	defer close(r.filled)
-	home := c.standing.view.Load().home
-	owns := func(key string) bool { return home.Owner(key).ID == c.node.ID }
-	for _, g := range *c.groups.Load() {
-		now := c.clock.Instant()
+func (r *replicator) backfill(to *remote) {
+	defer close(to.filled)
+	home := r.c.standing.view.Load().home
+	owns := func(key string) bool { return home.Owner(key).ID == r.c.node.ID }
+	for _, g := range *r.c.groups.Load() {
+		now := r.c.clock.Instant()
 		if group := g.floors.Group(); group > g.floors.Cleared() && owns("") {
-			r.Add(note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(group)}, now)
+			to.Add(note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(group)}, now)
 		}
-		if cleared, by := g.floors.ClearedBy(); cleared > 0 && (by == c.self || owns("")) {
-			r.Add(note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now)
+		if cleared, by := g.floors.ClearedBy(); cleared > 0 && (by == r.c.self || owns("")) {
+			to.Add(note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now)
 		}
-		g.eachFloor(func(w expiry.Written) {
-			if f := note.FloorOf(w); w.Sender == c.self || owns(f.Key) {
-				now := c.clock.Instant() // before the age is measured
-				r.Add(g.present(&f), now)
+		g.journal.each(func(w expiry.Written) {
+			if f := note.FloorOf(w); w.Sender == r.c.self || owns(f.Key) {
+				now := r.c.clock.Instant() // before the age is measured
+				to.Add(g.journal.present(&f), now)
 			}
 		})
 	}
@@ -89,66 +98,66 @@ func (c *Cache) allRegions() []string {
 }
 
 // replicate sends a note on its way to every other region. at is when its age was right.
-func (c *Cache) replicate(n *note.Note, at expiry.Instant) {
-	for _, o := range c.outboxes.All() {
+func (r *replicator) add(n *note.Note, at expiry.Instant) {
+	for _, o := range r.outboxes.All() {
 		o.Add(*n, at)
 	}
 }
 
 // pump sends what is in a region's outbox, until Close.
-func (c *Cache) pump(region string, o *outbox.Outbox) {
+func (r *replicator) pump(region string, o *outbox.Outbox) {
 	target := func(n *note.Note) (string, bool) {
-		r := c.topology().Region(region)
-		if r == nil {
+		to := r.c.topology().Region(region)
+		if to == nil {
 			return "", false
 		}
-		id := r.Owner(n.Key).ID
-		p := c.transport.Peer(id)
+		id := to.Owner(n.Key).ID
+		p := r.c.transport.Peer(id)
 		return id, p != nil && p.Up()
 	}
 	for {
-		changed := c.standing.changed.wait() // whoever could not be reached may be by then
+		changed := r.c.standing.changed.wait() // whoever could not be reached may be by then
 		for {
-			b, ok := o.Next(c.clock.Instant(), target)
-			if !ok || !c.spawn(func() { c.push(o, b) }) {
+			b, ok := o.Next(r.c.clock.Instant(), target)
+			if !ok || !r.c.spawn(func() { r.push(o, b) }) {
 				break
 			}
 		}
 		var timer <-chan time.Time
-		if at, ok := o.NextAt(c.clock.Instant()); ok {
-			timer = time.After(max(at.Sub(c.clock.Instant()), time.Millisecond))
+		if at, ok := o.NextAt(r.c.clock.Instant()); ok {
+			timer = time.After(max(at.Sub(r.c.clock.Instant()), time.Millisecond))
 		}
 		select {
 		case <-o.Wake():
 		case <-changed:
 		case <-timer:
-		case <-c.ctx.Done():
+		case <-r.c.ctx.Done():
 			return
 		}
 	}
 }
 
 // push sends one push and reports what came of it.
-func (c *Cache) push(o *outbox.Outbox, b outbox.Batch) {
-	have, err := c.pushTo(b)
+func (r *replicator) push(o *outbox.Outbox, b outbox.Batch) {
+	have, err := r.pushTo(b)
 	if err != nil {
 		level := slog.LevelDebug
 		if errors.Is(err, peers.CodeBadRequest) {
 			level = slog.LevelWarn // it will be the next time
 		}
-		c.log.Log(c.ctx, level, "push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Notes), "err", err)
-		o.Failed(b, c.clock.Instant())
+		r.c.log.Log(r.c.ctx, level, "push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Notes), "err", err)
+		o.Failed(b, r.c.clock.Instant())
 		return
 	}
-	o.Answered(b, have, c.clock.Instant())
+	o.Answered(b, have, r.c.clock.Instant())
 }
 
-func (c *Cache) pushTo(b outbox.Batch) (have uint64, err error) {
-	peer := c.transport.Peer(b.Target)
+func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
+	peer := r.c.transport.Peer(b.Target)
 	if peer == nil {
 		return 0, errors.New("no such peer")
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, pushTimeout)
+	ctx, cancel := context.WithTimeout(r.c.ctx, pushTimeout)
 	defer cancel()
 	reply, err := peer.Call(ctx, note.MethodPush, b.Push.Append(nil))
 	if err != nil {
@@ -165,9 +174,9 @@ const pushTimeout = 30 * time.Second
 
 // takePush takes in what another region has sent, and answers when this one has
 // been told.
-func (c *Cache) takePush(ctx context.Context, call *peers.Call, m note.Push) peers.Answer {
-	have := c.inbox.Receive(call.From, m, c.clock.Instant())
-	if err := c.relay(ctx, m.Notes, call.Transit); err != nil {
+func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m note.Push) peers.Answer {
+	have := r.inbox.Receive(call.From, m, r.c.clock.Instant())
+	if err := r.relay(ctx, m.Notes, call.Transit); err != nil {
 		return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
 	}
 	return peers.Answer{Value: note.Pushed{Have: have}.Append(nil)}
@@ -175,17 +184,17 @@ func (c *Cache) takePush(ctx context.Context, call *peers.Call, m note.Push) pee
 
 // relay takes in notes from another region, and returns when this one has been
 // told.
-func (c *Cache) relay(ctx context.Context, notes []note.Note, transit time.Duration) error {
+func (r *replicator) relay(ctx context.Context, notes []note.Note, transit time.Duration) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(notes))
 	for i := range notes {
 		n := &notes[i]
-		g := c.group(n.Group)
+		g := r.c.group(n.Group)
 		if g == nil { // others may have it
 			n.Age += transit
 			wg.Go(func() {
-				errs[i] = c.spread(ctx, n)
-				if g := c.group(n.Group); g != nil { // it has come meanwhile
+				errs[i] = r.c.spread(ctx, n)
+				if g := r.c.group(n.Group); g != nil { // it has come meanwhile
 					g.take(n, 0, 0)
 				}
 			})
@@ -194,7 +203,7 @@ func (c *Cache) relay(ctx context.Context, notes []note.Note, transit time.Durat
 		_ = g.backing.supersede(n) // drops what is older, there is nothing to keep
 		g.take(n, transit, 0)      // all of them at once, before anybody waits
 		n.Age += transit
-		wg.Go(func() { errs[i] = c.spread(ctx, n) })
+		wg.Go(func() { errs[i] = r.c.spread(ctx, n) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -202,28 +211,28 @@ func (c *Cache) relay(ctx context.Context, notes []note.Note, transit time.Durat
 
 // confirmed waits until a region has confirmed what it has been sent about a
 // key by this node.
-func (c *Cache) confirmed(ctx context.Context, m *note.Await) error {
+func (r *replicator) awaitConfirmed(ctx context.Context, m *note.Await) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(c.awaiting, func() { cancel(ErrClosed) })()
-	r, ok := c.outboxes.Load(m.Region)
+	defer context.AfterFunc(r.c.awaiting, func() { cancel(ErrClosed) })()
+	to, ok := r.outboxes.Load(m.Region)
 	for !ok { // who asks has heard of it before this node
-		changed := c.standing.changed.wait()
-		if r, ok = c.outboxes.Load(m.Region); ok {
+		changed := r.c.standing.changed.wait()
+		if to, ok = r.outboxes.Load(m.Region); ok {
 			break
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("region %q is not known at %s: %w", m.Region, c.node.ID, context.Cause(ctx))
+			return fmt.Errorf("region %q is not known at %s: %w", m.Region, r.c.node.ID, context.Cause(ctx))
 		}
 	}
 	select {
-	case <-r.filled:
+	case <-to.filled:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	done, stop := r.Confirmed(m.Group, m.Subject())
+	done, stop := to.Confirmed(m.Group, m.Subject())
 	defer stop()
 	select {
 	case <-done:

@@ -162,14 +162,14 @@ func (s *restoring) takeFloors(b []byte) error {
 	s.floors += uint64(len(f.Keys))
 	alive := f.Keys[:0]
 	for _, k := range f.Keys {
-		if k.Stamp.Generation >= g.dead() {
+		if k.Stamp.Generation >= g.journal.dead() {
 			alive = append(alive, k)
 		}
 	}
 	f.Keys = alive
 	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
 	defer cancel()
-	for news := range slices.Chunk(g.takeFloors(&f, true), journalPage) {
+	for news := range slices.Chunk(g.journal.apply(&f, true), journalPage) {
 		notes := make([]*note.Note, len(news))
 		for i := range news {
 			notes[i] = &news[i]

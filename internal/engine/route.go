@@ -17,39 +17,42 @@ import (
 
 // This file is a write at the node whose user has called for it.
 
+// callerWrites brings the writes of this process's callers to the keys' owners.
+type callerWrites struct{ g *Group }
+
 // mutate brings a write to the key's owner and waits for as much as o asks.
-func (g *Group) mutate(ctx context.Context, w *note.Write, o *WriteOptions) error {
+func (cw *callerWrites) mutate(ctx context.Context, w *note.Write, o *WriteOptions) error {
 	if o.Receipt != nil {
 		*o.Receipt = Receipt{}
 	}
-	err := g.refuseWrite(ctx, w, o)
+	err := cw.refuse(ctx, w, o)
 	if err == nil {
-		w.Group, w.Key = g.name, strings.Clone(w.Key)
+		w.Group, w.Key = cw.g.name, strings.Clone(w.Key)
 		w.Life, w.Quick = o.TTL, o.Ack == AckOwner
 		if w.Op == note.Set {
 			w.Tagged = len(o.Tags) > 0
 			w.Value = WithTags(o.Tags, w.Value)
 		}
 		var done func()
-		if done, err = g.waitFor(ctx, w.Key, true); err == nil {
-			err = g.carryOut(ctx, w, o.Ack, o.Receipt)
+		if done, err = cw.g.waitFor(ctx, w.Key, true); err == nil {
+			err = cw.run(ctx, w, o.Ack, o.Receipt)
 			done()
 		}
 	}
-	g.stats.writes.Add(1)
+	cw.g.stats.writes.Add(1)
 	if err != nil {
-		g.stats.writeErrors.Add(1)
+		cw.g.stats.writeErrors.Add(1)
 	}
 	return err
 }
 
 // refuseWrite returns the error of a write for which nothing should be started.
-func (g *Group) refuseWrite(ctx context.Context, w *note.Write, o *WriteOptions) error {
+func (cw *callerWrites) refuse(ctx context.Context, w *note.Write, o *WriteOptions) error {
 	name := w.Subject().Name()
-	switch most := g.cache.config.Limits.MaxValue; {
+	switch most := cw.g.cache.config.Limits.MaxValue; {
 	case ctx == nil:
 		return errNoContext
-	case g.cache.ctx.Err() != nil:
+	case cw.g.cache.ctx.Err() != nil:
 		return ErrClosed
 	case len(name) > MaxKey && w.Scope():
 		return fmt.Errorf("%w: a prefix of %d bytes, at most %d are allowed, as of a key", ErrTooLarge, len(name), MaxKey)
@@ -64,12 +67,12 @@ func (g *Group) refuseWrite(ctx context.Context, w *note.Write, o *WriteOptions)
 }
 
 // carryOut has the owner do the write, and waits for as much as ack asks. result may be nil.
-func (g *Group) carryOut(ctx context.Context, w *note.Write, ack Ack, result *Receipt) error {
+func (cw *callerWrites) run(ctx context.Context, w *note.Write, ack Ack, result *Receipt) error {
 	var remote []string
 	if ack == AckWorld { // before the write: a region that comes later need not have heard of it
-		remote = g.cache.remoteRegions()
+		remote = cw.g.cache.remoteRegions()
 	}
-	wrote, owner, err := g.route(ctx, w, g.cache.topology().Home.Name)
+	wrote, owner, err := cw.route(ctx, w, cw.g.cache.topology().Home.Name)
 	if result == nil {
 		if err == nil && !wrote.Unconfirmed && ack != AckWorld {
 			return nil
@@ -77,7 +80,7 @@ func (g *Group) carryOut(ctx context.Context, w *note.Write, ack Ack, result *Re
 		result = new(Receipt)
 	}
 	result.Generation = wrote.Stamp.Generation
-	home := g.cache.node.Region
+	home := cw.g.cache.node.Region
 	switch {
 	case err != nil:
 		return err
@@ -91,25 +94,25 @@ func (g *Group) carryOut(ctx context.Context, w *note.Write, ack Ack, result *Re
 	if ack == AckRegion {
 		return nil
 	}
-	return g.awaitAll(ctx, w, owner, remote, result)
+	return cw.awaitAll(ctx, w, owner, remote, result)
 }
 
 // awaitAll waits until the owner has heard from each of the regions that it has
 // been told of w, or ctx ends.
-func (g *Group) awaitAll(ctx context.Context, w *note.Write, owner string, names []string, result *Receipt) error {
+func (cw *callerWrites) awaitAll(ctx context.Context, w *note.Write, owner string, names []string, result *Receipt) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(g.cache.awaiting, cancel)()
+	defer context.AfterFunc(cw.g.cache.awaiting, cancel)()
 	confirmed := make(map[string]chan error, len(names))
 	for _, region := range names {
 		done := make(chan error, 1)
 		confirmed[region] = done
-		going := g.cache.spawn(func() {
+		going := cw.g.cache.spawn(func() {
 			var all errgroup.Group // the keys of a RemoveMany are on their way together
 			all.SetLimit(64)
 			for _, key := range append([]string{w.Key}, w.Keys...) {
 				all.Go(func() error {
-					return g.confirmed(ctx, owner, note.Await{Group: g.name, Key: key, Scope: w.Scope(), Region: region})
+					return cw.awaitRegion(ctx, owner, note.Await{Group: cw.g.name, Key: key, Scope: w.Scope(), Region: region})
 				})
 			}
 			done <- all.Wait()
@@ -133,11 +136,11 @@ func (g *Group) awaitAll(ctx context.Context, w *note.Write, owner string, names
 
 // confirmed asks the owner, which may be this node, and returns nil when the region
 // has confirmed what it was sent about the key.
-func (g *Group) confirmed(ctx context.Context, owner string, m note.Await) error {
-	if owner == g.cache.node.ID {
-		return g.cache.confirmed(ctx, &m)
+func (cw *callerWrites) awaitRegion(ctx context.Context, owner string, m note.Await) error {
+	if owner == cw.g.cache.node.ID {
+		return cw.g.cache.replicator.awaitConfirmed(ctx, &m)
 	}
-	peer := g.cache.transport.Peer(owner)
+	peer := cw.g.cache.transport.Peer(owner)
 	if peer == nil {
 		return ErrUnconfirmed
 	}
@@ -150,29 +153,29 @@ func (g *Group) confirmed(ctx context.Context, owner string, m note.Await) error
 // timeout, but not before the first can no longer do it. The write must happen once. If it
 // happens twice, writes made in between must still win (see giveStamp). A Swap, and a write to the origin, is not asked for again
 // once it may have been done. route returns which node has done it.
-func (g *Group) route(ctx context.Context, w *note.Write, region string) (wrote note.Wrote, by string, err error) {
-	w.ID = g.cache.self
-	if g.cache.transport == nil && !g.backing.any() { // nobody else can do it, and there is nothing to wait for
-		wrote, _, err := g.request(ctx, w, g.cache.node)
-		return wrote, g.cache.node.ID, err
+func (cw *callerWrites) route(ctx context.Context, w *note.Write, region string) (wrote note.Wrote, by string, err error) {
+	w.ID = cw.g.cache.self
+	if cw.g.cache.transport == nil && !cw.g.backing.any() { // nobody else can do it, and there is nothing to wait for
+		wrote, _, err := cw.ask(ctx, w, cw.g.cache.node)
+		return wrote, cw.g.cache.node.ID, err
 	}
-	begun := g.cache.clock.Now()
-	w.ID = expiry.OriginOf(g.cache.node.ID, begun)
-	w.Untold = !g.cache.inStanding()
+	begun := cw.g.cache.clock.Now()
+	w.ID = expiry.OriginOf(cw.g.cache.node.ID, begun)
+	w.Untold = !cw.g.cache.inStanding()
 	caller := ctx
-	ctx, cancel := context.WithTimeoutCause(ctx, g.config.LoadTimeout, ErrTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, cw.g.config.LoadTimeout, ErrTimeout)
 	defer cancel()
-	once := w.Op == note.Swap || g.backing.takes(w.Op) && g.backing.behind == nil
+	once := w.Op == note.Swap || cw.g.backing.takes(w.Op) && cw.g.backing.behind == nil
 	maybe := false
 	for again := true; again; {
-		changed := g.cache.standing.changed.wait()
+		changed := cw.g.cache.standing.changed.wait()
 		var sent time.Time // to the last that was asked
 		err = errNoOwner
-		if r := g.cache.topology().Region(region); r != nil {
+		if r := cw.g.cache.topology().Region(region); r != nil {
 			for _, n := range r.Owners(w.Key, 2) {
 				var o outcome
 				sent = time.Now()
-				wrote, o, err = g.request(ctx, w, n)
+				wrote, o, err = cw.ask(ctx, w, n)
 				by = n.ID
 				again = o == refusedToBe || o == notYet || o == lost && !once
 				switch o {
@@ -187,10 +190,10 @@ func (g *Group) route(ctx context.Context, w *note.Write, region string) (wrote 
 					break
 				}
 			}
-			if errors.Is(err, peers.CodeUnknownGroup) && region == g.cache.node.Region {
+			if errors.Is(err, peers.CodeUnknownGroup) && region == cw.g.cache.node.Region {
 				// As with reads: nobody whose it is has the group yet.
-				wrote, _, err = g.request(ctx, w, g.cache.node)
-				by, again = g.cache.node.ID, false
+				wrote, _, err = cw.ask(ctx, w, cw.g.cache.node)
+				by, again = cw.g.cache.node.ID, false
 			}
 		}
 		if again {
@@ -198,7 +201,7 @@ func (g *Group) route(ctx context.Context, w *note.Write, region string) (wrote 
 			pause := routeAgain
 			if changed == nil {
 				// By the monotonic clock: to an Instant a step of the wall clock is time passed.
-				pause = time.Until(sent.Add(g.cache.writeLife()))
+				pause = time.Until(sent.Add(cw.g.cache.writeLife()))
 			}
 			select {
 			case <-changed:
@@ -238,12 +241,12 @@ const (
 )
 
 // request asks one node, which may be this one, to carry out a write.
-func (g *Group) request(ctx context.Context, w *note.Write, n regions.Node) (note.Wrote, outcome, error) {
-	if n.ID == g.cache.node.ID {
-		if g.cache.leavesWrites(g.cache.standing.view.Load()) {
+func (cw *callerWrites) ask(ctx context.Context, w *note.Write, n regions.Node) (note.Wrote, outcome, error) {
+	if n.ID == cw.g.cache.node.ID {
+		if cw.g.cache.leavesWrites(cw.g.cache.standing.view.Load()) {
 			return note.Wrote{}, refusedToBe, errStranger
 		}
-		wrote, err := g.write(ctx, w)
+		wrote, err := cw.g.writes.carryOut(ctx, w)
 		switch {
 		case w.Op == note.Swap && errors.Is(err, ErrOverloaded):
 			return note.Wrote{}, notYet, err // it does not wait for room itself
@@ -252,17 +255,17 @@ func (g *Group) request(ctx context.Context, w *note.Write, n regions.Node) (not
 		case wrote.Stamp.Generation != 0:
 			wrote.Unconfirmed, err = err != nil, nil
 		}
-		if wrote.Unconfirmed && g.cache.isGuest() {
+		if wrote.Unconfirmed && cw.g.cache.isGuest() {
 			return wrote, left, nil
 		}
 		return wrote, final, err
 	}
-	peer := g.cache.transport.Peer(n.ID)
+	peer := cw.g.cache.transport.Peer(n.ID)
 	if peer == nil {
 		return note.Wrote{}, refusedToBe, errNoOwner
 	}
-	w.Age = g.cache.clock.Instant().Sub(w.Born)
-	w.Standing = !g.cache.isNew() && !g.cache.isGuest() // which it may have become since the first request
+	w.Age = cw.g.cache.clock.Instant().Sub(w.Born)
+	w.Standing = !cw.g.cache.isNew() && !cw.g.cache.isGuest() // which it may have become since the first request
 	if ctx.Err() != nil {
 		return note.Wrote{}, notYet, context.Cause(ctx)
 	}

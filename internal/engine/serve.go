@@ -20,7 +20,7 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	if g == nil {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}, true
 	}
-	if req.Hop == peers.HopUpdate && g.recalls(h.cache.standing.view.Load(), req.Key) {
+	if req.Hop == peers.HopUpdate && g.home.mustRecall(h.cache.standing.view.Load(), req.Key) {
 		return peers.Answer{}, false
 	}
 	a, ok := g.lookup(req.Key)
@@ -31,7 +31,7 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 		a, ok = g.backing.queued(req.Key, req.Floor)
 	}
 	if !ok && req.Hop == peers.HopOwner && !req.Peek {
-		a, ok = g.whileRevalidating(req.Key)
+		a, ok = g.refreshing.whileRevalidating(req.Key)
 	}
 	if !ok || a.entry.Below(req.Floor) {
 		return peers.Answer{}, false
@@ -105,21 +105,21 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 	case note.MethodTell:
 		return decoded(call, note.DecodeTell, func(m note.Tell) peers.Answer { return c.takeTell(m, call.Transit) })
 	case note.MethodPush:
-		return decoded(call, note.DecodePush, func(m note.Push) peers.Answer { return c.takePush(ctx, call, m) })
+		return decoded(call, note.DecodePush, func(m note.Push) peers.Answer { return c.replicator.handlePush(ctx, call, m) })
 	case note.MethodWrite:
 		return decoded(call, note.DecodeWrite, func(m note.Write) peers.Answer {
-			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.takeWrite(ctx, &m, call) })
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.writes.handle(ctx, &m, call) })
 		})
 	case note.MethodJournal:
 		return decoded(call, note.DecodeJournal, func(m note.Journal) peers.Answer {
 			if g := c.group(m.Group); g != nil {
-				return g.giveJournal(&m)
+				return g.journal.handle(&m)
 			}
 			return peers.Answer{Value: note.Floors{}.Append(nil)} // nothing is missed by asking here
 		})
 	case note.MethodCompare:
 		return decoded(call, note.DecodeCompare, func(m note.Compare) peers.Answer {
-			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.giveDifference(&m) })
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.journal.handleCompare(&m) })
 		})
 	case note.MethodHandoff:
 		return c.takeHandoff(call)
@@ -128,12 +128,12 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.backing.handleStored(&m) })
 		})
 	case note.MethodMembers:
-		return decoded(call, note.DecodeMembers, c.takeMembers)
+		return decoded(call, note.DecodeMembers, c.membership.handle)
 	case note.MethodRecall:
 		return decoded(call, note.DecodeRecall, func(m note.Recall) peers.Answer { return c.takeRecall(ctx, m) })
 	case note.MethodAwait:
 		return decoded(call, note.DecodeAwait, func(m note.Await) peers.Answer {
-			if err := c.confirmed(ctx, &m); err != nil {
+			if err := c.replicator.awaitConfirmed(ctx, &m); err != nil {
 				return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
 			}
 			return peers.Answer{}

@@ -89,7 +89,7 @@ func (s *snapshot) block(kind byte, payload []byte) {
 func (s *snapshot) floors() {
 	m := note.Journal{Group: s.g.name}
 	for s.err == nil {
-		page := s.g.giveJournal(&m).Value
+		page := s.g.journal.handle(&m).Value
 		f, err := note.DecodeFloors(page)
 		if err != nil {
 			s.err = err

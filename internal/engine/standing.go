@@ -95,7 +95,7 @@ func (c *Cache) follow() {
 	c.following.Lock()
 	defer c.following.Unlock()
 	defer c.standing.changed.raise()
-	c.openOutboxes()
+	c.replicator.open()
 	top := c.topology()
 	was := c.standing.view.Load()
 	v := newView(top, c.allRegions())
@@ -252,7 +252,7 @@ func (c *Cache) acquaintLocked(v *view) {
 			defer cancel()
 			var err error
 			for _, g := range *c.groups.Load() {
-				err = errors.Join(err, g.takeJournal(ctx, n))
+				err = errors.Join(err, g.journal.fetch(ctx, n))
 			}
 			s.mu.Lock()
 			defer s.mu.Unlock()

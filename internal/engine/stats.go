@@ -283,7 +283,7 @@ func (c *Cache) Stats() Stats {
 		}
 	}
 	for i := range s.Regions {
-		if o, ok := c.outboxes.Load(s.Regions[i].Name); ok {
+		if o, ok := c.replicator.outboxes.Load(s.Regions[i].Name); ok {
 			b := o.Stats(c.clock.Instant())
 			s.Regions[i].Outbox = OutboxStats{b.Queued, b.InFlight, b.Bytes, b.Oldest, b.Sent, b.Resent, b.Coalesced, b.Gaps, b.Stripped, b.Folded, b.Expired}
 		}
@@ -292,7 +292,7 @@ func (c *Cache) Stats() Stats {
 	s.Guest = top.Guest
 	s.LeaseLosses = c.standing.period.Load()
 	s.Panics = c.guard.Failed() + c.logGuard.Failed()
-	s.LostPushes = c.inbox.Gaps()
+	s.LostPushes = c.replicator.inbox.Gaps()
 	if c.transport != nil {
 		t := c.transport.Stats()
 		s.Peers, s.Refused, s.Certificate = t.Peers, t.Refused, t.Certificate

@@ -32,7 +32,7 @@ var ErrNextRound = errors.New("the value has no generation yet")
 func (g *Group) Update(ctx context.Context, key string, f UpdateFunc, o *WriteOptions) (any, error) {
 	key = strings.Clone(key)
 	u := &update{f: f, options: o, lock: make(chan struct{}, 1), done: make(chan struct{})}
-	err := g.refuseWrite(ctx, &note.Write{Key: key}, o)
+	err := g.mutations.refuse(ctx, &note.Write{Key: key}, o)
 	if f == nil {
 		err = errors.New("the function is nil")
 	}
@@ -45,7 +45,7 @@ func (g *Group) Update(ctx context.Context, key string, f UpdateFunc, o *WriteOp
 		}
 	}
 	if err == nil {
-		err = g.updates.add(g, key, u)
+		err = g.updates.add(key, u)
 	}
 	if err == nil {
 		select {
@@ -53,7 +53,7 @@ func (g *Group) Update(ctx context.Context, key string, f UpdateFunc, o *WriteOp
 			u.abandon() // if the round has left it behind, it is not called any more when Update returns
 			err = u.err
 			if err == nil && o.Ack == AckWorld {
-				err = g.confirmedByWorld(ctx, key, u.by, u.regions, &u.receipt)
+				err = g.updates.confirmedByWorld(ctx, key, u.by, u.regions, &u.receipt)
 			}
 		case <-ctx.Done():
 			if err = ctx.Err(); u.abandon() {
@@ -95,19 +95,21 @@ type update struct {
 // home what comes out. However many callers there are, the home region sees one of this
 // process at a time.
 type updates struct {
+	g *Group
+
 	mu      sync.Mutex
 	waiting map[string][]*update // guarded by mu; there for a key as long as a round is under way
 }
 
 // add has u take part in the next round.
-func (us *updates) add(g *Group, key string, u *update) error {
+func (us *updates) add(key string, u *update) error {
 	us.mu.Lock()
 	defer us.mu.Unlock()
 	if us.waiting == nil {
 		us.waiting = make(map[string][]*update)
 	}
 	queue, running := us.waiting[key]
-	if !running && !g.cache.spawn(func() { us.run(g, key) }) {
+	if !running && !us.g.cache.spawn(func() { us.run(key) }) {
 		return ErrClosed
 	}
 	us.waiting[key] = append(queue, u)
@@ -115,7 +117,7 @@ func (us *updates) add(g *Group, key string, u *update) error {
 }
 
 // run makes rounds until nobody waits.
-func (us *updates) run(g *Group, key string) {
+func (us *updates) run(key string) {
 	for {
 		us.mu.Lock()
 		round := us.waiting[key]
@@ -127,15 +129,15 @@ func (us *updates) run(g *Group, key string) {
 		us.waiting[key] = nil
 		us.mu.Unlock()
 
-		us.round(g, key, round)
+		us.runRound(key, round)
 	}
 }
 
-// round makes a round.
-func (us *updates) round(g *Group, key string, round []*update) {
-	ctx, cancel := context.WithTimeoutCause(g.cache.ctx, g.config.LoadTimeout, ErrTimeout)
+// runRound makes a round.
+func (us *updates) runRound(key string, round []*update) {
+	ctx, cancel := context.WithTimeoutCause(us.g.cache.ctx, us.g.config.LoadTimeout, ErrTimeout)
 	defer cancel()
-	g.round(ctx, key, round)
+	us.round(ctx, key, round)
 	for _, u := range round {
 		if u.err == ErrNextRound {
 			us.mu.Lock()
@@ -148,7 +150,7 @@ func (us *updates) round(g *Group, key string, round []*update) {
 }
 
 // round applies the updates and has the home region take the result.
-func (g *Group) round(ctx context.Context, key string, round []*update) {
+func (us *updates) round(ctx context.Context, key string, round []*update) {
 	round = slices.Clone(round) // those who still take part
 	fail := func(err error) {
 		for _, u := range round {
@@ -158,9 +160,9 @@ func (g *Group) round(ctx context.Context, key string, round []*update) {
 		}
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		v := g.cache.standing.view.Load() // the regions are those that there are before the Swap
-		home := g.home(v, key)
-		w, err := g.compute(ctx, key, home, round)
+		v := us.g.cache.standing.view.Load() // the regions are those that there are before the Swap
+		home := us.g.home.region(v, key)
+		w, err := us.compute(ctx, key, home, round)
 		if errors.Is(err, origin.ErrGoexit) {
 			// The others begin anew without the one whose function it was. If it was the codec, nobody can.
 			all := len(round)
@@ -176,10 +178,10 @@ func (g *Group) round(ctx context.Context, key string, round []*update) {
 		if w == nil { // all have failed by themselves
 			return
 		}
-		if g.config.HomeRegion == "" {
+		if us.g.config.HomeRegion == "" {
 			w.Regions = v.list
 		}
-		wrote, by, err := g.route(ctx, w, home)
+		wrote, by, err := us.g.mutations.route(ctx, w, home)
 		if err != nil {
 			fail(homeError(home, inRound(ctx, err)))
 			return
@@ -188,10 +190,10 @@ func (g *Group) round(ctx context.Context, key string, round []*update) {
 			for _, u := range round {
 				u.by, u.regions = by, v.regions
 			}
-			g.bringHome(ctx, w, wrote, home, by, round, fail)
+			us.bringHome(ctx, w, wrote, home, by, round, fail)
 			return
 		}
-		g.stats.retried.Add(1)
+		us.g.stats.retried.Add(1)
 		select {
 		case <-time.After(rand.N(pause)):
 		case <-ctx.Done():
@@ -216,15 +218,15 @@ func inRound(ctx context.Context, err error) error {
 
 // compute reads the value and applies the updates to it. It returns nil if none
 // of them changes it, and origin.ErrGoexit if one of the user's functions has called that.
-func (g *Group) compute(ctx context.Context, key, home string, round []*update) (*note.Write, error) {
-	for begun := g.cache.clock.Instant(); ; {
-		a, err := g.readHome(ctx, key, home)
+func (us *updates) compute(ctx context.Context, key, home string, round []*update) (*note.Write, error) {
+	for begun := us.g.cache.clock.Instant(); ; {
+		a, err := us.g.home.read(ctx, key, home)
 		if err != nil {
 			return nil, err
 		}
 		r := &applied{values: make([]any, len(round)), errs: make([]error, len(round))}
-		done, ok := origin.Go(&g.guard, g.cache.spawn, "codec or function of Update", key,
-			origin.NoValue(func() error { return g.apply(r, a, begun, key, round) }))
+		done, ok := origin.Go(&us.g.guard, us.g.cache.spawn, "codec or function of Update", key,
+			origin.NoValue(func() error { return us.apply(r, a, begun, key, round) }))
 		if !ok {
 			return nil, ErrClosed
 		}
@@ -243,9 +245,9 @@ func (g *Group) compute(ctx context.Context, key, home string, round []*update) 
 		case !r.changed:
 			return nil, nil
 		}
-		w := &note.Write{Group: g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: a.entry.Absent(),
+		w := &note.Write{Group: us.g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: a.entry.Absent(),
 			Tags: a.entry.Tags(), Born: a.entry.Born(), Life: r.life, Value: r.value, Tagged: len(r.tags) > 0}
-		err = g.refuseWrite(g.cache.ctx, w, &WriteOptions{}) // tags come on top of the largest value
+		err = us.g.mutations.refuse(us.g.cache.ctx, w, &WriteOptions{}) // tags come on top of the largest value
 		w.Value = WithTags(r.tags, w.Value)
 		return w, err
 	}
@@ -265,21 +267,21 @@ type applied struct {
 }
 
 // apply applies the updates to an answer that was asked for at an instant.
-func (g *Group) apply(r *applied, a answer, begun expiry.Instant, key string, round []*update) (err error) {
+func (us *updates) apply(r *applied, a answer, begun expiry.Instant, key string, round []*update) (err error) {
 	var value any
 	current := a.entry
 	there := !a.entry.Absent()
 	if there {
-		if value, err = g.config.Codec.Decode(a.entry); err != nil {
+		if value, err = us.g.config.Codec.Decode(a.entry); err != nil {
 			return fmt.Errorf("the value does not decode: %w", err)
 		}
 	}
-	if r.late = g.cache.clock.Instant() >= g.until(a, begun); r.late {
+	if r.late = us.g.cache.clock.Instant() >= us.g.until(a, begun); r.late {
 		return nil
 	}
 	for i, u := range round {
 		r.errs[i] = fmt.Errorf("the function %w", origin.ErrGoexit) // what stands if it does not return
-		next, err := u.apply(&g.guard, key, value, there, current)
+		next, err := u.apply(&us.g.guard, key, value, there, current)
 		if r.errs[i] = err; err != nil {
 			continue
 		}
@@ -292,7 +294,7 @@ func (g *Group) apply(r *applied, a answer, begun expiry.Instant, key string, ro
 	if !r.changed {
 		return nil
 	}
-	r.value, err = origin.Call(&g.guard, "codec", key, func() ([]byte, error) { return g.config.Codec.Encode(value) })
+	r.value, err = origin.Call(&us.g.guard, "codec", key, func() ([]byte, error) { return us.g.config.Codec.Encode(value) })
 	if err != nil {
 		err = fmt.Errorf("the value cannot be encoded: %w", err)
 	}
@@ -322,18 +324,18 @@ func (u *update) abandon() (applied bool) {
 
 // bringHome has this process's own region take in what the home region has, and
 // says what came of the round.
-func (g *Group) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, home, by string, round []*update, fail func(error)) {
+func (us *updates) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, home, by string, round []*update, fail func(error)) {
 	result := Receipt{Generation: wrote.Stamp.Generation, Confirmed: []string{home}}
 	if wrote.Unconfirmed {
 		result.Confirmed, result.Pending = nil, []string{home}
 	}
-	if own := g.cache.node.Region; own != home {
-		n := note.Note{Group: g.name, Key: w.Key, Stamp: wrote.Stamp, HasValue: true, Value: w.Value, Tagged: w.Tagged, Life: g.life(w.Key, false, w.Life)}
-		_ = g.backing.supersede(&n) // drops what is older, there is nothing to keep
-		g.take(&n, 0, 0)
-		err := g.cache.spread(ctx, &n)
+	if own := us.g.cache.node.Region; own != home {
+		n := note.Note{Group: us.g.name, Key: w.Key, Stamp: wrote.Stamp, HasValue: true, Value: w.Value, Tagged: w.Tagged, Life: us.g.life(w.Key, false, w.Life)}
+		_ = us.g.backing.supersede(&n) // drops what is older, there is nothing to keep
+		us.g.take(&n, 0, 0)
+		err := us.g.cache.spread(ctx, &n)
 		if errors.Is(err, errGuest) { // which waits for others to tell its region
-			err = g.confirmed(ctx, by, note.Await{Group: g.name, Key: w.Key, Region: own})
+			err = us.g.mutations.awaitRegion(ctx, by, note.Await{Group: us.g.name, Key: w.Key, Region: own})
 		}
 		if err == nil {
 			result.Confirmed = append([]string{own}, result.Confirmed...)
@@ -352,7 +354,7 @@ func (g *Group) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, 
 }
 
 // confirmedByWorld waits for those of the regions that have not confirmed yet.
-func (g *Group) confirmedByWorld(ctx context.Context, key, by string, regions []string, result *Receipt) error {
+func (us *updates) confirmedByWorld(ctx context.Context, key, by string, regions []string, result *Receipt) error {
 	var names []string
 	for _, region := range regions {
 		if !slices.Contains(result.Confirmed, region) {
@@ -360,5 +362,5 @@ func (g *Group) confirmedByWorld(ctx context.Context, key, by string, regions []
 		}
 	}
 	result.Confirmed = slices.Clone(result.Confirmed) // the others of the round share it
-	return g.awaitAll(ctx, &note.Write{Key: key}, by, names, result)
+	return us.g.mutations.awaitAll(ctx, &note.Write{Key: key}, by, names, result)
 }

@@ -19,18 +19,24 @@ import (
 
 // This file is a write at the node that is asked to be the key's owner.
 
+// ownerWrites carries out a group's writes as their keys' owner.
+type ownerWrites struct {
+	g    *Group
+	keys locks // held while a key is stamped
+}
+
 // write carries out a write of this process as the key's owner. ctx bounds the
 // wait; once the write is stamped it goes on, and the error is ErrUnconfirmed.
-func (g *Group) write(ctx context.Context, w *note.Write) (note.Wrote, error) {
-	b, err := g.begin(ctx, w, anyTime)
+func (o *ownerWrites) carryOut(ctx context.Context, w *note.Write) (note.Wrote, error) {
+	b, err := o.begin(ctx, w, anyTime)
 	switch {
 	case b.notes == nil:
 		return b.wrote, err
-	case g.cache.transport == nil: // nobody is to be told
+	case o.g.cache.transport == nil: // nobody is to be told
 		return b.wrote, nil
 	}
 	done := make(chan error, 1)
-	if !g.cache.spawn(func() { done <- g.complete(b) }) {
+	if !o.g.cache.spawn(func() { done <- o.complete(b) }) {
 		return b.wrote, b.unconfirmed()
 	}
 	if w.Quick {
@@ -62,17 +68,17 @@ func (b begun) unconfirmed() error {
 }
 
 // begin does what comes before the region is told.
-func (g *Group) begin(ctx context.Context, w *note.Write, before expiry.Instant) (b begun, err error) {
-	if g.cache.shutting.Load() {
+func (o *ownerWrites) begin(ctx context.Context, w *note.Write, before expiry.Instant) (b begun, err error) {
+	if o.g.cache.shutting.Load() {
 		return b, ErrClosed
 	}
 	if w.Op == note.Swap {
 		var ok bool
-		if b.tenure, ok = g.swaps(w); !ok {
+		if b.tenure, ok = o.swapTenure(w); !ok {
 			return begun{wrote: note.Wrote{Late: true}}, nil
 		}
 	}
-	n, err := g.stamp(ctx, w, before, b.tenure)
+	n, err := o.stamp(ctx, w, before, b.tenure)
 	switch {
 	case errors.Is(err, errNotSwapped):
 		return b, nil
@@ -83,9 +89,9 @@ func (g *Group) begin(ctx context.Context, w *note.Write, before expiry.Instant)
 	}
 	b.notes = []*note.Note{n}
 	for _, key := range w.Keys {
-		if n, err = g.stamp(ctx, &note.Write{Op: w.Op, Key: key, First: w.First, Untold: w.Untold}, anyTime, tenure{}); err != nil {
-			if stamped := b; g.cache.transport != nil {
-				g.cache.spawn(func() { g.complete(stamped) }) // those that have been begun
+		if n, err = o.stamp(ctx, &note.Write{Op: w.Op, Key: key, First: w.First, Untold: w.Untold}, anyTime, tenure{}); err != nil {
+			if stamped := b; o.g.cache.transport != nil {
+				o.g.cache.spawn(func() { o.complete(stamped) }) // those that have been begun
 			}
 			return begun{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
 		}
@@ -111,48 +117,48 @@ const anyTime = expiry.Instant(math.MaxInt64)
 
 // stamp does the part of a write that is one step: nobody else writes the key here
 // meanwhile. ctx bounds the wait for that. A Swap takes place in a tenure.
-func (g *Group) stamp(ctx context.Context, w *note.Write, before expiry.Instant, in tenure) (*note.Note, error) {
-	held, err := g.writing.lock(ctx, w.Key)
+func (o *ownerWrites) stamp(ctx context.Context, w *note.Write, before expiry.Instant, in tenure) (*note.Note, error) {
+	held, err := o.keys.lock(ctx, w.Key)
 	if err != nil {
 		return nil, err
 	}
 	defer held.unlock()
 	switch {
-	case before != anyTime && g.cache.clock.Instant() >= before, w.Op == note.Swap && !g.cache.holds(in):
+	case before != anyTime && o.g.cache.clock.Instant() >= before, w.Op == note.Swap && !o.g.cache.holds(in):
 		return nil, errLate
-	case w.Op == note.Swap && !g.expected(w):
+	case w.Op == note.Swap && !o.expected(w):
 		return nil, errNotSwapped
 	}
-	takes := g.backing.takes(w.Op)
-	queues := takes && g.backing.behind != nil
+	takes := o.g.backing.takes(w.Op)
+	queues := takes && o.g.backing.behind != nil
 	if takes && !queues {
-		if err := g.backing.through(ctx, w); err != nil {
+		if err := o.g.backing.through(ctx, w); err != nil {
 			return nil, err
 		}
 		// That takes its time. If there is another owner by now, it may have swapped the same value.
-		if w.Op == note.Swap && !g.cache.holds(in) {
-			g.backing.distrustLocked(w.Key)
-			return nil, g.located(errDisputed)
+		if w.Op == note.Swap && !o.g.cache.holds(in) {
+			o.g.backing.distrustLocked(w.Key)
+			return nil, o.g.located(errDisputed)
 		}
 		before = anyTime // the origin has it, so that nobody else is asked
 	}
-	n := &note.Note{Group: g.name, Key: w.Key, Scope: w.Scope(), Clear: w.Op == note.Clear}
+	n := &note.Note{Group: o.g.name, Key: w.Key, Scope: w.Scope(), Clear: w.Op == note.Clear}
 	if w.Op == note.Set || w.Op == note.Swap {
 		n.HasValue, n.Value, n.Tagged = true, w.Value, w.Tagged
-		n.Life = g.life(w.Key, false, w.Life)
+		n.Life = o.g.life(w.Key, false, w.Life)
 	}
 	// Stamped after the origin has it: a load that sees the origin without it
 	// has begun before.
 	if queues {
-		err = g.queueLocked(ctx, n, w, before)
+		err = o.queueLocked(ctx, n, w, before)
 	} else {
-		err = g.stampLocked(n, w, before)
+		err = o.stampLocked(n, w, before)
 	}
 	// Who comes to own the key after the tenure has ended finds the floor in this node's journal, if
 	// it was raised before the end.
-	if err == nil && w.Op == note.Swap && !g.cache.holds(in) {
-		g.cache.spawn(func() { g.complete(begun{notes: []*note.Note{n}}) })
-		err = g.located(errDisputed)
+	if err == nil && w.Op == note.Swap && !o.g.cache.holds(in) {
+		o.g.cache.spawn(func() { o.complete(begun{notes: []*note.Note{n}}) })
+		err = o.g.located(errDisputed)
 	}
 	return n, err
 }
@@ -162,36 +168,36 @@ var errDisputed = fmt.Errorf("%w: the key may have another owner now", ErrUncert
 
 // swaps returns the tenure in which this node may compare a key's value and swap it: it owns the
 // key, and takes the same region for the key's home as whoever sends the Swap.
-func (g *Group) swaps(w *note.Write) (tenure, bool) {
-	t, ok := g.cache.tenure()
-	return t, ok && g.servesAsOwner(t.view.home, w.Key) && (w.Regions == 0 || w.Regions == t.view.list)
+func (o *ownerWrites) swapTenure(w *note.Write) (tenure, bool) {
+	t, ok := o.g.cache.tenure()
+	return t, ok && o.g.servesAsOwner(t.view.home, w.Key) && (w.Regions == 0 || w.Regions == t.view.list)
 }
 
 // queueLocked is stampLocked for what the origin gets later. It waits for room, but for a Swap: that
 // must not outlast its tenure, and is asked for again.
-func (g *Group) queueLocked(ctx context.Context, n *note.Note, w *note.Write, before expiry.Instant) error {
+func (o *ownerWrites) queueLocked(ctx context.Context, n *note.Note, w *note.Write, before expiry.Instant) error {
 	var cancel context.CancelFunc
 	switch {
 	case w.Op == note.Swap:
 		ctx, cancel = context.WithCancel(ctx)
 		cancel()
 	case before < anyTime:
-		ctx, cancel = context.WithTimeoutCause(ctx, before.Sub(g.cache.clock.Instant()), errLate)
+		ctx, cancel = context.WithTimeoutCause(ctx, before.Sub(o.g.cache.clock.Instant()), errLate)
 		defer cancel()
 	}
 	for again := false; ; again = true {
-		begun := g.cache.clock.Instant()
-		superseded, err := g.giveStamp(n, w, before)
+		begun := o.g.cache.clock.Instant()
+		superseded, err := o.giveStamp(n, w, before)
 		if err == nil && !superseded { // else the origin gets what has superseded it
-			err = g.backing.put(ctx, n)
+			err = o.g.backing.put(ctx, n)
 		}
 		switch {
 		case err != nil && again:
 			return fmt.Errorf("%w: %w", ErrUncertain, err) // the first may be in the origin by now
 		case err != nil:
 			return err
-		case g.cache.clock.Instant().Sub(begun) <= g.cache.config.MaxDrift:
-			g.publish(n)
+		case o.g.cache.clock.Instant().Sub(begun) <= o.g.cache.config.MaxDrift:
+			o.publish(n)
 			return nil
 		}
 		// What was loaded while it waited would pass for newer.
@@ -200,10 +206,10 @@ func (g *Group) queueLocked(ctx context.Context, n *note.Note, w *note.Write, be
 
 // stampLocked makes n the latest write of its key: stamps it, takes it in here,
 // and sends it on its way to the other regions. The key's lock is held.
-func (g *Group) stampLocked(n *note.Note, w *note.Write, before expiry.Instant) error {
-	_, err := g.giveStamp(n, w, before)
+func (o *ownerWrites) stampLocked(n *note.Note, w *note.Write, before expiry.Instant) error {
+	_, err := o.giveStamp(n, w, before)
 	if err == nil {
-		g.publish(n)
+		o.publish(n)
 	}
 	return err
 }
@@ -219,17 +225,17 @@ func (g *Group) stampLocked(n *note.Note, w *note.Write, before expiry.Instant) 
 //
 // The deadline is looked at afterwards: what is stamped in time has its place before the same
 // write at another node, however long this process is stopped now.
-func (g *Group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (superseded bool, err error) {
+func (o *ownerWrites) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (superseded bool, err error) {
 	n.Age = 0
-	n.Stamp = expiry.Stamp{Generation: g.cache.clock.Now(), Origin: w.ID}
+	n.Stamp = expiry.Stamp{Generation: o.g.cache.clock.Now(), Origin: w.ID}
 	if w.First != 0 && (n.HasValue || !w.Untold) {
-		floor := g.floors.FloorOf(n.Subject())
+		floor := o.g.floors.FloorOf(n.Subject())
 		superseded = floor.Generation >= w.First
 		switch {
 		case n.HasValue && floor.Origin == w.ID:
 			n.Stamp, superseded = floor, false
 		case superseded && w.Untold:
-			return false, g.located(fmt.Errorf("%w: something else has been written since", ErrUncertain))
+			return false, o.g.located(fmt.Errorf("%w: something else has been written since", ErrUncertain))
 		default:
 			n.Stamp.Generation = w.First
 		}
@@ -237,23 +243,23 @@ func (g *Group) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (s
 	if !n.HasValue {
 		n.Stamp = expiry.Removal(n.Stamp.Generation)
 	}
-	if before != anyTime && g.cache.clock.Instant() >= before {
+	if before != anyTime && o.g.cache.clock.Instant() >= before {
 		return false, errLate
 	}
 	return superseded, nil
 }
 
-func (g *Group) publish(n *note.Note) {
-	if g.cache.transport == nil {
-		g.take(n, 0, g.cache.self)
+func (o *ownerWrites) publish(n *note.Note) {
+	if o.g.cache.transport == nil {
+		o.g.take(n, 0, o.g.cache.self)
 		return
 	}
-	at := g.cache.clock.Instant()
-	g.take(n, 0, g.cache.self)
+	at := o.g.cache.clock.Instant()
+	o.g.take(n, 0, o.g.cache.self)
 	// Which other regions the origin has yet to hear of is not their concern.
 	elsewhere := *n
 	elsewhere.Dirty = false
-	g.cache.replicate(&elsewhere, at)
+	o.g.cache.replicator.add(&elsewhere, at)
 }
 
 // expected reports whether the key's present value is the one that the Swap
@@ -262,12 +268,12 @@ func (g *Group) publish(n *note.Note) {
 //
 // It may have left memory since, for want of room or because it was removed. Then what the
 // Swap tells of it is judged as if it came here now.
-func (g *Group) expected(w *note.Write) bool {
-	e, ok := g.store.Peek(w.Key)
-	if ok && g.fresh.current(e, g.floors.Floor(w.Key), g.cache.clock.Instant()) {
+func (o *ownerWrites) expected(w *note.Write) bool {
+	e, ok := o.g.store.Peek(w.Key)
+	if ok && o.g.fresh.current(e, o.g.floors.Floor(w.Key), o.g.cache.clock.Instant()) {
 		return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected)
 	}
-	return g.fresh.admissible(g.store.NewEntry(store.Item{
+	return o.g.fresh.admissible(o.g.store.NewEntry(store.Item{
 		Key:    w.Key,
 		Value:  store.AppendTags(nil, w.Tags),
 		Tagged: true,
@@ -278,11 +284,11 @@ func (g *Group) expected(w *note.Write) bool {
 
 // complete returns when no node in this region serves what is older than what has been begun,
 // whoever still waits for that.
-func (g *Group) complete(b begun) error {
-	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
+func (o *ownerWrites) complete(b begun) error {
+	ctx, cancel := context.WithTimeout(o.g.cache.ctx, writeTimeout)
 	defer cancel()
-	s := g.cache.spreading(b.notes)
-	s.sender, s.in = g.cache.self, b.tenure
+	s := o.g.cache.spreading(b.notes)
+	s.sender, s.in = o.g.cache.self, b.tenure
 	if err := s.run(ctx); errors.Is(err, ErrUncertain) {
 		return err
 	} else if err != nil {
@@ -302,29 +308,29 @@ var errStranger = errors.New("the key's owner does not see all nodes of the regi
 
 // takeWrite answers a Write. Who asks for one may see more than this node, which would not tell
 // all of the region: it is not seen itself, though it has stood there, or this node has just come.
-func (g *Group) takeWrite(ctx context.Context, w *note.Write, call *peers.Call) peers.Answer {
-	v := g.cache.standing.view.Load()
-	stranger := w.Standing && !v.has(call.From) || g.cache.isStranger(v, call.From)
-	if call.Region == g.cache.node.Region && (stranger || g.cache.leavesWrites(v)) {
+func (o *ownerWrites) handle(ctx context.Context, w *note.Write, call *peers.Call) peers.Answer {
+	v := o.g.cache.standing.view.Load()
+	stranger := w.Standing && !v.has(call.From) || o.g.cache.isStranger(v, call.From)
+	if call.Region == o.g.cache.node.Region && (stranger || o.g.cache.leavesWrites(v)) {
 		return peers.Answer{Value: note.Wrote{Stranger: true}.Append(nil)}
 	}
-	w.Born = g.cache.clock.Instant().Add(-w.Age - call.Transit)
-	life := g.cache.writeLife()
+	w.Born = o.g.cache.clock.Instant().Add(-w.Age - call.Transit)
+	life := o.g.cache.writeLife()
 	life -= life / 10 // the sender's clock may be faster
-	b, err := g.begin(ctx, w, g.cache.clock.Instant().Add(life-call.Transit))
+	b, err := o.begin(ctx, w, o.g.cache.clock.Instant().Add(life-call.Transit))
 	switch {
 	case err != nil:
 	case b.notes == nil:
 	case w.Quick:
 		unconfirmed := b
-		b.wrote.Unconfirmed = !g.cache.spawn(func() { g.complete(unconfirmed) })
+		b.wrote.Unconfirmed = !o.g.cache.spawn(func() { o.complete(unconfirmed) })
 	default: // on this goroutine, which has nothing else to do
-		if err = g.complete(b); errors.Is(err, ErrUnconfirmed) {
-			b.wrote.Unconfirmed, b.wrote.Left, err = true, g.cache.isGuest(), nil
+		if err = o.complete(b); errors.Is(err, ErrUnconfirmed) {
+			b.wrote.Unconfirmed, b.wrote.Left, err = true, o.g.cache.isGuest(), nil
 		}
 	}
 	if err != nil {
-		return g.reply(answer{err: err})
+		return o.g.reply(answer{err: err})
 	}
 	return peers.Answer{Value: b.wrote.Append(nil)}
 }

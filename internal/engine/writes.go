@@ -42,22 +42,22 @@ type Receipt struct {
 
 // Set makes value the value of key.
 func (g *Group) Set(ctx context.Context, key string, value []byte, o *WriteOptions) error {
-	return g.mutate(ctx, &note.Write{Op: note.Set, Key: key, Value: value}, o)
+	return g.mutations.mutate(ctx, &note.Write{Op: note.Set, Key: key, Value: value}, o)
 }
 
 // Remove makes every value of key dead that was loaded or set before.
 func (g *Group) Remove(ctx context.Context, key string, o *WriteOptions) error {
-	return g.mutate(ctx, &note.Write{Op: note.Remove, Key: key}, o)
+	return g.mutations.mutate(ctx, &note.Write{Op: note.Remove, Key: key}, o)
 }
 
 // Clear is Remove for every key.
 func (g *Group) Clear(ctx context.Context, o *WriteOptions) error {
-	return g.mutate(ctx, &note.Write{Op: note.Clear}, o)
+	return g.mutations.mutate(ctx, &note.Write{Op: note.Clear}, o)
 }
 
 // RemoveScope is Remove for the keys of a scope.
 func (g *Group) RemoveScope(ctx context.Context, scope expiry.Subject, o *WriteOptions) error {
-	return g.mutate(ctx, &note.Write{Op: note.RemoveScope, Key: string(scope)}, o)
+	return g.mutations.mutate(ctx, &note.Write{Op: note.RemoveScope, Key: string(scope)}, o)
 }
 
 // manyParallel is how many requests of one call for many keys are under way at a time.
@@ -69,16 +69,16 @@ func (g *Group) SetMany(ctx context.Context, values map[string][]byte, o *WriteO
 	for key, value := range values {
 		writes = append(writes, &note.Write{Op: note.Set, Key: key, Value: value})
 	}
-	return g.mutateMany(ctx, writes, o)
+	return g.mutations.mutateMany(ctx, writes, o)
 }
 
 // RemoveMany is Remove for many keys, with one request to each owner.
 func (g *Group) RemoveMany(ctx context.Context, keys []string, o *WriteOptions) KeyErrors {
-	return g.mutateMany(ctx, g.removals(keys), o)
+	return g.mutations.mutateMany(ctx, g.mutations.removals(keys), o)
 }
 
 // mutateMany carries writes out, some at a time.
-func (g *Group) mutateMany(ctx context.Context, writes []*note.Write, o *WriteOptions) KeyErrors {
+func (cw *callerWrites) mutateMany(ctx context.Context, writes []*note.Write, o *WriteOptions) KeyErrors {
 	var all manyWritten
 	parallel := make(chan struct{}, manyParallel)
 	var writing sync.WaitGroup
@@ -89,7 +89,7 @@ func (g *Group) mutateMany(ctx context.Context, writes []*note.Write, o *WriteOp
 			each, receipt := *o, Receipt{}
 			each.Receipt = &receipt
 			key := w.Key
-			err := g.mutate(ctx, w, &each)
+			err := cw.mutate(ctx, w, &each)
 			all.add(key, receipt, err)
 		})
 	}
@@ -107,15 +107,15 @@ const (
 )
 
 // removals returns the writes that remove the keys.
-func (g *Group) removals(keys []string) (writes []*note.Write) {
-	home := g.cache.topology().Home
+func (cw *callerWrites) removals(keys []string) (writes []*note.Write) {
+	home := cw.g.cache.topology().Home
 	type batch struct {
 		*note.Write
 		bytes int
 	}
 	open := map[string]*batch{} // by owner
 	for _, key := range slices.Compact(slices.Sorted(slices.Values(keys))) {
-		if g.backing.remove != nil || len(key) > MaxKey { // which is refused, alone
+		if cw.g.backing.remove != nil || len(key) > MaxKey { // which is refused, alone
 			writes = append(writes, &note.Write{Op: note.Remove, Key: key})
 			continue
 		}
