@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/geocache/geocache/internal/lossless"
 )
 
 // A Codec turns values into bytes, which travel between nodes and are what the
@@ -56,7 +58,7 @@ func defaultCodec[V any]() (Codec[V], error) {
 	case isProto:
 		return protoCodec[V]{}, checkProto[V]()
 	}
-	return jsonCodec[V]{}, checkJSON(t)
+	return jsonCodec[V]{}, lossless.CheckType(t)
 }
 
 // bytesCodec is for a V of kind []byte.
@@ -121,7 +123,7 @@ type jsonCodec[V any] struct{ JSON[V] }
 func (c jsonCodec[V]) Encode(v V) ([]byte, error) {
 	data, err := c.JSON.Encode(v)
 	if err == nil && bytes.Contains(data, []byte(`\ufffd`)) {
-		err = checkText(reflect.ValueOf(&v).Elem(), reflect.TypeFor[V]().String())
+		err = lossless.CheckValue(reflect.ValueOf(&v).Elem(), reflect.TypeFor[V]().String())
 	}
 	return data, err
 }

@@ -29,27 +29,31 @@ func imports(t *testing.T, pkg string) []string {
 // and the rest → consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
 // who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
-	leaves := []string{"/internal/origin", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
+	leaves := []string{"/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
 		"/consistenthash", "/expiry", "/latency"}
 	engine := append([]string{"/peers", "/regions"}, leaves...)
 	root := append([]string{"/internal/engine"}, engine...)
 	for pkg, allowed := range map[string][]string{
-		"":                 root,
-		"/internal/engine": engine,
-		"/internal/origin": {},
-		"/peertls":         {},
-		"/peers":           {"/internal/valid", "/expiry", "/latency"},
-		"/regions":         {"/internal/valid", "/consistenthash", "/expiry"},
-		"/regions/consul":  {"/regions", "/internal/valid", "/consistenthash", "/expiry"},
-		"/internal/store":  {"/expiry"},
-		"/internal/note":   {"/expiry"},
-		"/internal/outbox": {"/internal/note", "/expiry"},
-		"/internal/behind": {"/expiry"},
-		"/internal/valid":  {},
-		"/consistenthash":  {},
-		"/expiry":          {},
-		"/latency":         {},
-		"/groupcompat":     append([]string{""}, root...),
+		"":                    root,
+		"/internal/engine":    engine,
+		"/internal/origin":    {},
+		"/internal/canonical": {"/internal/note", "/expiry"},
+		"/internal/lossless":  {},
+		"/internal/keylock":   {},
+		"/internal/flight":    {"/expiry"},
+		"/peertls":            {},
+		"/peers":              {"/internal/valid", "/expiry", "/latency"},
+		"/regions":            {"/internal/valid", "/consistenthash", "/expiry"},
+		"/regions/consul":     {"/regions", "/internal/valid", "/consistenthash", "/expiry"},
+		"/internal/store":     {"/expiry"},
+		"/internal/note":      {"/expiry"},
+		"/internal/outbox":    {"/internal/note", "/expiry"},
+		"/internal/behind":    {"/expiry"},
+		"/internal/valid":     {},
+		"/consistenthash":     {},
+		"/expiry":             {},
+		"/latency":            {},
+		"/groupcompat":        append([]string{""}, root...),
 	} {
 		all := imports(t, module+pkg)
 		for _, path := range all {

@@ -105,11 +105,11 @@ func (b *backing) callOf(key string, value []byte, removed bool) (what string, w
 
 // distrust makes what the cache has of the key dead, everywhere.
 func (b *backing) distrust(key string) {
-	held, err := b.g.writes.keys.lock(b.g.cache.ctx, key)
+	held, err := b.g.writes.keys.Lock(b.g.cache.ctx, key)
 	if err != nil {
 		return // closing
 	}
-	defer held.unlock()
+	defer held.Unlock()
 	b.distrustLocked(key)
 }
 

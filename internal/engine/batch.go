@@ -155,7 +155,7 @@ func (g *Group) loadMany(tickets []*ticket) {
 	}
 	// The call is for all of them, so it ends when all have ended.
 	deadline, _ := tickets[0].ctx.Deadline()
-	ctx, cancel := context.WithDeadline(g.local.parent, deadline)
+	ctx, cancel := context.WithDeadline(g.local.Parent(), deadline)
 	defer cancel()
 	var left atomic.Int64
 	left.Store(int64(len(tickets)))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/flight"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -81,12 +82,12 @@ func (f fill) run(ctx context.Context) answer {
 	case owner.ID == f.g.cache.node.ID:
 		return f.asOwner(ctx)
 	}
-	return f.current(func(f fill, known expiry.Mark) (*flight, answer) {
+	return f.current(func(f fill, known expiry.Mark) (*flight.Flight[answer], answer) {
 		fl, leads := f.g.joinViaOwner(f.key, f.floor, known)
 		if leads {
 			return fl, f.askOwnerInline(ctx, fl, home, owner)
 		}
-		return fl, f.g.viaOwner.wait(ctx, fl)
+		return fl, awaitFlight(ctx, f.g.viaOwner, fl)
 	})
 }
 
@@ -106,7 +107,7 @@ func (g *Group) readsFrom(home *regions.Region, key string) regions.Node {
 // The tags of a value are known only when it is there, and a write that comes late, below the floor, raises none.
 // So a flight may bring a value from before a write that its caller knew of when it joined. Then
 // there must be another flight.
-func (f fill) current(join func(f fill, known expiry.Mark) (*flight, answer)) answer {
+func (f fill) current(join func(f fill, known expiry.Mark) (*flight.Flight[answer], answer)) answer {
 	for {
 		known := f.g.floors.Mark()
 		fl, a := join(f, known)
@@ -118,19 +119,28 @@ func (f fill) current(join func(f fill, known expiry.Mark) (*flight, answer)) an
 }
 
 // isLate reports whether a flight may have begun before a write that was known at a Seq.
-func (g *Group) isLate(fl *flight, a answer, known expiry.Mark) bool {
-	return fl.known < known && a.err == nil && g.fresh.overtaken(a.entry, fl.known, known)
+func (g *Group) isLate(fl *flight.Flight[answer], a answer, known expiry.Mark) bool {
+	return fl.Known() < known && a.err == nil && g.fresh.overtaken(a.entry, fl.Known(), known)
 }
 
 // fly returns the answer of the flight for f's key, which it starts with run if there is none that f may join.
-func (f fill) fly(ctx context.Context, fs *flights, run func(context.Context, fill) answer) answer {
-	return f.current(func(f fill, known expiry.Mark) (*flight, answer) {
-		fl, leads := fs.begin(f.key, f.floor, known, func(ctx context.Context) answer { return run(ctx, f) })
+func (f fill) fly(ctx context.Context, fs *flight.Table[answer], run func(context.Context, fill) answer) answer {
+	return f.current(func(f fill, known expiry.Mark) (*flight.Flight[answer], answer) {
+		fl, leads := fs.Do(f.key, f.floor, known, func(ctx context.Context) answer { return run(ctx, f) })
 		if !leads {
 			f.ticket.leave()
 		}
-		return fl, fs.wait(ctx, fl)
+		return fl, awaitFlight(ctx, fs, fl)
 	})
+}
+
+// awaitFlight returns the answer of a flight, or why ctx ended.
+func awaitFlight(ctx context.Context, fs *flight.Table[answer], fl *flight.Flight[answer]) answer {
+	a, ok := fs.Wait(ctx, fl)
+	if !ok {
+		return answer{err: endOf(context.Cause(ctx))}
+	}
+	return a
 }
 
 // askOwner asks the owner, then its successor, then stands in for them.
@@ -162,8 +172,8 @@ func (f fill) asOwner(ctx context.Context) answer {
 }
 
 // beginAsOwner is asOwner without the wait.
-func (f fill) beginAsOwner(known expiry.Mark) *flight {
-	fl, leads := f.g.asOwner.begin(f.key, f.floor, known, func(ctx context.Context) answer {
+func (f fill) beginAsOwner(known expiry.Mark) *flight.Flight[answer] {
+	fl, leads := f.g.asOwner.Do(f.key, f.floor, known, func(ctx context.Context) answer {
 		defer f.ticket.leave()
 		return f.runAsOwner(ctx)
 	})

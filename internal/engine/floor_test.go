@@ -251,17 +251,3 @@ func TestAnEntryThatIsNewerButExpiredIsNoAnswer(t *testing.T) {
 		require.Same(t, older, g.admit(answer{entry: older, source: SourceGetter}, g.startFill()).entry)
 	})
 }
-
-func TestAnAnswerThatIsThereIsTaken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := alone(t, counting())
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		for i := range 100 {
-			f, leads := g.asOwner.join(fmt.Sprint(i), expiry.Stamp{}, 0)
-			require.True(t, leads)
-			g.asOwner.finish(f, answer{source: SourceGetter})
-			require.NoError(t, g.asOwner.wait(ctx, f).err)
-		}
-	})
-}

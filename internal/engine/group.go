@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/flight"
 	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/regions"
@@ -97,9 +98,9 @@ type Group struct {
 	retries *xsync.Map[string, expiry.Instant]
 
 	// The flights of the three levels of a fill.
-	viaOwner *flights
-	asOwner  *flights
-	local    *flights
+	viaOwner *flight.Table[answer]
+	asOwner  *flight.Table[answer]
+	local    *flight.Table[answer]
 }
 
 // floorLimit is how many keys of a group can have a floor of their own before the oldest is
@@ -126,11 +127,11 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 		floors:  expiry.NewFloors(cmp.Or(c.config.Floors, floorLimit(config.MaxBytes))),
 		loading: semaphore.NewWeighted(int64(config.MaxLoads)),
 		retries: xsync.NewMap[string, expiry.Instant](),
-		asOwner: newFlights(c.ctx, config.LoadTimeout, c.spawn),
-		local:   newFlights(c.ctx, config.LoadTimeout, c.spawn),
+		asOwner: flight.NewTable(c.ctx, config.LoadTimeout, c.spawn, answer{err: ErrClosed}),
+		local:   flight.NewTable(c.ctx, config.LoadTimeout, c.spawn, answer{err: ErrClosed}),
 		// Longer than the owner may take, so that what the owner falls
 		// back to is here before this node gives up on it.
-		viaOwner: newFlights(c.ctx, config.LoadTimeout+config.LoadTimeout/4, c.spawn),
+		viaOwner: flight.NewTable(c.ctx, config.LoadTimeout+config.LoadTimeout/4, c.spawn, answer{err: ErrClosed}),
 	}
 	c.initGuard(&g.guard, name)
 	f := &g.fresh

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/flight"
 	"github.com/geocache/geocache/internal/note"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
@@ -56,8 +57,8 @@ func (c *Cache) turn(v *view) {
 		c.log.Info("this node belongs to its region again")
 	}
 	for _, g := range *c.groups.Load() {
-		for _, fs := range []*flights{g.viaOwner, g.asOwner, g.local} {
-			fs.part()
+		for _, fs := range []*flight.Table[answer]{g.viaOwner, g.asOwner, g.local} {
+			fs.Detach()
 		}
 		g.store.Sweep(store.Removed, func(e *store.Entry) bool { return !v.guest || e.Class() == store.Copy })
 	}
@@ -80,11 +81,11 @@ func (c *Cache) guestsEnd(v *view) time.Time {
 
 // joinViaOwner joins the flight for key in viaOwner, or begins one. Nobody tells a guest of writes, so it cannot
 // know whether one has happened since a flight began. It asks for each reader separately.
-func (g *Group) joinViaOwner(key string, floor expiry.Stamp, known expiry.Mark) (f *flight, leads bool) {
+func (g *Group) joinViaOwner(key string, floor expiry.Stamp, known expiry.Mark) (f *flight.Flight[answer], leads bool) {
 	if isOdd(g.cache.standing.turns.Load()) {
-		return g.viaOwner.apart(key, floor, known), true
+		return g.viaOwner.Private(key, floor, known), true
 	}
-	return g.viaOwner.join(key, floor, known)
+	return g.viaOwner.Join(key, floor, known)
 }
 
 // asGuest is how a guest answers requests that are for an owner. The caller goes on to another node, as it

@@ -339,7 +339,7 @@ func (j *journal) dead() expiry.Generation { return j.g.cache.clock.Read().Add(-
 
 // relevance is for how long a floor matters: a value that is older may be alive somewhere.
 func (j *journal) relevance() time.Duration {
-	return max(j.g.config.TTL+j.g.fresh.staleness, j.g.config.OriginLag) + j.g.viaOwner.limit + j.g.cache.config.MaxDrift
+	return max(j.g.config.TTL+j.g.fresh.staleness, j.g.config.OriginLag) + j.g.viaOwner.Limit() + j.g.cache.config.MaxDrift
 }
 
 // retention is for how long floors are kept. The first of the slices in which those that matter are

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/flight"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -18,8 +19,8 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 	home := g.cache.topology().Home
 	type waiting struct {
 		fill
-		in     *flights
-		flight *flight
+		in     *flight.Table[answer]
+		flight *flight.Flight[answer]
 		known  expiry.Mark
 	}
 	var all []waiting
@@ -60,12 +61,12 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 	for _, b := range batches {
 		if !g.cache.spawn(func() { g.askMany(b) }) {
 			for _, f := range b.flights {
-				g.viaOwner.finish(f, answer{err: ErrClosed})
+				g.viaOwner.Finish(f, answer{err: ErrClosed})
 			}
 		}
 	}
 	for _, w := range all {
-		a := w.orStaleFor(ctx, w.in.wait(ctx, w.flight))
+		a := w.orStaleFor(ctx, awaitFlight(ctx, w.in, w.flight))
 		if g.isLate(w.flight, a, w.known) {
 			a = w.above(g.fresh.floorOf(a.entry)).run(ctx) // as fly does, so that they share it
 		}
@@ -77,7 +78,7 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 type batch struct {
 	home    *regions.Region
 	owner   regions.Node
-	flights []*flight
+	flights []*flight.Flight[answer]
 }
 
 // BatchKeys is how many keys of a batch are asked for at the same time: well
@@ -92,10 +93,10 @@ func (g *Group) askMany(b *batch) {
 	}
 }
 
-func (g *Group) askChunk(b *batch, flights []*flight) {
+func (g *Group) askChunk(b *batch, flights []*flight.Flight[answer]) {
 	// The request is for all of them, so it ends when all have ended.
 	fs := g.viaOwner
-	ctx, cancel := context.WithTimeout(fs.parent, fs.limit)
+	ctx, cancel := context.WithTimeout(fs.Parent(), fs.Limit())
 	defer cancel()
 	var left atomic.Int64
 	left.Store(int64(len(flights)))
@@ -103,26 +104,26 @@ func (g *Group) askChunk(b *batch, flights []*flight) {
 	var requests []request
 	batch := peers.Batch{Group: g.name, Hop: peers.HopOwner}
 	for _, fl := range flights {
-		context.AfterFunc(fs.context(fl), func() {
+		context.AfterFunc(fs.Context(fl), func() {
 			if left.Add(-1) == 0 {
 				cancel()
 			}
 		})
-		batch.Keys = append(batch.Keys, peers.Key{Key: fl.key, Floor: fl.floor})
-		requests = append(requests, fill{g: g, key: fl.key, floor: fl.floor}.copyRequest())
+		batch.Keys = append(batch.Keys, peers.Key{Key: fl.Key(), Floor: fl.Floor()})
+		requests = append(requests, fill{g: g, key: fl.Key(), floor: fl.Floor()}.copyRequest())
 	}
 	peer := g.cache.transport.Peer(b.owner.ID)
 	if peer == nil {
 		for i, fl := range flights {
-			fs.start(fl, func(ctx context.Context) answer { return requests[i].askSuccessor(ctx, b.home) })
+			fs.Start(fl, func(ctx context.Context) answer { return requests[i].askSuccessor(ctx, b.home) })
 		}
 		return
 	}
 	peer.FetchMany(ctx, batch, func(i int, ans peers.Answer, err error) {
 		if a, rest := requests[i].conclude(ctx, b.home, b.owner, ans, err); rest == nil {
-			fs.finish(flights[i], a)
+			fs.Finish(flights[i], a)
 		} else {
-			fs.start(flights[i], rest)
+			fs.Start(flights[i], rest)
 		}
 	})
 }

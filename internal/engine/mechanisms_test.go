@@ -207,7 +207,9 @@ func TestMechanismARegionThatIsNew(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		confirmed := make(chan error, 1)
-		go func() { confirmed <- g.cache.replicator.awaitConfirmed(ctx, &note.Await{Group: "test", Key: "ada", Region: "us"}) }()
+		go func() {
+			confirmed <- g.cache.replicator.awaitConfirmed(ctx, &note.Await{Group: "test", Key: "ada", Region: "us"})
+		}()
 		synctest.Wait()
 		require.Empty(t, confirmed)
 		g.noted("ada")

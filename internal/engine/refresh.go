@@ -136,13 +136,13 @@ func (r *refresher) reload(e *store.Entry, key string) bool {
 		}
 		f = f.above(expiry.Removal(e.Generation))
 	}
-	fl, ok := r.g.asOwner.lead(key, f.floor, known)
+	fl, ok := r.g.asOwner.Lead(key, f.floor, known)
 	if !ok {
 		return false // a reader has been first, and what that finds replaces e
 	}
 	f.ticket = r.together.ticket(key)
-	a := f.runAsOwner(r.g.asOwner.context(fl))
-	r.g.asOwner.finish(fl, a)
+	a := f.runAsOwner(r.g.asOwner.Context(fl))
+	r.g.asOwner.Finish(fl, a)
 	f.ticket.leave()
 	there, ok := r.g.store.Peek(key)
 	return a.fresh() && (!ok || e.Below(there.Stamp)) // an absence may not have been kept

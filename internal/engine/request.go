@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/flight"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
@@ -152,24 +153,24 @@ func sourceOf(s peers.Source) Source {
 // the key's owner, and a goroutine, a context and a timer cost as much as the exchange. So the
 // caller makes it, and a goroutine takes over only when there is more to do, or when the caller gives up:
 // others may have joined.
-func (f fill) askOwnerInline(ctx context.Context, fl *flight, home *regions.Region, owner regions.Node) answer {
+func (f fill) askOwnerInline(ctx context.Context, fl *flight.Flight[answer], home *regions.Region, owner regions.Node) answer {
 	fs := f.g.viaOwner
 	// Another flight may have ended between the miss and this one's beginning.
 	if a, ok := f.g.lookup(f.key); ok && !a.entry.Below(f.floor) && a.fresh() {
-		fs.finish(fl, a)
+		fs.Finish(fl, a)
 		return a
 	}
 	peer := f.g.cache.transport.Peer(owner.ID)
 	if peer == nil {
-		fs.start(fl, func(ctx context.Context) answer { return f.askSuccessor(ctx, home) })
-		return fs.wait(ctx, fl)
+		fs.Start(fl, func(ctx context.Context) answer { return f.askSuccessor(ctx, home) })
+		return awaitFlight(ctx, fs, fl)
 	}
 	req := f.copyRequest()
 	var ans peers.Answer
-	call, err := peer.BeginFetch(fs.limit, req.wire())
+	call, err := peer.BeginFetch(fs.Limit(), req.wire())
 	if err == nil {
-		if !call.Await(ctx, fs.limit) {
-			fs.start(fl, func(ctx context.Context) answer {
+		if !call.Await(ctx, fs.Limit()) {
+			fs.Start(fl, func(ctx context.Context) answer {
 				ans, err := call.Wait(ctx)
 				a, rest := req.conclude(ctx, home, owner, ans, err)
 				if rest != nil {
@@ -177,16 +178,16 @@ func (f fill) askOwnerInline(ctx context.Context, fl *flight, home *regions.Regi
 				}
 				return a
 			})
-			return fs.wait(ctx, fl)
+			return awaitFlight(ctx, fs, fl)
 		}
 		ans, err = call.Wait(context.Background())
 	}
 	a, rest := req.conclude(context.Background(), home, owner, ans, err)
 	if rest != nil {
-		fs.start(fl, rest)
-		return fs.wait(ctx, fl)
+		fs.Start(fl, rest)
+		return awaitFlight(ctx, fs, fl)
 	}
-	fs.finish(fl, a)
+	fs.Finish(fl, a)
 	return a
 }
 

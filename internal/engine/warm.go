@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/geocache/geocache/internal/flight"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -114,7 +115,7 @@ func (w *warming) count(ctx context.Context, key string, a answer) {
 func (w *warming) ask(ctx context.Context, keys []string) {
 	g := w.g
 	home := g.cache.topology().Home
-	var own []*flight
+	var own []*flight.Flight[answer]
 	others := map[regions.Node][]request{}
 	together := g.gather(1)
 	for _, key := range keys {
@@ -144,7 +145,7 @@ func (w *warming) ask(ctx context.Context, keys []string) {
 		wg.Go(func() { w.askOwner(ctx, owner, requests) })
 	}
 	for _, f := range own {
-		w.count(ctx, f.key, g.asOwner.wait(ctx, f))
+		w.count(ctx, f.Key(), awaitFlight(ctx, g.asOwner, f))
 	}
 	wg.Wait()
 }
@@ -163,7 +164,7 @@ func (w *warming) askOwner(ctx context.Context, owner regions.Node, requests []r
 		for _, r := range requests {
 			batch.Keys = append(batch.Keys, peers.Key{Key: r.key, Floor: r.floor})
 		}
-		within, cancel := context.WithTimeout(ctx, g.viaOwner.limit)
+		within, cancel := context.WithTimeout(ctx, g.viaOwner.Limit())
 		defer cancel()
 		peer.FetchMany(within, batch, func(i int, ans peers.Answer, err error) {
 			key := requests[i].key

@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
-	"sync"
 	"time"
 
-	"github.com/zeebo/xxh3"
-
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/keylock"
 	"github.com/geocache/geocache/internal/note"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
@@ -22,7 +19,7 @@ import (
 // ownerWrites carries out a group's writes as their keys' owner.
 type ownerWrites struct {
 	g    *Group
-	keys locks // held while a key is stamped
+	keys keylock.Locks // held while a key is stamped
 }
 
 // write carries out a write of this process as the key's owner. ctx bounds the
@@ -118,11 +115,11 @@ const anyTime = expiry.Instant(math.MaxInt64)
 // stamp does the part of a write that is one step: nobody else writes the key here
 // meanwhile. ctx bounds the wait for that. A Swap takes place in a tenure.
 func (o *ownerWrites) stamp(ctx context.Context, w *note.Write, before expiry.Instant, in tenure) (*note.Note, error) {
-	held, err := o.keys.lock(ctx, w.Key)
+	held, err := o.keys.Lock(ctx, w.Key)
 	if err != nil {
 		return nil, err
 	}
-	defer held.unlock()
+	defer held.Unlock()
 	switch {
 	case before != anyTime && o.g.cache.clock.Instant() >= before, w.Op == note.Swap && !o.g.cache.holds(in):
 		return nil, errLate
@@ -333,77 +330,4 @@ func (o *ownerWrites) handle(ctx context.Context, w *note.Write, call *peers.Cal
 		return o.g.reply(answer{err: err})
 	}
 	return peers.Answer{Value: b.wrote.Append(nil)}
-}
-
-// locks are one lock for each key that is being written. The zero value is ready.
-type locks struct{ shards [64]lockShard }
-
-type lockShard struct {
-	mu sync.Mutex
-	// held are the keys that are locked, and who waits for each, first come first
-	// served. Guarded by mu.
-	held map[string][]*turn
-}
-
-// A turn is somebody who waits for a lock.
-type turn struct {
-	come  chan struct{} // closed when the lock is handed to this one
-	given bool          // it has been; guarded by lockShard.mu
-}
-
-// A heldLock is a key's lock that somebody has.
-type heldLock struct {
-	shard *lockShard
-	key   string
-}
-
-// lock locks a key, unless ctx ends first.
-func (l *locks) lock(ctx context.Context, key string) (heldLock, error) {
-	s := &l.shards[xxh3.HashString(key)%uint64(len(l.shards))]
-	h := heldLock{s, key}
-	s.mu.Lock()
-	waiting, locked := s.held[key]
-	if !locked {
-		if s.held == nil {
-			s.held = make(map[string][]*turn)
-		}
-		s.held[key] = nil
-		s.mu.Unlock()
-		return h, nil
-	}
-	t := &turn{come: make(chan struct{})}
-	s.held[key] = append(waiting, t)
-	s.mu.Unlock()
-
-	select {
-	case <-t.come:
-		return h, nil
-	case <-ctx.Done():
-	}
-	s.mu.Lock()
-	given := t.given
-	if !given {
-		s.held[key] = slices.DeleteFunc(s.held[key], func(other *turn) bool { return other == t })
-	}
-	s.mu.Unlock()
-	if given {
-		h.unlock()
-	}
-	return heldLock{}, context.Cause(ctx)
-}
-
-// unlock hands the lock to who has waited for it longest.
-func (h heldLock) unlock() {
-	s := h.shard
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	waiting := s.held[h.key]
-	if len(waiting) == 0 {
-		delete(s.held, h.key)
-		return
-	}
-	next := waiting[0]
-	next.given = true
-	close(next.come)
-	s.held[h.key] = waiting[1:]
 }

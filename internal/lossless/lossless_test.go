@@ -1,13 +1,11 @@
-package geocache
+package lossless
 
 //lint:file-ignore SA5008 tags that are no good are what is tested
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"math/rand/v2"
 	"net/netip"
@@ -82,7 +80,7 @@ func TestTypesThatTheDefaultCodecRefuses(t *testing.T) {
 		of   any // a pointer to the type
 		want string
 	}{
-		"unexported":        {new(profile), "geocache.profile.Tags[].secret: an unexported field, which JSON leaves out"},
+		"unexported":        {new(profile), "lossless.profile.Tags[].secret: an unexported field, which JSON leaves out"},
 		"any":               {new(any), "interface {}: an interface"},
 		"error":             {new(error), "error: an interface"},
 		"in a map":          {new(map[string]any), "map[string]interface {}[]: an interface"},
@@ -90,8 +88,8 @@ func TestTypesThatTheDefaultCodecRefuses(t *testing.T) {
 		"chan":              {new(struct{ C chan int }), ".C: of kind chan"},
 		"func":              {new([]func()), "[]: of kind func"},
 		"complex":           {new(complex128), "of kind complex128"},
-		"half of a pair":    {new(struct{ X onlyTo }), ".X: geocache.onlyTo has no pair of methods for JSON, but MarshalJSON alone"},
-		"the other half":    {new([]onlyFrom), "[]: geocache.onlyFrom has no pair of methods for JSON, but UnmarshalText alone"},
+		"half of a pair":    {new(struct{ X onlyTo }), ".X: lossless.onlyTo has no pair of methods for JSON, but MarshalJSON alone"},
+		"the other half":    {new([]onlyFrom), "[]: lossless.onlyFrom has no pair of methods for JSON, but UnmarshalText alone"},
 		"two halves":        {new(mixed), "UnmarshalJSON and MarshalText alone"},
 		"pointers in a map": {new(map[string]byPointer), "[]: an element of a map"},
 		"deeper in a map":   {new(map[string]struct{ A [2]byPointer }), "[].A[]: an element of a map"},
@@ -113,44 +111,31 @@ func TestTypesThatTheDefaultCodecRefuses(t *testing.T) {
 			X int
 		}), ".base: an unexported field"},
 		"embedded and gone": {new(struct{ *Maybe }), ".Maybe: an embedded pointer that would come back as nil"},
-		"promoted methods":  {new(stamped), "geocache.stamped: its JSON is that of the embedded Time alone"},
+		"promoted methods":  {new(stamped), "lossless.stamped: its JSON is that of the embedded Time alone"},
 		"promoted in a key": {new(map[struct {
 			netip.Addr
 			Port int
 		}]int), "keys: their text is that of the embedded Addr alone"},
 		"pointer to pointer": {new(**int), "a pointer to a ptr: one to nil"},
 		"pointer to slice":   {new(struct{ X *[]int }), ".X: a pointer to a slice"},
-		"key with text":      {new(map[textKey]int), "keys: geocache.textKey: JSON has strings as they are"},
+		"key with text":      {new(map[textKey]int), "keys: lossless.textKey: JSON has strings as they are"},
 		"key with JSON":      {new(map[time.Time]int), "keys: time.Time: JSON has their text"},
 		"key of floats":      {new(map[float64]int), "keys: of kind float64"},
 		"key of pointers":    {new(map[*text]int), "keys: of kind ptr"},
-		"key by pointer":     {new(map[byPointer]int), "keys: geocache.byPointer: JSON has their text"},
+		"key by pointer":     {new(map[byPointer]int), "keys: lossless.byPointer: JSON has their text"},
 		"number":             {new(struct{ N json.Number }), ".N: a json.Number"},
 		"option string": {new(struct {
 			X *text `json:",string"`
-		}), ".X: *geocache.text has methods"},
+		}), ".X: *lossless.text has methods"},
 		"url":                 {new(url.URL), "url.URL.User.username: an unexported field"},
 		"message":             {new(proto.Message), "an interface"},
 		"message in a struct": {new(struct{ M *wrapperspb.StringValue }), "unexported"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := checkJSON(reflect.TypeOf(test.of).Elem())
+			err := CheckType(reflect.TypeOf(test.of).Elem())
 			require.ErrorContains(t, err, test.want)
 		})
 	}
-	cache, err := Open(t.Context(), WithLogger(slog.New(slog.DiscardHandler)))
-	require.NoError(t, err)
-	defer cache.Close()
-	_, err = NewGroup[profile](cache, "p", nil)
-	require.EqualError(t, err, "geocache: group \"p\": not every geocache.profile comes back from the default codec: "+
-		"geocache.profile.Tags[].secret: an unexported field, which JSON leaves out\n"+
-		"WithCodec takes a codec of your own, or JSON[geocache.profile] if that is as it should be")
-	_, err = NewGroup[profile](cache, "p", nil, WithCodec(JSON[profile]{}))
-	require.NoError(t, err)
-	_, err = NewGroup[struct{ *wrapperspb.StringValue }](cache, "half", nil)
-	require.ErrorContains(t, err, "a message that is no pointer")
-	_, err = NewGroup[*more](cache, "more", nil)
-	require.ErrorContains(t, err, "*geocache.more: an empty message cannot be made of its type alone")
 }
 
 // types are of values that all come back.
@@ -221,7 +206,7 @@ type Token string
 func TestTypesThatTheDefaultCodecTakes(t *testing.T) {
 	for _, p := range types {
 		typ := reflect.TypeOf(p).Elem()
-		require.NoError(t, checkJSON(typ), "%v", typ)
+		require.NoError(t, CheckType(typ), "%v", typ)
 		for seed := range uint64(50) {
 			requireBack(t, typ, rand.New(rand.NewPCG(seed, 0)))
 		}
@@ -230,7 +215,7 @@ func TestTypesThatTheDefaultCodecTakes(t *testing.T) {
 	for seed := range uint64(3000) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		typ := randomType(r, 3)
-		if checkJSON(typ) != nil {
+		if CheckType(typ) != nil {
 			continue
 		}
 		taken++
@@ -380,8 +365,8 @@ func TestStringsThatAreNotUTF8(t *testing.T) {
 		v    any
 		path string
 	}{
-		{inner{T: bad}, "geocache.inner.T is not UTF-8"},
-		{[]inner{{}, {M: map[string]map[Token]*Token{"a": {"b": &bad}}}}, `[]geocache.inner[1].M["a"]["b"] is not UTF-8`},
+		{inner{T: bad}, "lossless.inner.T is not UTF-8"},
+		{[]inner{{}, {M: map[string]map[Token]*Token{"a": {"b": &bad}}}}, `[]lossless.inner[1].M["a"]["b"] is not UTF-8`},
 		{map[Token]int{bad: 1}, "'s key is not UTF-8"},
 		{quoted{"\xff"}, "quoted.S is not UTF-8"},
 		{&text{"\xff"}, "text is not UTF-8"},
@@ -390,26 +375,15 @@ func TestStringsThatAreNotUTF8(t *testing.T) {
 	} {
 		require.ErrorContains(t, encodes(reflect.ValueOf(test.v)), test.path)
 	}
-	_, err := jsonCodec[inner]{}.Encode(inner{T: bad})
-	require.ErrorContains(t, err, "WithCodec")
-	_, err = jsonCodec[inner]{}.Encode(inner{T: "\ufffd \\ufffd"})
-	require.NoError(t, err)
 }
 
-// encodes is what jsonCodec says of a value of any type.
+// encodes is what the default codec says of a value of any type.
 func encodes(v reflect.Value) error {
 	p := reflect.New(v.Type())
 	p.Elem().Set(v)
 	data, err := json.Marshal(p.Interface())
 	if err == nil && strings.Contains(string(data), `\ufffd`) {
-		err = checkText(p.Elem(), v.Type().String())
+		err = CheckValue(p.Elem(), v.Type().String())
 	}
 	return err
-}
-
-func TestANilMessageIsRefused(t *testing.T) {
-	codec, err := defaultCodec[*wrapperspb.StringValue]()
-	require.NoError(t, err)
-	_, err = codec.Encode(nil)
-	require.True(t, errors.Is(err, errNilMessage))
 }

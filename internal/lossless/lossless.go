@@ -1,4 +1,12 @@
-package geocache
+// Package lossless finds the types and values that encoding/json does not give back as they were.
+//
+// A type is checked once. What is accepted comes back equal by reflect.DeepEqual, except that
+//
+//   - a type with its own pair of methods, MarshalJSON and UnmarshalJSON or MarshalText and
+//     UnmarshalText, is what they make of it; so a time.Time is its instant;
+//   - omitempty makes an empty slice or map nil, as the tag says, and omitzero what IsZero says;
+//   - pointers to the same thing become pointers to equal things.
+package lossless
 
 import (
 	"encoding"
@@ -12,26 +20,19 @@ import (
 	"unicode/utf8"
 )
 
-// This file is what the default codec has against types and values of which encoding/json does not
-// give back what it was given. A type is looked at once, by NewGroup. What is accepted comes back equal
-// by reflect.DeepEqual, but for these:
-//
-//   - a type with its own pair of methods, MarshalJSON and UnmarshalJSON or MarshalText and
-//     UnmarshalText, is what they make of it; so a time.Time is its instant;
-//   - omitempty makes an empty slice or map nil, as the tag says, and omitzero what IsZero says;
-//   - pointers to the same thing are pointers to equal things.
-
-// maxLosses is how many reasons checkJSON gives: enough to see what is wrong.
+// maxLosses is how many reasons CheckType gives: enough to see what is wrong.
 const maxLosses = 10
 
 var (
 	marshalsJSON   = reflect.TypeFor[json.Marshaler]()
 	unmarshalsJSON = reflect.TypeFor[json.Unmarshaler]()
+	marshalsText   = reflect.TypeFor[encoding.TextMarshaler]()
+	unmarshalsText = reflect.TypeFor[encoding.TextUnmarshaler]()
 	jsonNumber     = reflect.TypeFor[json.Number]()
 )
 
-// checkJSON returns why not every value of t comes back from JSON.
-func checkJSON(t reflect.Type) error {
+// CheckType returns why not every value of t comes back from JSON.
+func CheckType(t reflect.Type) error {
 	l := losses{seen: map[seenType]bool{}}
 	l.value(t, t.String(), true)
 	if len(l.errs) > maxLosses {
@@ -100,13 +101,13 @@ func (l *losses) methods(t reflect.Type, path string, addressable bool) bool {
 	p := reflect.PointerTo(t)
 	calls := func(m reflect.Type) bool { return t.Implements(m) || addressable && p.Implements(m) }
 	to, from := calls(marshalsJSON), p.Implements(unmarshalsJSON)
-	toText, fromText := calls(marshalerType), p.Implements(unmarshalerType)
+	toText, fromText := calls(marshalsText), p.Implements(unmarshalsText)
 	switch {
 	case to && from, !to && !from && toText && fromText:
 		if by, ok := promoting(t); ok {
 			l.add(path, "its JSON is that of the embedded %s alone", by)
 		}
-	case !addressable && (p.Implements(marshalsJSON) != to || p.Implements(marshalerType) != toText):
+	case !addressable && (p.Implements(marshalsJSON) != to || p.Implements(marshalsText) != toText):
 		l.add(path, "an element of a map, for which JSON does not call methods with pointer receivers; a pointer would do")
 	case to || from || toText || fromText:
 		l.add(path, "%v has no pair of methods for JSON, but %s", t, methodNames(to, from, toText, fromText))
@@ -131,7 +132,7 @@ func methodNames(has ...bool) string {
 func (l *losses) key(t reflect.Type, path string) {
 	path += "'s keys"
 	p := reflect.PointerTo(t)
-	to, from := t.Implements(marshalerType), p.Implements(unmarshalerType)
+	to, from := t.Implements(marshalsText), p.Implements(unmarshalsText)
 	switch kind := t.Kind(); {
 	case kind == reflect.Interface || kind == reflect.Pointer:
 		l.add(path, "of kind %v, which are not the same when they come back", kind)
@@ -144,7 +145,7 @@ func (l *losses) key(t reflect.Type, path string) {
 		if by, ok := promoting(t); ok {
 			l.add(path, "their text is that of the embedded %s alone", by)
 		}
-	case to || from || p.Implements(marshalerType):
+	case to || from || p.Implements(marshalsText):
 		l.add(path, "%v has no pair of MarshalText, without a pointer receiver, and UnmarshalText", t)
 	case kind < reflect.Int || kind > reflect.Uintptr:
 		l.add(path, "of kind %v, which JSON does not have", kind)
@@ -205,7 +206,7 @@ func hasMethods(t reflect.Type) bool {
 		t = t.Elem()
 	}
 	p := reflect.PointerTo(t)
-	return p.Implements(unmarshalsJSON) || p.Implements(unmarshalerType)
+	return p.Implements(unmarshalsJSON) || p.Implements(unmarshalsText)
 }
 
 // isAlwaysThere reports whether a struct has a field of its own that is in its JSON whatever it holds.
@@ -239,7 +240,7 @@ func promoting(t reflect.Type) (field string, ok bool) {
 	defer func() { _ = recover() }() // methods that do not take a zero value are trusted
 	for i := range t.NumField() {
 		f := t.Field(i)
-		if p := reflect.PointerTo(f.Type); !f.Anonymous || !p.Implements(marshalsJSON) && !p.Implements(marshalerType) {
+		if p := reflect.PointerTo(f.Type); !f.Anonymous || !p.Implements(marshalsJSON) && !p.Implements(marshalsText) {
 			continue
 		}
 		outer, inner := reflect.New(t), reflect.New(f.Type)
@@ -258,9 +259,9 @@ func promoting(t reflect.Type) (field string, ok bool) {
 	return "", false
 }
 
-// checkText returns an error if a string in v, which encoding/json has encoded, is not UTF-8. It is found
+// CheckValue returns an error if a string in v, which encoding/json has encoded, is not UTF-8. It is found
 // at a path.
-func checkText(v reflect.Value, path string) error {
+func CheckValue(v reflect.Value, path string) error {
 	t := v.Type()
 	switch {
 	case t.Implements(marshalsJSON) || v.CanAddr() && reflect.PointerTo(t).Implements(marshalsJSON):
@@ -269,10 +270,10 @@ func checkText(v reflect.Value, path string) error {
 		if v.IsNil() {
 			return nil
 		}
-		return checkText(v.Elem(), path)
-	case t.Implements(marshalerType):
+		return CheckValue(v.Elem(), path)
+	case t.Implements(marshalsText):
 		return checkMarshalled(v, path)
-	case v.CanAddr() && reflect.PointerTo(t).Implements(marshalerType):
+	case v.CanAddr() && reflect.PointerTo(t).Implements(marshalsText):
 		return checkMarshalled(v.Addr(), path)
 	}
 	switch v.Kind() {
@@ -282,7 +283,7 @@ func checkText(v reflect.Value, path string) error {
 		}
 	case reflect.Slice, reflect.Array:
 		for i := 0; i < v.Len() && t.Elem().Kind() != reflect.Uint8; i++ {
-			if err := checkText(v.Index(i), fmt.Sprintf("%s[%d]", path, i)); err != nil {
+			if err := CheckValue(v.Index(i), fmt.Sprintf("%s[%d]", path, i)); err != nil {
 				return err
 			}
 		}
@@ -290,13 +291,13 @@ func checkText(v reflect.Value, path string) error {
 		for it := v.MapRange(); it.Next(); {
 			key := it.Key()
 			at := fmt.Sprintf("%s[%q]", path, fmt.Sprint(key))
-			if err := errors.Join(checkText(key, path+"'s key"), checkText(it.Value(), at)); err != nil {
+			if err := errors.Join(CheckValue(key, path+"'s key"), CheckValue(it.Value(), at)); err != nil {
 				return err
 			}
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if err := checkText(v.Field(i), path+"."+t.Field(i).Name); err != nil {
+			if err := CheckValue(v.Field(i), path+"."+t.Field(i).Name); err != nil {
 				return err
 			}
 		}
@@ -304,7 +305,7 @@ func checkText(v reflect.Value, path string) error {
 	return nil
 }
 
-// checkMarshalled is checkText for what has text methods.
+// checkMarshalled is CheckValue for what has text methods.
 func checkMarshalled(v reflect.Value, path string) error {
 	if !v.CanInterface() {
 		return nil

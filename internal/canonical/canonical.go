@@ -1,4 +1,9 @@
-package geocache
+// Package canonical encodes the arguments of memoized functions as keys: equal values of one type have
+// the same key, different ones different keys, and a key gives back its value.
+//
+// Which types have a canonical form is decided once, by [New]. It does not encode interfaces, functions
+// or channels, or structs with unexported fields unless these have text methods.
+package canonical
 
 import (
 	"encoding"
@@ -13,12 +18,11 @@ import (
 
 	"github.com/zeebo/xxh3"
 
-	"github.com/geocache/geocache/internal/engine"
+	"github.com/geocache/geocache/internal/note"
 )
 
-// A canonical puts values of one type into bytes and back: equal values into the same
-// bytes, and different ones into different bytes. Every part is of a length that its type
-// or its own beginning tells, so that parts can follow each other without a mark.
+// An Encoding encodes values of one type. Every part has a length that its type or its own beginning tells, so
+// parts follow each other without separators.
 //
 //	bool             0 or 1
 //	int…, uint…      zigzag varint, uvarint
@@ -33,10 +37,16 @@ import (
 //	marshalled       as a string: a struct that hides fields and has text methods
 //
 // A kind of string is its own key.
-type canonical struct {
+type Encoding struct {
 	hash  uint32 // of the form that the type gives
 	plain bool   // it is a kind of string; hash is 0
 }
+
+// IsPlain reports whether the type is a kind of string, whose values are their own keys.
+func (c *Encoding) IsPlain() bool { return c.plain }
+
+// Hash returns a hash of the type's form: types that encode values differently have different ones.
+func (c *Encoding) Hash() uint32 { return c.hash }
 
 var (
 	timeType        = reflect.TypeFor[time.Time]()
@@ -44,15 +54,14 @@ var (
 	unmarshalerType = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
-// newCanonical returns the canonical of t. The error reports everything in t that has no
-// canonical form.
-func newCanonical(t reflect.Type) (*canonical, error) {
+// New returns the encoding of t. The error reports everything in t that has no canonical form.
+func New(t reflect.Type) (*Encoding, error) {
 	if t.Kind() == reflect.String {
-		return &canonical{plain: true}, nil
+		return &Encoding{plain: true}, nil
 	}
 	d := description{seen: map[reflect.Type]int{}}
 	d.add(t, t.String())
-	return &canonical{hash: uint32(xxh3.HashString(d.text.String()))}, errors.Join(d.errs...)
+	return &Encoding{hash: uint32(xxh3.HashString(d.text.String()))}, errors.Join(d.errs...)
 }
 
 // A description of a type is the same for types whose values have the same form and
@@ -123,26 +132,26 @@ func isText(t reflect.Type) bool {
 	return false
 }
 
-// errLongKey says that a value's bytes are longer than a key may be.
-var errLongKey = fmt.Errorf("%w: the argument needs a key of more than %d bytes", ErrTooLarge, engine.MaxKey)
+// ErrLong says that the key of a value would be longer than a key may be.
+var ErrLong = fmt.Errorf("the argument needs a key of more than %d bytes", note.MaxKey)
 
-// encode returns the key of v.
-func (c *canonical) encode(v reflect.Value) (string, error) {
+// Encode returns the key of v.
+func (c *Encoding) Encode(v reflect.Value) (string, error) {
 	if c.plain {
 		return v.String(), nil // Get looks at its length
 	}
-	b, err := appendCanonical(nil, v)
-	if err == nil && len(b) > engine.MaxKey {
-		err = errLongKey
+	b, err := appendValue(nil, v)
+	if err == nil && len(b) > note.MaxKey {
+		err = ErrLong
 	}
 	return string(b), err
 }
 
-// appendCanonical appends v to b, unless b has become too long: a value that contains
+// appendValue appends v to b, unless b has become too long: a value that contains
 // itself has no end.
-func appendCanonical(b []byte, v reflect.Value) ([]byte, error) {
-	if len(b) > engine.MaxKey {
-		return nil, errLongKey
+func appendValue(b []byte, v reflect.Value) ([]byte, error) {
+	if len(b) > note.MaxKey {
+		return nil, ErrLong
 	}
 	switch t := v.Type(); {
 	case t == timeType:
@@ -177,8 +186,8 @@ func appendCanonical(b []byte, v reflect.Value) ([]byte, error) {
 	case reflect.Array:
 		return appendElements(b, v)
 	case reflect.Slice:
-		if b = appendLength(b, v); v.Len() > engine.MaxKey { // of elements that take no bytes
-			return nil, errLongKey
+		if b = appendLength(b, v); v.Len() > note.MaxKey { // of elements that take no bytes
+			return nil, ErrLong
 		}
 		return appendElements(b, v)
 	case reflect.Map:
@@ -186,14 +195,14 @@ func appendCanonical(b []byte, v reflect.Value) ([]byte, error) {
 	case reflect.Struct:
 		var err error
 		for i := 0; i < v.NumField() && err == nil; i++ {
-			b, err = appendCanonical(b, v.Field(i))
+			b, err = appendValue(b, v.Field(i))
 		}
 		return b, err
 	case reflect.Pointer:
 		if v.IsNil() {
 			return append(b, 0), nil
 		}
-		return appendCanonical(append(b, 1), v.Elem())
+		return appendValue(append(b, 1), v.Elem())
 	}
 	panic(fmt.Sprintf("geocache: no canonical form of %v", v.Type())) // newCanonical has refused it
 }
@@ -209,7 +218,7 @@ func appendLength(b []byte, v reflect.Value) []byte {
 func appendElements(b []byte, v reflect.Value) ([]byte, error) {
 	var err error
 	for i := 0; i < v.Len() && err == nil; i++ {
-		b, err = appendCanonical(b, v.Index(i))
+		b, err = appendValue(b, v.Index(i))
 	}
 	return b, err
 }
@@ -219,15 +228,15 @@ func appendMap(b []byte, v reflect.Value) ([]byte, error) {
 	size := len(b)
 	for it := v.MapRange(); it.Next(); {
 		// After what comes before it, so that a map that contains itself becomes too long.
-		pair, err := appendCanonical(b, it.Key())
+		pair, err := appendValue(b, it.Key())
 		if err == nil {
-			pair, err = appendCanonical(pair, it.Value())
+			pair, err = appendValue(pair, it.Value())
 		}
 		if err == nil {
 			pair = pair[len(b):]
 		}
-		if size += len(pair); err == nil && size > engine.MaxKey {
-			err = errLongKey
+		if size += len(pair); err == nil && size > note.MaxKey {
+			err = ErrLong
 		}
 		if err != nil {
 			return nil, err
@@ -248,30 +257,30 @@ func appendFloat(b []byte, f float64) []byte {
 	return binary.BigEndian.AppendUint64(b, math.Float64bits(f))
 }
 
-// errForeignKey says that a key is not that of a value of the canonical's type.
+// errForeignKey says that a key is not that of a value of the encoding's type.
 var errForeignKey = errors.New("the key is not that of an argument of this function")
 
-// decode sets v to the value whose key it is.
-func (c *canonical) decode(key string, v reflect.Value) error {
+// Decode sets v to the value whose key it is.
+func (c *Encoding) Decode(key string, v reflect.Value) error {
 	if c.plain {
 		v.SetString(key)
 		return nil
 	}
-	r := &canonicalReader{rest: key}
+	r := &reader{rest: key}
 	if r.value(v); r.bad || r.rest != "" {
 		return errForeignKey
 	}
 	return nil
 }
 
-// A canonicalReader is what is left of a key. Once it is bad all that is read is zero.
-type canonicalReader struct {
+// A reader is what is left of a key. Once it is bad all that is read is zero.
+type reader struct {
 	rest string
 	bad  bool
 }
 
-// value reads what appendCanonical has appended.
-func (r *canonicalReader) value(v reflect.Value) {
+// value reads what appendValue has appended.
+func (r *reader) value(v reflect.Value) {
 	switch t := v.Type(); {
 	case r.bad:
 		return
@@ -338,9 +347,9 @@ func (r *canonicalReader) value(v reflect.Value) {
 }
 
 // length reads what appendLength has appended. ok is false for nil.
-func (r *canonicalReader) length() (n int, ok bool) {
+func (r *reader) length() (n int, ok bool) {
 	u := r.uvarint()
-	if u > engine.MaxKey+1 {
+	if u > note.MaxKey+1 {
 		r.bad = true
 	}
 	if r.bad || u == 0 {
@@ -349,7 +358,7 @@ func (r *canonicalReader) length() (n int, ok bool) {
 	return int(u - 1), true
 }
 
-func (r *canonicalReader) string(n uint64) string {
+func (r *reader) string(n uint64) string {
 	if n > uint64(len(r.rest)) {
 		r.bad = true
 		return ""
@@ -359,7 +368,7 @@ func (r *canonicalReader) string(n uint64) string {
 	return s
 }
 
-func (r *canonicalReader) uvarint() uint64 {
+func (r *reader) uvarint() uint64 {
 	u, n := binary.Uvarint([]byte(r.rest[:min(len(r.rest), binary.MaxVarintLen64)]))
 	if n <= 0 {
 		r.bad = true
@@ -369,7 +378,7 @@ func (r *canonicalReader) uvarint() uint64 {
 	return u
 }
 
-func (r *canonicalReader) varint() int64 {
+func (r *reader) varint() int64 {
 	i, n := binary.Varint([]byte(r.rest[:min(len(r.rest), binary.MaxVarintLen64)]))
 	if n <= 0 {
 		r.bad = true
@@ -379,7 +388,7 @@ func (r *canonicalReader) varint() int64 {
 	return i
 }
 
-func (r *canonicalReader) float() float64 {
+func (r *reader) float() float64 {
 	s := r.string(8)
 	if r.bad {
 		return 0

@@ -1,4 +1,4 @@
-package geocache
+package canonical
 
 import (
 	"reflect"
@@ -52,7 +52,7 @@ var finite = rapid.MakeConfig{Types: map[reflect.Type]*rapid.Generator[any]{
 }}
 
 func TestCanonical(t *testing.T) {
-	c, err := newCanonical(reflect.TypeFor[everything]())
+	c, err := New(reflect.TypeFor[everything]())
 	require.NoError(t, err)
 	whole := rapid.MakeCustom[everything](finite)
 	rapid.Check(t, func(t *rapid.T) {
@@ -62,9 +62,9 @@ func TestCanonical(t *testing.T) {
 		}
 		a, b := draw.Draw(t, "a"), draw.Draw(t, "b")
 		key := func(e everything) (string, bool) {
-			k, err := c.encode(reflect.ValueOf(e))
+			k, err := c.Encode(reflect.ValueOf(e))
 			if err != nil {
-				require.ErrorIs(t, err, ErrTooLarge)
+				require.ErrorIs(t, err, ErrLong)
 			}
 			return k, err == nil
 		}
@@ -73,7 +73,7 @@ func TestCanonical(t *testing.T) {
 			return
 		}
 		var back everything
-		require.NoError(t, c.decode(of, reflect.ValueOf(&back).Elem()))
+		require.NoError(t, c.Decode(of, reflect.ValueOf(&back).Elem()))
 		require.Equal(t, a, back)
 		again, _ := key(back)
 		require.Equal(t, of, again)
@@ -85,22 +85,22 @@ func TestCanonical(t *testing.T) {
 
 // Whatever comes as a key is refused or is the key of some value.
 func TestCanonicalOfAnyKey(t *testing.T) {
-	c, err := newCanonical(reflect.TypeFor[everything]())
+	c, err := New(reflect.TypeFor[everything]())
 	require.NoError(t, err)
 	rapid.Check(t, func(t *rapid.T) {
 		key := rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "key")
 		if rapid.Bool().Draw(t, "damaged") {
-			good, err := c.encode(reflect.ValueOf(few.Draw(t, "a")))
+			good, err := c.Encode(reflect.ValueOf(few.Draw(t, "a")))
 			require.NoError(t, err)
 			key = []byte(good)
 			key[rapid.IntRange(0, len(key)-1).Draw(t, "at")] = rapid.Byte().Draw(t, "byte")
 		}
 		var e everything
-		if err := c.decode(string(key), reflect.ValueOf(&e).Elem()); err != nil {
+		if err := c.Decode(string(key), reflect.ValueOf(&e).Elem()); err != nil {
 			require.ErrorIs(t, err, errForeignKey)
 			return
 		}
-		_, err := c.encode(reflect.ValueOf(e))
+		_, err := c.Encode(reflect.ValueOf(e))
 		require.NoError(t, err)
 	})
 }
@@ -117,13 +117,13 @@ func TestCanonicalKnowsTypes(t *testing.T) {
 		}{},
 	} {
 		typ := reflect.TypeOf(v)
-		c, err := newCanonical(typ)
+		c, err := New(typ)
 		require.NoError(t, err)
 		require.Nil(t, seen[c.hash], "%v", typ)
 		seen[c.hash] = typ
 	}
 	type renamed struct{ A int }
-	c, err := newCanonical(reflect.TypeFor[renamed]())
+	c, err := New(reflect.TypeFor[renamed]())
 	require.NoError(t, err)
 	require.NotNil(t, seen[c.hash], "the type's own name is not part of it")
 }

@@ -1,0 +1,89 @@
+package keylock
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestWaitersComeInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l Locks
+		held, err := l.Lock(t.Context(), "ada")
+		require.NoError(t, err)
+		var order []int
+		var waiting sync.WaitGroup
+		for i := range 10 {
+			waiting.Go(func() {
+				held, err := l.Lock(t.Context(), "ada")
+				require.NoError(t, err)
+				order = append(order, i)
+				held.Unlock()
+			})
+			synctest.Wait()
+		}
+		other, err := l.Lock(t.Context(), "bob")
+		require.NoError(t, err, "another key is free")
+		other.Unlock()
+		held.Unlock()
+		waiting.Wait()
+		require.Equal(t, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, order)
+		for i := range l.shards {
+			require.Empty(t, l.shards[i].held)
+		}
+	})
+}
+
+func TestAWaiterGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l Locks
+		held, err := l.Lock(t.Context(), "ada")
+		require.NoError(t, err)
+		why := errors.New("tired")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		gaveUp := make(chan error, 1)
+		go func() {
+			_, err := l.Lock(ctx, "ada")
+			gaveUp <- err
+		}()
+		synctest.Wait()
+		next := make(chan Held, 1)
+		go func() {
+			held, _ := l.Lock(t.Context(), "ada")
+			next <- held
+		}()
+		synctest.Wait()
+		cancel(why)
+		require.ErrorIs(t, <-gaveUp, why)
+		require.Empty(t, next)
+		held.Unlock()
+		(<-next).Unlock()
+	})
+}
+
+// A waiter whose turn comes as it gives up passes the lock on, whichever it notices first.
+func TestAWaiterGivesUpAtItsTurn(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			var l Locks
+			held, err := l.Lock(t.Context(), "ada")
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				if held, err := l.Lock(ctx, "ada"); err == nil {
+					held.Unlock()
+				}
+			}()
+			synctest.Wait()
+			held.Unlock()
+			cancel()
+			held, err = l.Lock(t.Context(), "ada")
+			require.NoError(t, err)
+			held.Unlock()
+		})
+	}
+}
