@@ -29,7 +29,7 @@ func imports(t *testing.T, pkg string) []string {
 // and the rest → consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
 // who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
-	leaves := []string{"/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
+	leaves := []string{"/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind", "/internal/message", "/internal/valid",
 		"/consistenthash", "/expiry", "/latency"}
 	engine := append([]string{"/peers", "/regions"}, leaves...)
 	root := append([]string{"/internal/engine"}, engine...)
@@ -37,7 +37,7 @@ func TestImports(t *testing.T) {
 		"":                    root,
 		"/internal/engine":    engine,
 		"/internal/origin":    {},
-		"/internal/canonical": {"/internal/note", "/expiry"},
+		"/internal/canonical": {"/internal/message", "/expiry"},
 		"/internal/lossless":  {},
 		"/internal/keylock":   {},
 		"/internal/flight":    {"/expiry"},
@@ -46,9 +46,9 @@ func TestImports(t *testing.T) {
 		"/regions":            {"/internal/valid", "/consistenthash", "/expiry"},
 		"/regions/consul":     {"/regions", "/internal/valid", "/consistenthash", "/expiry"},
 		"/internal/store":     {"/expiry"},
-		"/internal/note":      {"/expiry"},
-		"/internal/outbox":    {"/internal/note", "/expiry"},
-		"/internal/behind":    {"/expiry"},
+		"/internal/message":      {"/expiry"},
+		"/internal/outbox":    {"/internal/message", "/expiry"},
+		"/internal/writebehind":    {"/expiry"},
 		"/internal/valid":     {},
 		"/consistenthash":     {},
 		"/expiry":             {},

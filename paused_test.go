@@ -36,7 +36,7 @@ func TestAWriteWhoseOwnerStandsStill(t *testing.T) {
 		var standsStill atomic.Bool
 		var pauses atomic.Int64
 		owner, writer := c.Add("eu", geocache.WithClock(func() time.Time {
-			if standsStill.Load() && within("(*ownerWrites).stamp") {
+			if standsStill.Load() && within("(*committer).stamp") {
 				pauses.Add(1)
 				time.Sleep(600 * time.Millisecond)
 			}

@@ -18,7 +18,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 // An Encoding encodes values of one type. Every part has a length that its type or its own beginning tells, so
@@ -133,7 +133,7 @@ func isText(t reflect.Type) bool {
 }
 
 // ErrLong says that the key of a value would be longer than a key may be.
-var ErrLong = fmt.Errorf("the argument needs a key of more than %d bytes", note.MaxKey)
+var ErrLong = fmt.Errorf("the argument needs a key of more than %d bytes", message.MaxKey)
 
 // Encode returns the key of v.
 func (c *Encoding) Encode(v reflect.Value) (string, error) {
@@ -141,7 +141,7 @@ func (c *Encoding) Encode(v reflect.Value) (string, error) {
 		return v.String(), nil // Get looks at its length
 	}
 	b, err := appendValue(nil, v)
-	if err == nil && len(b) > note.MaxKey {
+	if err == nil && len(b) > message.MaxKey {
 		err = ErrLong
 	}
 	return string(b), err
@@ -150,7 +150,7 @@ func (c *Encoding) Encode(v reflect.Value) (string, error) {
 // appendValue appends v to b, unless b has become too long: a value that contains
 // itself has no end.
 func appendValue(b []byte, v reflect.Value) ([]byte, error) {
-	if len(b) > note.MaxKey {
+	if len(b) > message.MaxKey {
 		return nil, ErrLong
 	}
 	switch t := v.Type(); {
@@ -186,7 +186,7 @@ func appendValue(b []byte, v reflect.Value) ([]byte, error) {
 	case reflect.Array:
 		return appendElements(b, v)
 	case reflect.Slice:
-		if b = appendLength(b, v); v.Len() > note.MaxKey { // of elements that take no bytes
+		if b = appendLength(b, v); v.Len() > message.MaxKey { // of elements that take no bytes
 			return nil, ErrLong
 		}
 		return appendElements(b, v)
@@ -235,7 +235,7 @@ func appendMap(b []byte, v reflect.Value) ([]byte, error) {
 		if err == nil {
 			pair = pair[len(b):]
 		}
-		if size += len(pair); err == nil && size > note.MaxKey {
+		if size += len(pair); err == nil && size > message.MaxKey {
 			err = ErrLong
 		}
 		if err != nil {
@@ -349,7 +349,7 @@ func (r *reader) value(v reflect.Value) {
 // length reads what appendLength has appended. ok is false for nil.
 func (r *reader) length() (n int, ok bool) {
 	u := r.uvarint()
-	if u > note.MaxKey+1 {
+	if u > message.MaxKey+1 {
 		r.bad = true
 	}
 	if r.bad || u == 0 {

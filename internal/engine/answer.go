@@ -25,14 +25,14 @@ func (a answer) fresh() bool { return a.err == nil && a.source != SourceStale }
 
 // A fillStart is what a fill remembers of its beginning. Take it before reading any state.
 type fillStart struct {
-	known      expiry.Mark // what was known of writes
+	known      expiry.Seq // what was known of writes
 	leaseEpoch uint64
-	turns      uint64 // see standing
+	guestEpoch      uint64 // see standing
 }
 
 func (g *Group) startFill() fillStart {
-	s := &g.cache.standing
-	return fillStart{g.floors.Mark(), s.period.Load(), s.turns.Load()}
+	s := &g.cache.lease
+	return fillStart{g.floors.Seq(), s.epoch.Load(), s.guestEpoch.Load()}
 }
 
 // admit puts the answer's entry into the store, or returns what is there if that is newer and has not expired.
@@ -44,9 +44,9 @@ func (g *Group) startFill() fillStart {
 func (g *Group) admit(a answer, start fillStart) answer {
 	e := a.entry
 	there := g.insert(e, nil, func() bool {
-		s := &g.cache.standing
-		return s.turns.Load() == start.turns && !isOdd(start.turns) && g.fresh.admissible(e, a.exact, anySeq) &&
-			(e.Class() == store.Owned || s.period.Load() == start.leaseEpoch && g.fresh.leased(g.cache.clock.Instant()))
+		s := &g.cache.lease
+		return s.guestEpoch.Load() == start.guestEpoch && !isOdd(start.guestEpoch) && g.fresh.admissible(e, a.exact, anySeq) &&
+			(e.Class() == store.Owned || s.epoch.Load() == start.leaseEpoch && g.fresh.leased(g.cache.clock.Instant()))
 	})
 	if there == nil || there == e || !g.fresh.current(there, g.fresh.floorOf(there), g.cache.clock.Instant()) {
 		return a

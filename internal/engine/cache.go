@@ -36,7 +36,7 @@ type Cache struct {
 
 	epoch      expiry.Generation // when this process started
 	self       uint64            // stands for this process, see senderOf
-	standing   standing
+	lease   leaseState
 	following  sync.Mutex   // held from reading the topology to having followed it
 	reowns     atomic.Int64 // calls of reown that wait for the end of the pass under way, and that one
 	replicator replicator
@@ -127,7 +127,7 @@ func newCache(ctx context.Context, config Config) (*Cache, error) {
 	c := &Cache{config: config}
 	c.replicator.c, c.replicator.outboxes = c, xsync.NewMap[string, *remote]()
 	c.membership.c = c
-	c.standing.journals = make(map[string]*takenJournal)
+	c.lease.journals = make(map[string]*fetchedJournal)
 	c.groups.Store(&map[string]*Group{})
 	if c.config.Logger == nil {
 		c.config.Logger = slog.Default()
@@ -247,12 +247,12 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		Limits:    c.config.Limits,
 		Logger:    c.config.Logger.With("self", c.node.ID), // it adds the cluster itself
 		OnChange:  c.membership.onHealth,
-		OnPong:    c.ponged,
+		OnPong:    c.onPong,
 
 		Counts:      c.members.Counts,
 		Grace:       c.config.Grace,
 		OnOtherView: c.membership.onOtherView,
-		OnRestart:   c.restarted,
+		OnRestart:   c.onRestart,
 	})
 	return err
 }
@@ -321,7 +321,7 @@ func (c *Cache) housekeep() {
 		next := make(map[*Group]expiry.Instant)
 		for _, g := range *c.groups.Load() {
 			g.expire()
-			g.warnOfUntold()
+			g.warnOfDropped()
 			next[g] = swept[g]
 			if now.Sub(swept[g]) >= g.sweepEvery() {
 				g.sweep()
@@ -406,7 +406,7 @@ func (c *Cache) Close() error {
 		defer cancel()
 		flushing, stop := share(ctx, 1, 2) // what the origin does not take is handed over
 		for name, g := range *c.groups.Load() {
-			if q := g.backing.behind; q != nil {
+			if q := g.origin.queue; q != nil {
 				if err := q.Flush(flushing); err != nil {
 					errs = append(errs, fmt.Errorf("geocache: closing: group %q: %w", name, err))
 				}
@@ -418,7 +418,7 @@ func (c *Cache) Close() error {
 		if c.transport != nil {
 			c.handoff(ctx)
 			c.shutting.Store(true)
-			c.forgoCopies()
+			c.endLease()
 			if err := c.transport.Close(ctx); err != nil {
 				errs = append(errs, fmt.Errorf("geocache: closing: requests of peers were cut off: %w", err))
 			}

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/peers"
 )
 
@@ -27,7 +27,7 @@ func TestNotesThatDoNotReplaceAQueuedWrite(t *testing.T) {
 				c.WriteBehind = 1 << 20
 			})
 		require.NoError(t, g.Set(t.Context(), "ada", "1"))
-		w, ok := g.backing.behind.Lookup("ada")
+		w, ok := g.origin.queue.Lookup("ada")
 		require.True(t, ok)
 		// Former owners are asked for what they have, be it evicted.
 		g.store.Delete("ada")
@@ -36,7 +36,7 @@ func TestNotesThatDoNotReplaceAQueuedWrite(t *testing.T) {
 		require.Equal(t, w.Stamp, ans.Stamp)
 		require.Equal(t, "1", string(ans.Value))
 
-		for name, n := range map[string]note.Note{
+		for name, told := range map[string]message.Write{
 			"its own":   {Stamp: w.Stamp},
 			"passed on": {Stamp: w.Stamp, HasValue: true, Value: w.Value, Life: time.Minute},
 			"held":      {Stamp: w.Stamp, HasValue: true, Value: w.Value, Life: time.Minute, Dirty: true},
@@ -44,13 +44,13 @@ func TestNotesThatDoNotReplaceAQueuedWrite(t *testing.T) {
 			"loaded":    {Stamp: expiry.Loaded(w.Stamp.Generation + 1), HasValue: true},
 			"cleared":   {Stamp: expiry.Removal(w.Stamp.Generation + 1), Clear: true},
 		} {
-			n.Group, n.Key = "test", "ada"
-			require.NoError(t, g.backing.supersede(&n))
-			still, _ := g.backing.behind.Lookup("ada")
+			told.Group, told.Key = "test", "ada"
+			require.NoError(t, g.origin.supersede(&told))
+			still, _ := g.origin.queue.Lookup("ada")
 			require.Equal(t, w, still, name)
 		}
-		require.NoError(t, g.backing.supersede(&note.Note{Key: "ada", Stamp: expiry.Removal(w.Stamp.Generation + 1)}))
-		_, ok = g.backing.behind.Lookup("ada")
+		require.NoError(t, g.origin.supersede(&message.Write{Key: "ada", Stamp: expiry.Removal(w.Stamp.Generation + 1)}))
+		_, ok = g.origin.queue.Lookup("ada")
 		require.False(t, ok)
 	})
 }

@@ -40,11 +40,11 @@ func (g *Group) evictions() (run func()) {
 
 // warnOfUntold logs how many values there have been since it was last called that the function
 // of WithOnEvict was not called for. It is called by housekeep alone.
-func (g *Group) warnOfUntold() {
-	if n := g.store.Stats().Untold; n != g.untold {
+func (g *Group) warnOfDropped() {
+	if n := g.store.Stats().Untold; n != g.reportedDropped {
 		g.cache.log.Warn("function of WithOnEvict is too slow, or hangs: values have left that it was not called for",
-			"group", g.name, "values", n-g.untold, "so far", n)
-		g.untold = n
+			"group", g.name, "values", n-g.reportedDropped, "so far", n)
+		g.reportedDropped = n
 	}
 }
 

@@ -82,7 +82,7 @@ func (f fill) run(ctx context.Context) answer {
 	case owner.ID == f.g.cache.node.ID:
 		return f.asOwner(ctx)
 	}
-	return f.current(func(f fill, known expiry.Mark) (*flight.Flight[answer], answer) {
+	return f.current(func(f fill, known expiry.Seq) (*flight.Flight[answer], answer) {
 		fl, leads := f.g.joinViaOwner(f.key, f.floor, known)
 		if leads {
 			return fl, f.askOwnerInline(ctx, fl, home, owner)
@@ -107,9 +107,9 @@ func (g *Group) readsFrom(home *regions.Region, key string) regions.Node {
 // The tags of a value are known only when it is there, and a write that comes late, below the floor, raises none.
 // So a flight may bring a value from before a write that its caller knew of when it joined. Then
 // there must be another flight.
-func (f fill) current(join func(f fill, known expiry.Mark) (*flight.Flight[answer], answer)) answer {
+func (f fill) current(join func(f fill, known expiry.Seq) (*flight.Flight[answer], answer)) answer {
 	for {
-		known := f.g.floors.Mark()
+		known := f.g.floors.Seq()
 		fl, a := join(f, known)
 		if !f.g.isLate(fl, a, known) {
 			return a
@@ -119,13 +119,13 @@ func (f fill) current(join func(f fill, known expiry.Mark) (*flight.Flight[answe
 }
 
 // isLate reports whether a flight may have begun before a write that was known at a Seq.
-func (g *Group) isLate(fl *flight.Flight[answer], a answer, known expiry.Mark) bool {
+func (g *Group) isLate(fl *flight.Flight[answer], a answer, known expiry.Seq) bool {
 	return fl.Known() < known && a.err == nil && g.fresh.overtaken(a.entry, fl.Known(), known)
 }
 
 // fly returns the answer of the flight for f's key, which it starts with run if there is none that f may join.
 func (f fill) fly(ctx context.Context, fs *flight.Table[answer], run func(context.Context, fill) answer) answer {
-	return f.current(func(f fill, known expiry.Mark) (*flight.Flight[answer], answer) {
+	return f.current(func(f fill, known expiry.Seq) (*flight.Flight[answer], answer) {
 		fl, leads := fs.Do(f.key, f.floor, known, func(ctx context.Context) answer { return run(ctx, f) })
 		if !leads {
 			f.ticket.leave()
@@ -172,7 +172,7 @@ func (f fill) asOwner(ctx context.Context) answer {
 }
 
 // beginAsOwner is asOwner without the wait.
-func (f fill) beginAsOwner(known expiry.Mark) *flight.Flight[answer] {
+func (f fill) beginAsOwner(known expiry.Seq) *flight.Flight[answer] {
 	fl, leads := f.g.asOwner.Do(f.key, f.floor, known, func(ctx context.Context) answer {
 		defer f.ticket.leave()
 		return f.runAsOwner(ctx)
@@ -188,7 +188,7 @@ func (f fill) runAsOwner(ctx context.Context) answer {
 	if a, ok := f.remembered(); ok {
 		return a
 	}
-	if a, ok := f.g.backing.unwritten(ctx, f.key, f.floor); ok {
+	if a, ok := f.g.origin.unwritten(ctx, f.key, f.floor); ok {
 		return a
 	}
 	top := f.g.cache.topology()
@@ -270,7 +270,7 @@ func (f fill) runLocal(ctx context.Context) answer {
 	if a, _ := f.peekFormerOwners(ctx, f.g.cache.topology()); a.entry != nil {
 		return a
 	}
-	if a, ok := f.g.backing.unwritten(ctx, f.key, f.floor); ok {
+	if a, ok := f.g.origin.unwritten(ctx, f.key, f.floor); ok {
 		return a
 	}
 	if f.g.lag.covers(f.key) {

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/internal/testcluster/network"
 	"github.com/geocache/geocache/peers"
@@ -22,7 +22,7 @@ import (
 // when that was.
 func (g *Group) noted(key string) expiry.Generation {
 	generation := g.cache.clock.Now()
-	g.take(&note.Note{Group: g.name, Key: key, Stamp: expiry.Removal(generation)}, 0, 0)
+	g.apply(&message.Write{Group: g.name, Key: key, Stamp: expiry.Removal(generation)}, 0, 0)
 	return generation
 }
 

@@ -44,16 +44,16 @@ type freshness struct {
 	revalidate time.Duration // the part of staleness during which it is loaded anew
 
 	leaseEnd *atomic.Int64 // an expiry.Instant: until then this node is told of every write
-	synced   atomic.Bool   // this node has caught up with the writes to this group
+	caughtUp   atomic.Bool   // this node has caught up with the writes to this group
 	rejected atomic.Uint64 // entries that were not admissible because they may be older than a write
 }
 
 // anySeq is later than every Seq: who passes it counts all writes known by now.
-const anySeq = expiry.Mark(math.MaxUint64)
+const anySeq = expiry.Seq(math.MaxUint64)
 
 // leased reports whether this node is told of every write to the group now.
 func (f *freshness) leased(now expiry.Instant) bool {
-	return int64(now) < f.leaseEnd.Load() && f.synced.Load()
+	return int64(now) < f.leaseEnd.Load() && f.caughtUp.Load()
 }
 
 // expired reports whether e's time to live is over.
@@ -117,7 +117,7 @@ func (f *freshness) passesOn(e *store.Entry, now expiry.Instant) bool {
 
 // admissible reports whether a value that has come here may be kept, or given to those who began to ask
 // at a Seq. exact is true if its age was measured on this node alone.
-func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Mark) bool {
+func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Seq) bool {
 	ok := true
 	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
 		if r.First >= known {
@@ -130,7 +130,7 @@ func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Mark) bo
 		// If the floor has been raised since then, what it was at that Seq is lost. A key's is in the
 		// request, which decides for what was set. A tag's is not, nor whether a load may have been older
 		// than that. So what is below the present floor is asked for again.
-		below := e.Below(r.Floor) && (r.Mark < known || r.Scope || e.IsLoad())
+		below := e.Below(r.Floor) && (r.Seq < known || r.Scope || e.IsLoad())
 		ok = !below && !older
 		return ok
 	})
@@ -157,7 +157,7 @@ func (f *freshness) scopeRemoved(e *store.Entry) bool {
 
 // scopeRemovedSince is scopeRemoved for an entry that was not checked at Seq now. It is separate so that
 // a hit makes no call.
-func (f *freshness) scopeRemovedSince(e *store.Entry, now expiry.Mark) bool {
+func (f *freshness) scopeRemovedSince(e *store.Entry, now expiry.Seq) bool {
 	dead := f.overtaken(e, e.Seen(now), anySeq)
 	if !dead {
 		e.SetSeen(now)
@@ -167,10 +167,10 @@ func (f *freshness) scopeRemovedSince(e *store.Entry, now expiry.Mark) bool {
 
 // overtaken reports whether e may have been loaded before a write whose name was raised at or after one
 // Seq, and was first raised before another.
-func (f *freshness) overtaken(e *store.Entry, from, to expiry.Mark) bool {
+func (f *freshness) overtaken(e *store.Entry, from, to expiry.Seq) bool {
 	dead := false
 	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
-		dead = r.Mark >= from && r.First < to && (e.Below(r.Floor) || f.maybeOlder(e, r.Floor))
+		dead = r.Seq >= from && r.First < to && (e.Below(r.Floor) || f.maybeOlder(e, r.Floor))
 		return !dead
 	})
 	return dead

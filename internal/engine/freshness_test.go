@@ -79,7 +79,7 @@ func fresh(f facts, past time.Duration) (*freshness, *store.Entry) {
 		revalidate: 2 * time.Second, leaseEnd: new(atomic.Int64)}
 	if f.holdsLease {
 		fresh.leaseEnd.Store(int64(clock.Instant().Add(time.Minute)))
-		fresh.synced.Store(true)
+		fresh.caughtUp.Store(true)
 	}
 	item := store.Item{Key: "ada", Stamp: expiry.Loaded(clock.Now()), Born: clock.Instant().Add(-10 * time.Second), Absent: f.absent}
 	item.Expires = clock.Instant().Add(time.Second)

@@ -83,12 +83,12 @@ type Group struct {
 
 	guard     origin.Guard // of the user's functions
 	decodeLog throttle
-	untold    uint64 // see warnOfUntold
+	reportedDropped    uint64 // see warnOfUntold
 
-	backing    backing
+	origin    originWrites
 	updates    updates
-	writes     ownerWrites
-	mutations  callerWrites
+	committer     committer
+	router  router
 	refreshing refresher
 	journal    journal
 	home       homes
@@ -135,12 +135,12 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 	}
 	c.initGuard(&g.guard, name)
 	f := &g.fresh
-	f.floors, f.clock, f.maxDrift, f.leaseEnd = g.floors, c.clock, c.config.MaxDrift, &c.standing.copies
+	f.floors, f.clock, f.maxDrift, f.leaseEnd = g.floors, c.clock, c.config.MaxDrift, &c.lease.end
 	f.staleness, f.revalidate = max(config.StaleIfError, config.Revalidate), config.Revalidate
 	g.lag = originLag{cmp.Or(config.HomeRegion, config.OriginRegion), config.OriginLag, c.node.Region, f}
 	g.refreshing = refresher{g, xsync.NewMap[string, expiry.Instant](), g.gather(1)}
-	g.backing.init(g)
-	g.updates.g, g.writes.g, g.mutations.g, g.journal.g = g, g, g, g
+	g.origin.init(g)
+	g.updates.g, g.committer.g, g.router.g, g.journal.g = g, g, g, g
 	g.home = homes{g, xsync.NewMap[string, struct{}]()}
 	evicted := g.evictions()
 	if err := c.add(g); err != nil {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/flight"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
@@ -28,15 +28,15 @@ func (c *Cache) stepAside() {
 // surrender ends the lease of a node that becomes a guest, and its serving as an owner. Call it before the
 // others learn that the node is a guest: from then on they tell it of no writes. To come back, the node
 // takes all journals, as a new node does.
-func (c *Cache) surrender(home *regions.Region) {
-	s := &c.standing
+func (c *Cache) giveUpLease(home *regions.Region) {
+	s := &c.lease
 	s.mu.Lock()
-	s.copies.Store(0)
+	s.end.Store(0)
 	s.held = 0
-	s.turns.Add(1)
+	s.guestEpoch.Add(1)
 	s.mu.Unlock()
 	for _, g := range *c.groups.Load() {
-		g.fresh.synced.Store(false)
+		g.fresh.caughtUp.Store(false)
 		g.reclass(home)
 	}
 }
@@ -49,11 +49,11 @@ func isOdd(n uint64) bool { return n%2 == 1 }
 //
 // While it is a guest the node keeps what it owned, but only for new owners that ask (see peekFormerOwners): the
 // handover may have failed, or gone to a node that was about to become a guest too.
-func (c *Cache) turn(v *view) {
+func (c *Cache) guestChanged(v *view) {
 	if v.guest {
 		c.log.Warn("most nodes of the region do not list this one any more, or cannot reach it: it owns nothing now, and asks them")
 	} else {
-		c.standing.turns.Add(1)
+		c.lease.guestEpoch.Add(1)
 		c.log.Info("this node belongs to its region again")
 	}
 	for _, g := range *c.groups.Load() {
@@ -70,7 +70,7 @@ func (c *Cache) guestsEnd(v *view) time.Time {
 	if len(v.home.Nodes) > 1 { // first: each write asks, and need not lock anything for that
 		return time.Time{}
 	}
-	s := &c.standing
+	s := &c.lease
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.back.IsZero() {
@@ -81,8 +81,8 @@ func (c *Cache) guestsEnd(v *view) time.Time {
 
 // joinViaOwner joins the flight for key in viaOwner, or begins one. Nobody tells a guest of writes, so it cannot
 // know whether one has happened since a flight began. It asks for each reader separately.
-func (g *Group) joinViaOwner(key string, floor expiry.Stamp, known expiry.Mark) (f *flight.Flight[answer], leads bool) {
-	if isOdd(g.cache.standing.turns.Load()) {
+func (g *Group) joinViaOwner(key string, floor expiry.Stamp, known expiry.Seq) (f *flight.Flight[answer], leads bool) {
+	if isOdd(g.cache.lease.guestEpoch.Load()) {
 		return g.viaOwner.Private(key, floor, known), true
 	}
 	return g.viaOwner.Join(key, floor, known)
@@ -95,7 +95,7 @@ var asGuest = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
 var errGuest = errors.New("the node is a guest of its region")
 
 // forGuests are the methods that a guest answers: what others tell it, and what it knows of them.
-var forGuests = []uint8{note.MethodTell, note.MethodJournal, note.MethodMembers, note.MethodAwait, note.MethodClean}
+var forGuests = []uint8{message.MethodBroadcast, message.MethodJournal, message.MethodMembers, message.MethodAwait, message.MethodFlushed}
 
 // guests returns the guests of this node's region that answer.
 func (c *Cache) guests() (nodes []regions.Node) {
@@ -108,4 +108,4 @@ func (c *Cache) guests() (nodes []regions.Node) {
 }
 
 // isGuest reports whether this node is a guest of its region.
-func (c *Cache) isGuest() bool { return c.standing.view.Load().guest }
+func (c *Cache) isGuest() bool { return c.lease.view.Load().guest }

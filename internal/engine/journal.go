@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -26,7 +26,7 @@ type journal struct{ g *Group }
 // takeJournals takes the floors of the groups from every other node of the view, and
 // as far as they can be had, from one node of each other region: this may be the
 // first node of its own. The error is that of the nodes of the view.
-func (c *Cache) takeJournals(ctx context.Context, v *view, groups map[string]*Group) error {
+func (c *Cache) fetchJournals(ctx context.Context, v *view, groups map[string]*Group) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
@@ -64,13 +64,13 @@ func (j *journal) fetch(ctx context.Context, n regions.Node) error {
 	if peer == nil {
 		return errors.New("no such peer")
 	}
-	m := note.Journal{Group: j.g.name}
+	m := message.JournalRequest{Group: j.g.name}
 	for {
-		reply, err := peer.Call(ctx, note.MethodJournal, m.Append(nil))
+		reply, err := peer.Call(ctx, message.MethodJournal, m.Append(nil))
 		if err != nil {
 			return err
 		}
-		f, err := note.DecodeFloors(reply)
+		f, err := message.DecodeFloors(reply)
 		if err != nil {
 			return err
 		}
@@ -85,35 +85,35 @@ func (j *journal) fetch(ctx context.Context, n regions.Node) error {
 // takeFloors takes in floors that this node may not have, and returns those that it had
 // not. What a node of another region has folded into the floor of a group is a
 // matter of that region.
-func (j *journal) apply(f *note.Floors, home bool) (news []note.Note) {
-	take := func(n note.Note, sender uint64) {
+func (j *journal) apply(f *message.Floors, home bool) (news []message.Write) {
+	take := func(w message.Write, sender uint64) {
 		if !home {
 			sender = 0
 		}
-		j.g.take(&n, 0, sender)
-		news = append(news, n)
+		j.g.apply(&w, 0, sender)
+		news = append(news, w)
 	}
 	if f.Cleared > j.g.floors.Cleared() {
-		take(note.Note{Group: j.g.name, Clear: true, Stamp: expiry.Removal(f.Cleared)}, f.ClearedBy)
+		take(message.Write{Group: j.g.name, Clear: true, Stamp: expiry.Removal(f.Cleared)}, f.ClearedBy)
 	}
 	if home && f.Group > j.g.floors.Group() {
-		j.g.take(&note.Note{Group: j.g.name, Clear: true, Folded: true, Stamp: expiry.Removal(f.Group)}, 0, 0)
+		j.g.apply(&message.Write{Group: j.g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(f.Group)}, 0, 0)
 	}
 	for _, k := range f.Keys {
-		n := note.Note{Group: j.g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp}
-		if j.g.floors.FloorOf(n.Subject()).Below(n.Stamp) {
-			_ = j.g.backing.supersede(&n) // drops what is older, there is nothing to keep
-			take(n, k.Sender)
+		w := message.Write{Group: j.g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp}
+		if j.g.floors.FloorOf(w.Subject()).Below(w.Stamp) {
+			_ = j.g.origin.supersede(&w) // drops what is older, there is nothing to keep
+			take(w, k.Sender)
 		}
 	}
 	return news
 }
 
 // giveJournal answers a Journal.
-func (j *journal) handle(m *note.Journal) peers.Answer {
-	f := note.Floors{Next: m.Cursor, More: true}
+func (j *journal) handle(m *message.JournalRequest) peers.Answer {
+	f := message.Floors{Next: m.Cursor, More: true}
 	for size := 0; f.More && size < j.replySize(); {
-		var held []expiry.Written
+		var held []expiry.KeyFloor
 		held, f.Next, f.More = j.g.floors.Journal(0, f.Next, journalPage)
 		size += j.addFloors(&f, held)
 	}
@@ -126,9 +126,9 @@ func (j *journal) handle(m *note.Journal) peers.Answer {
 // replySize is how many bytes of floors are sent at once, but for one page.
 func (j *journal) replySize() int { return min(j.g.cache.config.Limits.MaxValue, 1<<20) }
 
-func (j *journal) addFloors(f *note.Floors, held []expiry.Written) (size int) {
+func (j *journal) addFloors(f *message.Floors, held []expiry.KeyFloor) (size int) {
 	for _, w := range held {
-		k := note.FloorOf(w)
+		k := message.FloorOf(w)
 		f.Keys = append(f.Keys, k)
 		size += k.Size()
 	}
@@ -148,9 +148,9 @@ func senderOf(id string, epoch expiry.Generation) uint64 { return expiry.OriginO
 // A node that has just come back first takes the journals: others may have been told what it
 // has not.
 func (c *Cache) takeOver() {
-	s := &c.standing
+	s := &c.lease
 	s.mu.Lock()
-	due := s.orphaned && c.inStanding()
+	due := s.orphaned && c.holdsLease()
 	if due { // else resume calls again
 		s.orphaned = false
 	}
@@ -162,7 +162,7 @@ func (c *Cache) takeOver() {
 
 // takeOverIn is takeOver for some groups, on a node that has been told of everything.
 func (c *Cache) takeOverIn(groups ...*Group) {
-	v := c.standing.view.Load()
+	v := c.lease.view.Load()
 	members := map[uint64]bool{c.self: true}
 	for _, n := range c.others(v) {
 		if p := c.transport.Peer(n.ID); p != nil {
@@ -176,48 +176,48 @@ func (c *Cache) takeOverIn(groups ...*Group) {
 }
 
 // restarted is told that the process of a node is another one than before. It must not block.
-func (c *Cache) restarted(p *peers.Peer) {
+func (c *Cache) onRestart(p *peers.Peer) {
 	if p.Region() != c.node.Region {
 		return
 	}
-	c.standing.mu.Lock()
-	c.standing.orphaned = true
-	c.standing.mu.Unlock()
+	c.lease.mu.Lock()
+	c.lease.orphaned = true
+	c.lease.mu.Unlock()
 	c.spawn(c.takeOver)
 }
 
 // inStanding reports whether this node has been told of every write that has been
 // completed in its region.
-func (c *Cache) inStanding() bool {
-	v := c.standing.view.Load()
-	return !v.guest && len(v.home.Nodes) == 1 && c.strangersEnd(v).IsZero() || int64(c.clock.Instant()) < c.standing.copies.Load()
+func (c *Cache) holdsLease() bool {
+	v := c.lease.view.Load()
+	return !v.guest && len(v.home.Nodes) == 1 && c.unknownPeersEnd(v).IsZero() || int64(c.clock.Instant()) < c.lease.end.Load()
 }
 
 func (j *journal) takeOver(v *view, gone func(sender uint64) bool) {
 	now := j.g.cache.clock.Instant // read before the age of a value is
-	if through := j.g.floors.TakeFolded(gone); through > 0 {
+	if through := j.g.floors.TakeCollapsed(gone); through > 0 {
 		// Which keys' floors they were nobody knows any more.
-		j.g.cache.replicator.add(&note.Note{Group: j.g.name, Clear: true, Folded: true, Stamp: expiry.Removal(through)}, now())
+		j.g.cache.replicator.add(&message.Write{Group: j.g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(through)}, now())
 	}
 	owns := func(key string) bool { return v.home.Owner(key).ID == j.g.cache.node.ID }
 	if cleared, by := j.g.floors.ClearedBy(); cleared > 0 && gone(by) && owns("") {
-		j.g.cache.replicator.add(&note.Note{Group: j.g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now())
+		j.g.cache.replicator.add(&message.Write{Group: j.g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now())
 		j.g.floors.AdoptClear(cleared, j.g.cache.self)
 	}
-	j.each(func(w expiry.Written) {
-		if f := note.FloorOf(w); gone(w.Sender) && owns(f.Key) {
+	j.each(func(k expiry.KeyFloor) {
+		if f := message.FloorOf(k); gone(k.Sender) && owns(f.Key) {
 			at := now()
-			n := j.present(&f)
-			j.g.cache.replicator.add(&n, at)
-			j.g.floors.Adopt(w, j.g.cache.self)
+			w := j.present(&f)
+			j.g.cache.replicator.add(&w, at)
+			j.g.floors.Adopt(k, j.g.cache.self)
 		}
 	})
 }
 
 // eachFloor passes the floors of keys and scopes to visit.
-func (j *journal) each(visit func(expiry.Written)) {
+func (j *journal) each(visit func(expiry.KeyFloor)) {
 	for cursor, more := uint64(0), true; more; {
-		var held []expiry.Written
+		var held []expiry.KeyFloor
 		held, cursor, more = j.g.floors.Journal(0, cursor, journalPage)
 		for _, w := range held {
 			visit(w)
@@ -227,12 +227,12 @@ func (j *journal) each(visit func(expiry.Written)) {
 
 // present returns the note of the write that a floor is of: with its value, if
 // that is here. No value has the stamp of a scope's removal.
-func (j *journal) present(f *note.Floor) note.Note {
+func (j *journal) present(f *message.Floor) message.Write {
 	e, ok := j.g.store.Peek(f.Key)
 	if ok && e.Stamp == f.Stamp && !e.Absent() && j.g.cache.clock.Instant() < e.Expires {
-		return j.g.noteOf(e)
+		return j.g.writeOf(e)
 	}
-	return note.Note{Group: j.g.name, Key: f.Key, Scope: f.Scope, Stamp: f.Stamp}
+	return message.Write{Group: j.g.name, Key: f.Key, Scope: f.Scope, Stamp: f.Stamp}
 }
 
 const (
@@ -297,22 +297,22 @@ func (j *journal) compareWith(ctx context.Context, n regions.Node, width time.Du
 	oldest := now.Add(-min(j.relevance(), (compareSlices-1)*width))
 	from := expiry.At(max(oldest, j.g.floors.Group()).Time().Truncate(width))
 	slices := int(now.Add(-compareSettled).Sub(from) / width)
-	m := note.Compare{Group: j.g.name, From: from, Width: width}
+	m := message.CompareRequest{Group: j.g.name, From: from, Width: width}
 	if slices > 0 {
 		m.Digests = j.g.floors.Digest(from, width, slices)
 	}
-	reply, err := peer.Call(ctx, note.MethodCompare, m.Append(nil))
+	reply, err := peer.Call(ctx, message.MethodCompare, m.Append(nil))
 	if err != nil {
 		return err
 	}
-	f, err := note.DecodeFloors(reply)
+	f, err := message.DecodeFloors(reply)
 	if err != nil {
 		return err
 	}
 	news := j.apply(&f, false)
 	for i := range news {
 		j.g.stats.repaired.Add(1)
-		if err := j.g.cache.spread(ctx, &news[i]); err != nil {
+		if err := j.g.cache.broadcast(ctx, &news[i]); err != nil {
 			return err
 		}
 	}
@@ -320,8 +320,8 @@ func (j *journal) compareWith(ctx context.Context, n regions.Node, width time.Du
 }
 
 // giveDifference answers a Compare.
-func (j *journal) handleCompare(m *note.Compare) peers.Answer {
-	f := note.Floors{Cleared: j.g.floors.Cleared()}
+func (j *journal) handleCompare(m *message.CompareRequest) peers.Answer {
+	f := message.Floors{Cleared: j.g.floors.Cleared()}
 	size := 0
 	for i, d := range j.g.floors.Digest(m.From, m.Width, len(m.Digests)) {
 		if d == m.Digests[i] || size >= j.replySize() {

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
 )
 
@@ -48,19 +48,19 @@ func TestMechanismAFloorStandsForThoseItReplaces(t *testing.T) {
 				o := &slowOrigin{}
 				g := alone(t, red(o))
 				take := func(name string, at expiry.Generation) {
-					n := note.Note{Group: "test", Key: name, Scope: name == tag, Stamp: expiry.Removal(at)}
+					w := message.Write{Group: "test", Key: name, Scope: name == tag, Stamp: expiry.Removal(at)}
 					if name == group || name == fold {
-						n.Key, n.Clear, n.Folded = "", true, name == fold
+						w.Key, w.Clear, w.Collapsed = "", true, name == fold
 					}
 					require.NoError(t, g.cache.clock.Merge(at)) // as the frame does that brings the note
-					g.take(&n, 0, 0)
+					g.apply(&w, 0, 0)
 					time.Sleep(5 * time.Millisecond)
 				}
 				start := g.cache.clock.Now()
 				if test.late {
 					take(key, start.Add(100*time.Millisecond))
 				}
-				unaware := g.floors.Mark()
+				unaware := g.floors.Seq()
 				before := get(g, key)
 				item := store.Item{
 					Key:     key,
@@ -72,7 +72,7 @@ func TestMechanismAFloorStandsForThoseItReplaces(t *testing.T) {
 				}
 				time.Sleep(5 * time.Millisecond)
 				take(test.write, start.Add(5*time.Millisecond))
-				aware := g.floors.Mark()
+				aware := g.floors.Seq()
 				after := get(g, key)
 				take(test.replace, start.Add(200*time.Millisecond))
 
@@ -101,7 +101,7 @@ func TestMechanismAValueThatIsReplacedOnItsWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := alone(t, counting())
 		g.noted("ada")
-		aware := g.floors.Mark()
+		aware := g.floors.Seq()
 		at := g.cache.clock.Now()
 		set := store.Item{Key: "ada", Stamp: expiry.Stamp{Generation: at, Origin: 7}, Born: g.cache.clock.Instant()}
 		loaded := set

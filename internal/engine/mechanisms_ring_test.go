@@ -24,7 +24,7 @@ func TestMechanismTheRingChangesWhileAnEntryIsPutIn(t *testing.T) {
 		require.NoError(t, err)
 		cache := open(t, func(c *Config) { c.Region, c.ID, c.Listener, c.Dial = "eu", "here", listener, host.Dial })
 		g := newText(t, cache, counting())
-		g.setSynced(0)
+		g.setCaughtUp(0)
 		cache.membership.apply(cache.members.Found(cache.clock.Instant(), regions.View{Nodes: []regions.Node{
 			cache.node, {ID: "there", Region: "eu", Address: "there:1"},
 		}}))

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/outbox"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
@@ -46,8 +46,8 @@ func TestMechanismKeep(t *testing.T) {
 func TestMechanismAWriteUnderWayForTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := alone(t, counting())
-		write := func(transit time.Duration) note.Wrote {
-			w, err := note.DecodeWrote(g.writes.handle(t.Context(), &note.Write{Op: note.Set, Group: "test", Key: "ada"}, &peers.Call{Transit: transit}).Value)
+		write := func(transit time.Duration) message.WriteReply {
+			w, err := message.DecodeWriteReply(g.committer.handle(t.Context(), &message.WriteRequest{Op: message.Set, Group: "test", Key: "ada"}, &peers.Call{Transit: transit}).Value)
 			require.NoError(t, err)
 			return w
 		}
@@ -64,8 +64,8 @@ func TestMechanismHandoff(t *testing.T) {
 		g := alone(t, counting())
 		written := g.noted("ada")
 		handed := func(s expiry.Stamp) bool {
-			n := note.Note{Group: "test", Key: "ada", Stamp: s, HasValue: true, Value: []byte("v"), Life: time.Minute}
-			ans := g.cache.takeHandoff(&peers.Call{Payload: note.Tell{Notes: []note.Note{n}}.Append(nil)})
+			w := message.Write{Group: "test", Key: "ada", Stamp: s, HasValue: true, Value: []byte("v"), Life: time.Minute}
+			ans := g.cache.handleHandoff(&peers.Call{Payload: message.Broadcast{Writes: []message.Write{w}}.Append(nil)})
 			require.Equal(t, peers.CodeOK, ans.Code)
 			_, ok := g.Peek("ada")
 			g.store.Delete("ada")
@@ -83,10 +83,10 @@ func TestMechanismHandoff(t *testing.T) {
 // A write that comes below another one may have happened after it, by another clock: what
 // was loaded before it came dies, whatever the two are, and what was loaded since then stays.
 func TestMechanismALateWrite(t *testing.T) {
-	kinds := map[string]note.Note{
+	kinds := map[string]message.Write{
 		"Remove":       {Group: "test", Key: "ada"},
 		"Clear":        {Group: "test", Clear: true},
-		"Folded":       {Group: "test", Clear: true, Folded: true},
+		"Folded":       {Group: "test", Clear: true, Collapsed: true},
 		"RemovePrefix": {Group: "test", Key: string(expiry.Prefix("a")), Scope: true},
 		"RemoveTag":    {Group: "test", Key: string(expiry.Tag("red")), Scope: true},
 	}
@@ -95,9 +95,9 @@ func TestMechanismALateWrite(t *testing.T) {
 			t.Run(first+", then a late "+second, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					g := alone(t, counting())
-					take := func(n note.Note, at expiry.Generation) {
-						n.Stamp = expiry.Removal(at)
-						g.take(&n, 0, 0)
+					take := func(w message.Write, at expiry.Generation) {
+						w.Stamp = expiry.Removal(at)
+						g.apply(&w, 0, 0)
 						time.Sleep(10 * time.Millisecond)
 					}
 					there := func() bool { _, ok := g.Peek("ada"); return ok }
@@ -133,7 +133,7 @@ func TestMechanismALateWrite(t *testing.T) {
 
 // A late write raises no floor that would keep a reader from joining a load from before it.
 func TestMechanismALateWriteAndALoadUnderWay(t *testing.T) {
-	for name, n := range map[string]note.Note{
+	for name, w := range map[string]message.Write{
 		"Remove":       {Group: "test", Key: "ada"},
 		"Clear":        {Group: "test", Clear: true},
 		"RemovePrefix": {Group: "test", Key: string(expiry.Prefix("a")), Scope: true},
@@ -143,8 +143,8 @@ func TestMechanismALateWriteAndALoadUnderWay(t *testing.T) {
 				o := &slowOrigin{}
 				g := alone(t, getter(o))
 				take := func(at expiry.Generation) {
-					n.Stamp = expiry.Removal(at)
-					g.take(&n, 0, 0)
+					w.Stamp = expiry.Removal(at)
+					g.apply(&w, 0, 0)
 					time.Sleep(5 * time.Millisecond)
 				}
 				late := g.cache.clock.Now()
@@ -208,7 +208,7 @@ func TestMechanismARegionThatIsNew(t *testing.T) {
 		defer cancel()
 		confirmed := make(chan error, 1)
 		go func() {
-			confirmed <- g.cache.replicator.awaitConfirmed(ctx, &note.Await{Group: "test", Key: "ada", Region: "us"})
+			confirmed <- g.cache.replicator.awaitConfirmed(ctx, &message.AwaitRequest{Group: "test", Key: "ada", Region: "us"})
 		}()
 		synctest.Wait()
 		require.Empty(t, confirmed)
@@ -216,9 +216,9 @@ func TestMechanismARegionThatIsNew(t *testing.T) {
 		g.cache.replicator.backfill(r)
 		synctest.Wait()
 		require.Empty(t, confirmed)
-		b, ok := r.Next(0, func(*note.Note) (string, bool) { return "us-1", true })
+		b, ok := r.Next(0, func(*message.Write) (string, bool) { return "us-1", true })
 		require.True(t, ok)
-		require.Equal(t, "ada", b.Push.Notes[0].Key)
+		require.Equal(t, "ada", b.Push.Writes[0].Key)
 		r.Answered(b, 1, 0)
 		require.NoError(t, <-confirmed)
 	})

@@ -11,7 +11,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
@@ -168,7 +168,7 @@ const (
 func (m *membership) onOtherView(id string) {
 	next, now := m.nextAsk.Load(), int64(m.c.clock.Instant())
 	pause := askPause
-	if m.c.standing.view.Load().guest {
+	if m.c.lease.view.Load().guest {
 		pause = askPauseGuest
 	}
 	if now < next || !m.nextAsk.CompareAndSwap(next, now+int64(pause)) {
@@ -177,7 +177,7 @@ func (m *membership) onOtherView(id string) {
 	m.c.spawn(func() {
 		if p := m.c.transport.Peer(id); p == nil || !p.Up() {
 			// It is not known here. Another one may list it.
-			others := m.c.others(m.c.standing.view.Load())
+			others := m.c.others(m.c.lease.view.Load())
 			if len(others) == 0 {
 				return
 			}
@@ -207,11 +207,11 @@ func (m *membership) ask(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, m.c.config.Lease)
 	defer cancel()
 	known := append(m.c.members.Nodes(), m.c.node)
-	reply, err := peer.Call(ctx, note.MethodMembers, note.Members{Known: hashOfNodes(known)}.Append(nil))
+	reply, err := peer.Call(ctx, message.MethodMembers, message.MembersRequest{Known: hashOfNodes(known)}.Append(nil))
 	if err != nil {
 		return
 	}
-	listed, err := note.DecodeListed(reply)
+	listed, err := message.DecodeMembersReply(reply)
 	if err != nil {
 		return
 	}
@@ -228,11 +228,11 @@ func (m *membership) ask(ctx context.Context, id string) {
 }
 
 // takeMembers answers a Members.
-func (m *membership) handle(asked note.Members) peers.Answer {
-	var reply note.Listed
+func (m *membership) handle(asked message.MembersRequest) peers.Answer {
+	var reply message.MembersReply
 	if listed := m.c.members.Listed(); hashOfNodes(listed) != asked.Known {
 		for _, n := range listed {
-			reply.Nodes = append(reply.Nodes, note.Node(n))
+			reply.Nodes = append(reply.Nodes, message.Node(n))
 		}
 	}
 	if since, ok := m.established.get(); ok {
@@ -266,7 +266,7 @@ func (m *membership) askEstablished(ctx context.Context, v *view) {
 // hashOfNodes is the same for the same nodes, whatever their order.
 func hashOfNodes(nodes []regions.Node) (sum uint64) {
 	for _, n := range nodes {
-		sum += xxh3.Hash(note.Listed{Nodes: []note.Node{note.Node(n)}}.Append(nil))
+		sum += xxh3.Hash(message.MembersReply{Nodes: []message.Node{message.Node(n)}}.Append(nil))
 	}
 	return sum
 }

@@ -29,7 +29,7 @@ type refresher struct {
 
 	// together gathers keys for a BatchGetter; else nil. It never knows of all that are
 	// to come, so it waits for as long as it is patient, which nobody else does here.
-	together *gathering
+	together *batchLoad
 }
 
 // refreshRetry is the longest pause before a refresh is tried again.
@@ -87,7 +87,7 @@ func (r *refresher) whileRevalidating(key string) (answer, bool) {
 	if !ok || !r.g.fresh.servesRevalidating(e, r.g.floors.Floor(key), now) {
 		return answer{}, false
 	}
-	if r.g.backing.has(key) {
+	if r.g.origin.has(key) {
 		return answer{}, false // what is queued is fresher than any load
 	}
 	r.start(e, now, min(r.g.config.Revalidate/4, refreshRetry))
@@ -129,9 +129,9 @@ func (r *refresher) start(e *store.Entry, now expiry.Instant, pause time.Duratio
 
 // reload fills e's key as its owner. It reports false if nothing newer has replaced e.
 func (r *refresher) reload(e *store.Entry, key string) bool {
-	known, f := r.g.floors.Mark(), r.g.newFill(key)
+	known, f := r.g.floors.Seq(), r.g.newFill(key)
 	if !r.g.fresh.expired(e, r.g.cache.clock.Instant()) {
-		if r.g.backing.has(key) {
+		if r.g.origin.has(key) {
 			return false // the queue is the origin until it is written
 		}
 		f = f.above(expiry.Removal(e.Generation))

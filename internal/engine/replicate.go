@@ -12,7 +12,7 @@ import (
 	"github.com/puzpuzpuz/xsync/v4"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/outbox"
 	"github.com/geocache/geocache/peers"
 )
@@ -58,18 +58,18 @@ type remote struct {
 // has not been sent them. A key's owner sends its floor, and so does the floor's sender.
 func (r *replicator) backfill(to *remote) {
 	defer close(to.filled)
-	home := r.c.standing.view.Load().home
+	home := r.c.lease.view.Load().home
 	owns := func(key string) bool { return home.Owner(key).ID == r.c.node.ID }
 	for _, g := range *r.c.groups.Load() {
 		now := r.c.clock.Instant()
 		if group := g.floors.Group(); group > g.floors.Cleared() && owns("") {
-			to.Add(note.Note{Group: g.name, Clear: true, Folded: true, Stamp: expiry.Removal(group)}, now)
+			to.Add(message.Write{Group: g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(group)}, now)
 		}
 		if cleared, by := g.floors.ClearedBy(); cleared > 0 && (by == r.c.self || owns("")) {
-			to.Add(note.Note{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now)
+			to.Add(message.Write{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now)
 		}
-		g.journal.each(func(w expiry.Written) {
-			if f := note.FloorOf(w); w.Sender == r.c.self || owns(f.Key) {
+		g.journal.each(func(w expiry.KeyFloor) {
+			if f := message.FloorOf(w); w.Sender == r.c.self || owns(f.Key) {
 				now := r.c.clock.Instant() // before the age is measured
 				to.Add(g.journal.present(&f), now)
 			}
@@ -98,25 +98,25 @@ func (c *Cache) allRegions() []string {
 }
 
 // replicate sends a note on its way to every other region. at is when its age was right.
-func (r *replicator) add(n *note.Note, at expiry.Instant) {
+func (r *replicator) add(w *message.Write, at expiry.Instant) {
 	for _, o := range r.outboxes.All() {
-		o.Add(*n, at)
+		o.Add(*w, at)
 	}
 }
 
 // pump sends what is in a region's outbox, until Close.
 func (r *replicator) pump(region string, o *outbox.Outbox) {
-	target := func(n *note.Note) (string, bool) {
+	target := func(w *message.Write) (string, bool) {
 		to := r.c.topology().Region(region)
 		if to == nil {
 			return "", false
 		}
-		id := to.Owner(n.Key).ID
+		id := to.Owner(w.Key).ID
 		p := r.c.transport.Peer(id)
 		return id, p != nil && p.Up()
 	}
 	for {
-		changed := r.c.standing.changed.wait() // whoever could not be reached may be by then
+		changed := r.c.lease.changed.wait() // whoever could not be reached may be by then
 		for {
 			b, ok := o.Next(r.c.clock.Instant(), target)
 			if !ok || !r.c.spawn(func() { r.push(o, b) }) {
@@ -145,7 +145,7 @@ func (r *replicator) push(o *outbox.Outbox, b outbox.Batch) {
 		if errors.Is(err, peers.CodeBadRequest) {
 			level = slog.LevelWarn // it will be the next time
 		}
-		r.c.log.Log(r.c.ctx, level, "push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Notes), "err", err)
+		r.c.log.Log(r.c.ctx, level, "push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Writes), "err", err)
 		o.Failed(b, r.c.clock.Instant())
 		return
 	}
@@ -159,11 +159,11 @@ func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
 	}
 	ctx, cancel := context.WithTimeout(r.c.ctx, pushTimeout)
 	defer cancel()
-	reply, err := peer.Call(ctx, note.MethodPush, b.Push.Append(nil))
+	reply, err := peer.Call(ctx, message.MethodPush, b.Push.Append(nil))
 	if err != nil {
 		return 0, err
 	}
-	m, err := note.DecodePushed(reply)
+	m, err := message.DecodePushReply(reply)
 	return m.Have, err
 }
 
@@ -174,36 +174,36 @@ const pushTimeout = 30 * time.Second
 
 // takePush takes in what another region has sent, and answers when this one has
 // been told.
-func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m note.Push) peers.Answer {
+func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m message.Push) peers.Answer {
 	have := r.inbox.Receive(call.From, m, r.c.clock.Instant())
-	if err := r.relay(ctx, m.Notes, call.Transit); err != nil {
+	if err := r.relay(ctx, m.Writes, call.Transit); err != nil {
 		return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
 	}
-	return peers.Answer{Value: note.Pushed{Have: have}.Append(nil)}
+	return peers.Answer{Value: message.PushReply{Have: have}.Append(nil)}
 }
 
 // relay takes in notes from another region, and returns when this one has been
 // told.
-func (r *replicator) relay(ctx context.Context, notes []note.Note, transit time.Duration) error {
+func (r *replicator) relay(ctx context.Context, notes []message.Write, transit time.Duration) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(notes))
 	for i := range notes {
-		n := &notes[i]
-		g := r.c.group(n.Group)
+		w := &notes[i]
+		g := r.c.group(w.Group)
 		if g == nil { // others may have it
-			n.Age += transit
+			w.Age += transit
 			wg.Go(func() {
-				errs[i] = r.c.spread(ctx, n)
-				if g := r.c.group(n.Group); g != nil { // it has come meanwhile
-					g.take(n, 0, 0)
+				errs[i] = r.c.broadcast(ctx, w)
+				if g := r.c.group(w.Group); g != nil { // it has come meanwhile
+					g.apply(w, 0, 0)
 				}
 			})
 			continue
 		}
-		_ = g.backing.supersede(n) // drops what is older, there is nothing to keep
-		g.take(n, transit, 0)      // all of them at once, before anybody waits
-		n.Age += transit
-		wg.Go(func() { errs[i] = r.c.spread(ctx, n) })
+		_ = g.origin.supersede(w) // drops what is older, there is nothing to keep
+		g.apply(w, transit, 0)      // all of them at once, before anybody waits
+		w.Age += transit
+		wg.Go(func() { errs[i] = r.c.broadcast(ctx, w) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -211,13 +211,13 @@ func (r *replicator) relay(ctx context.Context, notes []note.Note, transit time.
 
 // confirmed waits until a region has confirmed what it has been sent about a
 // key by this node.
-func (r *replicator) awaitConfirmed(ctx context.Context, m *note.Await) error {
+func (r *replicator) awaitConfirmed(ctx context.Context, m *message.AwaitRequest) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(r.c.awaiting, func() { cancel(ErrClosed) })()
 	to, ok := r.outboxes.Load(m.Region)
 	for !ok { // who asks has heard of it before this node
-		changed := r.c.standing.changed.wait()
+		changed := r.c.lease.changed.wait()
 		if to, ok = r.outboxes.Load(m.Region); ok {
 			break
 		}

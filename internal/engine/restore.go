@@ -13,7 +13,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
 )
 
@@ -22,13 +22,13 @@ func (g *Group) Restore(r io.Reader) (n int, err error) {
 	if r == nil {
 		return 0, errors.New("the reader is nil")
 	}
-	s := &restoring{g: g, r: r, evicted: g.store.Stats().Owned.Left[store.Capacity]}
+	s := &restore{g: g, r: r, evicted: g.store.Stats().Owned.Left[store.Capacity]}
 	err = s.run()
 	return s.restored, err
 }
 
 // restoring is one call of Restore.
-type restoring struct {
+type restore struct {
 	g       *Group
 	r       io.Reader
 	sum     uint64
@@ -43,7 +43,7 @@ func badSnapshot(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrSnapshot, fmt.Errorf(format, args...))
 }
 
-func (s *restoring) run() error {
+func (s *restore) run() error {
 	magic := make([]byte, len(snapshotMagic))
 	if err := s.read(magic); err != nil {
 		return err
@@ -76,7 +76,7 @@ func (s *restoring) run() error {
 }
 
 // read fills b.
-func (s *restoring) read(b []byte) error {
+func (s *restore) read(b []byte) error {
 	_, err := io.ReadFull(s.r, b)
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return badSnapshot("it has been cut off")
@@ -90,7 +90,7 @@ const snapshotRoom = 3 << 20
 
 // block reads a block and checks it. What its length claims is not allocated before
 // it has come.
-func (s *restoring) block() (kind byte, payload []byte, err error) {
+func (s *restore) block() (kind byte, payload []byte, err error) {
 	head := make([]byte, blockHead)
 	if err := s.read(head); err != nil {
 		return 0, nil, err
@@ -118,7 +118,7 @@ func (s *restoring) block() (kind byte, payload []byte, err error) {
 	return head[0], buf.Bytes()[blockHead:], nil
 }
 
-func (s *restoring) header(b []byte) error {
+func (s *restore) header(b []byte) error {
 	name := 0
 	if len(b) > 0 {
 		name = int(b[0])
@@ -137,7 +137,7 @@ func (s *restoring) header(b []byte) error {
 
 // merge makes sure that what is loaded or written from now on is newer than what is
 // restored.
-func (s *restoring) merge(latest expiry.Generation) error {
+func (s *restore) merge(latest expiry.Generation) error {
 	if err := s.g.cache.clock.Merge(latest); err != nil {
 		return badSnapshot("it is from the future, so this machine's clock has been set back, or that of the snapshot's was wrong: %w", err)
 	}
@@ -146,9 +146,9 @@ func (s *restoring) merge(latest expiry.Generation) error {
 
 // takeFloors takes in floors. Those that nobody has told this node of it tells the region,
 // which may have started anew as a whole.
-func (s *restoring) takeFloors(b []byte) error {
+func (s *restore) takeFloors(b []byte) error {
 	g := s.g
-	f, err := note.DecodeFloors(b)
+	f, err := message.DecodeFloors(b)
 	if err != nil {
 		return badSnapshot("%w", err)
 	}
@@ -170,56 +170,56 @@ func (s *restoring) takeFloors(b []byte) error {
 	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
 	defer cancel()
 	for news := range slices.Chunk(g.journal.apply(&f, true), journalPage) {
-		notes := make([]*note.Note, len(news))
+		notes := make([]*message.Write, len(news))
 		for i := range news {
 			notes[i] = &news[i]
 		}
-		if err := g.cache.spread(ctx, notes...); err != nil {
+		if err := g.cache.broadcast(ctx, notes...); err != nil {
 			return fmt.Errorf("the region could not be told of writes: %w", err)
 		}
 	}
 	return nil
 }
 
-func (s *restoring) takeEntries(b []byte) error {
-	m, err := note.DecodeTell(b)
+func (s *restore) takeEntries(b []byte) error {
+	m, err := message.DecodeBroadcast(b)
 	if err != nil {
 		return badSnapshot("%w", err)
 	}
 	var latest expiry.Generation
-	for i := range m.Notes {
-		n := &m.Notes[i]
-		latest = max(latest, n.Stamp.Generation)
-		if !n.HasValue || n.Clear || n.Dirty || n.Group != "" || n.Stamp.IsRemoval() {
+	for i := range m.Writes {
+		w := &m.Writes[i]
+		latest = max(latest, w.Stamp.Generation)
+		if !w.HasValue || w.Clear || w.Dirty || w.Group != "" || w.Stamp.IsRemoval() {
 			return badSnapshot("an entry that is none")
 		}
 	}
 	if err := s.merge(latest); err != nil {
 		return err
 	}
-	s.entries += uint64(len(m.Notes))
-	for i := range m.Notes {
-		s.put(&m.Notes[i])
+	s.entries += uint64(len(m.Writes))
+	for i := range m.Writes {
+		s.put(&m.Writes[i])
 	}
 	return nil
 }
 
 // put makes an entry of n, if it is alive, beyond doubt, and need not drive out one that came
 // before it: those that were read most come first.
-func (s *restoring) put(n *note.Note) {
+func (s *restore) put(w *message.Write) {
 	g := s.g
-	age := n.Age + s.elapsed
-	if age < n.Age || age >= n.Life || g.store.Stats().Owned.Left[store.Capacity] > s.evicted {
+	age := w.Age + s.elapsed
+	if age < w.Age || age >= w.Life || g.store.Stats().Owned.Left[store.Capacity] > s.evicted {
 		return
 	}
-	n.Group, n.Age = g.name, age
-	g.put(n, 0, nil)
-	if e, ok := g.store.Peek(n.Key); ok && e.Stamp == n.Stamp {
+	w.Group, w.Age = g.name, age
+	g.applyValue(w, 0, nil)
+	if e, ok := g.store.Peek(w.Key); ok && e.Stamp == w.Stamp {
 		s.restored++
 	}
 }
 
-func (s *restoring) end(b []byte) error {
+func (s *restore) end(b []byte) error {
 	if len(b) != 16 {
 		return badSnapshot("its end is malformed")
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 // This file is Snapshot. Its output is
@@ -28,8 +28,8 @@ import (
 // written over.
 //
 //	header   string8 group, u64 nanoseconds of the wall clock since 1970, u64 generation
-//	floors   a note.Floors
-//	entries  a note.Tell; ages are those at the header's time
+//	floors   a message.Floors
+//	entries  a message.Tell; ages are those at the header's time
 //	end      u64 number of floors of keys, u64 number of entries
 
 const snapshotMagic = "geocache snapshot 1\n"
@@ -87,10 +87,10 @@ func (s *snapshot) block(kind byte, payload []byte) {
 
 // floors writes what another node would get as this one's journal.
 func (s *snapshot) floors() {
-	m := note.Journal{Group: s.g.name}
+	m := message.JournalRequest{Group: s.g.name}
 	for s.err == nil {
 		page := s.g.journal.handle(&m).Value
-		f, err := note.DecodeFloors(page)
+		f, err := message.DecodeFloors(page)
 		if err != nil {
 			s.err = err
 			return
@@ -106,12 +106,12 @@ func (s *snapshot) floors() {
 // entries writes the entries that have been read since they came, or the others.
 func (s *snapshot) entries(used bool) {
 	g := s.g
-	var notes []note.Note
+	var notes []message.Write
 	size := 0
 	flush := func() {
 		if len(notes) > 0 {
 			s.entriesWritten += uint64(len(notes))
-			s.block(blockEntries, note.Tell{Notes: notes}.Append(nil))
+			s.block(blockEntries, message.Broadcast{Writes: notes}.Append(nil))
 			notes, size = nil, 0
 		}
 	}
@@ -122,13 +122,13 @@ func (s *snapshot) entries(used bool) {
 		if e.Used() != used || len(e.Payload()) > g.cache.config.Limits.MaxValue || !g.fresh.passesOn(e, g.cache.clock.Instant()) {
 			continue
 		}
-		n := g.noteOf(e)
-		n.Group, n.Age = "", max(s.start.Sub(e.Born()), 0)
-		if size > 0 && size+len(n.Value) > handoffBytes {
+		w := g.writeOf(e)
+		w.Group, w.Age = "", max(s.start.Sub(e.Born()), 0)
+		if size > 0 && size+len(w.Value) > handoffBytes {
 			flush()
 		}
-		notes = append(notes, n)
-		if size += n.Size(); size >= handoffBytes {
+		notes = append(notes, w)
+		if size += w.Size(); size >= handoffBytes {
 			flush()
 		}
 	}

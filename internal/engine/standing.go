@@ -53,25 +53,25 @@ func (v *view) same(w *view) bool {
 }
 
 // standing is what a node knows about its place in its region.
-type standing struct {
+type leaseState struct {
 	view atomic.Pointer[view]
 
 	// copies is the instant until which copies may be served: until the
 	// earliest of the leases that the other nodes of the view have granted.
 	// Invariant: while it is in the future, this node has been told of every
 	// write that has been completed in its region.
-	copies atomic.Int64
+	end atomic.Int64
 
 	// period numbers the times for which that was so without a break. A copy
 	// that was asked for in one is not kept in the next.
-	period atomic.Uint64
+	epoch atomic.Uint64
 
 	changed signal // something that a writer may wait for
 
 	// turns counts how often this node has become a guest of its region or ceased to be one. It is odd
 	// while the node is a guest: from before the others hear so until they have heard otherwise. The result
 	// of a fill that began under another number, or under an odd one, is not kept.
-	turns atomic.Uint64
+	guestEpoch atomic.Uint64
 
 	mu sync.Mutex // guards the following
 	// back is when this node last ceased to be a guest.
@@ -81,56 +81,56 @@ type standing struct {
 	held expiry.Instant
 	// journals are those of nodes of the view that have been taken, or are being, since the nodes
 	// came into it. What they have written before, without this node, is in there.
-	journals map[string]*takenJournal
+	journals map[string]*fetchedJournal
 	// orphaned is whether there may be floors whose sender is gone, which takeOver has not seen:
 	// a process of the region has gone since, or journals have come.
 	orphaned bool
 }
 
 // A takenJournal is that of one node, from when it is asked for.
-type takenJournal struct{ all bool } // all of it has come; guarded by standing.mu
+type fetchedJournal struct{ all bool } // all of it has come; guarded by standing.mu
 
 // follow has this node follow a change of the topology. It must not block.
 func (c *Cache) follow() {
 	c.following.Lock()
 	defer c.following.Unlock()
-	defer c.standing.changed.raise()
+	defer c.lease.changed.raise()
 	c.replicator.open()
 	top := c.topology()
-	was := c.standing.view.Load()
+	was := c.lease.view.Load()
 	v := newView(top, c.allRegions())
 	if was != nil && was.same(v) {
 		return
 	}
 	if c.transport == nil {
-		c.standing.view.Store(v)
+		c.lease.view.Store(v)
 		return
 	}
 	wasGuest := was != nil && was.guest
 	switch {
 	case v.guest && !wasGuest:
-		c.surrender(top.Home)
+		c.giveUpLease(top.Home)
 	case wasGuest && !v.guest:
-		c.standing.mu.Lock()
-		c.standing.back = time.Now()
-		c.standing.mu.Unlock()
+		c.lease.mu.Lock()
+		c.lease.back = time.Now()
+		c.lease.mu.Unlock()
 	}
 	// First, so that whoever finds v here finds no lease that was granted under another later.
 	c.transport.SetView(v.hash)
-	c.standing.view.Store(v)
+	c.lease.view.Store(v)
 	for _, g := range *c.groups.Load() {
 		g.reclass(top.Home)
 	}
 	if v.guest != wasGuest {
-		c.turn(v)
+		c.guestChanged(v)
 	}
-	c.standing.mu.Lock()
-	maps.DeleteFunc(c.standing.journals, func(id string, _ *takenJournal) bool { return !v.has(id) })
+	c.lease.mu.Lock()
+	maps.DeleteFunc(c.lease.journals, func(id string, _ *fetchedJournal) bool { return !v.has(id) })
 	if was != nil && slices.ContainsFunc(was.home.Nodes, func(n regions.Node) bool { return !v.has(n.ID) }) {
-		c.standing.orphaned = true
+		c.lease.orphaned = true
 	}
-	c.standing.mu.Unlock()
-	c.renew()
+	c.lease.mu.Unlock()
+	c.renewLease()
 	c.spawn(func() { c.reown(); c.takeOver() })
 }
 
@@ -143,7 +143,7 @@ func (c *Cache) reown() {
 	for {
 		calls := c.reowns.Load()
 		for _, g := range *c.groups.Load() {
-			g.backing.reown()
+			g.origin.reown()
 		}
 		if c.reowns.Add(-calls) == 0 {
 			return
@@ -158,7 +158,7 @@ func (g *Group) servesAsOwner(home *regions.Region, key string) bool {
 	if home.Owner(key).ID != g.cache.node.ID {
 		return false
 	}
-	return g.fresh.synced.Load() || len(home.Nodes) == 1 && !g.cache.topology().Guest
+	return g.fresh.caughtUp.Load() || len(home.Nodes) == 1 && !g.cache.topology().Guest
 }
 
 // ownsOnRing reports whether this node owns the key by its ring.
@@ -179,30 +179,30 @@ func (g *Group) reclass(home *regions.Region) {
 
 // setSynced notes that this node has been told of everything that concerns the
 // group, unless it has become a guest since it began to ask, when turns was as given.
-func (g *Group) setSynced(turns uint64) {
-	if g.fresh.synced.Load() {
+func (g *Group) setCaughtUp(turns uint64) {
+	if g.fresh.caughtUp.Load() {
 		return
 	}
 	g.cache.following.Lock() // so that of two who reclass the later home is last
 	defer g.cache.following.Unlock()
-	if g.cache.standing.turns.Load() == turns && !g.fresh.synced.Swap(true) {
+	if g.cache.lease.guestEpoch.Load() == turns && !g.fresh.caughtUp.Swap(true) {
 		g.reclass(g.cache.topology().Home)
 	}
 }
 
 // ponged is told of each pong.
-func (c *Cache) ponged(p *peers.Peer) {
+func (c *Cache) onPong(p *peers.Peer) {
 	if p.Region() != c.node.Region {
 		return
 	}
-	c.renew()
-	c.standing.changed.raise()
+	c.renewLease()
+	c.lease.changed.raise()
 }
 
 // renew moves the end of the copy lease to where the nodes of the view have granted it. A lease
 // that has run out comes back only by resume.
-func (c *Cache) renew() {
-	s := &c.standing
+func (c *Cache) renewLease() {
+	s := &c.lease
 	v := s.view.Load()
 	if v == nil {
 		return
@@ -212,13 +212,13 @@ func (c *Cache) renew() {
 	end := c.leasesEnd(v)
 	now := c.clock.Instant() // after end was read: what has passed meanwhile has passed
 	switch {
-	case end <= now || c.shutting.Load() || isOdd(s.turns.Load()):
-	case int64(now) < s.copies.Load():
-		s.copies.Store(max(s.copies.Load(), int64(end)))
-		c.acquaintLocked(v)
+	case end <= now || c.shutting.Load() || isOdd(s.guestEpoch.Load()):
+	case int64(now) < s.end.Load():
+		s.end.Store(max(s.end.Load(), int64(end)))
+		c.fetchJournalsLocked(v)
 	case s.held == 0:
 		s.held = end
-		if !c.spawn(c.resume) {
+		if !c.spawn(c.resumeLease) {
 			s.held = 0
 		}
 	case now < s.held:
@@ -229,23 +229,23 @@ func (c *Cache) renew() {
 // forgoCopies ends the copy lease for good: the others are told so when the transport
 // closes, and do not wait for its end. With the lease goes this node's view, so a write
 // that it has not completed by then it does not complete.
-func (c *Cache) forgoCopies() {
-	c.standing.mu.Lock()
-	c.standing.copies.Store(0)
-	c.standing.mu.Unlock()
-	c.standing.changed.raise()
+func (c *Cache) endLease() {
+	c.lease.mu.Lock()
+	c.lease.end.Store(0)
+	c.lease.mu.Unlock()
+	c.lease.changed.raise()
 }
 
 // acquaintLocked takes the journals of nodes that have come into the view. There may have been
 // two parts of the region that did not see each other: each has written without
 // the other.
-func (c *Cache) acquaintLocked(v *view) {
-	s := &c.standing
+func (c *Cache) fetchJournalsLocked(v *view) {
+	s := &c.lease
 	for _, n := range c.others(v) {
 		if s.journals[n.ID] != nil {
 			continue
 		}
-		j := new(takenJournal)
+		j := new(fetchedJournal)
 		s.journals[n.ID] = j
 		c.spawn(func() {
 			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
@@ -267,8 +267,8 @@ func (c *Cache) acquaintLocked(v *view) {
 }
 
 // acquainted reports whether the journals of all other nodes of v have been taken.
-func (c *Cache) acquainted(v *view) bool {
-	s := &c.standing
+func (c *Cache) hasJournals(v *view) bool {
+	s := &c.lease
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range v.home.Nodes {
@@ -302,26 +302,26 @@ func (c *Cache) leasesEnd(v *view) expiry.Instant {
 // resume brings the copy lease back after a lapse. The leases are there; what was
 // written without this node is in the journals, which are taken after: from the
 // grants on, writes wait for this node.
-func (c *Cache) resume() {
+func (c *Cache) resumeLease() {
 	ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
 	defer cancel()
-	s := &c.standing
-	turns := s.turns.Load()
+	s := &c.lease
+	turns := s.guestEpoch.Load()
 	groups := *c.groups.Load()
 	v := s.view.Load()
-	err := c.takeJournals(ctx, v, groups)
+	err := c.fetchJournals(ctx, v, groups)
 
 	if err == nil {
-		s.period.Add(1) // first: what was asked for before must not come in after the sweep
+		s.epoch.Add(1) // first: what was asked for before must not come in after the sweep
 		for _, g := range groups {
 			g.store.Sweep(store.Removed, func(e *store.Entry) bool {
 				return e.Class() == store.Copy || g.fresh.maybeOlder(e, g.fresh.floorOf(e)) // a late write leaves no trace in the journals
 			})
-			g.setSynced(turns)
+			g.setCaughtUp(turns)
 		}
 	}
 	s.mu.Lock()
-	if s.turns.Load() != turns { // held is another one's
+	if s.guestEpoch.Load() != turns { // held is another one's
 		s.mu.Unlock()
 		return
 	}
@@ -329,10 +329,10 @@ func (c *Cache) resume() {
 	if resumed {
 		if s.view.Load() == v {
 			for _, n := range c.others(v) {
-				s.journals[n.ID] = &takenJournal{all: true}
+				s.journals[n.ID] = &fetchedJournal{all: true}
 			}
 		}
-		s.copies.Store(int64(s.held))
+		s.end.Store(int64(s.held))
 		s.orphaned = true
 	}
 	s.held = 0
@@ -356,7 +356,7 @@ func (c *Cache) join(g *Group) {
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, max(c.config.JoinWait, time.Second))
 	defer cancel()
-	if err := c.takeJournals(ctx, c.standing.view.Load(), map[string]*Group{g.name: g}); err != nil {
+	if err := c.fetchJournals(ctx, c.lease.view.Load(), map[string]*Group{g.name: g}); err != nil {
 		c.log.Warn("a new group could not learn of all recent writes", "group", g.name, "err", err)
 	}
 	c.spawn(func() { c.syncGroup(g) })
@@ -366,17 +366,17 @@ func (c *Cache) join(g *Group) {
 // to it.
 func (c *Cache) syncGroup(g *Group) {
 	for {
-		changed := c.standing.changed.wait()
-		if g.fresh.synced.Load() {
+		changed := c.lease.changed.wait()
+		if g.fresh.caughtUp.Load() {
 			return
 		}
-		period, turns := c.standing.period.Load(), c.standing.turns.Load()
-		if int64(c.clock.Instant()) < c.standing.copies.Load() {
+		period, turns := c.lease.epoch.Load(), c.lease.guestEpoch.Load()
+		if int64(c.clock.Instant()) < c.lease.end.Load() {
 			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
-			err := c.takeJournals(ctx, c.standing.view.Load(), map[string]*Group{g.name: g})
+			err := c.fetchJournals(ctx, c.lease.view.Load(), map[string]*Group{g.name: g})
 			cancel()
-			if err == nil && int64(c.clock.Instant()) < c.standing.copies.Load() && c.standing.period.Load() == period {
-				g.setSynced(turns)
+			if err == nil && int64(c.clock.Instant()) < c.lease.end.Load() && c.lease.epoch.Load() == period {
+				g.setCaughtUp(turns)
 				c.takeOverIn(g)
 				return
 			}
@@ -394,8 +394,8 @@ func (c *Cache) syncGroup(g *Group) {
 // still this node's view then. The error is ctx's, or that this node is leaving.
 func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
 	for {
-		changed := c.standing.changed.wait()
-		if c.standing.view.Load() != v {
+		changed := c.lease.changed.wait()
+		if c.lease.view.Load() != v {
 			return false, nil
 		}
 		if c.shutting.Load() {
@@ -432,17 +432,17 @@ func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
 // A node that stands in its region does not reckon with such a stranger: that is one
 // that has just come, serves nothing by itself, and must not hold up writes until all
 // have found it.
-func (c *Cache) isNew() bool { return c.standing.period.Load() == 0 }
+func (c *Cache) isNew() bool { return c.lease.epoch.Load() == 0 }
 
 // isStranger reports whether this node is new and does not see the given node of its region, which may own
 // keys and hold leases. A guest does neither, and need not be told of writes.
-func (c *Cache) isStranger(v *view, id string) bool {
+func (c *Cache) isUnknownPeer(v *view, id string) bool {
 	return c.transport != nil && c.isNew() && !v.has(id) && !c.transport.HearsGuest(id)
 }
 
 // strangersEnd returns until when nodes that v lacks are to be reckoned with; the zero
 // time if there are none.
-func (c *Cache) strangersEnd(v *view) time.Time {
+func (c *Cache) unknownPeersEnd(v *view) time.Time {
 	if c.transport == nil || !c.isNew() {
 		return time.Time{}
 	}
@@ -451,8 +451,8 @@ func (c *Cache) strangersEnd(v *view) time.Time {
 
 // leavesWrites reports whether this node leaves writes of its keys to others that it sees: it has just
 // come, and has to reckon with nodes that it does not see, or it is a guest. Those others see more.
-func (c *Cache) leavesWrites(v *view) bool {
-	return v.guest || len(v.home.Nodes) > 1 && !c.strangersEnd(v).IsZero()
+func (c *Cache) defersWrites(v *view) bool {
+	return v.guest || len(v.home.Nodes) > 1 && !c.unknownPeersEnd(v).IsZero()
 }
 
 // settledAt returns when v is settled, if that is known by now.
@@ -464,7 +464,7 @@ func (c *Cache) settledAt(v *view) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	at := c.transport.OwnLeasesEnd(v.hash)
-	for _, end := range []time.Time{c.strangersEnd(v), c.guestsEnd(v)} {
+	for _, end := range []time.Time{c.unknownPeersEnd(v), c.guestsEnd(v)} {
 		if end.After(at) {
 			at = end
 		}

@@ -158,9 +158,9 @@ type groupStats struct {
 	served     atomic.Uint64
 	unanswered atomic.Uint64
 	fallbacks  atomic.Uint64
-	undecoded  atomic.Uint64
+	decodeErrors  atomic.Uint64
 
-	writes, writeErrors, stored, storeErrors, retried, repaired atomic.Uint64
+	writes, writeErrors, originWrites, originErrors, updateRetries, repaired atomic.Uint64
 
 	loadLatency latency.Histogram
 }
@@ -174,7 +174,7 @@ func (g *Group) Stats() GroupStats {
 	loaded := s.loadLatency.Distribution()
 	loadErrors, abandoned, writeErrors := s.loadErrors.Load(), s.abandoned.Load(), s.writeErrors.Load()
 	var b WriteBehindStats
-	if q := g.backing.behind; q != nil {
+	if q := g.origin.queue; q != nil {
 		s := q.Stats()
 		b = WriteBehindStats{s.Queued, s.QueuedBytes, s.Held, s.HeldBytes, s.Waiting, s.Oldest, s.Coalesced, s.Refused}
 	}
@@ -182,10 +182,10 @@ func (g *Group) Stats() GroupStats {
 		Writes:        s.writes.Load(),
 		WriteErrors:   writeErrors,
 		RejectedLoads: g.fresh.rejected.Load(),
-		UpdateRetries: s.retried.Load(),
+		UpdateRetries: s.updateRetries.Load(),
 		Repaired:      s.repaired.Load(),
-		OriginWrites:  s.stored.Load(),
-		OriginErrors:  s.storeErrors.Load(),
+		OriginWrites:  s.originWrites.Load(),
+		OriginErrors:  s.originErrors.Load(),
 		WriteBehind:   b,
 
 		Store:    s.hits.value(),
@@ -206,7 +206,7 @@ func (g *Group) Stats() GroupStats {
 		Served:         s.served.Load(),
 		Unanswered:     s.unanswered.Load(),
 		OwnerFallbacks: s.fallbacks.Load(),
-		DecodeErrors:   s.undecoded.Load(),
+		DecodeErrors:   s.decodeErrors.Load(),
 		Entries:        held.Entries(),
 		Copies:         held.Copies.Entries,
 		Bytes:          held.Bytes(),
@@ -285,14 +285,14 @@ func (c *Cache) Stats() Stats {
 	for i := range s.Regions {
 		if o, ok := c.replicator.outboxes.Load(s.Regions[i].Name); ok {
 			b := o.Stats(c.clock.Instant())
-			s.Regions[i].Outbox = OutboxStats{b.Queued, b.InFlight, b.Bytes, b.Oldest, b.Sent, b.Resent, b.Coalesced, b.Gaps, b.Stripped, b.Folded, b.Expired}
+			s.Regions[i].Outbox = OutboxStats{b.Queued, b.InFlight, b.Bytes, b.Oldest, b.Sent, b.Resent, b.Coalesced, b.Lost, b.DroppedValues, b.Collapsed, b.Expired}
 		}
 	}
-	s.ServesCopies = int64(c.clock.Instant()) < c.standing.copies.Load()
+	s.ServesCopies = int64(c.clock.Instant()) < c.lease.end.Load()
 	s.Guest = top.Guest
-	s.LeaseLosses = c.standing.period.Load()
+	s.LeaseLosses = c.lease.epoch.Load()
 	s.Panics = c.guard.Failed() + c.logGuard.Failed()
-	s.LostPushes = c.replicator.inbox.Gaps()
+	s.LostPushes = c.replicator.inbox.Lost()
 	if c.transport != nil {
 		t := c.transport.Stats()
 		s.Peers, s.Refused, s.Certificate = t.Peers, t.Refused, t.Certificate

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/internal/store"
 )
@@ -32,7 +32,7 @@ var ErrNextRound = errors.New("the value has no generation yet")
 func (g *Group) Update(ctx context.Context, key string, f UpdateFunc, o *WriteOptions) (any, error) {
 	key = strings.Clone(key)
 	u := &update{f: f, options: o, lock: make(chan struct{}, 1), done: make(chan struct{})}
-	err := g.mutations.refuse(ctx, &note.Write{Key: key}, o)
+	err := g.router.refuse(ctx, &message.WriteRequest{Key: key}, o)
 	if f == nil {
 		err = errors.New("the function is nil")
 	}
@@ -160,9 +160,9 @@ func (us *updates) round(ctx context.Context, key string, round []*update) {
 		}
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		v := us.g.cache.standing.view.Load() // the regions are those that there are before the Swap
+		v := us.g.cache.lease.view.Load() // the regions are those that there are before the Swap
 		home := us.g.home.region(v, key)
-		w, err := us.compute(ctx, key, home, round)
+		req, err := us.compute(ctx, key, home, round)
 		if errors.Is(err, origin.ErrGoexit) {
 			// The others begin anew without the one whose function it was. If it was the codec, nobody can.
 			all := len(round)
@@ -175,25 +175,25 @@ func (us *updates) round(ctx context.Context, key string, round []*update) {
 			fail(err)
 			return
 		}
-		if w == nil { // all have failed by themselves
+		if req == nil { // all have failed by themselves
 			return
 		}
 		if us.g.config.HomeRegion == "" {
-			w.Regions = v.list
+			req.Regions = v.list
 		}
-		wrote, by, err := us.g.mutations.route(ctx, w, home)
+		reply, by, err := us.g.router.route(ctx, req, home)
 		if err != nil {
 			fail(homeError(home, inRound(ctx, err)))
 			return
 		}
-		if wrote.Swapped {
+		if reply.Swapped {
 			for _, u := range round {
 				u.by, u.regions = by, v.regions
 			}
-			us.bringHome(ctx, w, wrote, home, by, round, fail)
+			us.bringHome(ctx, req, reply, home, by, round, fail)
 			return
 		}
-		us.g.stats.retried.Add(1)
+		us.g.stats.updateRetries.Add(1)
 		select {
 		case <-time.After(rand.N(pause)):
 		case <-ctx.Done():
@@ -218,7 +218,7 @@ func inRound(ctx context.Context, err error) error {
 
 // compute reads the value and applies the updates to it. It returns nil if none
 // of them changes it, and origin.ErrGoexit if one of the user's functions has called that.
-func (us *updates) compute(ctx context.Context, key, home string, round []*update) (*note.Write, error) {
+func (us *updates) compute(ctx context.Context, key, home string, round []*update) (*message.WriteRequest, error) {
 	for begun := us.g.cache.clock.Instant(); ; {
 		a, err := us.g.home.read(ctx, key, home)
 		if err != nil {
@@ -245,11 +245,11 @@ func (us *updates) compute(ctx context.Context, key, home string, round []*updat
 		case !r.changed:
 			return nil, nil
 		}
-		w := &note.Write{Group: us.g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: a.entry.Absent(),
+		req := &message.WriteRequest{Group: us.g.name, Key: key, Op: message.Swap, Expected: a.entry.Stamp, Absent: a.entry.Absent(),
 			Tags: a.entry.Tags(), Born: a.entry.Born(), Life: r.life, Value: r.value, Tagged: len(r.tags) > 0}
-		err = us.g.mutations.refuse(us.g.cache.ctx, w, &WriteOptions{}) // tags come on top of the largest value
-		w.Value = WithTags(r.tags, w.Value)
-		return w, err
+		err = us.g.router.refuse(us.g.cache.ctx, req, &WriteOptions{}) // tags come on top of the largest value
+		req.Value = WithTags(r.tags, req.Value)
+		return req, err
 	}
 }
 
@@ -324,18 +324,18 @@ func (u *update) abandon() (applied bool) {
 
 // bringHome has this process's own region take in what the home region has, and
 // says what came of the round.
-func (us *updates) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, home, by string, round []*update, fail func(error)) {
-	result := Receipt{Generation: wrote.Stamp.Generation, Confirmed: []string{home}}
-	if wrote.Unconfirmed {
+func (us *updates) bringHome(ctx context.Context, req *message.WriteRequest, reply message.WriteReply, home, by string, round []*update, fail func(error)) {
+	result := Receipt{Generation: reply.Stamp.Generation, Confirmed: []string{home}}
+	if reply.Unconfirmed {
 		result.Confirmed, result.Pending = nil, []string{home}
 	}
 	if own := us.g.cache.node.Region; own != home {
-		n := note.Note{Group: us.g.name, Key: w.Key, Stamp: wrote.Stamp, HasValue: true, Value: w.Value, Tagged: w.Tagged, Life: us.g.life(w.Key, false, w.Life)}
-		_ = us.g.backing.supersede(&n) // drops what is older, there is nothing to keep
-		us.g.take(&n, 0, 0)
-		err := us.g.cache.spread(ctx, &n)
+		w := message.Write{Group: us.g.name, Key: req.Key, Stamp: reply.Stamp, HasValue: true, Value: req.Value, Tagged: req.Tagged, Life: us.g.life(req.Key, false, req.Life)}
+		_ = us.g.origin.supersede(&w) // drops what is older, there is nothing to keep
+		us.g.apply(&w, 0, 0)
+		err := us.g.cache.broadcast(ctx, &w)
 		if errors.Is(err, errGuest) { // which waits for others to tell its region
-			err = us.g.mutations.awaitRegion(ctx, by, note.Await{Group: us.g.name, Key: w.Key, Region: own})
+			err = us.g.router.awaitRegion(ctx, by, message.AwaitRequest{Group: us.g.name, Key: req.Key, Region: own})
 		}
 		if err == nil {
 			result.Confirmed = append([]string{own}, result.Confirmed...)
@@ -362,5 +362,5 @@ func (us *updates) confirmedByWorld(ctx context.Context, key, by string, regions
 		}
 	}
 	result.Confirmed = slices.Clone(result.Confirmed) // the others of the round share it
-	return us.g.mutations.awaitAll(ctx, &note.Write{Key: key}, by, names, result)
+	return us.g.router.awaitAll(ctx, &message.WriteRequest{Key: key}, by, names, result)
 }

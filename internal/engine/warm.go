@@ -25,7 +25,7 @@ type WarmStats struct {
 // Warm has keys loaded by their owners, so many in a second, so many at the same time. The error is ctx's, or
 // ErrClosed; those of keys are apart.
 func (g *Group) Warm(ctx context.Context, keys iter.Seq[string], rate float64, concurrency int) (WarmStats, KeyErrors, error) {
-	w := &warming{g: g}
+	w := &warmUp{g: g}
 	room := semaphore.NewWeighted(int64(concurrency))
 	next := time.Now()
 	// ask reports whether to go on.
@@ -85,7 +85,7 @@ func sleepUntil(ctx context.Context, at time.Time) bool {
 }
 
 // A warming is one call of Warm.
-type warming struct {
+type warmUp struct {
 	g *Group
 
 	mu    sync.Mutex // guards the following
@@ -94,7 +94,7 @@ type warming struct {
 }
 
 // count counts the answer of a key.
-func (w *warming) count(ctx context.Context, key string, a answer) {
+func (w *warmUp) count(ctx context.Context, key string, a answer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -112,7 +112,7 @@ func (w *warming) count(ctx context.Context, key string, a answer) {
 }
 
 // ask has keys loaded by their owners, all at the same time.
-func (w *warming) ask(ctx context.Context, keys []string) {
+func (w *warmUp) ask(ctx context.Context, keys []string) {
 	g := w.g
 	home := g.cache.topology().Home
 	var own []*flight.Flight[answer]
@@ -129,7 +129,7 @@ func (w *warming) ask(ctx context.Context, keys []string) {
 			continue
 		}
 		defer done()
-		known, f := g.floors.Mark(), g.newFill(key)
+		known, f := g.floors.Seq(), g.newFill(key)
 		if owner := g.readsFrom(home, key); owner.ID == g.cache.node.ID {
 			f.ticket = together.ticket(key)
 			own = append(own, f.beginAsOwner(known))
@@ -152,7 +152,7 @@ func (w *warming) ask(ctx context.Context, keys []string) {
 
 // askOwner asks one owner for keys; those that it does not answer are filled as a read
 // would.
-func (w *warming) askOwner(ctx context.Context, owner regions.Node, requests []request) {
+func (w *warmUp) askOwner(ctx context.Context, owner regions.Node, requests []request) {
 	g := w.g
 	var left []string
 	if peer := g.cache.transport.Peer(owner.ID); peer == nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 // This file is the writes that callers ask for.
@@ -42,22 +42,22 @@ type Receipt struct {
 
 // Set makes value the value of key.
 func (g *Group) Set(ctx context.Context, key string, value []byte, o *WriteOptions) error {
-	return g.mutations.mutate(ctx, &note.Write{Op: note.Set, Key: key, Value: value}, o)
+	return g.router.mutate(ctx, &message.WriteRequest{Op: message.Set, Key: key, Value: value}, o)
 }
 
 // Remove makes every value of key dead that was loaded or set before.
 func (g *Group) Remove(ctx context.Context, key string, o *WriteOptions) error {
-	return g.mutations.mutate(ctx, &note.Write{Op: note.Remove, Key: key}, o)
+	return g.router.mutate(ctx, &message.WriteRequest{Op: message.Remove, Key: key}, o)
 }
 
 // Clear is Remove for every key.
 func (g *Group) Clear(ctx context.Context, o *WriteOptions) error {
-	return g.mutations.mutate(ctx, &note.Write{Op: note.Clear}, o)
+	return g.router.mutate(ctx, &message.WriteRequest{Op: message.Clear}, o)
 }
 
 // RemoveScope is Remove for the keys of a scope.
 func (g *Group) RemoveScope(ctx context.Context, scope expiry.Subject, o *WriteOptions) error {
-	return g.mutations.mutate(ctx, &note.Write{Op: note.RemoveScope, Key: string(scope)}, o)
+	return g.router.mutate(ctx, &message.WriteRequest{Op: message.RemoveScope, Key: string(scope)}, o)
 }
 
 // manyParallel is how many requests of one call for many keys are under way at a time.
@@ -65,31 +65,31 @@ const manyParallel = 64
 
 // SetMany makes each value the value of its key.
 func (g *Group) SetMany(ctx context.Context, values map[string][]byte, o *WriteOptions) KeyErrors {
-	var writes []*note.Write
+	var writes []*message.WriteRequest
 	for key, value := range values {
-		writes = append(writes, &note.Write{Op: note.Set, Key: key, Value: value})
+		writes = append(writes, &message.WriteRequest{Op: message.Set, Key: key, Value: value})
 	}
-	return g.mutations.mutateMany(ctx, writes, o)
+	return g.router.mutateMany(ctx, writes, o)
 }
 
 // RemoveMany is Remove for many keys, with one request to each owner.
 func (g *Group) RemoveMany(ctx context.Context, keys []string, o *WriteOptions) KeyErrors {
-	return g.mutations.mutateMany(ctx, g.mutations.removals(keys), o)
+	return g.router.mutateMany(ctx, g.router.removals(keys), o)
 }
 
 // mutateMany carries writes out, some at a time.
-func (cw *callerWrites) mutateMany(ctx context.Context, writes []*note.Write, o *WriteOptions) KeyErrors {
-	var all manyWritten
+func (cw *router) mutateMany(ctx context.Context, writes []*message.WriteRequest, o *WriteOptions) KeyErrors {
+	var all manyReceipts
 	parallel := make(chan struct{}, manyParallel)
 	var writing sync.WaitGroup
-	for _, w := range writes {
+	for _, req := range writes {
 		parallel <- struct{}{}
 		writing.Go(func() {
 			defer func() { <-parallel }()
 			each, receipt := *o, Receipt{}
 			each.Receipt = &receipt
-			key := w.Key
-			err := cw.mutate(ctx, w, &each)
+			key := req.Key
+			err := cw.mutate(ctx, req, &each)
 			all.add(key, receipt, err)
 		})
 	}
@@ -107,24 +107,24 @@ const (
 )
 
 // removals returns the writes that remove the keys.
-func (cw *callerWrites) removals(keys []string) (writes []*note.Write) {
+func (cw *router) removals(keys []string) (writes []*message.WriteRequest) {
 	home := cw.g.cache.topology().Home
 	type batch struct {
-		*note.Write
+		*message.WriteRequest
 		bytes int
 	}
 	open := map[string]*batch{} // by owner
 	for _, key := range slices.Compact(slices.Sorted(slices.Values(keys))) {
-		if cw.g.backing.remove != nil || len(key) > MaxKey { // which is refused, alone
-			writes = append(writes, &note.Write{Op: note.Remove, Key: key})
+		if cw.g.origin.remove != nil || len(key) > MaxKey { // which is refused, alone
+			writes = append(writes, &message.WriteRequest{Op: message.Remove, Key: key})
 			continue
 		}
 		owner := home.Owner(key).ID
 		b := open[owner]
 		if b == nil || len(b.Keys) == removeKeys-1 || b.bytes+len(key) > removeBytes {
-			b = &batch{Write: &note.Write{Op: note.RemoveKeys, Key: key}}
+			b = &batch{WriteRequest: &message.WriteRequest{Op: message.RemoveKeys, Key: key}}
 			open[owner] = b
-			writes = append(writes, b.Write)
+			writes = append(writes, b.WriteRequest)
 		} else {
 			b.Keys = append(b.Keys, strings.Clone(key))
 		}
@@ -134,14 +134,14 @@ func (cw *callerWrites) removals(keys []string) (writes []*note.Write) {
 }
 
 // manyWritten is what has become of several writes.
-type manyWritten struct {
+type manyReceipts struct {
 	mu      sync.Mutex // guards the following
 	begun   bool
 	receipt Receipt
 	errs    KeyErrors
 }
 
-func (m *manyWritten) add(key string, r Receipt, err error) {
+func (m *manyReceipts) add(key string, r Receipt, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	all := &m.receipt

@@ -33,7 +33,7 @@ type Table[A any] struct {
 type Flight[A any] struct {
 	key      string
 	floor    expiry.Stamp
-	known    expiry.Mark
+	known    expiry.Seq
 	deadline time.Time
 
 	// The following are guarded by Table.mu. Most flights end before anybody needs a context or a channel, so
@@ -67,10 +67,10 @@ func (f *Flight[A]) Key() string { return f.key }
 func (f *Flight[A]) Floor() expiry.Stamp { return f.floor }
 
 // Known returns what was known of writes when the flight began.
-func (f *Flight[A]) Known() expiry.Mark { return f.known }
+func (f *Flight[A]) Known() expiry.Seq { return f.known }
 
 // Do joins the flight for key, or begins one that does run. The caller must call Wait.
-func (t *Table[A]) Do(key string, floor expiry.Stamp, known expiry.Mark, run func(context.Context) A) (f *Flight[A], leads bool) {
+func (t *Table[A]) Do(key string, floor expiry.Stamp, known expiry.Seq, run func(context.Context) A) (f *Flight[A], leads bool) {
 	f, leads = t.Join(key, floor, known)
 	if leads {
 		t.Start(f, run)
@@ -81,7 +81,7 @@ func (t *Table[A]) Do(key string, floor expiry.Stamp, known expiry.Mark, run fun
 // Join counts the caller among those who wait for the flight for key, and makes one if there is none or its
 // floor is too low. If the caller leads, the flight is new, and the caller must see to it that Finish is
 // called, by Start for example.
-func (t *Table[A]) Join(key string, floor expiry.Stamp, known expiry.Mark) (f *Flight[A], leads bool) {
+func (t *Table[A]) Join(key string, floor expiry.Stamp, known expiry.Seq) (f *Flight[A], leads bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if f := t.byKey[key]; f != nil && !f.floor.Below(floor) {
@@ -94,12 +94,12 @@ func (t *Table[A]) Join(key string, floor expiry.Stamp, known expiry.Mark) (f *F
 }
 
 // Private is Join for a caller that may share no flight: it makes one that nobody else joins.
-func (t *Table[A]) Private(key string, floor expiry.Stamp, known expiry.Mark) *Flight[A] {
+func (t *Table[A]) Private(key string, floor expiry.Stamp, known expiry.Seq) *Flight[A] {
 	return &Flight[A]{key: key, floor: floor, known: known, waiters: 1, deadline: time.Now().Add(t.limit)}
 }
 
 // Lead is Join for a caller that wants no other's answer: it reports false if there is a flight for key.
-func (t *Table[A]) Lead(key string, floor expiry.Stamp, known expiry.Mark) (f *Flight[A], ok bool) {
+func (t *Table[A]) Lead(key string, floor expiry.Stamp, known expiry.Seq) (f *Flight[A], ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byKey[key] != nil {
@@ -175,7 +175,7 @@ func (t *Table[A]) Finish(f *Flight[A], answer A) {
 }
 
 // beginLocked makes a flight, which the caller waits for.
-func (t *Table[A]) beginLocked(key string, floor expiry.Stamp, known expiry.Mark) *Flight[A] {
+func (t *Table[A]) beginLocked(key string, floor expiry.Stamp, known expiry.Seq) *Flight[A] {
 	f := t.Private(key, floor, known)
 	t.byKey[key] = f
 	return f

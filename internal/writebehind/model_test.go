@@ -1,4 +1,4 @@
-package behind
+package writebehind
 
 import (
 	"context"
@@ -188,7 +188,7 @@ func TestModel(t *testing.T) {
 			require.Zero(t, s.QueuedBytes)
 			require.Zero(t, s.HeldBytes)
 			require.Zero(t, s.Overdue)
-			require.Empty(t, b.Dirty())
+			require.Empty(t, b.Unwritten())
 		})
 	})
 }
@@ -246,7 +246,7 @@ func TestSuccessorModel(t *testing.T) {
 			}
 			require.Empty(t, owner.origin.wrong)
 			require.Empty(t, successor.origin.wrong)
-			require.Empty(t, successor.Dirty())
+			require.Empty(t, successor.Unwritten())
 			check(t, successor.Queue)
 		})
 	})

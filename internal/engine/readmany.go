@@ -21,10 +21,10 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 		fill
 		in     *flight.Table[answer]
 		flight *flight.Flight[answer]
-		known  expiry.Mark
+		known  expiry.Seq
 	}
 	var all []waiting
-	batches := map[string]*batch{}
+	batches := map[string]*ownerBatch{}
 	together := g.gather(1) // the one who gives out the tickets
 	for _, key := range keys {
 		if a := refused(ctx, key); a.err != nil {
@@ -38,7 +38,7 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 			continue
 		}
 		defer done()
-		known, f := g.floors.Mark(), g.newFill(key)
+		known, f := g.floors.Seq(), g.newFill(key)
 		owner := g.readsFrom(home, key)
 		if owner.ID == g.cache.node.ID {
 			f.ticket = together.ticket(key)
@@ -52,7 +52,7 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 		}
 		b := batches[owner.ID]
 		if b == nil {
-			b = &batch{home: home, owner: owner}
+			b = &ownerBatch{home: home, owner: owner}
 			batches[owner.ID] = b
 		}
 		b.flights = append(b.flights, fl)
@@ -75,7 +75,7 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 }
 
 // A batch is the flights of one GetMany whose keys have the same owner.
-type batch struct {
+type ownerBatch struct {
 	home    *regions.Region
 	owner   regions.Node
 	flights []*flight.Flight[answer]
@@ -87,13 +87,13 @@ const BatchKeys = 1024
 
 // askMany is the work of all flights in b: one request to the owner at a time,
 // and for the keys that it does not answer what ask does.
-func (g *Group) askMany(b *batch) {
+func (g *Group) askMany(b *ownerBatch) {
 	for flights := range slices.Chunk(b.flights, BatchKeys) {
 		g.askChunk(b, flights)
 	}
 }
 
-func (g *Group) askChunk(b *batch, flights []*flight.Flight[answer]) {
+func (g *Group) askChunk(b *ownerBatch, flights []*flight.Flight[answer]) {
 	// The request is for all of them, so it ends when all have ended.
 	fs := g.viaOwner
 	ctx, cancel := context.WithTimeout(fs.Parent(), fs.Limit())

@@ -9,7 +9,7 @@ import (
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/keylock"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 )
@@ -17,84 +17,84 @@ import (
 // This file is a write at the node that is asked to be the key's owner.
 
 // ownerWrites carries out a group's writes as their keys' owner.
-type ownerWrites struct {
+type committer struct {
 	g    *Group
 	keys keylock.Locks // held while a key is stamped
 }
 
 // write carries out a write of this process as the key's owner. ctx bounds the
 // wait; once the write is stamped it goes on, and the error is ErrUnconfirmed.
-func (o *ownerWrites) carryOut(ctx context.Context, w *note.Write) (note.Wrote, error) {
-	b, err := o.begin(ctx, w, anyTime)
+func (o *committer) commit(ctx context.Context, req *message.WriteRequest) (message.WriteReply, error) {
+	b, err := o.begin(ctx, req, anyTime)
 	switch {
-	case b.notes == nil:
-		return b.wrote, err
+	case b.writes == nil:
+		return b.reply, err
 	case o.g.cache.transport == nil: // nobody is to be told
-		return b.wrote, nil
+		return b.reply, nil
 	}
 	done := make(chan error, 1)
 	if !o.g.cache.spawn(func() { done <- o.complete(b) }) {
-		return b.wrote, b.unconfirmed()
+		return b.reply, b.unconfirmed()
 	}
-	if w.Quick {
-		return b.wrote, nil
+	if req.AckOwner {
+		return b.reply, nil
 	}
 	select {
 	case err = <-done:
 	case <-ctx.Done():
 		err = b.unconfirmed()
 	}
-	return b.wrote, err
+	return b.reply, err
 }
 
 // begun is a write that is stamped and that the region is still to be told of. If there is nothing
 // to be told it has no notes.
-type begun struct {
-	notes  []*note.Note
-	wrote  note.Wrote
-	tenure tenure // of a Swap: under which it was stamped; otherwise zero
+type pending struct {
+	writes  []*message.Write
+	reply  message.WriteReply
+	term term // of a Swap: under which it was stamped; otherwise zero
 }
 
 // unconfirmed is the error of a write that the region has not been told of in time. A Swap may be
 // lost yet: whoever owns the key next, and has not been told, may swap the same value.
-func (b begun) unconfirmed() error {
-	if b.tenure.view != nil {
+func (b pending) unconfirmed() error {
+	if b.term.view != nil {
 		return ErrUncertain
 	}
 	return ErrUnconfirmed
 }
 
 // begin does what comes before the region is told.
-func (o *ownerWrites) begin(ctx context.Context, w *note.Write, before expiry.Instant) (b begun, err error) {
+func (o *committer) begin(ctx context.Context, req *message.WriteRequest, before expiry.Instant) (b pending, err error) {
 	if o.g.cache.shutting.Load() {
 		return b, ErrClosed
 	}
-	if w.Op == note.Swap {
+	if req.Op == message.Swap {
 		var ok bool
-		if b.tenure, ok = o.swapTenure(w); !ok {
-			return begun{wrote: note.Wrote{Late: true}}, nil
+		if b.term, ok = o.swapTenure(req); !ok {
+			return pending{reply: message.WriteReply{Late: true}}, nil
 		}
 	}
-	n, err := o.stamp(ctx, w, before, b.tenure)
+	w, err := o.stamp(ctx, req, before, b.term)
 	switch {
 	case errors.Is(err, errNotSwapped):
 		return b, nil
 	case errors.Is(err, errLate) && !errors.Is(err, ErrOverloaded):
-		return begun{wrote: note.Wrote{Late: true}}, nil
+		return pending{reply: message.WriteReply{Late: true}}, nil
 	case err != nil:
 		return b, err
 	}
-	b.notes = []*note.Note{n}
-	for _, key := range w.Keys {
-		if n, err = o.stamp(ctx, &note.Write{Op: w.Op, Key: key, First: w.First, Untold: w.Untold}, anyTime, tenure{}); err != nil {
+	b.writes = []*message.Write{w}
+	for _, key := range req.Keys {
+		if w, err = o.stamp(ctx, &message.WriteRequest{Op: req.Op, Key: key, First: req.First, Unleased: req.Unleased}, anyTime, term{}); err != nil {
 			if stamped := b; o.g.cache.transport != nil {
 				o.g.cache.spawn(func() { o.complete(stamped) }) // those that have been begun
 			}
-			return begun{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
+			return pending{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
 		}
-		b.notes = append(b.notes, n)
+		b.writes = append(b.writes, w)
 	}
-	b.wrote = note.Wrote{Stamp: b.notes[len(b.notes)-1].Stamp, Swapped: true}
+	b.reply = message.WriteReply{Stamp: b.writes[len(b.writes)-1].Stamp, Swapped: true}
 	return b, nil
 }
 
@@ -114,50 +114,50 @@ const anyTime = expiry.Instant(math.MaxInt64)
 
 // stamp does the part of a write that is one step: nobody else writes the key here
 // meanwhile. ctx bounds the wait for that. A Swap takes place in a tenure.
-func (o *ownerWrites) stamp(ctx context.Context, w *note.Write, before expiry.Instant, in tenure) (*note.Note, error) {
-	held, err := o.keys.Lock(ctx, w.Key)
+func (o *committer) stamp(ctx context.Context, req *message.WriteRequest, before expiry.Instant, in term) (*message.Write, error) {
+	held, err := o.keys.Lock(ctx, req.Key)
 	if err != nil {
 		return nil, err
 	}
 	defer held.Unlock()
 	switch {
-	case before != anyTime && o.g.cache.clock.Instant() >= before, w.Op == note.Swap && !o.g.cache.holds(in):
+	case before != anyTime && o.g.cache.clock.Instant() >= before, req.Op == message.Swap && !o.g.cache.inTerm(in):
 		return nil, errLate
-	case w.Op == note.Swap && !o.expected(w):
+	case req.Op == message.Swap && !o.expected(req):
 		return nil, errNotSwapped
 	}
-	takes := o.g.backing.takes(w.Op)
-	queues := takes && o.g.backing.behind != nil
+	takes := o.g.origin.takes(req.Op)
+	queues := takes && o.g.origin.queue != nil
 	if takes && !queues {
-		if err := o.g.backing.through(ctx, w); err != nil {
+		if err := o.g.origin.through(ctx, req); err != nil {
 			return nil, err
 		}
 		// That takes its time. If there is another owner by now, it may have swapped the same value.
-		if w.Op == note.Swap && !o.g.cache.holds(in) {
-			o.g.backing.distrustLocked(w.Key)
+		if req.Op == message.Swap && !o.g.cache.inTerm(in) {
+			o.g.origin.distrustLocked(req.Key)
 			return nil, o.g.located(errDisputed)
 		}
 		before = anyTime // the origin has it, so that nobody else is asked
 	}
-	n := &note.Note{Group: o.g.name, Key: w.Key, Scope: w.Scope(), Clear: w.Op == note.Clear}
-	if w.Op == note.Set || w.Op == note.Swap {
-		n.HasValue, n.Value, n.Tagged = true, w.Value, w.Tagged
-		n.Life = o.g.life(w.Key, false, w.Life)
+	w := &message.Write{Group: o.g.name, Key: req.Key, Scope: req.Scope(), Clear: req.Op == message.Clear}
+	if req.Op == message.Set || req.Op == message.Swap {
+		w.HasValue, w.Value, w.Tagged = true, req.Value, req.Tagged
+		w.Life = o.g.life(req.Key, false, req.Life)
 	}
 	// Stamped after the origin has it: a load that sees the origin without it
 	// has begun before.
 	if queues {
-		err = o.queueLocked(ctx, n, w, before)
+		err = o.queueLocked(ctx, w, req, before)
 	} else {
-		err = o.stampLocked(n, w, before)
+		err = o.stampLocked(w, req, before)
 	}
 	// Who comes to own the key after the tenure has ended finds the floor in this node's journal, if
 	// it was raised before the end.
-	if err == nil && w.Op == note.Swap && !o.g.cache.holds(in) {
-		o.g.cache.spawn(func() { o.complete(begun{notes: []*note.Note{n}}) })
+	if err == nil && req.Op == message.Swap && !o.g.cache.inTerm(in) {
+		o.g.cache.spawn(func() { o.complete(pending{writes: []*message.Write{w}}) })
 		err = o.g.located(errDisputed)
 	}
-	return n, err
+	return w, err
 }
 
 // errDisputed is the error of a Swap during which the members of the region changed.
@@ -165,17 +165,17 @@ var errDisputed = fmt.Errorf("%w: the key may have another owner now", ErrUncert
 
 // swaps returns the tenure in which this node may compare a key's value and swap it: it owns the
 // key, and takes the same region for the key's home as whoever sends the Swap.
-func (o *ownerWrites) swapTenure(w *note.Write) (tenure, bool) {
-	t, ok := o.g.cache.tenure()
-	return t, ok && o.g.servesAsOwner(t.view.home, w.Key) && (w.Regions == 0 || w.Regions == t.view.list)
+func (o *committer) swapTenure(req *message.WriteRequest) (term, bool) {
+	t, ok := o.g.cache.term()
+	return t, ok && o.g.servesAsOwner(t.view.home, req.Key) && (req.Regions == 0 || req.Regions == t.view.list)
 }
 
 // queueLocked is stampLocked for what the origin gets later. It waits for room, but for a Swap: that
 // must not outlast its tenure, and is asked for again.
-func (o *ownerWrites) queueLocked(ctx context.Context, n *note.Note, w *note.Write, before expiry.Instant) error {
+func (o *committer) queueLocked(ctx context.Context, w *message.Write, req *message.WriteRequest, before expiry.Instant) error {
 	var cancel context.CancelFunc
 	switch {
-	case w.Op == note.Swap:
+	case req.Op == message.Swap:
 		ctx, cancel = context.WithCancel(ctx)
 		cancel()
 	case before < anyTime:
@@ -184,9 +184,9 @@ func (o *ownerWrites) queueLocked(ctx context.Context, n *note.Note, w *note.Wri
 	}
 	for again := false; ; again = true {
 		begun := o.g.cache.clock.Instant()
-		superseded, err := o.giveStamp(n, w, before)
+		superseded, err := o.giveStamp(w, req, before)
 		if err == nil && !superseded { // else the origin gets what has superseded it
-			err = o.g.backing.put(ctx, n)
+			err = o.g.origin.put(ctx, w)
 		}
 		switch {
 		case err != nil && again:
@@ -194,7 +194,7 @@ func (o *ownerWrites) queueLocked(ctx context.Context, n *note.Note, w *note.Wri
 		case err != nil:
 			return err
 		case o.g.cache.clock.Instant().Sub(begun) <= o.g.cache.config.MaxDrift:
-			o.publish(n)
+			o.publish(w)
 			return nil
 		}
 		// What was loaded while it waited would pass for newer.
@@ -203,10 +203,10 @@ func (o *ownerWrites) queueLocked(ctx context.Context, n *note.Note, w *note.Wri
 
 // stampLocked makes n the latest write of its key: stamps it, takes it in here,
 // and sends it on its way to the other regions. The key's lock is held.
-func (o *ownerWrites) stampLocked(n *note.Note, w *note.Write, before expiry.Instant) error {
-	_, err := o.giveStamp(n, w, before)
+func (o *committer) stampLocked(w *message.Write, req *message.WriteRequest, before expiry.Instant) error {
+	_, err := o.giveStamp(w, req, before)
 	if err == nil {
-		o.publish(n)
+		o.publish(w)
 	}
 	return err
 }
@@ -222,23 +222,23 @@ func (o *ownerWrites) stampLocked(n *note.Note, w *note.Write, before expiry.Ins
 //
 // The deadline is looked at afterwards: what is stamped in time has its place before the same
 // write at another node, however long this process is stopped now.
-func (o *ownerWrites) giveStamp(n *note.Note, w *note.Write, before expiry.Instant) (superseded bool, err error) {
-	n.Age = 0
-	n.Stamp = expiry.Stamp{Generation: o.g.cache.clock.Now(), Origin: w.ID}
-	if w.First != 0 && (n.HasValue || !w.Untold) {
-		floor := o.g.floors.FloorOf(n.Subject())
-		superseded = floor.Generation >= w.First
+func (o *committer) giveStamp(w *message.Write, req *message.WriteRequest, before expiry.Instant) (superseded bool, err error) {
+	w.Age = 0
+	w.Stamp = expiry.Stamp{Generation: o.g.cache.clock.Now(), Origin: req.ID}
+	if req.First != 0 && (w.HasValue || !req.Unleased) {
+		floor := o.g.floors.FloorOf(w.Subject())
+		superseded = floor.Generation >= req.First
 		switch {
-		case n.HasValue && floor.Origin == w.ID:
-			n.Stamp, superseded = floor, false
-		case superseded && w.Untold:
+		case w.HasValue && floor.Origin == req.ID:
+			w.Stamp, superseded = floor, false
+		case superseded && req.Unleased:
 			return false, o.g.located(fmt.Errorf("%w: something else has been written since", ErrUncertain))
 		default:
-			n.Stamp.Generation = w.First
+			w.Stamp.Generation = req.First
 		}
 	}
-	if !n.HasValue {
-		n.Stamp = expiry.Removal(n.Stamp.Generation)
+	if !w.HasValue {
+		w.Stamp = expiry.Removal(w.Stamp.Generation)
 	}
 	if before != anyTime && o.g.cache.clock.Instant() >= before {
 		return false, errLate
@@ -246,15 +246,15 @@ func (o *ownerWrites) giveStamp(n *note.Note, w *note.Write, before expiry.Insta
 	return superseded, nil
 }
 
-func (o *ownerWrites) publish(n *note.Note) {
+func (o *committer) publish(w *message.Write) {
 	if o.g.cache.transport == nil {
-		o.g.take(n, 0, o.g.cache.self)
+		o.g.apply(w, 0, o.g.cache.self)
 		return
 	}
 	at := o.g.cache.clock.Instant()
-	o.g.take(n, 0, o.g.cache.self)
+	o.g.apply(w, 0, o.g.cache.self)
 	// Which other regions the origin has yet to hear of is not their concern.
-	elsewhere := *n
+	elsewhere := *w
 	elsewhere.Dirty = false
 	o.g.cache.replicator.add(&elsewhere, at)
 }
@@ -265,27 +265,27 @@ func (o *ownerWrites) publish(n *note.Note) {
 //
 // It may have left memory since, for want of room or because it was removed. Then what the
 // Swap tells of it is judged as if it came here now.
-func (o *ownerWrites) expected(w *note.Write) bool {
-	e, ok := o.g.store.Peek(w.Key)
-	if ok && o.g.fresh.current(e, o.g.floors.Floor(w.Key), o.g.cache.clock.Instant()) {
-		return e.Absent() == w.Absent && (e.Absent() || e.Stamp == w.Expected)
+func (o *committer) expected(req *message.WriteRequest) bool {
+	e, ok := o.g.store.Peek(req.Key)
+	if ok && o.g.fresh.current(e, o.g.floors.Floor(req.Key), o.g.cache.clock.Instant()) {
+		return e.Absent() == req.Absent && (e.Absent() || e.Stamp == req.Expected)
 	}
 	return o.g.fresh.admissible(o.g.store.NewEntry(store.Item{
-		Key:    w.Key,
-		Value:  store.AppendTags(nil, w.Tags),
+		Key:    req.Key,
+		Value:  store.AppendTags(nil, req.Tags),
 		Tagged: true,
-		Stamp:  w.Expected,
-		Born:   w.Born,
+		Stamp:  req.Expected,
+		Born:   req.Born,
 	}), false, anySeq)
 }
 
 // complete returns when no node in this region serves what is older than what has been begun,
 // whoever still waits for that.
-func (o *ownerWrites) complete(b begun) error {
+func (o *committer) complete(b pending) error {
 	ctx, cancel := context.WithTimeout(o.g.cache.ctx, writeTimeout)
 	defer cancel()
-	s := o.g.cache.spreading(b.notes)
-	s.sender, s.in = o.g.cache.self, b.tenure
+	s := o.g.cache.newBroadcast(b.writes)
+	s.sender, s.term = o.g.cache.self, b.term
 	if err := s.run(ctx); errors.Is(err, ErrUncertain) {
 		return err
 	} else if err != nil {
@@ -301,33 +301,33 @@ func (o *ownerWrites) complete(b begun) error {
 func (c *Cache) writeLife() time.Duration { return c.config.Lease }
 
 // errStranger says that the node that was asked for a write does not see all of the region.
-var errStranger = errors.New("the key's owner does not see all nodes of the region")
+var errIncompleteView = errors.New("the key's owner does not see all nodes of the region")
 
 // takeWrite answers a Write. Who asks for one may see more than this node, which would not tell
 // all of the region: it is not seen itself, though it has stood there, or this node has just come.
-func (o *ownerWrites) handle(ctx context.Context, w *note.Write, call *peers.Call) peers.Answer {
-	v := o.g.cache.standing.view.Load()
-	stranger := w.Standing && !v.has(call.From) || o.g.cache.isStranger(v, call.From)
-	if call.Region == o.g.cache.node.Region && (stranger || o.g.cache.leavesWrites(v)) {
-		return peers.Answer{Value: note.Wrote{Stranger: true}.Append(nil)}
+func (o *committer) handle(ctx context.Context, req *message.WriteRequest, call *peers.Call) peers.Answer {
+	v := o.g.cache.lease.view.Load()
+	stranger := req.Member && !v.has(call.From) || o.g.cache.isUnknownPeer(v, call.From)
+	if call.Region == o.g.cache.node.Region && (stranger || o.g.cache.defersWrites(v)) {
+		return peers.Answer{Value: message.WriteReply{IncompleteView: true}.Append(nil)}
 	}
-	w.Born = o.g.cache.clock.Instant().Add(-w.Age - call.Transit)
+	req.Born = o.g.cache.clock.Instant().Add(-req.Age - call.Transit)
 	life := o.g.cache.writeLife()
 	life -= life / 10 // the sender's clock may be faster
-	b, err := o.begin(ctx, w, o.g.cache.clock.Instant().Add(life-call.Transit))
+	b, err := o.begin(ctx, req, o.g.cache.clock.Instant().Add(life-call.Transit))
 	switch {
 	case err != nil:
-	case b.notes == nil:
-	case w.Quick:
+	case b.writes == nil:
+	case req.AckOwner:
 		unconfirmed := b
-		b.wrote.Unconfirmed = !o.g.cache.spawn(func() { o.complete(unconfirmed) })
+		b.reply.Unconfirmed = !o.g.cache.spawn(func() { o.complete(unconfirmed) })
 	default: // on this goroutine, which has nothing else to do
 		if err = o.complete(b); errors.Is(err, ErrUnconfirmed) {
-			b.wrote.Unconfirmed, b.wrote.Left, err = true, o.g.cache.isGuest(), nil
+			b.reply.Unconfirmed, b.reply.OwnerLeft, err = true, o.g.cache.isGuest(), nil
 		}
 	}
 	if err != nil {
 		return o.g.reply(answer{err: err})
 	}
-	return peers.Answer{Value: b.wrote.Append(nil)}
+	return peers.Answer{Value: b.reply.Append(nil)}
 }

@@ -8,7 +8,7 @@ import (
 
 // A tenure is a time for which no other node could take itself for the owner of what this one
 // owns. Two that are equal are one, without a break.
-type tenure struct {
+type term struct {
 	view   *view
 	period uint64 // see standing
 }
@@ -24,9 +24,9 @@ type tenure struct {
 // So nodes that have tenures under different views at one time see no node in common, and do not
 // see each other: then the region is in parts. docs/model/lease.pml says what happens without
 // each of these.
-func (c *Cache) tenure() (tenure, bool) {
-	s := &c.standing
-	t := tenure{s.view.Load(), s.period.Load()}
+func (c *Cache) term() (term, bool) {
+	s := &c.lease
+	t := term{s.view.Load(), s.epoch.Load()}
 	if c.transport == nil {
 		return t, true
 	}
@@ -43,11 +43,11 @@ func (c *Cache) tenure() (tenure, bool) {
 			return t, false
 		}
 	}
-	return t, c.inStanding() && c.acquainted(t.view) && s.view.Load() == t.view && s.period.Load() == t.period
+	return t, c.holdsLease() && c.hasJournals(t.view) && s.view.Load() == t.view && s.epoch.Load() == t.period
 }
 
 // holds reports whether a tenure has not ended.
-func (c *Cache) holds(t tenure) bool {
-	now, ok := c.tenure()
+func (c *Cache) inTerm(t term) bool {
+	now, ok := c.term()
 	return ok && now == t
 }

@@ -1,4 +1,4 @@
-package behind
+package writebehind
 
 import "time"
 

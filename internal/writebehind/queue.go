@@ -20,7 +20,7 @@
 // them takes the other for dead, or while a key is handed over; stamps make sure
 // that they agree on which write it is that the origin ends with (see Hold and
 // Drop).
-package behind
+package writebehind
 
 import (
 	"context"
@@ -325,7 +325,7 @@ func (q *Queue) Lookup(key string) (Write, bool) {
 }
 
 // Dirty returns all writes, queued, being stored and held, in no order.
-func (q *Queue) Dirty() []Write {
+func (q *Queue) Unwritten() []Write {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	all := make([]Write, 0, len(q.items))

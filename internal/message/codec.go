@@ -1,4 +1,4 @@
-package note
+package message
 
 import (
 	"encoding/binary"
@@ -36,7 +36,7 @@ const (
 )
 
 // ErrMalformed is what every decoder returns for bytes that no encoder writes.
-var ErrMalformed = errors.New("note: malformed message")
+var ErrMalformed = errors.New("message: malformed message")
 
 // appendString8 appends s, of at most 255 bytes, after its length.
 func appendString8(b []byte, s string) []byte {

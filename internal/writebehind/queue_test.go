@@ -1,4 +1,4 @@
-package behind
+package writebehind
 
 import (
 	"context"
@@ -28,7 +28,7 @@ func TestPutStores(t *testing.T) {
 		found, ok := b.Lookup("a")
 		require.True(t, ok, "while it is being stored")
 		require.Equal(t, w, found)
-		require.Equal(t, []Write{w}, b.Dirty())
+		require.Equal(t, []Write{w}, b.Unwritten())
 		require.Equal(t, Stats{Queued: 1, QueuedBytes: w.charge(), Oldest: time.Second}, b.Stats())
 		check(t, b.Queue)
 
@@ -36,7 +36,7 @@ func TestPutStores(t *testing.T) {
 		synctest.Wait()
 		_, ok = b.Lookup("a")
 		require.False(t, ok)
-		require.Empty(t, b.Dirty())
+		require.Empty(t, b.Unwritten())
 		require.Equal(t, Stats{Stored: 1}, b.Stats())
 		require.Equal(t, []Write{w}, b.origin.calls)
 		require.Equal(t, []Write{w}, b.stored)
@@ -306,7 +306,7 @@ func TestFlush(t *testing.T) {
 		require.EqualError(t, err, "10 writes have not reached the origin: context deadline exceeded; the last failure: the origin is down")
 		require.Equal(t, time.Second, time.Since(begin))
 		require.GreaterOrEqual(t, b.Stats().Failed-before, uint64(100), "each tried at once, and every 100 ms")
-		require.Len(t, b.Dirty(), 10, "nothing is lost")
+		require.Len(t, b.Unwritten(), 10, "nothing is lost")
 		check(t, b.Queue)
 
 		// It waits for calls that are under way, and its end is everybody's.
@@ -341,7 +341,7 @@ func TestClosing(t *testing.T) {
 		synctest.Wait()
 		require.ErrorIs(t, b.Put(t.Context(), write("c", 1)), closed)
 		require.NoError(t, b.Hold(write("d", 1)))
-		require.Len(t, b.Dirty(), 2, "a is not lost: it can be handed over")
+		require.Len(t, b.Unwritten(), 2, "a is not lost: it can be handed over")
 		require.Zero(t, b.Stats().Failed, "the origin has not failed")
 		b.Drop("a", at(1))
 		b.Drop("d", at(1))
@@ -374,6 +374,6 @@ func TestSpawnRefuses(t *testing.T) {
 		require.ErrorIs(t, b.Put(t.Context(), write("a", 1)), errStopped)
 		require.ErrorIs(t, b.Put(t.Context(), write("b", 1)), errStopped)
 		require.ErrorIs(t, b.Flush(t.Context()), errStopped)
-		require.Equal(t, []Write{write("a", 1)}, b.Dirty(), "the one that found out can still be handed over")
+		require.Equal(t, []Write{write("a", 1)}, b.Unwritten(), "the one that found out can still be handed over")
 	})
 }

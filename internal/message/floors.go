@@ -1,4 +1,4 @@
-package note
+package message
 
 import (
 	"encoding/binary"
@@ -12,23 +12,23 @@ import (
 //	string8  Group
 //	u64      Since
 //	u64      Cursor
-type Journal struct {
+type JournalRequest struct {
 	Group  string
 	Since  expiry.Generation // only those of this generation or later
 	Cursor uint64            // where the last answer ended; 0 begins
 }
 
 // Append appends the encoding of m.
-func (m Journal) Append(b []byte) []byte {
+func (m JournalRequest) Append(b []byte) []byte {
 	b = appendString8(b, m.Group)
 	b = appendGeneration(b, m.Since)
 	return binary.BigEndian.AppendUint64(b, m.Cursor)
 }
 
 // DecodeJournal is the reverse of Append.
-func DecodeJournal(b []byte) (Journal, error) {
+func DecodeJournalRequest(b []byte) (JournalRequest, error) {
 	d := &decoder{b: b}
-	return whole(d, Journal{Group: d.string8(), Since: d.generation(), Cursor: d.uint64()})
+	return whole(d, JournalRequest{Group: d.string8(), Since: d.generation(), Cursor: d.uint64()})
 }
 
 // Floors is the answer to Journal and to Compare.
@@ -86,7 +86,7 @@ type Floor struct {
 }
 
 // FloorOf returns w as it is sent.
-func FloorOf(w expiry.Written) Floor {
+func FloorOf(w expiry.KeyFloor) Floor {
 	return Floor{Key: w.Subject.Key(), Scope: w.Subject.IsScope(), Stamp: w.Floor, Sender: w.Sender}
 }
 
@@ -130,7 +130,7 @@ func (d *decoder) floors() []Floor {
 //	micros   Width, not zero
 //	count    Digests
 //	  each a u64
-type Compare struct {
+type CompareRequest struct {
 	Group   string
 	From    expiry.Generation
 	Width   time.Duration // of a slice, in whole microseconds
@@ -138,7 +138,7 @@ type Compare struct {
 }
 
 // Append appends the encoding of m.
-func (m Compare) Append(b []byte) []byte {
+func (m CompareRequest) Append(b []byte) []byte {
 	b = appendString8(b, m.Group)
 	b = appendGeneration(b, m.From)
 	b = appendMicros(b, m.Width)
@@ -150,9 +150,9 @@ func (m Compare) Append(b []byte) []byte {
 }
 
 // DecodeCompare is the reverse of Append.
-func DecodeCompare(b []byte) (Compare, error) {
+func DecodeCompareRequest(b []byte) (CompareRequest, error) {
 	d := &decoder{b: b}
-	m := Compare{Group: d.string8(), From: d.generation(), Width: d.micros()}
+	m := CompareRequest{Group: d.string8(), From: d.generation(), Width: d.micros()}
 	m.Digests = make([]uint64, d.count(8))
 	for i := range m.Digests {
 		m.Digests[i] = d.uint64()
@@ -169,16 +169,16 @@ func DecodeCompare(b []byte) (Compare, error) {
 //	string8  Group
 //	count    Keys
 //	  each a Floor
-type Clean struct {
+type Flushed struct {
 	Group string
 	Keys  []Floor
 }
 
 // Append appends the encoding of m.
-func (m Clean) Append(b []byte) []byte { return appendFloors(appendString8(b, m.Group), m.Keys) }
+func (m Flushed) Append(b []byte) []byte { return appendFloors(appendString8(b, m.Group), m.Keys) }
 
 // DecodeClean is the reverse of Append.
-func DecodeClean(b []byte) (Clean, error) {
+func DecodeFlushed(b []byte) (Flushed, error) {
 	d := &decoder{b: b}
-	return whole(d, Clean{Group: d.string8(), Keys: d.floors()})
+	return whole(d, Flushed{Group: d.string8(), Keys: d.floors()})
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
 )
 
@@ -236,7 +236,7 @@ func (g *Group) Len() int {
 
 // MaxKey is the longest key, in bytes. It holds for a Cache that is alone too:
 // what works there must work in a cluster.
-const MaxKey = note.MaxKey
+const MaxKey = message.MaxKey
 
 // refused returns the error of a read for which nothing should be started.
 func refused(ctx context.Context, key string) answer {

@@ -1,7 +1,7 @@
 // Package note has what nodes say to each other about writes, and how it is
 // put into bytes. The bytes are the payload of calls between peers; their
 // layouts stand beside the types and are pinned by testdata/messages.txt.
-package note
+package message
 
 import (
 	"encoding/binary"
@@ -18,12 +18,12 @@ type Method = uint8
 // The methods, each with its payload and that of its answer.
 const (
 	MethodWrite   Method = 1 // Write, Wrote
-	MethodTell    Method = 2 // Tell, empty
+	MethodBroadcast    Method = 2 // Tell, empty
 	MethodPush    Method = 3 // Push, Pushed
 	MethodAwait   Method = 4 // Await, empty
 	MethodJournal Method = 5 // Journal, Floors
 	MethodCompare Method = 6 // Compare, Floors
-	MethodClean   Method = 7 // Clean, empty
+	MethodFlushed   Method = 7 // Clean, empty
 
 	// MethodHandoff gives keys' new owner what the old one has of them. It is
 	// a Tell whose notes have values with any stamp, those of loads too. The
@@ -49,7 +49,7 @@ const (
 //
 // A Clear with a key, with a value or with a stamp that is not a removal is
 // malformed. So is a Scope whose key is none, and one with anything but a stamp.
-type Note struct {
+type Write struct {
 	Group string
 	Key   string // empty for a Clear
 	Clear bool   // for every key of the group; Stamp is a removal
@@ -57,7 +57,7 @@ type Note struct {
 
 	// Folded says that a Clear is none that a user asked for, but stands for notes
 	// that could not be kept. It concerns the region that it is sent to alone.
-	Folded bool
+	Collapsed bool
 
 	Stamp expiry.Stamp
 
@@ -77,7 +77,7 @@ const (
 )
 
 // Subject returns what n is about if it is no Clear.
-func (n *Note) Subject() expiry.Subject { return subject(n.Key, n.Scope) }
+func (w *Write) Subject() expiry.Subject { return subject(w.Key, w.Scope) }
 
 // subject is the reverse of expiry.Subject.Key.
 func subject(key string, scope bool) expiry.Subject {
@@ -88,47 +88,47 @@ func subject(key string, scope bool) expiry.Subject {
 }
 
 // Size returns how many bytes n takes within a message.
-func (n *Note) Size() int {
-	size := noteSize + len(n.Group) + len(n.Key)
-	if n.HasValue {
-		size += valueSize + len(n.Value)
+func (w *Write) Size() int {
+	size := noteSize + len(w.Group) + len(w.Key)
+	if w.HasValue {
+		size += valueSize + len(w.Value)
 	}
 	return size
 }
 
-func (n *Note) append(b []byte) []byte {
-	b = appendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, n.Tagged && n.HasValue, n.Scope) // what is refused is not sent
-	b = appendString8(b, n.Group)
-	b = appendString16(b, n.Key)
-	b = appendStamp(b, n.Stamp)
-	if n.HasValue {
-		b = appendMicrosUp(b, n.Age) // taken for older than it is, never for younger
-		b = appendMicros(b, n.Life)
-		b = appendBytes32(b, n.Value)
+func (w *Write) append(b []byte) []byte {
+	b = appendFlags(b, w.Clear, w.HasValue, w.Dirty, w.Collapsed, w.Tagged && w.HasValue, w.Scope) // what is refused is not sent
+	b = appendString8(b, w.Group)
+	b = appendString16(b, w.Key)
+	b = appendStamp(b, w.Stamp)
+	if w.HasValue {
+		b = appendMicrosUp(b, w.Age) // taken for older than it is, never for younger
+		b = appendMicros(b, w.Life)
+		b = appendBytes32(b, w.Value)
 	}
 	return b
 }
 
-func (n *Note) decode(d *decoder) {
-	d.flags(&n.Clear, &n.HasValue, &n.Dirty, &n.Folded, &n.Tagged, &n.Scope)
-	n.Group = d.string8()
-	n.Key = d.string16()
-	n.Stamp = d.stamp()
-	if n.HasValue {
-		n.Age = d.micros()
-		n.Life = d.micros()
-		n.Value = d.bytes32()
+func (w *Write) decode(d *decoder) {
+	d.flags(&w.Clear, &w.HasValue, &w.Dirty, &w.Collapsed, &w.Tagged, &w.Scope)
+	w.Group = d.string8()
+	w.Key = d.string16()
+	w.Stamp = d.stamp()
+	if w.HasValue {
+		w.Age = d.micros()
+		w.Life = d.micros()
+		w.Value = d.bytes32()
 	}
-	if n.Folded && !n.Clear || n.Tagged && !n.HasValue || n.Clear && (n.Key != "" || n.HasValue || !n.Stamp.IsRemoval()) {
+	if w.Collapsed && !w.Clear || w.Tagged && !w.HasValue || w.Clear && (w.Key != "" || w.HasValue || !w.Stamp.IsRemoval()) {
 		d.bad = true
 	}
-	if n.Scope && (n.Clear || n.HasValue || n.Dirty) {
+	if w.Scope && (w.Clear || w.HasValue || w.Dirty) {
 		d.bad = true
 	}
-	d.named(n.Key, n.Scope)
+	d.named(w.Key, w.Scope)
 }
 
-func appendNotes(b []byte, notes []Note) []byte {
+func appendNotes(b []byte, notes []Write) []byte {
 	size := 4
 	for i := range notes {
 		size += notes[i].Size()
@@ -141,8 +141,8 @@ func appendNotes(b []byte, notes []Note) []byte {
 	return b
 }
 
-func (d *decoder) notes() []Note {
-	notes := make([]Note, d.count(noteSize))
+func (d *decoder) notes() []Write {
+	notes := make([]Write, d.count(noteSize))
 	for i := range notes {
 		if notes[i].decode(d); d.bad {
 			return nil
@@ -156,22 +156,22 @@ func (d *decoder) notes() []Note {
 //	u64    Sender
 //	count  Notes
 //	  each a Note
-type Tell struct {
+type Broadcast struct {
 	// Sender stands for the node that sends the notes to the other regions: the one that tells
 	// of them. It is 0 where they come from another region.
 	Sender uint64
-	Notes  []Note
+	Writes  []Write
 }
 
 // Append appends the encoding of m.
-func (m Tell) Append(b []byte) []byte {
-	return appendNotes(binary.BigEndian.AppendUint64(b, m.Sender), m.Notes)
+func (m Broadcast) Append(b []byte) []byte {
+	return appendNotes(binary.BigEndian.AppendUint64(b, m.Sender), m.Writes)
 }
 
 // DecodeTell is the reverse of Append.
-func DecodeTell(b []byte) (Tell, error) {
+func DecodeBroadcast(b []byte) (Broadcast, error) {
 	d := &decoder{b: b}
-	return whole(d, Tell{Sender: d.uint64(), Notes: d.notes()})
+	return whole(d, Broadcast{Sender: d.uint64(), Writes: d.notes()})
 }
 
 // Push asks the owner of keys in another region to take notes in and tell its
@@ -186,7 +186,7 @@ type Push struct {
 	Epoch  expiry.Generation // when the stream began: a restarted sender has a higher one
 	Number uint64            // of this push, from 1
 	Low    uint64            // every number below has been acknowledged, or has been given up for another stream
-	Notes  []Note            // none: the sender only asks what has arrived
+	Writes  []Write            // none: the sender only asks what has arrived
 }
 
 // Append appends the encoding of m.
@@ -194,27 +194,27 @@ func (m Push) Append(b []byte) []byte {
 	b = appendGeneration(b, m.Epoch)
 	b = binary.BigEndian.AppendUint64(b, m.Number)
 	b = binary.BigEndian.AppendUint64(b, m.Low)
-	return appendNotes(b, m.Notes)
+	return appendNotes(b, m.Writes)
 }
 
 // DecodePush is the reverse of Append.
 func DecodePush(b []byte) (Push, error) {
 	d := &decoder{b: b}
-	return whole(d, Push{Epoch: d.generation(), Number: d.uint64(), Low: d.uint64(), Notes: d.notes()})
+	return whole(d, Push{Epoch: d.generation(), Number: d.uint64(), Low: d.uint64(), Writes: d.notes()})
 }
 
 // Pushed is the answer, given when the region has been told.
 //
 //	u64  Have
-type Pushed struct {
+type PushReply struct {
 	Have uint64 // every number up to this one has arrived
 }
 
 // Append appends the encoding of m.
-func (m Pushed) Append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, m.Have) }
+func (m PushReply) Append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, m.Have) }
 
 // DecodePushed is the reverse of Append.
-func DecodePushed(b []byte) (Pushed, error) {
+func DecodePushReply(b []byte) (PushReply, error) {
 	d := &decoder{b: b}
-	return whole(d, Pushed{Have: d.uint64()})
+	return whole(d, PushReply{Have: d.uint64()})
 }

@@ -1,4 +1,4 @@
-package note
+package message
 
 import (
 	"bufio"
@@ -24,21 +24,21 @@ type message interface{ Append(b []byte) []byte }
 
 // decoders has the decoder of each type, under its name in the golden file.
 var decoders = map[string]func(b []byte) (message, error){
-	"tell":    of(DecodeTell),
-	"push":    of(DecodePush),
-	"pushed":  of(DecodePushed),
-	"write":   of(DecodeWrite),
-	"wrote":   of(DecodeWrote),
-	"await":   of(DecodeAwait),
-	"journal": of(DecodeJournal),
-	"floors":  of(DecodeFloors),
-	"compare": of(DecodeCompare),
-	"clean":   of(DecodeClean),
+	"broadcast":      of(DecodeBroadcast),
+	"push":           of(DecodePush),
+	"pushreply":      of(DecodePushReply),
+	"writerequest":   of(DecodeWriteRequest),
+	"writereply":     of(DecodeWriteReply),
+	"awaitrequest":   of(DecodeAwaitRequest),
+	"journalrequest": of(DecodeJournalRequest),
+	"floors":         of(DecodeFloors),
+	"comparerequest": of(DecodeCompareRequest),
+	"flushed":        of(DecodeFlushed),
 
-	"members":  of(DecodeMembers),
-	"listed":   of(DecodeListed),
-	"recall":   of(DecodeRecall),
-	"recalled": of(DecodeRecalled),
+	"membersrequest": of(DecodeMembersRequest),
+	"membersreply":   of(DecodeMembersReply),
+	"recallrequest":  of(DecodeRecallRequest),
+	"recallreply":    of(DecodeRecallReply),
 }
 
 func of[M message](decode func([]byte) (M, error)) func([]byte) (message, error) {
@@ -51,33 +51,33 @@ func of[M message](decode func([]byte) (M, error)) func([]byte) (message, error)
 // One message of every type, whose encodings are in testdata/messages.txt.
 var (
 	someStamp = expiry.Stamp{Generation: 0x0006_4400_0000_1001, Origin: 0x0123456789abcdef}
-	someNotes = []Note{
+	someNotes = []Write{
 		{Group: "users", Key: "ada", Stamp: someStamp, Dirty: true, HasValue: true, Value: []byte("value"), Age: 3 * time.Millisecond, Life: time.Minute},
 		{Group: "users", Key: "grace", Stamp: expiry.Removal(7)},
 		{Group: "users", Key: someScope, Scope: true, Stamp: expiry.Removal(11)},
 		{Group: "", Key: "", Stamp: expiry.Loaded(8), HasValue: true, Value: []byte{}, Life: time.Second},
 		{Group: "users", Clear: true, Stamp: expiry.Removal(9)},
-		{Group: "users", Clear: true, Folded: true, Stamp: expiry.Removal(10)},
+		{Group: "users", Clear: true, Collapsed: true, Stamp: expiry.Removal(10)},
 	}
 	someScope    = string(expiry.Tag("red"))
 	someFloors   = []Floor{{Key: "ada", Stamp: someStamp, Sender: 13}, {Key: "", Stamp: expiry.Removal(7)}, {Key: someScope, Scope: true, Stamp: expiry.Removal(11)}}
 	someMessages = map[string]message{
-		"tell":   Tell{Sender: 13, Notes: someNotes},
-		"push":   Push{Epoch: 5 << 12, Number: 300, Low: 298, Notes: someNotes[1:2]},
-		"pushed": Pushed{Have: 299},
-		"write": Write{Group: "users", Key: "ada", Op: Swap, ID: 11, First: 7 << 12, Expected: someStamp, Regions: 12, Absent: true, Quick: true,
+		"broadcast": Broadcast{Sender: 13, Writes: someNotes},
+		"push":      Push{Epoch: 5 << 12, Number: 300, Low: 298, Writes: someNotes[1:2]},
+		"pushreply": PushReply{Have: 299},
+		"writerequest": WriteRequest{Group: "users", Key: "ada", Op: Swap, ID: 11, First: 7 << 12, Expected: someStamp, Regions: 12, Absent: true, AckOwner: true,
 			Life: time.Minute, Value: []byte("value"), Age: 3 * time.Second, Tags: []string{"red", "blue"}},
-		"wrote":   Wrote{Stamp: someStamp, Swapped: true, Unconfirmed: true},
-		"await":   Await{Group: "users", Key: someScope, Scope: true, Region: "eu"},
-		"journal": Journal{Group: "users", Since: 5 << 12, Cursor: 12},
-		"floors":  Floors{Cleared: 5 << 12, ClearedBy: 14, Group: 6 << 12, Keys: someFloors, Next: 14, More: true},
-		"compare": Compare{Group: "users", From: 5 << 12, Width: time.Second, Digests: []uint64{1, 0, math.MaxUint64}},
-		"clean":   Clean{Group: "users", Keys: someFloors},
-		"members": Members{Known: 300},
-		"listed": Listed{Established: true, For: time.Second,
+		"writereply":     WriteReply{Stamp: someStamp, Swapped: true, Unconfirmed: true},
+		"awaitrequest":   AwaitRequest{Group: "users", Key: someScope, Scope: true, Region: "eu"},
+		"journalrequest": JournalRequest{Group: "users", Since: 5 << 12, Cursor: 12},
+		"floors":         Floors{Cleared: 5 << 12, ClearedBy: 14, Group: 6 << 12, Keys: someFloors, Next: 14, More: true},
+		"comparerequest": CompareRequest{Group: "users", From: 5 << 12, Width: time.Second, Digests: []uint64{1, 0, math.MaxUint64}},
+		"flushed":        Flushed{Group: "users", Keys: someFloors},
+		"membersrequest": MembersRequest{Known: 300},
+		"membersreply": MembersReply{Established: true, For: time.Second,
 			Nodes: []Node{{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946", Weight: 1.5}}},
-		"recall":   Recall{Group: "users", Key: "ada", Regions: 301},
-		"recalled": Recalled{Agrees: true, Note: someNotes[0]},
+		"recallrequest": RecallRequest{Group: "users", Key: "ada", Regions: 301},
+		"recallreply":   RecallReply{Agrees: true, Write: someNotes[0]},
 	}
 )
 
@@ -97,16 +97,16 @@ func TestGolden(t *testing.T) {
 
 // TestMethods pins the numbers, which are part of the wire format.
 func TestMethods(t *testing.T) {
-	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, []Method{MethodWrite, MethodTell, MethodPush, MethodAwait,
-		MethodJournal, MethodCompare, MethodClean, MethodHandoff, MethodMembers, MethodRecall})
+	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, []Method{MethodWrite, MethodBroadcast, MethodPush, MethodAwait,
+		MethodJournal, MethodCompare, MethodFlushed, MethodHandoff, MethodMembers, MethodRecall})
 }
 
 // TestTaggedWithoutAValue: a note that would be refused would be sent again and again, and what is
 // beside it would not arrive.
 func TestTaggedWithoutAValue(t *testing.T) {
-	m, err := DecodePush(Push{Notes: []Note{{Group: "g", Key: "k", Tagged: true}}}.Append(nil))
+	m, err := DecodePush(Push{Writes: []Write{{Group: "g", Key: "k", Tagged: true}}}.Append(nil))
 	require.NoError(t, err)
-	require.Equal(t, []Note{{Group: "g", Key: "k"}}, m.Notes)
+	require.Equal(t, []Write{{Group: "g", Key: "k"}}, m.Writes)
 }
 
 // TestNotWhole: each message cut anywhere, or with something left over, is
@@ -118,7 +118,7 @@ func TestNotWhole(t *testing.T) {
 			cut, err := decoders[name](encoded[:n])
 			require.ErrorIs(t, err, ErrMalformed, "%s of %d bytes", name, n)
 			require.Zero(t, cut, "%s of %d bytes", name, n)
-			require.Contains(t, strings.ToLower(err.Error()), "note."+name)
+			require.Contains(t, strings.ToLower(err.Error()), "message."+name)
 		}
 		_, err := decoders[name](append(encoded, 0))
 		require.ErrorIs(t, err, ErrMalformed, name)
@@ -131,19 +131,19 @@ func TestLongNames(t *testing.T) {
 		key := strings.Repeat("\xff", n)
 		prefix := string(expiry.Prefix(key))
 		for what, m := range map[string]message{
-			"a note's key":             Tell{Notes: []Note{{Key: key}}},
-			"a note's prefix":          Push{Notes: []Note{{Key: prefix, Scope: true, Stamp: expiry.Removal(1)}}},
-			"a write's key":            Write{Op: Set, Key: key},
-			"a write's prefix":         Write{Op: RemoveScope, Key: prefix},
-			"one of the keys":          Write{Op: RemoveKeys, Keys: []string{"a", key, "b"}},
-			"an await's key":           Await{Key: key},
-			"an await's prefix":        Await{Key: prefix, Scope: true},
-			"a floor's key":            Clean{Keys: []Floor{{Key: key}}},
+			"a note's key":             Broadcast{Writes: []Write{{Key: key}}},
+			"a note's prefix":          Push{Writes: []Write{{Key: prefix, Scope: true, Stamp: expiry.Removal(1)}}},
+			"a write's key":            WriteRequest{Op: Set, Key: key},
+			"a write's prefix":         WriteRequest{Op: RemoveScope, Key: prefix},
+			"one of the keys":          WriteRequest{Op: RemoveKeys, Keys: []string{"a", key, "b"}},
+			"an await's key":           AwaitRequest{Key: key},
+			"an await's prefix":        AwaitRequest{Key: prefix, Scope: true},
+			"a floor's key":            Flushed{Keys: []Floor{{Key: key}}},
 			"a floor's prefix":         Floors{Keys: []Floor{{Key: prefix, Scope: true}}},
-			"a recall's key":           Recall{Key: key},
-			"the key of what is there": Recalled{Agrees: true, Note: Note{Key: key}},
+			"a recall's key":           RecallRequest{Key: key},
+			"the key of what is there": RecallReply{Agrees: true, Write: Write{Key: key}},
 		} {
-			name := strings.ToLower(fmt.Sprintf("%T", m)[len("note."):])
+			name := strings.ToLower(fmt.Sprintf("%T", m)[len("message."):])
 			_, err := decoders[name](m.Append(nil))
 			if n <= MaxKey {
 				require.NoError(t, err, "%s of %d bytes", what, n)
@@ -152,9 +152,9 @@ func TestLongNames(t *testing.T) {
 			}
 		}
 	}
-	_, err := DecodeWrite(Write{Op: Swap, Tags: make([]string, MaxTags)}.Append(nil))
+	_, err := DecodeWriteRequest(WriteRequest{Op: Swap, Tags: make([]string, MaxTags)}.Append(nil))
 	require.NoError(t, err)
-	_, err = DecodeWrite(Write{Op: Swap, Tags: make([]string, MaxTags+1)}.Append(nil))
+	_, err = DecodeWriteRequest(WriteRequest{Op: Swap, Tags: make([]string, MaxTags+1)}.Append(nil))
 	require.ErrorIs(t, err, ErrMalformed)
 }
 
@@ -166,49 +166,49 @@ const noteAt = 8 + 4
 
 // TestMalformed: what no encoder writes.
 func TestMalformed(t *testing.T) {
-	tell := func(change func(n *Note)) []byte {
-		n := Note{Group: "g", Clear: true, Stamp: expiry.Removal(1)}
-		change(&n)
-		return Tell{Notes: []Note{n}}.Append(nil)
+	tell := func(change func(w *Write)) []byte {
+		w := Write{Group: "g", Clear: true, Stamp: expiry.Removal(1)}
+		change(&w)
+		return Broadcast{Writes: []Write{w}}.Append(nil)
 	}
 	at := func(b []byte, i int, v byte) []byte {
 		b[i] = v
 		return b
 	}
-	_, err := DecodeTell(tell(func(*Note) {}))
+	_, err := DecodeBroadcast(tell(func(*Write) {}))
 	require.NoError(t, err)
 	for what, m := range map[string]struct {
 		name    string
 		encoded []byte
 	}{
-		"a flag that a note does not have":        {"tell", at(tell(func(*Note) {}), noteAt, 1|1<<6)},
-		"a flag that a write does not have":       {"write", at(Write{Op: Set}.Append(nil), 1, 1<<5)},
-		"a flag that a wrote does not have":       {"wrote", at(Wrote{}.Append(nil), 0, 1<<7)},
+		"a flag that a note does not have":        {"broadcast", at(tell(func(*Write) {}), noteAt, 1|1<<6)},
+		"a flag that a write does not have":       {"writerequest", at(WriteRequest{Op: Set}.Append(nil), 1, 1<<5)},
+		"a flag that a wrote does not have":       {"writereply", at(WriteReply{}.Append(nil), 0, 1<<7)},
 		"a flag that floors do not have":          {"floors", at(Floors{}.Append(nil), 0, 1<<7)},
-		"a flag that a floor does not have":       {"clean", at(Clean{Keys: []Floor{{}}}.Append(nil), 5, 1<<1)},
-		"a flag that an await does not have":      {"await", at(Await{}.Append(nil), 0, 1<<1)},
-		"a note of a scope that is none":          {"tell", tell(func(n *Note) { n.Clear, n.Scope, n.Key = false, true, "\xffk" })},
-		"a floor of a scope that is none":         {"clean", Clean{Keys: []Floor{{Key: "\xff", Scope: true}}}.Append(nil)},
-		"an await of a scope that is none":        {"await", Await{Key: "k", Scope: true}.Append(nil)},
-		"a removal of a scope that is none":       {"write", Write{Op: RemoveScope, Key: "k"}.Append(nil)},
-		"a clear of a scope":                      {"tell", tell(func(n *Note) { n.Scope = true })},
-		"a scope with a value":                    {"tell", tell(func(n *Note) { n.Clear, n.Scope, n.Key, n.HasValue = false, true, someScope, true })},
-		"a scope that the origin is to have":      {"tell", tell(func(n *Note) { n.Clear, n.Scope, n.Key, n.Dirty = false, true, someScope, true })},
-		"a clear of a key":                        {"tell", tell(func(n *Note) { n.Key = "k" })},
-		"a clear with a value":                    {"tell", tell(func(n *Note) { n.HasValue = true })},
-		"a clear that is no removal":              {"tell", tell(func(n *Note) { n.Stamp.Origin-- })},
-		"a key's floor that is folded":            {"tell", tell(func(n *Note) { n.Clear, n.Folded = false, true })},
-		"no op":                                   {"write", Write{}.Append(nil)},
-		"an op that there is not":                 {"write", Write{Op: RemoveKeys + 1}.Append(nil)},
-		"slices without width":                    {"compare", Compare{Width: time.Nanosecond}.Append(nil)},
-		"a time that is longer than can be told":  {"compare", append(binary.BigEndian.AppendUint64(make([]byte, 1+8), maxMicros+1), 0, 0, 0, 0)},
-		"more notes than bytes":                   {"tell", at(Tell{}.Append(nil), 8, 255)},
-		"tags without a value":                    {"tell", at(tell(func(*Note) {}), noteAt, 1|1<<4)},
-		"more keys than bytes":                    {"write", append(Write{Op: RemoveKeys}.Append(nil)[:writeHead+4], 255, 0, 0, 0)},
-		"more tags than bytes":                    {"write", append(Write{Op: Swap}.Append(nil)[:writeHead+4+8], 255, 0, 0, 0)},
-		"more floors than bytes":                  {"clean", at(Clean{}.Append(nil), 1, 255)},
-		"more digests than bytes":                 {"compare", at(Compare{Width: time.Second}.Append(nil), 17, 255)},
-		"a value that is longer than the message": {"write", at(Write{Op: Set}.Append(nil), writeHead, 255)},
+		"a flag that a floor does not have":       {"flushed", at(Flushed{Keys: []Floor{{}}}.Append(nil), 5, 1<<1)},
+		"a flag that an await does not have":      {"awaitrequest", at(AwaitRequest{}.Append(nil), 0, 1<<1)},
+		"a note of a scope that is none":          {"broadcast", tell(func(w *Write) { w.Clear, w.Scope, w.Key = false, true, "\xffk" })},
+		"a floor of a scope that is none":         {"flushed", Flushed{Keys: []Floor{{Key: "\xff", Scope: true}}}.Append(nil)},
+		"an await of a scope that is none":        {"awaitrequest", AwaitRequest{Key: "k", Scope: true}.Append(nil)},
+		"a removal of a scope that is none":       {"writerequest", WriteRequest{Op: RemoveScope, Key: "k"}.Append(nil)},
+		"a clear of a scope":                      {"broadcast", tell(func(w *Write) { w.Scope = true })},
+		"a scope with a value":                    {"broadcast", tell(func(w *Write) { w.Clear, w.Scope, w.Key, w.HasValue = false, true, someScope, true })},
+		"a scope that the origin is to have":      {"broadcast", tell(func(w *Write) { w.Clear, w.Scope, w.Key, w.Dirty = false, true, someScope, true })},
+		"a clear of a key":                        {"broadcast", tell(func(w *Write) { w.Key = "k" })},
+		"a clear with a value":                    {"broadcast", tell(func(w *Write) { w.HasValue = true })},
+		"a clear that is no removal":              {"broadcast", tell(func(w *Write) { w.Stamp.Origin-- })},
+		"a key's floor that is folded":            {"broadcast", tell(func(w *Write) { w.Clear, w.Collapsed = false, true })},
+		"no op":                                   {"writerequest", WriteRequest{}.Append(nil)},
+		"an op that there is not":                 {"writerequest", WriteRequest{Op: RemoveKeys + 1}.Append(nil)},
+		"slices without width":                    {"comparerequest", CompareRequest{Width: time.Nanosecond}.Append(nil)},
+		"a time that is longer than can be told":  {"comparerequest", append(binary.BigEndian.AppendUint64(make([]byte, 1+8), maxMicros+1), 0, 0, 0, 0)},
+		"more notes than bytes":                   {"broadcast", at(Broadcast{}.Append(nil), 8, 255)},
+		"tags without a value":                    {"broadcast", at(tell(func(*Write) {}), noteAt, 1|1<<4)},
+		"more keys than bytes":                    {"writerequest", append(WriteRequest{Op: RemoveKeys}.Append(nil)[:writeHead+4], 255, 0, 0, 0)},
+		"more tags than bytes":                    {"writerequest", append(WriteRequest{Op: Swap}.Append(nil)[:writeHead+4+8], 255, 0, 0, 0)},
+		"more floors than bytes":                  {"flushed", at(Flushed{}.Append(nil), 1, 255)},
+		"more digests than bytes":                 {"comparerequest", at(CompareRequest{Width: time.Second}.Append(nil), 17, 255)},
+		"a value that is longer than the message": {"writerequest", at(WriteRequest{Op: Set}.Append(nil), writeHead, 255)},
 	} {
 		_, err := decoders[m.name](m.encoded)
 		require.ErrorIs(t, err, ErrMalformed, what)
@@ -244,9 +244,9 @@ func TestDecodedIsACopy(t *testing.T) {
 // TestTimesAreRounded: an age up, a life down, neither below zero.
 func TestTimesAreRounded(t *testing.T) {
 	rounded := func(age, life time.Duration) []time.Duration {
-		m, err := DecodeTell(Tell{Notes: []Note{{HasValue: true, Age: age, Life: life}}}.Append(nil))
+		m, err := DecodeBroadcast(Broadcast{Writes: []Write{{HasValue: true, Age: age, Life: life}}}.Append(nil))
 		require.NoError(t, err)
-		return []time.Duration{m.Notes[0].Age, m.Notes[0].Life}
+		return []time.Duration{m.Writes[0].Age, m.Writes[0].Life}
 	}
 	const us = time.Microsecond
 	require.Equal(t, []time.Duration{2 * us, us}, rounded(us+1, 2*us-1))
@@ -255,9 +255,9 @@ func TestTimesAreRounded(t *testing.T) {
 	longest := time.Duration(maxMicros) * us
 	require.Equal(t, []time.Duration{longest, longest}, rounded(math.MaxInt64, math.MaxInt64))
 
-	w, err := DecodeWrite(Write{Op: Set, Life: 1}.Append(nil))
+	req, err := DecodeWriteRequest(WriteRequest{Op: Set, Life: 1}.Append(nil))
 	require.NoError(t, err)
-	require.Equal(t, us, w.Life, "0 would be none")
+	require.Equal(t, us, req.Life, "0 would be none")
 }
 
 func drawStamp() *rapid.Generator[expiry.Stamp] {
@@ -278,8 +278,8 @@ func drawMicros() *rapid.Generator[time.Duration] {
 // TestRemoveKeysRoundTrip: the one write that has more than one key.
 func TestRemoveKeysRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := Write{Op: RemoveKeys, Group: "g", Key: "first", Value: []byte{}, Keys: rapid.SliceOfN(rapid.String(), 1, 20).Draw(t, "keys")}
-		decoded, err := DecodeWrite(m.Append(nil))
+		m := WriteRequest{Op: RemoveKeys, Group: "g", Key: "first", Value: []byte{}, Keys: rapid.SliceOfN(rapid.String(), 1, 20).Draw(t, "keys")}
+		decoded, err := DecodeWriteRequest(m.Append(nil))
 		require.NoError(t, err)
 		require.Equal(t, m, decoded)
 	})
@@ -288,42 +288,42 @@ func TestRemoveKeysRoundTrip(t *testing.T) {
 // TestSwapRoundTrip: what a Swap alone has.
 func TestSwapRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := Write{Op: Swap, Group: "g", Key: "k", Value: []byte{}, Age: drawMicros().Draw(t, "age"),
+		m := WriteRequest{Op: Swap, Group: "g", Key: "k", Value: []byte{}, Age: drawMicros().Draw(t, "age"),
 			Tags: rapid.SliceOfN(rapid.StringN(0, 60, 255), 1, 20).Draw(t, "tags")}
-		decoded, err := DecodeWrite(m.Append(nil))
+		decoded, err := DecodeWriteRequest(m.Append(nil))
 		require.NoError(t, err)
 		require.Equal(t, m, decoded)
 	})
-	w, err := DecodeWrite(Write{Op: Swap, Age: 1}.Append(nil))
+	req, err := DecodeWriteRequest(WriteRequest{Op: Swap, Age: 1}.Append(nil))
 	require.NoError(t, err)
-	require.Equal(t, time.Microsecond, w.Age, "taken for older than it is")
+	require.Equal(t, time.Microsecond, req.Age, "taken for older than it is")
 }
 
 func drawValue() *rapid.Generator[[]byte] {
 	return rapid.Map(rapid.SliceOf(rapid.Byte()), func(v []byte) []byte { return append([]byte{}, v...) })
 }
 
-func drawNote() *rapid.Generator[Note] {
-	return rapid.Custom(func(t *rapid.T) Note {
-		n := Note{Group: rapid.StringN(0, 60, 255).Draw(t, "group"), Dirty: rapid.Bool().Draw(t, "dirty")}
-		if n.Clear = rapid.Bool().Draw(t, "clear"); n.Clear {
-			n.Folded = rapid.Bool().Draw(t, "folded")
-			n.Stamp = expiry.Removal(drawStamp().Draw(t, "stamp").Generation)
-			return n
+func drawNote() *rapid.Generator[Write] {
+	return rapid.Custom(func(t *rapid.T) Write {
+		w := Write{Group: rapid.StringN(0, 60, 255).Draw(t, "group"), Dirty: rapid.Bool().Draw(t, "dirty")}
+		if w.Clear = rapid.Bool().Draw(t, "clear"); w.Clear {
+			w.Collapsed = rapid.Bool().Draw(t, "folded")
+			w.Stamp = expiry.Removal(drawStamp().Draw(t, "stamp").Generation)
+			return w
 		}
-		n.Stamp = drawStamp().Draw(t, "stamp")
-		if n.Scope = rapid.Bool().Draw(t, "scope"); n.Scope {
-			n.Key, n.Dirty = drawScope().Draw(t, "name"), false
-			return n
+		w.Stamp = drawStamp().Draw(t, "stamp")
+		if w.Scope = rapid.Bool().Draw(t, "scope"); w.Scope {
+			w.Key, w.Dirty = drawScope().Draw(t, "name"), false
+			return w
 		}
-		n.Key = drawKey().Draw(t, "key")
-		if n.HasValue = rapid.Bool().Draw(t, "has value"); n.HasValue {
-			n.Value = drawValue().Draw(t, "value")
-			n.Age = drawMicros().Draw(t, "age")
-			n.Life = drawMicros().Draw(t, "life")
-			n.Tagged = rapid.Bool().Draw(t, "tagged")
+		w.Key = drawKey().Draw(t, "key")
+		if w.HasValue = rapid.Bool().Draw(t, "has value"); w.HasValue {
+			w.Value = drawValue().Draw(t, "value")
+			w.Age = drawMicros().Draw(t, "age")
+			w.Life = drawMicros().Draw(t, "life")
+			w.Tagged = rapid.Bool().Draw(t, "tagged")
 		}
-		return n
+		return w
 	})
 }
 
@@ -372,25 +372,25 @@ func TestRoundTrip(t *testing.T) {
 		prefix := []byte("what is there already")
 
 		for name, m := range map[string]message{
-			"tell":   Tell{Sender: number("sender"), Notes: some(drawNote()).Draw(t, "notes")},
-			"push":   Push{Epoch: generation("epoch"), Number: number("number"), Low: number("low"), Notes: some(drawNote()).Draw(t, "pushed")},
-			"pushed": Pushed{Have: number("have")},
-			"write": Write{Group: name("group"), Key: key, Op: op, Expected: drawStamp().Draw(t, "expected"),
-				ID: number("id"), First: generation("first"), Untold: flag("untold"), Standing: flag("standing"), Regions: number("regions"),
-				Absent: flag("absent"), Life: drawMicros().Draw(t, "life"), Quick: flag("quick"), Tagged: flag("tagged"), Value: drawValue().Draw(t, "value")},
-			"wrote":   Wrote{Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"), Late: flag("late"), Stranger: flag("stranger"), Left: flag("left")},
-			"await":   Await{Group: name("group"), Key: about, Scope: scope, Region: name("region")},
-			"journal": Journal{Group: name("group"), Since: generation("since"), Cursor: number("cursor")},
+			"broadcast": Broadcast{Sender: number("sender"), Writes: some(drawNote()).Draw(t, "notes")},
+			"push":      Push{Epoch: generation("epoch"), Number: number("number"), Low: number("low"), Writes: some(drawNote()).Draw(t, "pushed")},
+			"pushreply": PushReply{Have: number("have")},
+			"writerequest": WriteRequest{Group: name("group"), Key: key, Op: op, Expected: drawStamp().Draw(t, "expected"),
+				ID: number("id"), First: generation("first"), Unleased: flag("untold"), Member: flag("standing"), Regions: number("regions"),
+				Absent: flag("absent"), Life: drawMicros().Draw(t, "life"), AckOwner: flag("quick"), Tagged: flag("tagged"), Value: drawValue().Draw(t, "value")},
+			"writereply":     WriteReply{Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"), Late: flag("late"), IncompleteView: flag("stranger"), OwnerLeft: flag("left")},
+			"awaitrequest":   AwaitRequest{Group: name("group"), Key: about, Scope: scope, Region: name("region")},
+			"journalrequest": JournalRequest{Group: name("group"), Since: generation("since"), Cursor: number("cursor")},
 			"floors": Floors{Cleared: generation("cleared"), ClearedBy: number("cleared by"), Group: generation("group floor"), Keys: some(drawFloor()).Draw(t, "floors"),
 				Next: number("next"), More: flag("more")},
-			"compare": Compare{Group: name("group"), From: generation("from"), Width: max(drawMicros().Draw(t, "width"), time.Microsecond),
+			"comparerequest": CompareRequest{Group: name("group"), From: generation("from"), Width: max(drawMicros().Draw(t, "width"), time.Microsecond),
 				Digests: some(rapid.Uint64()).Draw(t, "digests")},
-			"clean":   Clean{Group: name("group"), Keys: some(drawFloor()).Draw(t, "keys")},
-			"members": Members{Known: number("known")},
-			"listed": Listed{Established: flag("established"), For: drawMicros().Draw(t, "for"),
+			"flushed":        Flushed{Group: name("group"), Keys: some(drawFloor()).Draw(t, "keys")},
+			"membersrequest": MembersRequest{Known: number("known")},
+			"membersreply": MembersReply{Established: flag("established"), For: drawMicros().Draw(t, "for"),
 				Nodes: []Node{{ID: name("id"), Region: name("region"), Address: key, Weight: rapid.Float64().Draw(t, "weight")}}},
-			"recall":   Recall{Group: name("group"), Key: key, Regions: number("regions")},
-			"recalled": Recalled{Agrees: true, Note: drawNote().Draw(t, "recalled")},
+			"recallrequest": RecallRequest{Group: name("group"), Key: key, Regions: number("regions")},
+			"recallreply":   RecallReply{Agrees: true, Write: drawNote().Draw(t, "recalled")},
 		} {
 			encoded := m.Append(bytes.Clone(prefix))
 			require.Equal(t, prefix, encoded[:len(prefix)])
@@ -404,8 +404,8 @@ func TestRoundTrip(t *testing.T) {
 // TestSizes: what a note or a floor says to take is what it takes.
 func TestSizes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n, f := drawNote().Draw(t, "note"), drawFloor().Draw(t, "floor")
-		require.Len(t, appendNotes(nil, []Note{n}), 4+n.Size())
+		w, f := drawNote().Draw(t, "note"), drawFloor().Draw(t, "floor")
+		require.Len(t, appendNotes(nil, []Write{w}), 4+w.Size())
 		require.Len(t, appendFloors(nil, []Floor{f}), 4+f.Size())
 	})
 }

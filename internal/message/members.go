@@ -1,4 +1,4 @@
-package note
+package message
 
 import (
 	"encoding/binary"
@@ -9,17 +9,17 @@ import (
 // Members asks a node of the same region which nodes its discovery lists.
 //
 //	u64  Known
-type Members struct {
+type MembersRequest struct {
 	Known uint64 // a hash of the nodes that the asker takes for members
 }
 
 // Append appends the encoding of m.
-func (m Members) Append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, m.Known) }
+func (m MembersRequest) Append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, m.Known) }
 
 // DecodeMembers is the reverse of Append.
-func DecodeMembers(b []byte) (Members, error) {
+func DecodeMembersRequest(b []byte) (MembersRequest, error) {
 	d := &decoder{b: b}
-	return whole(d, Members{Known: d.uint64()})
+	return whole(d, MembersRequest{Known: d.uint64()})
 }
 
 // Listed is the answer to Members.
@@ -28,7 +28,7 @@ func DecodeMembers(b []byte) (Members, error) {
 //	micros    For
 //	count     Nodes
 //	  each string8 ID, string8 Region, string16 Address, u64 Weight (IEEE 754)
-type Listed struct {
+type MembersReply struct {
 	// Established says that all other regions have been known to know of this one, For how long at least.
 	Established bool
 	For         time.Duration
@@ -47,7 +47,7 @@ type Node struct {
 const nodeSize = 1 + 1 + 2 + 8 // without the strings
 
 // Append appends the encoding of m.
-func (m Listed) Append(b []byte) []byte {
+func (m MembersReply) Append(b []byte) []byte {
 	b = appendMicros(appendFlags(b, m.Established), m.For)
 	b = appendCount(b, len(m.Nodes))
 	for _, n := range m.Nodes {
@@ -58,9 +58,9 @@ func (m Listed) Append(b []byte) []byte {
 }
 
 // DecodeListed is the reverse of Append.
-func DecodeListed(b []byte) (Listed, error) {
+func DecodeMembersReply(b []byte) (MembersReply, error) {
 	d := &decoder{b: b}
-	var m Listed
+	var m MembersReply
 	d.flags(&m.Established)
 	m.For = d.micros()
 	for range d.count(nodeSize) {
@@ -77,48 +77,48 @@ func DecodeListed(b []byte) (Listed, error) {
 //	string8   Group
 //	string16  Key
 //	u64       Regions
-type Recall struct {
+type RecallRequest struct {
 	Group, Key string
 	Regions    uint64 // a hash of all regions that the asker knows
 }
 
 // Append appends the encoding of m.
-func (m Recall) Append(b []byte) []byte {
+func (m RecallRequest) Append(b []byte) []byte {
 	b = appendString16(appendString8(b, m.Group), m.Key)
 	return binary.BigEndian.AppendUint64(b, m.Regions)
 }
 
 // DecodeRecall is the reverse of Append.
-func DecodeRecall(b []byte) (Recall, error) {
+func DecodeRecallRequest(b []byte) (RecallRequest, error) {
 	d := &decoder{b: b}
-	return whole(d, Recall{Group: d.string8(), Key: d.key(), Regions: d.uint64()})
+	return whole(d, RecallRequest{Group: d.string8(), Key: d.key(), Regions: d.uint64()})
 }
 
 // Recalled is the answer to Recall.
 //
 //	flags  1 Agrees
 //	  only if Agrees: a Note
-type Recalled struct {
+type RecallReply struct {
 	// Agrees says that the node and its region know the same regions as the asker, and so do not
 	// take themselves for the key's home unless the asker does.
 	Agrees bool
-	Note   Note // of the key's last write; without a stamp if there is none
+	Write   Write // of the key's last write; without a stamp if there is none
 }
 
 // Append appends the encoding of m.
-func (m Recalled) Append(b []byte) []byte {
+func (m RecallReply) Append(b []byte) []byte {
 	if b = appendFlags(b, m.Agrees); m.Agrees {
-		b = m.Note.append(b)
+		b = m.Write.append(b)
 	}
 	return b
 }
 
 // DecodeRecalled is the reverse of Append.
-func DecodeRecalled(b []byte) (Recalled, error) {
+func DecodeRecallReply(b []byte) (RecallReply, error) {
 	d := &decoder{b: b}
-	var m Recalled
+	var m RecallReply
 	if d.flags(&m.Agrees); m.Agrees {
-		m.Note.decode(d)
+		m.Write.decode(d)
 	}
 	return whole(d, m)
 }

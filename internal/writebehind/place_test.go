@@ -1,4 +1,4 @@
-package behind
+package writebehind
 
 import (
 	"context"
@@ -153,7 +153,7 @@ func TestHold(t *testing.T) {
 		require.Empty(t, b.origin.calls)
 		require.NoError(t, b.Flush(t.Context()), "which is for queued ones")
 		require.Equal(t, Stats{Held: 2, HeldBytes: 1000, Refused: 2}, b.Stats())
-		require.Len(t, b.Dirty(), 2)
+		require.Len(t, b.Unwritten(), 2)
 		check(t, b.Queue)
 
 		b.Release("a", at(2))
@@ -315,7 +315,7 @@ func TestDropWhileStoring(t *testing.T) {
 		b.Drop("renewed", at(1))
 		_, ok := b.Lookup("newer")
 		require.False(t, ok, "another node has a newer one")
-		require.Equal(t, []Write{write("above", 5)}, b.Dirty())
+		require.Equal(t, []Write{write("above", 5)}, b.Unwritten())
 		require.NoError(t, b.Put(t.Context(), write("back", 1)))
 		require.NoError(t, b.Put(t.Context(), write("renewed", 2)))
 		check(t, b.Queue)

@@ -23,9 +23,9 @@ func (g *Group) decodeOrLoad(ctx context.Context, a answer, decode Decode) answe
 	if err == nil {
 		return a
 	}
-	g.stats.undecoded.Add(1)
+	g.stats.decodeErrors.Add(1)
 	if g.decodeLog.ok(g.cache.clock.Instant()) {
-		g.cache.log.Warn("value does not decode, loading it here", "group", g.name, "key", a.entry.Key(), "err", err, "so far", g.stats.undecoded.Load())
+		g.cache.log.Warn("value does not decode, loading it here", "group", g.name, "key", a.entry.Key(), "err", err, "so far", g.stats.decodeErrors.Load())
 	}
 	g.store.DeleteIf(a.entry)
 	f := fill{g: g, key: strings.Clone(a.entry.Key()), floor: expiry.Removal(a.entry.Generation)}

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/peers"
 )
 
@@ -20,7 +20,7 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	if g == nil {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}, true
 	}
-	if req.Hop == peers.HopUpdate && g.home.mustRecall(h.cache.standing.view.Load(), req.Key) {
+	if req.Hop == peers.HopUpdate && g.home.mustRecall(h.cache.lease.view.Load(), req.Key) {
 		return peers.Answer{}, false
 	}
 	a, ok := g.lookup(req.Key)
@@ -28,7 +28,7 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 		a, ok = g.heldAsOwner(req.Key)
 	}
 	if !ok {
-		a, ok = g.backing.queued(req.Key, req.Floor)
+		a, ok = g.origin.queued(req.Key, req.Floor)
 	}
 	if !ok && req.Hop == peers.HopOwner && !req.Peek {
 		a, ok = g.refreshing.whileRevalidating(req.Key)
@@ -81,16 +81,16 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 // Take answers what nodes of this region tell, on the goroutine that reads the
 // connection: it only waits for locks.
 func (h handler) Take(call *peers.Call) (peers.Answer, bool) {
-	if call.Method != note.MethodTell {
+	if call.Method != message.MethodBroadcast {
 		return peers.Answer{}, false
 	}
 	quick := true
-	ans := decoded(call, note.DecodeTell, func(m note.Tell) peers.Answer {
-		quick = !slices.ContainsFunc(m.Notes, func(n note.Note) bool { return n.Clear }) // which looks at everything
+	ans := decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer {
+		quick = !slices.ContainsFunc(m.Writes, func(w message.Write) bool { return w.Clear }) // which looks at everything
 		if !quick {
 			return peers.Answer{}
 		}
-		return h.cache.takeTell(m, call.Transit)
+		return h.cache.handleBroadcast(m, call.Transit)
 	})
 	return ans, quick
 }
@@ -102,37 +102,37 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 		return asGuest
 	}
 	switch call.Method {
-	case note.MethodTell:
-		return decoded(call, note.DecodeTell, func(m note.Tell) peers.Answer { return c.takeTell(m, call.Transit) })
-	case note.MethodPush:
-		return decoded(call, note.DecodePush, func(m note.Push) peers.Answer { return c.replicator.handlePush(ctx, call, m) })
-	case note.MethodWrite:
-		return decoded(call, note.DecodeWrite, func(m note.Write) peers.Answer {
-			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.writes.handle(ctx, &m, call) })
+	case message.MethodBroadcast:
+		return decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer { return c.handleBroadcast(m, call.Transit) })
+	case message.MethodPush:
+		return decoded(call, message.DecodePush, func(m message.Push) peers.Answer { return c.replicator.handlePush(ctx, call, m) })
+	case message.MethodWrite:
+		return decoded(call, message.DecodeWriteRequest, func(m message.WriteRequest) peers.Answer {
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.committer.handle(ctx, &m, call) })
 		})
-	case note.MethodJournal:
-		return decoded(call, note.DecodeJournal, func(m note.Journal) peers.Answer {
+	case message.MethodJournal:
+		return decoded(call, message.DecodeJournalRequest, func(m message.JournalRequest) peers.Answer {
 			if g := c.group(m.Group); g != nil {
 				return g.journal.handle(&m)
 			}
-			return peers.Answer{Value: note.Floors{}.Append(nil)} // nothing is missed by asking here
+			return peers.Answer{Value: message.Floors{}.Append(nil)} // nothing is missed by asking here
 		})
-	case note.MethodCompare:
-		return decoded(call, note.DecodeCompare, func(m note.Compare) peers.Answer {
+	case message.MethodCompare:
+		return decoded(call, message.DecodeCompareRequest, func(m message.CompareRequest) peers.Answer {
 			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.journal.handleCompare(&m) })
 		})
-	case note.MethodHandoff:
-		return c.takeHandoff(call)
-	case note.MethodClean:
-		return decoded(call, note.DecodeClean, func(m note.Clean) peers.Answer {
-			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.backing.handleStored(&m) })
+	case message.MethodHandoff:
+		return c.handleHandoff(call)
+	case message.MethodFlushed:
+		return decoded(call, message.DecodeFlushed, func(m message.Flushed) peers.Answer {
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.origin.handleFlushed(&m) })
 		})
-	case note.MethodMembers:
-		return decoded(call, note.DecodeMembers, c.membership.handle)
-	case note.MethodRecall:
-		return decoded(call, note.DecodeRecall, func(m note.Recall) peers.Answer { return c.takeRecall(ctx, m) })
-	case note.MethodAwait:
-		return decoded(call, note.DecodeAwait, func(m note.Await) peers.Answer {
+	case message.MethodMembers:
+		return decoded(call, message.DecodeMembersRequest, c.membership.handle)
+	case message.MethodRecall:
+		return decoded(call, message.DecodeRecallRequest, func(m message.RecallRequest) peers.Answer { return c.handleRecall(ctx, m) })
+	case message.MethodAwait:
+		return decoded(call, message.DecodeAwaitRequest, func(m message.AwaitRequest) peers.Answer {
 			if err := c.replicator.awaitConfirmed(ctx, &m); err != nil {
 				return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
 			}

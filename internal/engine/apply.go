@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
@@ -15,65 +15,65 @@ import (
 // take takes a note in. From then on no read here returns what is older, and no
 // fill that is running brings it back. The order is what keep counts on. sender stands for the
 // node that sends it to the other regions, 0 for none.
-func (g *Group) take(n *note.Note, transit time.Duration, sender uint64) {
-	if n.Clear {
-		g.takeClear(n, sender)
+func (g *Group) apply(w *message.Write, transit time.Duration, sender uint64) {
+	if w.Clear {
+		g.applyClear(w, sender)
 		return
 	}
-	was := g.floors.Raise(n.Subject(), n.Stamp, g.cache.clock.Elapsed(), sender) // (1)
-	if n.Scope {
+	was := g.floors.Raise(w.Subject(), w.Stamp, g.cache.clock.Elapsed(), sender) // (1)
+	if w.Scope {
 		return // what it has made dead is found when it is read, see covered
 	}
-	floor, again := was.Max(n.Stamp), was == n.Stamp // what was loaded since it came the first time may stay
-	dead := func(e *store.Entry) bool { return e.Below(n.Stamp) || !again && g.fresh.maybeOlder(e, floor) }
-	if !g.put(n, transit, dead) { // (2)
-		g.store.DeleteFunc(n.Key, dead)
+	floor, again := was.Max(w.Stamp), was == w.Stamp // what was loaded since it came the first time may stay
+	dead := func(e *store.Entry) bool { return e.Below(w.Stamp) || !again && g.fresh.maybeOlder(e, floor) }
+	if !g.applyValue(w, transit, dead) { // (2)
+		g.store.DeleteFunc(w.Key, dead)
 	}
 }
 
 // takeClear is take for a floor of the whole group.
-func (g *Group) takeClear(n *note.Note, sender uint64) {
+func (g *Group) applyClear(w *message.Write, sender uint64) {
 	was := g.floors.Group()
-	again := n.Stamp.Generation == was || n.Stamp.Generation == g.floors.Cleared()
-	if n.Folded {
-		g.floors.RaiseGroup(n.Stamp.Generation, g.cache.clock.Elapsed())
+	again := w.Stamp.Generation == was || w.Stamp.Generation == g.floors.Cleared()
+	if w.Collapsed {
+		g.floors.RaiseGroup(w.Stamp.Generation, g.cache.clock.Elapsed())
 	} else {
-		g.floors.Clear(n.Stamp.Generation, g.cache.clock.Elapsed(), sender)
+		g.floors.Clear(w.Stamp.Generation, g.cache.clock.Elapsed(), sender)
 	}
 	if again {
 		return // what was loaded since it came the first time may stay
 	}
-	floor := expiry.Removal(max(was, n.Stamp.Generation))
+	floor := expiry.Removal(max(was, w.Stamp.Generation))
 	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(floor) || g.fresh.maybeOlder(e, floor) })
 }
 
 // put makes the note's value the entry of its key, in the place of what is dead or older, see
 // insert. It reports false if the note has no value that is alive.
-func (g *Group) put(n *note.Note, transit time.Duration, dead func(*store.Entry) bool) bool {
-	if !n.HasValue || n.Tagged && !store.IsTagged(n.Value) {
+func (g *Group) applyValue(w *message.Write, transit time.Duration, dead func(*store.Entry) bool) bool {
+	if !w.HasValue || w.Tagged && !store.IsTagged(w.Value) {
 		return false // malformed, or from a version to come: a miss
 	}
 	now := g.cache.clock.Instant()
-	born := now.Add(-n.Age - transit)
+	born := now.Add(-w.Age - transit)
 	e := g.store.NewEntry(store.Item{
-		Key:     n.Key,
-		Value:   n.Value,
-		Stamp:   n.Stamp,
+		Key:     w.Key,
+		Value:   w.Value,
+		Stamp:   w.Stamp,
 		Born:    born,
-		Expires: born.Add(min(n.Life, g.life(n.Key, false, 0))),
+		Expires: born.Add(min(w.Life, g.life(w.Key, false, 0))),
 		Class:   store.Owned,
-		Tagged:  n.Tagged,
+		Tagged:  w.Tagged,
 	})
 	if now >= e.Expires {
 		return false
 	}
-	g.insert(e, dead, func() bool { return !isOdd(g.cache.standing.turns.Load()) && g.fresh.admissible(e, false, anySeq) })
+	g.insert(e, dead, func() bool { return !isOdd(g.cache.lease.guestEpoch.Load()) && g.fresh.admissible(e, false, anySeq) })
 	return true
 }
 
 // noteOf returns what tells others of an entry.
-func (g *Group) noteOf(e *store.Entry) note.Note {
-	return note.Note{
+func (g *Group) writeOf(e *store.Entry) message.Write {
+	return message.Write{
 		Group:    g.name,
 		Key:      e.Key(),
 		Stamp:    e.Stamp,
@@ -94,19 +94,19 @@ func (g *Group) noteOf(e *store.Entry) note.Note {
 // more; who was not told by then is not told.
 //
 // The notes are not this node's to send to other regions; those of complete are.
-func (c *Cache) spread(ctx context.Context, notes ...*note.Note) error {
-	s := c.spreading(notes)
+func (c *Cache) broadcast(ctx context.Context, notes ...*message.Write) error {
+	s := c.newBroadcast(notes)
 	return s.run(ctx)
 }
 
-func (c *Cache) spreading(notes []*note.Note) spreading {
-	return spreading{c: c, notes: notes, begun: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
+func (c *Cache) newBroadcast(notes []*message.Write) broadcast {
+	return broadcast{c: c, writes: notes, begun: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
 }
 
 // A spreading is notes on their way to the nodes of this region.
-type spreading struct {
+type broadcast struct {
 	c      *Cache
-	notes  []*note.Note
+	writes  []*message.Write
 	sender uint64         // see take
 	begun  expiry.Instant // when the ages were right
 	told   map[string]bool
@@ -114,17 +114,17 @@ type spreading struct {
 	// in is the tenure that the notes were stamped in, if they are a Swap's. A node that is told
 	// only after its end may have owned the key by then, and have swapped the same value: that is
 	// disputed. A node that came into the view after it has the floor from the journals.
-	in       tenure
+	term       term
 	disputed bool
 }
 
 // run does what spread says.
-func (s *spreading) run(ctx context.Context) error {
+func (s *broadcast) run(ctx context.Context) error {
 	c := s.c
 	for {
-		changed := c.standing.changed.wait()
-		v := c.standing.view.Load()
-		if s.tell(ctx, v) {
+		changed := c.lease.changed.wait()
+		v := c.lease.view.Load()
+		if s.send(ctx, v) {
 			settled, err := c.settle(ctx, v)
 			switch {
 			case err != nil:
@@ -140,7 +140,7 @@ func (s *spreading) run(ctx context.Context) error {
 		// message.
 		select {
 		case <-changed:
-		case <-time.After(tellAgain):
+		case <-time.After(sendAgain):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -149,12 +149,12 @@ func (s *spreading) run(ctx context.Context) error {
 
 // tellAgain is the pause before a node is told once more what it has not
 // acknowledged.
-const tellAgain = 20 * time.Millisecond
+const sendAgain = 20 * time.Millisecond
 
 // tell tells those nodes of the view that have not been told, all at the same
 // time. What many writers tell one node shares its messages' way to the network,
 // see peers. It reports whether all have been told now.
-func (s *spreading) tell(ctx context.Context, v *view) (all bool) {
+func (s *broadcast) send(ctx context.Context, v *view) (all bool) {
 	// A node that is up and does not answer for so long has lost it.
 	ctx, cancel := context.WithTimeout(ctx, s.c.config.Lease/2)
 	defer cancel()
@@ -164,21 +164,21 @@ func (s *spreading) tell(ctx context.Context, v *view) (all bool) {
 	}
 	var way []telling
 	var floors []byte // the message of all that get no value
-	heirs := v.heirs(s.notes)
+	heirs := v.keepers(s.writes)
 	all = true
 	for _, node := range v.home.Nodes {
 		if s.told[node.ID] {
 			continue
 		}
-		message, heir := floors, slices.Contains(heirs, node.ID)
-		if heir || message == nil {
-			m := note.Tell{Sender: s.sender, Notes: make([]note.Note, len(s.notes))}
-			for i, n := range s.notes {
-				m.Notes[i] = v.noteFor(n, node.ID)
-				m.Notes[i].Age += s.c.clock.Instant().Sub(s.begun)
+		payload, heir := floors, slices.Contains(heirs, node.ID)
+		if heir || payload == nil {
+			m := message.Broadcast{Sender: s.sender, Writes: make([]message.Write, len(s.writes))}
+			for i, w := range s.writes {
+				m.Writes[i] = v.writeFor(w, node.ID)
+				m.Writes[i].Age += s.c.clock.Instant().Sub(s.begun)
 			}
-			if message = m.Append(nil); !heir {
-				floors = message
+			if payload = m.Append(nil); !heir {
+				floors = payload
 			}
 		}
 		peer := s.c.transport.Peer(node.ID)
@@ -186,7 +186,7 @@ func (s *spreading) tell(ctx context.Context, v *view) (all bool) {
 			all = false
 			continue
 		}
-		call, err := peer.Begin(ctx, note.MethodTell, message)
+		call, err := peer.Begin(ctx, message.MethodBroadcast, payload)
 		if err != nil {
 			all = false
 			continue
@@ -200,33 +200,33 @@ func (s *spreading) tell(ctx context.Context, v *view) (all bool) {
 			continue
 		}
 		s.told[t.node] = true
-		member = member || s.in.view != nil && s.in.view.has(t.node)
+		member = member || s.term.view != nil && s.term.view.has(t.node)
 	}
-	s.disputed = s.disputed || member && !s.c.holds(s.in)
+	s.disputed = s.disputed || member && !s.c.inTerm(s.term)
 	return all
 }
 
 // takeTell answers a Tell.
-func (c *Cache) takeTell(m note.Tell, transit time.Duration) peers.Answer {
-	for i := range m.Notes {
+func (c *Cache) handleBroadcast(m message.Broadcast, transit time.Duration) peers.Answer {
+	for i := range m.Writes {
 		// A group that is not here has nothing that could be served.
-		if g := c.group(m.Notes[i].Group); g != nil {
-			if err := g.backing.supersede(&m.Notes[i]); err != nil {
+		if g := c.group(m.Writes[i].Group); g != nil {
+			if err := g.origin.supersede(&m.Writes[i]); err != nil {
 				return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
 			}
-			g.take(&m.Notes[i], transit, m.Sender)
+			g.apply(&m.Writes[i], transit, m.Sender)
 		}
 	}
 	return peers.Answer{}
 }
 
 // heirs returns the nodes that own or succeed keys of which more is to be told than the floor.
-func (v *view) heirs(notes []*note.Note) (ids []string) {
-	for _, n := range notes {
-		if !n.HasValue && !n.Dirty {
+func (v *view) keepers(notes []*message.Write) (ids []string) {
+	for _, w := range notes {
+		if !w.HasValue && !w.Dirty {
 			continue
 		}
-		for _, owner := range v.home.Owners(n.Key, 2) {
+		for _, owner := range v.home.Owners(w.Key, 2) {
 			if !slices.Contains(ids, owner.ID) {
 				ids = append(ids, owner.ID)
 			}
@@ -236,18 +236,18 @@ func (v *view) heirs(notes []*note.Note) (ids []string) {
 }
 
 // noteFor returns n as the node needs it.
-func (v *view) noteFor(n *note.Note, node string) note.Note {
-	m := *n
-	if !n.HasValue && !n.Dirty {
+func (v *view) writeFor(w *message.Write, node string) message.Write {
+	m := *w
+	if !w.HasValue && !w.Dirty {
 		return m
 	}
-	if v.heir(n.Key, node) {
+	if v.keeps(w.Key, node) {
 		return m
 	}
-	return note.Note{Group: n.Group, Key: n.Key, Stamp: n.Stamp}
+	return message.Write{Group: w.Group, Key: w.Key, Stamp: w.Stamp}
 }
 
 // heir reports whether the node owns or succeeds the key.
-func (v *view) heir(key, node string) bool {
+func (v *view) keeps(key, node string) bool {
 	return slices.ContainsFunc(v.home.Owners(key, 2), func(n regions.Node) bool { return n.ID == node })
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 )
@@ -28,12 +28,12 @@ func (c *Cache) handoff(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, handoffTime)
 	defer cancel()
-	var hs []*handing
+	var hs []*handover
 	for _, g := range *c.groups.Load() {
-		h := g.handing()
+		h := g.newHandover()
 		hs = append(hs, h)
-		if g.backing.behind != nil {
-			g.backing.disown(ctx, h, g.heirs())
+		if g.origin.queue != nil {
+			g.origin.disown(ctx, h, g.nextOwner())
 		}
 	}
 	for _, used := range []bool{true, false} {
@@ -49,19 +49,19 @@ func (c *Cache) handoff(ctx context.Context) {
 }
 
 // A handing gives entries to other nodes, in batches. It is for one goroutine.
-type handing struct {
+type handover struct {
 	g       *Group
-	batches map[string][]note.Note // by node
+	batches map[string][]message.Write // by node
 	sizes   map[string]int         // their bytes
 	failed  map[string]error       // nodes that did not take a batch; they get no more
 }
 
-func (g *Group) handing() *handing {
-	return &handing{g: g, batches: map[string][]note.Note{}, sizes: map[string]int{}, failed: map[string]error{}}
+func (g *Group) newHandover() *handover {
+	return &handover{g: g, batches: map[string][]message.Write{}, sizes: map[string]int{}, failed: map[string]error{}}
 }
 
 // heirs tells which node will own a key when this one, which owns it, has left.
-func (g *Group) heirs() func(key string) (node string, ok bool) {
+func (g *Group) nextOwner() func(key string) (node string, ok bool) {
 	home := g.cache.topology().Home
 	return func(key string) (string, bool) {
 		owners := home.Owners(key, 2)
@@ -74,32 +74,32 @@ func (g *Group) heirs() func(key string) (node string, ok bool) {
 
 // handEntries hands over the entries that have been read since they came, or the
 // others.
-func (h *handing) handEntries(ctx context.Context, used bool) {
-	now, heir := h.g.cache.clock.Instant(), h.g.heirs()
+func (h *handover) handEntries(ctx context.Context, used bool) {
+	now, heir := h.g.cache.clock.Instant(), h.g.nextOwner()
 	for e := range h.g.store.All() {
 		if e.Used() != used || !h.g.fresh.passesOn(e, now) {
 			continue
 		}
 		if node, ok := heir(e.Key()); ok {
-			h.add(ctx, node, h.g.noteOf(e))
+			h.add(ctx, node, h.g.writeOf(e))
 		}
 	}
 	h.end(ctx)
 }
 
 // add has n handed to a node, at the latest by end.
-func (h *handing) add(ctx context.Context, node string, n note.Note) {
+func (h *handover) add(ctx context.Context, node string, w message.Write) {
 	if h.failed[node] != nil {
 		return
 	}
-	h.batches[node] = append(h.batches[node], n)
-	if h.sizes[node] += len(n.Value) + len(n.Key); h.sizes[node] >= handoffBytes || len(h.batches[node]) >= handoffBatch {
+	h.batches[node] = append(h.batches[node], w)
+	if h.sizes[node] += len(w.Value) + len(w.Key); h.sizes[node] >= handoffBytes || len(h.batches[node]) >= handoffBatch {
 		h.send(ctx, node)
 	}
 }
 
 // end hands over what waits.
-func (h *handing) end(ctx context.Context) {
+func (h *handover) end(ctx context.Context) {
 	for node := range h.batches {
 		h.send(ctx, node)
 	}
@@ -107,7 +107,7 @@ func (h *handing) end(ctx context.Context) {
 
 // send hands over a batch. A node that does not take it within a lease is left
 // alone, so that the others have their share of the time.
-func (h *handing) send(ctx context.Context, node string) {
+func (h *handover) send(ctx context.Context, node string) {
 	notes := h.batches[node]
 	delete(h.batches, node)
 	delete(h.sizes, node)
@@ -118,36 +118,36 @@ func (h *handing) send(ctx context.Context, node string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.g.cache.config.Lease)
 	defer cancel()
-	if _, err := peer.Call(ctx, note.MethodHandoff, note.Tell{Notes: notes}.Append(nil)); err != nil {
+	if _, err := peer.Call(ctx, message.MethodHandoff, message.Broadcast{Writes: notes}.Append(nil)); err != nil {
 		h.failed[node] = err
 	}
 }
 
 // takeHandoff answers a Handoff.
-func (c *Cache) takeHandoff(call *peers.Call) peers.Answer {
-	return decoded(call, note.DecodeTell, func(m note.Tell) peers.Answer {
+func (c *Cache) handleHandoff(call *peers.Call) peers.Answer {
+	return decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer {
 		dirty := map[*Group]bool{}
-		for i := range m.Notes {
-			n := &m.Notes[i]
-			g := c.group(n.Group)
+		for i := range m.Writes {
+			w := &m.Writes[i]
+			g := c.group(w.Group)
 			switch {
-			case g == nil && n.Dirty: // it must not be left to a node that does not know what to do with it
+			case g == nil && w.Dirty: // it must not be left to a node that does not know what to do with it
 				return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
 			case g == nil:
-			case n.Dirty && g.backing.behind != nil:
-				if err := g.backing.supersede(n); err != nil {
+			case w.Dirty && g.origin.queue != nil:
+				if err := g.origin.supersede(w); err != nil {
 					return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
 				}
 				dirty[g] = true
 				// Whatever has been loaded here meanwhile is from an origin without it.
-				g.store.DeleteFunc(n.Key, func(e *store.Entry) bool { return e.IsLoad() })
-				g.take(n, call.Transit, 0)
-			case n.HasValue:
-				g.put(n, call.Transit, nil)
+				g.store.DeleteFunc(w.Key, func(e *store.Entry) bool { return e.IsLoad() })
+				g.apply(w, call.Transit, 0)
+			case w.HasValue:
+				g.applyValue(w, call.Transit, nil)
 			}
 		}
 		for g := range dirty {
-			g.backing.behind.Adopt(g.ownsOnRing) // at once: each time it looks at all
+			g.origin.queue.Adopt(g.ownsOnRing) // at once: each time it looks at all
 		}
 		return peers.Answer{}
 	})

@@ -14,7 +14,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
@@ -64,7 +64,7 @@ func (h *homes) region(v *view, key string) string {
 // region, one of which must be the key's owner soon, it goes on trying.
 func (h *homes) read(ctx context.Context, key, home string) (a answer, err error) {
 	for {
-		changed := h.g.cache.standing.changed.wait()
+		changed := h.g.cache.lease.changed.wait()
 		r := h.g.cache.topology().Region(home)
 		if r == nil {
 			return answer{}, homeError(home, errNoOwner)
@@ -203,7 +203,7 @@ func (h *homes) mayRecall() bool {
 
 // recall asks the other regions for the last write of key, if they may have been its home.
 func (h *homes) recall(ctx context.Context, key string) error {
-	c, v := h.g.cache, h.g.cache.standing.view.Load()
+	c, v := h.g.cache, h.g.cache.lease.view.Load()
 	if len(v.regions) == 1 && c.membership.found.Load() {
 		c.membership.established.finish(ages)
 	}
@@ -250,7 +250,7 @@ func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) boo
 	if r == nil {
 		return false
 	}
-	m := note.Recall{Group: h.g.name, Key: key, Regions: v.list}.Append(nil)
+	m := message.RecallRequest{Group: h.g.name, Key: key, Regions: v.list}.Append(nil)
 	unknown := 0
 	owners := r.Owners(key, 2)
 	for _, n := range owners {
@@ -259,24 +259,24 @@ func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) boo
 			continue
 		}
 		sent := h.g.cache.clock.Instant()
-		reply, err := peer.Call(ctx, note.MethodRecall, m)
+		reply, err := peer.Call(ctx, message.MethodRecall, m)
 		if errors.Is(err, peers.CodeUnknownGroup) {
 			unknown++
 		}
 		if err != nil {
 			continue
 		}
-		recalled, err := note.DecodeRecalled(reply)
+		recalled, err := message.DecodeRecallReply(reply)
 		if err != nil || !recalled.Agrees {
 			continue
 		}
 		h.g.cache.membership.established.agree(region)
-		if n := &recalled.Note; n.Stamp.Generation != 0 && n.Group == h.g.name && n.Key == key && !n.Clear && !n.Scope {
-			if e, ok := h.g.store.Peek(key); ok && e.IsLoad() && n.HasValue {
+		if w := &recalled.Write; w.Stamp.Generation != 0 && w.Group == h.g.name && w.Key == key && !w.Clear && !w.Scope {
+			if e, ok := h.g.store.Peek(key); ok && e.IsLoad() && w.HasValue {
 				h.g.store.DeleteIf(e) // loaded here meanwhile, from an origin that knows nothing of it
 			}
-			_ = h.g.backing.supersede(n) // drops what is older, there is nothing to keep
-			h.g.take(n, h.g.cache.clock.Instant().Sub(sent), 0)
+			_ = h.g.origin.supersede(w) // drops what is older, there is nothing to keep
+			h.g.apply(w, h.g.cache.clock.Instant().Sub(sent), 0)
 		}
 		return true
 	}
@@ -288,17 +288,17 @@ func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) boo
 }
 
 // takeRecall answers a Recall.
-func (c *Cache) takeRecall(ctx context.Context, m note.Recall) peers.Answer {
-	disagrees := peers.Answer{Value: note.Recalled{}.Append(nil)}
-	t, ok := c.tenure()
-	if !ok || t.view.list != m.Regions || !t.view.heir(m.Key, c.node.ID) {
+func (c *Cache) handleRecall(ctx context.Context, m message.RecallRequest) peers.Answer {
+	disagrees := peers.Answer{Value: message.RecallReply{}.Append(nil)}
+	t, ok := c.term()
+	if !ok || t.view.list != m.Regions || !t.view.keeps(m.Key, c.node.ID) {
 		return disagrees
 	}
 	g := c.group(m.Group)
 	if g == nil {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
 	}
-	if !g.fresh.synced.Load() && len(t.view.home.Nodes) > 1 {
+	if !g.fresh.caughtUp.Load() && len(t.view.home.Nodes) > 1 {
 		return disagrees
 	}
 	f := g.newFill(m.Key)
@@ -307,9 +307,9 @@ func (c *Cache) takeRecall(ctx context.Context, m note.Recall) peers.Answer {
 			return disagrees
 		}
 	}
-	n := g.journal.present(&note.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
-	if !c.holds(t) {
+	w := g.journal.present(&message.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
+	if !c.inTerm(t) {
 		return disagrees
 	}
-	return peers.Answer{Value: note.Recalled{Agrees: true, Note: n}.Append(nil)}
+	return peers.Answer{Value: message.RecallReply{Agrees: true, Write: w}.Append(nil)}
 }

@@ -1,4 +1,4 @@
-package note
+package message
 
 import (
 	"encoding/binary"
@@ -41,7 +41,7 @@ const (
 //	  only if Op is RemoveKeys:
 //	count     Keys
 //	  each a string16
-type Write struct {
+type WriteRequest struct {
 	Group string
 	Key   string // empty for a Clear
 	Op    Op
@@ -56,11 +56,11 @@ type Write struct {
 
 	// Untold says that the sender may not have been told of all that had been written when it
 	// began. First may then be below writes that are to be replaced.
-	Untold bool
+	Unleased bool
 
 	// Standing says that the sender serves what it takes for its own. So who does not see it, and would not
 	// tell it, is not to carry out the write.
-	Standing bool
+	Member bool
 
 	Expected expiry.Stamp   // Swap only; of the value, or of the knowledge that there is none
 	Absent   bool           // Swap only: there was none
@@ -69,23 +69,23 @@ type Write struct {
 	Born     expiry.Instant // the same by this node's clock; not sent
 	Regions  uint64         // Swap only: a hash of the regions that the sender has chosen the key's home from; 0 if it is named
 	Life     time.Duration  // Set and Swap: the item's own time to live, or 0; in microseconds when sent
-	Quick    bool           // answer when the owner has it
+	AckOwner    bool           // answer when the owner has it
 	Tagged   bool           // Set and Swap: tags come before the value
 	Value    []byte         // Set and Swap; encoded
 	Keys     []string       // RemoveKeys only: those after Key
 }
 
 // Subject returns what m is about, which for a Clear is the empty key.
-func (m *Write) Subject() expiry.Subject { return subject(m.Key, m.Scope()) }
+func (m *WriteRequest) Subject() expiry.Subject { return subject(m.Key, m.Scope()) }
 
 // Scope reports whether Key is an expiry.Subject that is a scope, not a user's key.
-func (m *Write) Scope() bool { return m.Op == RemoveScope }
+func (m *WriteRequest) Scope() bool { return m.Op == RemoveScope }
 
 // Append appends the encoding of m.
-func (m Write) Append(b []byte) []byte {
+func (m WriteRequest) Append(b []byte) []byte {
 	b = slices.Grow(b, 64+len(m.Group)+len(m.Key)+len(m.Value))
 	b = append(b, byte(m.Op))
-	b = appendFlags(b, m.Absent, m.Quick, m.Tagged, m.Untold, m.Standing)
+	b = appendFlags(b, m.Absent, m.AckOwner, m.Tagged, m.Unleased, m.Member)
 	b = appendString8(b, m.Group)
 	b = appendString16(b, m.Key)
 	b = binary.BigEndian.AppendUint64(b, m.ID)
@@ -111,10 +111,10 @@ func (m Write) Append(b []byte) []byte {
 }
 
 // DecodeWrite is the reverse of Append. It refuses an unknown Op.
-func DecodeWrite(b []byte) (Write, error) {
+func DecodeWriteRequest(b []byte) (WriteRequest, error) {
 	d := &decoder{b: b}
-	m := Write{Op: Op(d.uint8())}
-	d.flags(&m.Absent, &m.Quick, &m.Tagged, &m.Untold, &m.Standing)
+	m := WriteRequest{Op: Op(d.uint8())}
+	d.flags(&m.Absent, &m.AckOwner, &m.Tagged, &m.Unleased, &m.Member)
 	m.Group = d.string8()
 	m.Key = d.string16()
 	m.ID = d.uint64()
@@ -145,7 +145,7 @@ func DecodeWrite(b []byte) (Write, error) {
 //
 //	flags  1 Swapped, 2 Unconfirmed, 4 Late, 8 Stranger, 16 Left
 //	stamp  Stamp
-type Wrote struct {
+type WriteReply struct {
 	Stamp   expiry.Stamp
 	Swapped bool // false if a Swap found another value than it expected, and did nothing
 
@@ -158,23 +158,23 @@ type Wrote struct {
 
 	// Stranger says that whoever has sent the Write is not seen from here, and would
 	// not be told of it: nothing has been done, and another node is to be asked.
-	Stranger bool
+	IncompleteView bool
 
 	// Left says that the node did the write, and left its region's ring before all nodes had been told.
 	// It does no more about it: ask the next owner for the same write.
-	Left bool
+	OwnerLeft bool
 }
 
 // Append appends the encoding of m.
-func (m Wrote) Append(b []byte) []byte {
-	return appendStamp(appendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.Stranger, m.Left), m.Stamp)
+func (m WriteReply) Append(b []byte) []byte {
+	return appendStamp(appendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.IncompleteView, m.OwnerLeft), m.Stamp)
 }
 
 // DecodeWrote is the reverse of Append.
-func DecodeWrote(b []byte) (Wrote, error) {
+func DecodeWriteReply(b []byte) (WriteReply, error) {
 	d := &decoder{b: b}
-	var m Wrote
-	d.flags(&m.Swapped, &m.Unconfirmed, &m.Late, &m.Stranger, &m.Left)
+	var m WriteReply
+	d.flags(&m.Swapped, &m.Unconfirmed, &m.Late, &m.IncompleteView, &m.OwnerLeft)
 	m.Stamp = d.stamp()
 	return whole(d, m)
 }
@@ -186,17 +186,17 @@ func DecodeWrote(b []byte) (Wrote, error) {
 //	string8   Group
 //	string16  Key
 //	string8   Region
-type Await struct {
+type AwaitRequest struct {
 	Group, Key string
 	Scope      bool // as in a Note
 	Region     string
 }
 
 // Subject returns what m is about, which for a Clear is the empty key.
-func (m *Await) Subject() expiry.Subject { return subject(m.Key, m.Scope) }
+func (m *AwaitRequest) Subject() expiry.Subject { return subject(m.Key, m.Scope) }
 
 // Append appends the encoding of m.
-func (m Await) Append(b []byte) []byte {
+func (m AwaitRequest) Append(b []byte) []byte {
 	b = appendFlags(b, m.Scope)
 	b = appendString8(b, m.Group)
 	b = appendString16(b, m.Key)
@@ -204,9 +204,9 @@ func (m Await) Append(b []byte) []byte {
 }
 
 // DecodeAwait is the reverse of Append.
-func DecodeAwait(b []byte) (Await, error) {
+func DecodeAwaitRequest(b []byte) (AwaitRequest, error) {
 	d := &decoder{b: b}
-	var m Await
+	var m AwaitRequest
 	d.flags(&m.Scope)
 	m.Group = d.string8()
 	m.Key = d.string16()

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/behind"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/writebehind"
+	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
@@ -17,29 +17,29 @@ import (
 
 // A backing is how a group's writes get to the user's origin, if they do: through,
 // before the cache has them, or behind, after.
-type backing struct {
+type originWrites struct {
 	g *Group
 
 	set    func(ctx context.Context, key string, value []byte) error // nil: writes are the cache's alone
 	remove func(ctx context.Context, key string) error               // nil: so are removals
-	behind *behind.Queue                                             // nil: they are written through
+	queue *writebehind.Queue                                             // nil: they are written through
 
-	cleanMu sync.Mutex // guards the following
-	clean   []note.Floor
+	flushedMu sync.Mutex // guards the following
+	flushed   []message.Floor
 	running bool // whether somebody sends what is in clean
 }
 
 // any reports whether writes get to the origin at all.
-func (b *backing) any() bool { return b.set != nil || b.remove != nil }
+func (b *originWrites) any() bool { return b.set != nil || b.remove != nil }
 
 // init makes g's backing from its configuration.
-func (b *backing) init(g *Group) {
+func (b *originWrites) init(g *Group) {
 	config := &g.config
 	b.g, b.set, b.remove = g, config.Set, config.Remove
 	if config.WriteBehind > 0 {
-		b.behind = behind.New(behind.Config{
+		b.queue = writebehind.New(writebehind.Config{
 			Store:    b.store,
-			Stored:   b.stored,
+			Stored:   b.onFlushed,
 			MaxBytes: config.WriteBehind,
 			Timeout:  config.LoadTimeout,
 			Now:      g.cache.clock.Instant,
@@ -51,11 +51,11 @@ func (b *backing) init(g *Group) {
 }
 
 // takes reports whether the origin is to get a write of this kind.
-func (b *backing) takes(op note.Op) bool {
+func (b *originWrites) takes(op message.Op) bool {
 	switch op {
-	case note.Set, note.Swap:
+	case message.Set, message.Swap:
 		return b.set != nil
-	case note.Remove:
+	case message.Remove:
 		return b.remove != nil
 	}
 	return false
@@ -65,11 +65,11 @@ func (b *backing) takes(op note.Op) bool {
 // held, so the origin sees a key's writes in the order of their stamps.
 //
 // If it fails, nobody knows what the origin holds: what the cache has of the key dies.
-func (b *backing) through(ctx context.Context, w *note.Write) error {
+func (b *originWrites) through(ctx context.Context, req *message.WriteRequest) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.g.config.LoadTimeout, ErrTimeout)
 	defer cancel()
-	what, write := b.callOf(w.Key, store.Payload(w.Value, w.Tagged), w.Op == note.Remove)
-	done, going := origin.Go(&b.g.guard, b.g.cache.spawn, what, w.Key, origin.NoValue(func() error { return write(b.g.whileStoring(ctx, w.Key)) }))
+	what, write := b.callOf(req.Key, store.Payload(req.Value, req.Tagged), req.Op == message.Remove)
+	done, going := origin.Go(&b.g.guard, b.g.cache.spawn, what, req.Key, origin.NoValue(func() error { return write(b.g.whileStoring(ctx, req.Key)) }))
 	if !going {
 		return ErrClosed
 	}
@@ -81,22 +81,22 @@ func (b *backing) through(ctx context.Context, w *note.Write) error {
 		b.g.cache.spawn(func() {
 			select {
 			case <-done:
-				b.distrust(w.Key)
+				b.distrust(req.Key)
 			case <-b.g.cache.ctx.Done():
 			}
 		})
 	}
 	if err != nil {
-		b.g.stats.storeErrors.Add(1)
-		b.distrustLocked(w.Key)
+		b.g.stats.originErrors.Add(1)
+		b.distrustLocked(req.Key)
 		return b.g.located(fmt.Errorf("writing to the origin: %w", err))
 	}
-	b.g.stats.stored.Add(1)
+	b.g.stats.originWrites.Add(1)
 	return nil
 }
 
 // toOrigin returns what is to be called for a write, the user's setter or remover.
-func (b *backing) callOf(key string, value []byte, removed bool) (what string, write func(context.Context) error) {
+func (b *originWrites) callOf(key string, value []byte, removed bool) (what string, write func(context.Context) error) {
 	if removed {
 		return "remover", func(ctx context.Context) error { return b.remove(ctx, key) }
 	}
@@ -104,8 +104,8 @@ func (b *backing) callOf(key string, value []byte, removed bool) (what string, w
 }
 
 // distrust makes what the cache has of the key dead, everywhere.
-func (b *backing) distrust(key string) {
-	held, err := b.g.writes.keys.Lock(b.g.cache.ctx, key)
+func (b *originWrites) distrust(key string) {
+	held, err := b.g.committer.keys.Lock(b.g.cache.ctx, key)
 	if err != nil {
 		return // closing
 	}
@@ -113,18 +113,18 @@ func (b *backing) distrust(key string) {
 	b.distrustLocked(key)
 }
 
-func (b *backing) distrustLocked(key string) {
-	n := &note.Note{Group: b.g.name, Key: key}
-	_ = b.g.writes.stampLocked(n, &note.Write{}, anyTime)
+func (b *originWrites) distrustLocked(key string) {
+	w := &message.Write{Group: b.g.name, Key: key}
+	_ = b.g.committer.stampLocked(w, &message.WriteRequest{}, anyTime)
 	b.g.cache.spawn(func() {
-		if err := b.g.writes.complete(begun{notes: []*note.Note{n}}); err != nil {
+		if err := b.g.committer.complete(pending{writes: []*message.Write{w}}); err != nil {
 			b.g.cache.log.Warn("a failed write to the origin could not be told to the region", "group", b.g.name, "key", key, "err", err)
 		}
 	})
 }
 
 // store1 writes one queued write to the origin.
-func (b *backing) store(ctx context.Context, w behind.Write) error {
+func (b *originWrites) store(ctx context.Context, w writebehind.Write) error {
 	what, write := b.callOf(w.Key, store.Payload(w.Value, w.Tagged), w.Removed)
 	done, ok := origin.Go(&b.g.guard, b.g.cache.spawn, what, w.Key, origin.NoValue(func() error { return write(ctx) }))
 	if !ok {
@@ -132,34 +132,34 @@ func (b *backing) store(ctx context.Context, w behind.Write) error {
 	}
 	err := (<-done).Err // the queue leaves behind what does not return
 	if err != nil {
-		b.g.stats.storeErrors.Add(1)
+		b.g.stats.originErrors.Add(1)
 	} else {
-		b.g.stats.stored.Add(1)
+		b.g.stats.originWrites.Add(1)
 	}
 	return err
 }
 
 // queue makes n, which has its stamp, one that the origin will get.
-func (b *backing) put(ctx context.Context, n *note.Note) error {
-	n.Dirty = true
-	err := b.behind.Put(ctx, b.writeOf(n))
+func (b *originWrites) put(ctx context.Context, w *message.Write) error {
+	w.Dirty = true
+	err := b.queue.Put(ctx, b.writeOf(w))
 	switch {
-	case errors.Is(err, behind.ErrFull):
+	case errors.Is(err, writebehind.ErrFull):
 		return fmt.Errorf("%w: %w", ErrOverloaded, err)
-	case errors.Is(err, behind.ErrTooLarge):
+	case errors.Is(err, writebehind.ErrTooLarge):
 		return fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
 	return err
 }
 
-func (b *backing) writeOf(n *note.Note) behind.Write {
+func (b *originWrites) writeOf(w *message.Write) writebehind.Write {
 	now := b.g.cache.clock.Instant()
-	return behind.Write{Key: n.Key, Stamp: n.Stamp, Value: n.Value, Tagged: n.Tagged, Removed: n.Stamp.IsRemoval(), Born: now.Add(-n.Age), Expires: now.Add(n.Life - n.Age)}
+	return writebehind.Write{Key: w.Key, Stamp: w.Stamp, Value: w.Value, Tagged: w.Tagged, Removed: w.Stamp.IsRemoval(), Born: now.Add(-w.Age), Expires: now.Add(w.Life - w.Age)}
 }
 
 // noteOfQueued is the reverse of behindOf.
-func (b *backing) noteOf(w behind.Write) note.Note {
-	return note.Note{
+func (b *originWrites) noteOf(w writebehind.Write) message.Write {
+	return message.Write{
 		Group:    b.g.name,
 		Key:      w.Key,
 		Stamp:    w.Stamp,
@@ -177,37 +177,37 @@ func (b *backing) noteOf(w behind.Write) note.Note {
 // have; and what it has of its own that is older need not be written any more. It is to be
 // called before the note is taken in, so that no read finds the floor of the newer write
 // beside the older write.
-func (b *backing) supersede(n *note.Note) error {
-	q := b.behind
-	if q == nil || n.Clear || n.Scope || n.Stamp.IsLoad() {
+func (b *originWrites) supersede(w *message.Write) error {
+	q := b.queue
+	if q == nil || w.Clear || w.Scope || w.Stamp.IsLoad() {
 		return nil
 	}
 	// Only what is older: its own write comes back to a node that owns the key,
 	// from a region that only passes it on.
-	older := n.Stamp
+	older := w.Stamp
 	older.Origin--
-	switch held, ok := q.Lookup(n.Key); {
-	case n.Dirty && (n.HasValue || n.Stamp.IsRemoval()):
-		q.Drop(n.Key, older) // be there room for the newer one or not
-		return q.Hold(b.writeOf(n))
-	case n.HasValue && (!ok || held.Stamp.Below(n.Stamp)):
+	switch held, ok := q.Lookup(w.Key); {
+	case w.Dirty && (w.HasValue || w.Stamp.IsRemoval()):
+		q.Drop(w.Key, older) // be there room for the newer one or not
+		return q.Hold(b.writeOf(w))
+	case w.HasValue && (!ok || held.Stamp.Below(w.Stamp)):
 		// Another region writes it. If an older one is being written here just now, which may
 		// come last, then so must this one be after it; else it is not kept.
-		_ = q.Hold(b.writeOf(n))
-		q.Drop(n.Key, n.Stamp)
+		_ = q.Hold(b.writeOf(w))
+		q.Drop(w.Key, w.Stamp)
 	}
-	q.Drop(n.Key, older)
+	q.Drop(w.Key, older)
 	return nil
 }
 
 // queued answers with what the origin does not have yet: for such a key the queue
 // is the origin, and what it has is as good as loaded now.
-func (b *backing) queued(key string, floor expiry.Stamp) (answer, bool) {
-	if b.behind == nil {
+func (b *originWrites) queued(key string, floor expiry.Stamp) (answer, bool) {
+	if b.queue == nil {
 		return answer{}, false
 	}
 	start := b.g.startFill()
-	w, ok := b.behind.Lookup(key)
+	w, ok := b.queue.Lookup(key)
 	if !ok {
 		return answer{}, false
 	}
@@ -229,25 +229,25 @@ func (b *backing) queued(key string, floor expiry.Stamp) (answer, bool) {
 }
 
 // isQueued reports whether the origin does not have the key's last write yet.
-func (b *backing) has(key string) bool {
-	if b.behind == nil {
+func (b *originWrites) has(key string) bool {
+	if b.queue == nil {
 		return false
 	}
-	_, ok := b.behind.Lookup(key)
+	_, ok := b.queue.Lookup(key)
 	return ok
 }
 
 // dirty is queued for a load. What has been cleared since it was written is not
 // answered with, and the origin must have it before it is asked: what was there before
 // would come back.
-func (b *backing) unwritten(ctx context.Context, key string, floor expiry.Stamp) (answer, bool) {
-	if a, ok := b.queued(key, floor); ok || b.behind == nil {
+func (b *originWrites) unwritten(ctx context.Context, key string, floor expiry.Stamp) (answer, bool) {
+	if a, ok := b.queued(key, floor); ok || b.queue == nil {
 		return a, ok
 	}
-	if _, ok := b.behind.Lookup(key); !ok {
+	if _, ok := b.queue.Lookup(key); !ok {
 		return answer{}, false
 	}
-	b.behind.Adopt(func(k string) bool { return k == key })
+	b.queue.Adopt(func(k string) bool { return k == key })
 	ctx, cancel := share(ctx, 3, 4) // leaves time to say so
 	defer cancel()
 	if err := b.awaitWritten(ctx, key); err != nil {
@@ -257,9 +257,9 @@ func (b *backing) unwritten(ctx context.Context, key string, floor expiry.Stamp)
 }
 
 // written waits until nothing is queued for the key.
-func (b *backing) awaitWritten(ctx context.Context, key string) error {
+func (b *originWrites) awaitWritten(ctx context.Context, key string) error {
 	for {
-		if _, ok := b.behind.Lookup(key); !ok {
+		if _, ok := b.queue.Lookup(key); !ok {
 			return nil
 		}
 		select {
@@ -272,30 +272,30 @@ func (b *backing) awaitWritten(ctx context.Context, key string) error {
 
 // stored is called when the origin has a queued write: who keeps it for this
 // node need not any more.
-func (b *backing) stored(w behind.Write) {
-	b.cleanMu.Lock()
-	defer b.cleanMu.Unlock()
-	b.clean = append(b.clean, note.Floor{Key: w.Key, Stamp: w.Stamp})
+func (b *originWrites) onFlushed(w writebehind.Write) {
+	b.flushedMu.Lock()
+	defer b.flushedMu.Unlock()
+	b.flushed = append(b.flushed, message.Floor{Key: w.Key, Stamp: w.Stamp})
 	if !b.running {
-		b.running = b.g.cache.spawn(b.sendStored)
+		b.running = b.g.cache.spawn(b.sendFlushed)
 	}
 }
 
 // sendClean tells the nodes of the view what the origin has. Which of them keep
 // it depends on the rings that were.
-func (b *backing) sendStored() {
+func (b *originWrites) sendFlushed() {
 	for {
-		b.cleanMu.Lock()
-		m := note.Clean{Group: b.g.name, Keys: b.clean[:min(len(b.clean), journalPage)]}
-		b.clean = b.clean[len(m.Keys):]
+		b.flushedMu.Lock()
+		m := message.Flushed{Group: b.g.name, Keys: b.flushed[:min(len(b.flushed), journalPage)]}
+		b.flushed = b.flushed[len(m.Keys):]
 		if len(m.Keys) == 0 {
 			b.running = false
-			b.cleanMu.Unlock()
+			b.flushedMu.Unlock()
 			return
 		}
-		b.cleanMu.Unlock()
+		b.flushedMu.Unlock()
 		payload := m.Append(nil)
-		for _, n := range b.g.cache.standing.view.Load().home.Nodes {
+		for _, n := range b.g.cache.lease.view.Load().home.Nodes {
 			peer := (*peers.Peer)(nil)
 			if n.ID != b.g.cache.node.ID {
 				peer = b.g.cache.transport.Peer(n.ID)
@@ -304,7 +304,7 @@ func (b *backing) sendStored() {
 				continue
 			}
 			ctx, cancel := context.WithTimeout(b.g.cache.ctx, b.g.cache.config.Lease)
-			if _, err := peer.Call(ctx, note.MethodClean, payload); err != nil {
+			if _, err := peer.Call(ctx, message.MethodFlushed, payload); err != nil {
 				b.g.cache.log.Debug("not told what the origin has; it will write it once more should it become the owner", "node", n.ID, "err", err)
 			}
 			cancel()
@@ -313,8 +313,8 @@ func (b *backing) sendStored() {
 }
 
 // takeClean answers a Clean.
-func (b *backing) handleStored(m *note.Clean) peers.Answer {
-	if q := b.behind; q != nil {
+func (b *originWrites) handleFlushed(m *message.Flushed) peers.Answer {
+	if q := b.queue; q != nil {
 		for _, k := range m.Keys {
 			q.Release(k.Key, k.Stamp)
 		}
@@ -325,14 +325,14 @@ func (b *backing) handleStored(m *note.Clean) peers.Answer {
 // reown has queued writes follow their keys when the ring has changed. Those of
 // keys that are this node's now it writes; those of keys that are not, it hands to
 // the new owners, and keeps until the origin has them.
-func (b *backing) reown() {
-	q := b.behind
+func (b *originWrites) reown() {
+	q := b.queue
 	if q == nil {
 		return
 	}
 	q.Adopt(b.g.ownsOnRing)
 	home := b.g.cache.topology().Home
-	b.disown(b.g.cache.ctx, b.g.handing(), func(key string) (string, bool) {
+	b.disown(b.g.cache.ctx, b.g.newHandover(), func(key string) (string, bool) {
 		owner := home.Owner(key).ID
 		return owner, owner != b.g.cache.node.ID
 	})
@@ -342,10 +342,10 @@ func (b *backing) reown() {
 // what is queued, which this node leaves to them; what is being written, which may fail
 // yet; and what is held, for an heir that does not know of it. What cannot be handed over
 // this node goes on to write itself.
-func (b *backing) disown(ctx context.Context, h *handing, heir func(key string) (node string, ok bool)) {
-	q := b.behind
+func (b *originWrites) disown(ctx context.Context, h *handover, heir func(key string) (node string, ok bool)) {
+	q := b.queue
 	disowned := q.Disown(func(key string) bool { _, ok := heir(key); return !ok })
-	for _, w := range q.Dirty() {
+	for _, w := range q.Unwritten() {
 		if node, ok := heir(w.Key); ok {
 			h.add(ctx, node, b.noteOf(w))
 		}

@@ -22,7 +22,7 @@ const maxBatch = 1024
 //
 // Each key has a ticket, which ends by load or by leave. A nil gathering, of a group
 // whose getter takes one key at a time, gives out nil tickets.
-type gathering struct {
+type batchLoad struct {
 	g *Group
 
 	mu     sync.Mutex // guards the following
@@ -37,15 +37,15 @@ const gatherPatience = 20 * time.Millisecond
 
 // gather returns a gathering that n calls of leave are to come for, beside those for the
 // tickets it gives out.
-func (g *Group) gather(n int) *gathering {
+func (g *Group) gather(n int) *batchLoad {
 	if g.config.GetMany == nil {
 		return nil
 	}
-	return &gathering{g: g, coming: n}
+	return &batchLoad{g: g, coming: n}
 }
 
 // ticket adds a key.
-func (w *gathering) ticket(key string) *ticket {
+func (w *batchLoad) ticket(key string) *ticket {
 	if w == nil {
 		return nil
 	}
@@ -60,19 +60,19 @@ func (g *Group) ticket(t *peers.Together, key string) *ticket {
 	if t == nil || g.config.GetMany == nil {
 		return nil
 	}
-	w := t.Value(func() any { return g.gather(t.Keys) }).(*gathering)
+	w := t.Value(func() any { return g.gather(t.Keys) }).(*batchLoad)
 	return &ticket{gathering: w, key: key}
 }
 
 // leave says that one less is to come.
-func (w *gathering) leave() {
+func (w *batchLoad) leave() {
 	if w != nil {
 		w.end(nil)
 	}
 }
 
 // end ends a ticket, or with nil something else that was to come.
-func (w *gathering) end(ready *ticket) {
+func (w *batchLoad) end(ready *ticket) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.coming--
@@ -93,7 +93,7 @@ func (w *gathering) end(ready *ticket) {
 }
 
 // goLocked has loaded what is ready.
-func (w *gathering) goLocked() {
+func (w *batchLoad) goLocked() {
 	if w.timer != nil {
 		w.timer.Stop()
 		w.timer = nil
@@ -110,7 +110,7 @@ func (w *gathering) goLocked() {
 
 // A ticket is a key's part in a gathering.
 type ticket struct {
-	gathering *gathering
+	gathering *batchLoad
 	key       string
 	ended     atomic.Bool
 
