@@ -71,8 +71,8 @@ type raise struct {
 type Raised struct {
 	Floor Stamp
 	At    time.Duration // what Raise, RaiseGroup or Clear was called with
-	Seq  Seq          // how many floors were raised before it
-	First Seq          // the same of the first that was held of those it stands for, itself included
+	Seq   Seq           // how many floors were raised before it
+	First Seq           // the same of the first that was held of those it stands for, itself included
 	Scope bool          // it is not the key's own: a prefix's, a tag's, or the group's
 }
 

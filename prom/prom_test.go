@@ -82,7 +82,9 @@ func TestMetrics(t *testing.T) {
 func TestEveryFigureOfAGroup(t *testing.T) { everyFigure[geocache.GroupStats](t, "", withGroup) }
 
 func TestEveryFigureOfWriteBehind(t *testing.T) {
-	everyFigure(t, "Behind.", func(b geocache.WriteBehindStats) geocache.Stats { return withGroup(geocache.GroupStats{WriteBehind: b}) })
+	everyFigure(t, "Behind.", func(b geocache.WriteBehindStats) geocache.Stats {
+		return withGroup(geocache.GroupStats{WriteBehind: b})
+	})
 }
 
 func TestEveryFigureOfAnOutbox(t *testing.T) {

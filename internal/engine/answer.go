@@ -27,7 +27,7 @@ func (a answer) fresh() bool { return a.err == nil && a.source != SourceStale }
 type fillStart struct {
 	known      expiry.Seq // what was known of writes
 	leaseEpoch uint64
-	guestEpoch      uint64 // see standing
+	guestEpoch uint64 // see standing
 }
 
 func (g *Group) startFill() fillStart {

@@ -106,7 +106,7 @@ func (c *Cache) newBroadcast(notes []*message.Write) broadcast {
 // A spreading is notes on their way to the nodes of this region.
 type broadcast struct {
 	c      *Cache
-	writes  []*message.Write
+	writes []*message.Write
 	sender uint64         // see take
 	begun  expiry.Instant // when the ages were right
 	told   map[string]bool
@@ -114,7 +114,7 @@ type broadcast struct {
 	// in is the tenure that the notes were stamped in, if they are a Swap's. A node that is told
 	// only after its end may have owned the key by then, and have swapped the same value: that is
 	// disputed. A node that came into the view after it has the floor from the journals.
-	term       term
+	term     term
 	disputed bool
 }
 

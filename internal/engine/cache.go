@@ -36,7 +36,7 @@ type Cache struct {
 
 	epoch      expiry.Generation // when this process started
 	self       uint64            // stands for this process, see senderOf
-	lease   leaseState
+	lease      leaseState
 	following  sync.Mutex   // held from reading the topology to having followed it
 	reowns     atomic.Int64 // calls of reown that wait for the end of the pass under way, and that one
 	replicator replicator

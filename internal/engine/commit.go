@@ -50,9 +50,9 @@ func (o *committer) commit(ctx context.Context, req *message.WriteRequest) (mess
 // begun is a write that is stamped and that the region is still to be told of. If there is nothing
 // to be told it has no notes.
 type pending struct {
-	writes  []*message.Write
+	writes []*message.Write
 	reply  message.WriteReply
-	term term // of a Swap: under which it was stamped; otherwise zero
+	term   term // of a Swap: under which it was stamped; otherwise zero
 }
 
 // unconfirmed is the error of a write that the region has not been told of in time. A Swap may be

@@ -44,7 +44,7 @@ type freshness struct {
 	revalidate time.Duration // the part of staleness during which it is loaded anew
 
 	leaseEnd *atomic.Int64 // an expiry.Instant: until then this node is told of every write
-	caughtUp   atomic.Bool   // this node has caught up with the writes to this group
+	caughtUp atomic.Bool   // this node has caught up with the writes to this group
 	rejected atomic.Uint64 // entries that were not admissible because they may be older than a write
 }
 

@@ -81,14 +81,14 @@ type Group struct {
 	loading *semaphore.Weighted // calls of the getter
 	stats   groupStats
 
-	guard     origin.Guard // of the user's functions
-	decodeLog throttle
-	reportedDropped    uint64 // see warnOfUntold
+	guard           origin.Guard // of the user's functions
+	decodeLog       throttle
+	reportedDropped uint64 // see warnOfUntold
 
-	origin    originWrites
+	origin     originWrites
 	updates    updates
-	committer     committer
-	router  router
+	committer  committer
+	router     router
 	refreshing refresher
 	journal    journal
 	home       homes

@@ -52,8 +52,8 @@ func (c *Cache) handoff(ctx context.Context) {
 type handover struct {
 	g       *Group
 	batches map[string][]message.Write // by node
-	sizes   map[string]int         // their bytes
-	failed  map[string]error       // nodes that did not take a batch; they get no more
+	sizes   map[string]int             // their bytes
+	failed  map[string]error           // nodes that did not take a batch; they get no more
 }
 
 func (g *Group) newHandover() *handover {

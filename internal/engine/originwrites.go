@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/writebehind"
 	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/internal/writebehind"
 	"github.com/geocache/geocache/peers"
 )
 
@@ -22,11 +22,11 @@ type originWrites struct {
 
 	set    func(ctx context.Context, key string, value []byte) error // nil: writes are the cache's alone
 	remove func(ctx context.Context, key string) error               // nil: so are removals
-	queue *writebehind.Queue                                             // nil: they are written through
+	queue  *writebehind.Queue                                        // nil: they are written through
 
 	flushedMu sync.Mutex // guards the following
 	flushed   []message.Floor
-	running bool // whether somebody sends what is in clean
+	running   bool // whether somebody sends what is in clean
 }
 
 // any reports whether writes get to the origin at all.

@@ -201,7 +201,7 @@ func (r *replicator) relay(ctx context.Context, notes []message.Write, transit t
 			continue
 		}
 		_ = g.origin.supersede(w) // drops what is older, there is nothing to keep
-		g.apply(w, transit, 0)      // all of them at once, before anybody waits
+		g.apply(w, transit, 0)    // all of them at once, before anybody waits
 		w.Age += transit
 		wg.Go(func() { errs[i] = r.c.broadcast(ctx, w) })
 	}

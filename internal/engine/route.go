@@ -233,11 +233,11 @@ var errNoOwner = errors.New("no node of the region can be reached")
 type outcome int
 
 const (
-	final       outcome = iota // it has done it, or failed to, and said so
-	notOwner                // it does not act as an owner now: it has not done it
-	notYet                     // it has not done it: it had no room, or no time left
-	lost                       // it may have done it
-	ownerLeft                       // it has done it, but the next owner has to see to it that all are told
+	final     outcome = iota // it has done it, or failed to, and said so
+	notOwner                 // it does not act as an owner now: it has not done it
+	notYet                   // it has not done it: it had no room, or no time left
+	lost                     // it may have done it
+	ownerLeft                // it has done it, but the next owner has to see to it that all are told
 )
 
 // request asks one node, which may be this one, to carry out a write.

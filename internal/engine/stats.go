@@ -147,18 +147,18 @@ func (c *hitCounter) value() (sum uint64) {
 // process's memory is the only one on the path of a hit; it is striped, since an
 // atomic that all cores write costs more than the hit.
 type groupStats struct {
-	hits       hitCounter
-	bySource   [numSources]atomic.Uint64 // of reads; SourceStore is in hits
-	notFound   atomic.Uint64
-	errors     atomic.Uint64
-	loads      atomic.Uint64
-	loadErrors atomic.Uint64
-	abandoned  atomic.Uint64
-	refreshes  atomic.Uint64
-	served     atomic.Uint64
-	unanswered atomic.Uint64
-	fallbacks  atomic.Uint64
-	decodeErrors  atomic.Uint64
+	hits         hitCounter
+	bySource     [numSources]atomic.Uint64 // of reads; SourceStore is in hits
+	notFound     atomic.Uint64
+	errors       atomic.Uint64
+	loads        atomic.Uint64
+	loadErrors   atomic.Uint64
+	abandoned    atomic.Uint64
+	refreshes    atomic.Uint64
+	served       atomic.Uint64
+	unanswered   atomic.Uint64
+	fallbacks    atomic.Uint64
+	decodeErrors atomic.Uint64
 
 	writes, writeErrors, originWrites, originErrors, updateRetries, repaired atomic.Uint64
 

@@ -102,7 +102,7 @@ type RecallReply struct {
 	// Agrees says that the node and its region know the same regions as the asker, and so do not
 	// take themselves for the key's home unless the asker does.
 	Agrees bool
-	Write   Write // of the key's last write; without a stamp if there is none
+	Write  Write // of the key's last write; without a stamp if there is none
 }
 
 // Append appends the encoding of m.

@@ -69,7 +69,7 @@ type WriteRequest struct {
 	Born     expiry.Instant // the same by this node's clock; not sent
 	Regions  uint64         // Swap only: a hash of the regions that the sender has chosen the key's home from; 0 if it is named
 	Life     time.Duration  // Set and Swap: the item's own time to live, or 0; in microseconds when sent
-	AckOwner    bool           // answer when the owner has it
+	AckOwner bool           // answer when the owner has it
 	Tagged   bool           // Set and Swap: tags come before the value
 	Value    []byte         // Set and Swap; encoded
 	Keys     []string       // RemoveKeys only: those after Key

@@ -17,12 +17,12 @@ type Method = uint8
 
 // The methods, each with its payload and that of its answer.
 const (
-	MethodWrite   Method = 1 // Write, Wrote
-	MethodBroadcast    Method = 2 // Tell, empty
-	MethodPush    Method = 3 // Push, Pushed
-	MethodAwait   Method = 4 // Await, empty
-	MethodJournal Method = 5 // Journal, Floors
-	MethodCompare Method = 6 // Compare, Floors
+	MethodWrite     Method = 1 // Write, Wrote
+	MethodBroadcast Method = 2 // Tell, empty
+	MethodPush      Method = 3 // Push, Pushed
+	MethodAwait     Method = 4 // Await, empty
+	MethodJournal   Method = 5 // Journal, Floors
+	MethodCompare   Method = 6 // Compare, Floors
 	MethodFlushed   Method = 7 // Clean, empty
 
 	// MethodHandoff gives keys' new owner what the old one has of them. It is
@@ -160,7 +160,7 @@ type Broadcast struct {
 	// Sender stands for the node that sends the notes to the other regions: the one that tells
 	// of them. It is 0 where they come from another region.
 	Sender uint64
-	Writes  []Write
+	Writes []Write
 }
 
 // Append appends the encoding of m.
@@ -186,7 +186,7 @@ type Push struct {
 	Epoch  expiry.Generation // when the stream began: a restarted sender has a higher one
 	Number uint64            // of this push, from 1
 	Low    uint64            // every number below has been acknowledged, or has been given up for another stream
-	Writes  []Write            // none: the sender only asks what has arrived
+	Writes []Write           // none: the sender only asks what has arrived
 }
 
 // Append appends the encoding of m.
