@@ -1,13 +1,14 @@
-// Package flight shares work among callers who want the same key: a singleflight whose flights belong to
-// nobody. A flight runs under a context of its own until it ends, its time is up, or nobody waits for it
-// any more. A caller that gives up takes nobody with it.
+// Package flight shares work among callers that want the same key. It is a singleflight whose flights
+// belong to nobody: a flight runs under its own context until it is finished, its time is up, or its last
+// waiter gives up. A waiter that gives up does not affect the others.
 //
-// golang.org/x/sync/singleflight is not used because it does not count those who wait, so a load that
-// nobody wants could not be ended, and because it cannot be told that a flight is too old to join.
+// golang.org/x/sync/singleflight does not serve here. It does not count waiters, so it cannot end a load
+// that nobody wants any more, and it cannot be told that a flight is too old to join.
 //
-// The package promises at most one joinable flight for each key in a [Table], and that whoever waits for a flight
-// gets its answer, or its own context's error. It does not know what an answer is, nor what makes one too
-// old beyond the floor that a caller names.
+// A [Table] has at most one flight for each key that callers can join. Whoever waits gets the flight's
+// answer, unless the waiter's own context ends first. A caller joins only flights that are not below its
+// floor; an answer can be outdated for other reasons, of which this package knows nothing. Nor does it
+// promise that the work stops when a flight's context ends: that is up to the work.
 package flight
 
 import (
@@ -18,7 +19,8 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// A Table has the flights under way whose answers are of type A. Its methods are safe for concurrent use.
+// A Table has the flights under way whose answers are of type A. Make one with [NewTable]. The methods are
+// safe for concurrent use.
 type Table[A any] struct {
 	parent context.Context   // ends all flights
 	limit  time.Duration     // ends each flight
@@ -29,15 +31,15 @@ type Table[A any] struct {
 	byKey map[string]*Flight[A] // guarded by mu
 }
 
-// A Flight is one run of the work for a key.
+// A Flight is one run of the work for a key. Its methods return what never changes.
 type Flight[A any] struct {
 	key      string
 	floor    expiry.Stamp
 	known    expiry.Seq
 	deadline time.Time
 
-	// The following are guarded by Table.mu. Most flights end before anybody needs a context or a channel, so
-	// these are made when they are first asked for.
+	// The following are guarded by Table.mu. ctx, cancel and done are made on first use, since most flights
+	// end before anybody needs them.
 	waiters int
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -46,31 +48,34 @@ type Flight[A any] struct {
 	answer  A // set when ended is
 }
 
-// NewTable returns a table whose flights end with parent, or when they have taken limit. spawn starts their
-// goroutines; a flight that it refuses to start has the answer closed.
+// NewTable returns an empty table. The contexts of its flights end with parent, and limit after the flight
+// was made. spawn starts a goroutine for the work of a flight; if it returns false instead, the flight's
+// answer is closed.
 func NewTable[A any](parent context.Context, limit time.Duration, spawn func(func()) bool, closed A) *Table[A] {
 	return &Table[A]{parent: parent, limit: limit, spawn: spawn, closed: closed, byKey: make(map[string]*Flight[A])}
 }
 
-// Parent returns the context that ends all flights.
+// Parent returns the parent of the flights' contexts.
 func (t *Table[A]) Parent() context.Context { return t.parent }
 
-// Limit returns how long a flight may take.
+// Limit returns how long a flight may run.
 func (t *Table[A]) Limit() time.Duration { return t.limit }
 
 // Key returns the key that the flight is for.
 func (f *Flight[A]) Key() string { return f.key }
 
-// Floor returns the key's floor when the flight began.
-// Invariant: the flight's answer is not below it. So a caller that knows of a later write, and has a higher
-// floor, must not join.
+// Floor returns the key's floor when the flight was made. The flight's answer is not below it, but may be
+// below a higher one. So a caller that knows of a later write, and hence has a higher floor, must not join.
 func (f *Flight[A]) Floor() expiry.Stamp { return f.floor }
 
-// Known returns what was known of writes when the flight began.
+// Known returns the mark of the last write that was known when the flight was made.
 func (f *Flight[A]) Known() expiry.Seq { return f.known }
 
-// Do joins the flight for key, or begins one that does run. The caller must call Wait.
-func (t *Table[A]) Do(key string, floor expiry.Stamp, known expiry.Seq, run func(context.Context) A) (f *Flight[A], leads bool) {
+// Do joins the flight for key as Join does, and starts run if the caller leads. Unlike singleflight's Do it
+// returns at once. The caller must call Wait.
+func (t *Table[A]) Do(
+	key string, floor expiry.Stamp, known expiry.Seq, run func(context.Context) A,
+) (f *Flight[A], leads bool) {
 	f, leads = t.Join(key, floor, known)
 	if leads {
 		t.Start(f, run)
@@ -78,9 +83,9 @@ func (t *Table[A]) Do(key string, floor expiry.Stamp, known expiry.Seq, run func
 	return f, leads
 }
 
-// Join counts the caller among those who wait for the flight for key, and makes one if there is none or its
-// floor is too low. If the caller leads, the flight is new, and the caller must see to it that Finish is
-// called, by Start for example.
+// Join adds the caller to the waiters of the flight for key. If there is no flight, or its floor is below the
+// caller's, it makes a new one and leads is true. Whoever leads must see to it that Finish is called: by
+// calling it, or by Start. Everybody else must call Wait.
 func (t *Table[A]) Join(key string, floor expiry.Stamp, known expiry.Seq) (f *Flight[A], leads bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,17 +93,18 @@ func (t *Table[A]) Join(key string, floor expiry.Stamp, known expiry.Seq) (f *Fl
 		f.waiters++
 		return f, false
 	}
-	// A flight that is there but too old loses its place and nothing else: those who wait for it came before
-	// the write.
+	// A flight that is too old loses its place in the table and nothing else: its waiters came before the
+	// write, so they may have its answer.
 	return t.beginLocked(key, floor, known), true
 }
 
-// Private is Join for a caller that may share no flight: it makes one that nobody else joins.
+// Private makes a flight that nobody else can join. The caller leads it, as in Join.
 func (t *Table[A]) Private(key string, floor expiry.Stamp, known expiry.Seq) *Flight[A] {
 	return &Flight[A]{key: key, floor: floor, known: known, waiters: 1, deadline: time.Now().Add(t.limit)}
 }
 
-// Lead is Join for a caller that wants no other's answer: it reports false if there is a flight for key.
+// Lead makes a flight for key unless there is one, whatever its floor. The caller leads it, as in Join. It
+// counts as a waiter that never gives up, so the flight goes on when all that have joined it do.
 func (t *Table[A]) Lead(key string, floor expiry.Stamp, known expiry.Seq) (f *Flight[A], ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -108,14 +114,16 @@ func (t *Table[A]) Lead(key string, floor expiry.Stamp, known expiry.Seq) (f *Fl
 	return t.beginLocked(key, floor, known), true
 }
 
-// Detach lets nobody join the present flights any more.
+// Detach takes all flights out of the table, so nobody joins them any more. Those who wait for one already
+// still get its answer.
 func (t *Table[A]) Detach() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clear(t.byKey)
 }
 
-// Start has run do the work of the flight on a goroutine.
+// Start calls run on a goroutine of its own, with the flight's context, and finishes the flight with what it
+// returns. Only the caller that leads the flight may call it.
 func (t *Table[A]) Start(f *Flight[A], run func(context.Context) A) {
 	ctx := t.Context(f)
 	if !t.spawn(func() { t.Finish(f, run(ctx)) }) {
@@ -123,14 +131,16 @@ func (t *Table[A]) Start(f *Flight[A], run func(context.Context) A) {
 	}
 }
 
-// Context returns the context for the work of the flight. It ends when the flight does.
+// Context returns the context for the work of the flight. It ends when the flight is finished, when its time
+// is up, or when its last waiter gives up.
 func (t *Table[A]) Context(f *Flight[A]) context.Context {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.contextLocked(f)
 }
 
-// Wait returns the flight's answer. ok is false if ctx ends first; the last caller to give up ends the flight.
+// Wait waits for the flight's answer. ok is false if ctx ends first; then the caller is no waiter any more, and
+// if it was the last one the flight's context ends. Each waiter calls Wait once.
 func (t *Table[A]) Wait(ctx context.Context, f *Flight[A]) (answer A, ok bool) {
 	t.mu.Lock()
 	if f.ended {
@@ -148,19 +158,20 @@ func (t *Table[A]) Wait(ctx context.Context, f *Flight[A]) (answer A, ok bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f.ended { // both: the answer is there, which callers that wait for several flights in turn count on
+	if f.ended { // both have happened: callers that wait for several flights in turn rely on getting the answer
 		return f.answer, true
 	}
 	if f.waiters--; f.waiters == 0 {
-		// Out of the table before it is cancelled: whoever comes now must not join a flight that is ending.
+		// First out of the table, so that nobody joins a flight that is being cancelled.
 		t.forgetLocked(f)
-		t.contextLocked(f) // for the work, which may not have asked for it yet
+		t.contextLocked(f) // made even now: the work may ask for it later, and must find it cancelled
 		f.cancel()
 	}
 	return answer, false
 }
 
-// Finish ends the flight with an answer.
+// Finish ends the flight with an answer, which all waiters get. It must be called once for each flight, also
+// for one whose context has ended.
 func (t *Table[A]) Finish(f *Flight[A], answer A) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -174,7 +185,7 @@ func (t *Table[A]) Finish(f *Flight[A], answer A) {
 	}
 }
 
-// beginLocked makes a flight, which the caller waits for.
+// beginLocked makes a flight and puts it into the table, in place of an older one.
 func (t *Table[A]) beginLocked(key string, floor expiry.Stamp, known expiry.Seq) *Flight[A] {
 	f := t.Private(key, floor, known)
 	t.byKey[key] = f
@@ -188,6 +199,7 @@ func (t *Table[A]) contextLocked(f *Flight[A]) context.Context {
 	return f.ctx
 }
 
+// forgetLocked takes f out of the table, unless another flight has taken its place.
 func (t *Table[A]) forgetLocked(f *Flight[A]) {
 	if t.byKey[f.key] == f {
 		delete(t.byKey, f.key)

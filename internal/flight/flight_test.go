@@ -2,6 +2,7 @@ package flight
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -132,6 +133,101 @@ func TestFlightsThatNobodyJoins(t *testing.T) {
 		require.True(t, leads)
 		flights.Finish(f, 1) // which still can
 	})
+}
+
+// Most misses end like this, and each allocation would cost all of them.
+func TestAFlightWhoseLeaderDoesTheWorkNeedsNoContext(t *testing.T) {
+	flights := table(t)
+	f, leads := flights.Join("ada", expiry.Stamp{}, 0)
+	require.True(t, leads)
+	flights.Finish(f, 1)
+	require.Nil(t, f.ctx)
+	require.Nil(t, f.done)
+	answer, ok := flights.Wait(t.Context(), f)
+	require.True(t, ok)
+	require.Equal(t, 1, answer)
+	require.Nil(t, f.done)
+	require.Empty(t, flights.byKey)
+}
+
+// A caller of Lead does not call Wait, and wants the answer all the same.
+func TestALeaderThatDoesNotWaitKeepsTheFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		flights := table(t)
+		led, ok := flights.Lead("ada", expiry.Stamp{}, 0)
+		require.True(t, ok)
+		ctx := flights.Context(led)
+		joined, leads := flights.Join("ada", expiry.Stamp{}, 0)
+		require.False(t, leads)
+		require.Same(t, led, joined)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, ok = flights.Wait(gone, joined)
+		require.False(t, ok)
+		require.NoError(t, ctx.Err())
+		_, leads = flights.Join("ada", expiry.Stamp{}, 0)
+		require.False(t, leads, "it can still be joined")
+		flights.Finish(led, 1)
+		require.ErrorIs(t, ctx.Err(), context.Canceled, "the work is done")
+		_, ok = flights.Lead("ada", expiry.Stamp{}, 0)
+		require.True(t, ok)
+	})
+}
+
+func TestWorkThatStartsTooLateIsCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		flights := table(t)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		for _, f := range []*Flight[int]{
+			flights.Private("ada", expiry.Stamp{}, 0),
+			first(flights.Join("ada", expiry.Stamp{}, 0)),
+		} {
+			_, ok := flights.Wait(gone, f)
+			require.False(t, ok)
+			var err error
+			flights.Start(f, func(ctx context.Context) int {
+				err = ctx.Err()
+				return 1
+			})
+			synctest.Wait()
+			require.ErrorIs(t, err, context.Canceled)
+		}
+	})
+}
+
+func first[A, B any](a A, _ B) A { return a }
+
+func TestDetachedFlightsStillAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		flights := table(t)
+		release := make(chan struct{})
+		old, _ := flights.Do("ada", expiry.Stamp{}, 0, func(context.Context) int {
+			<-release
+			return 1
+		})
+		flights.Detach()
+		current, leads := flights.Join("ada", expiry.Stamp{}, 0)
+		require.True(t, leads)
+		close(release)
+		answer, ok := flights.Wait(t.Context(), old)
+		require.True(t, ok)
+		require.Equal(t, 1, answer)
+		joined, leads := flights.Join("ada", expiry.Stamp{}, 0)
+		require.False(t, leads, "the old one's end does not concern it")
+		require.Same(t, current, joined)
+	})
+}
+
+func TestTheParentEndsAllFlights(t *testing.T) {
+	parent, cancel := context.WithCancelCause(t.Context())
+	flights := NewTable(parent, time.Second, func(f func()) bool { go f(); return true }, -1)
+	f, _ := flights.Join("ada", expiry.Stamp{}, 0)
+	ctx := flights.Context(f)
+	require.Same(t, ctx, flights.Context(f))
+	why := errors.New("closing")
+	cancel(why)
+	require.ErrorIs(t, context.Cause(ctx), why)
 }
 
 func TestATableThatIsClosed(t *testing.T) {

@@ -1,5 +1,9 @@
-// Package keylock has one lock for each key. Waiters get a key's lock in the order in which they came,
-// and may give up waiting. Keys that nobody holds take no memory.
+// Package keylock provides a mutex for each key. Unlike a sync.Mutex it is fair, and waiting for it ends
+// with a context. A key that nobody holds takes no memory.
+//
+// It promises that waiters get a key's lock in the order in which they came, and that a lock handed to a
+// waiter that gives up at the same moment goes to the next one. Locks are not reentrant: a caller that
+// locks a key it holds waits for itself until its context ends.
 package keylock
 
 import (
@@ -10,29 +14,30 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// Locks are the locks of all keys. The zero value is ready for use. Its methods are safe for concurrent
-// use.
+// Locks has the locks of all keys. The zero value is ready for use. The methods are safe for concurrent
+// use. Locks must not be copied after first use.
 type Locks struct{ shards [64]shard }
 
 type shard struct {
 	mu sync.Mutex
 
-	// held are the keys that are locked, and who waits for each, first come first served. Guarded by mu.
+	// held has an entry for each locked key: those who wait for it, longest first. Guarded by mu.
 	held map[string][]*waiter
 }
 
 type waiter struct {
 	turn  chan struct{} // closed when the lock is handed to this waiter
-	given bool          // it has been; guarded by shard.mu
+	given bool          // whether that has happened; guarded by shard.mu
 }
 
-// Held is a key's lock in the hands of a caller, who must call Unlock once.
+// Held is a lock that the caller of Lock holds. The caller must call Unlock exactly once.
 type Held struct {
 	shard *shard
 	key   string
 }
 
-// Lock locks a key, unless ctx ends first; then the error is its cause.
+// Lock locks a key. If ctx ends while Lock waits, the error is context.Cause(ctx). A free key is locked
+// even if ctx has ended already.
 func (l *Locks) Lock(ctx context.Context, key string) (Held, error) {
 	s := &l.shards[xxh3.HashString(key)%uint64(len(l.shards))]
 	h := Held{s, key}
@@ -56,7 +61,7 @@ func (l *Locks) Lock(ctx context.Context, key string) (Held, error) {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	given := w.given
+	given := w.given // since select chooses at random if both have happened
 	if !given {
 		s.held[key] = slices.DeleteFunc(s.held[key], func(other *waiter) bool { return other == w })
 	}
@@ -67,7 +72,7 @@ func (l *Locks) Lock(ctx context.Context, key string) (Held, error) {
 	return Held{}, context.Cause(ctx)
 }
 
-// Unlock hands the lock to whoever has waited longest.
+// Unlock hands the lock to the caller of Lock that has waited longest.
 func (h Held) Unlock() {
 	s := h.shard
 	s.mu.Lock()

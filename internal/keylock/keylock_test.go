@@ -32,9 +32,7 @@ func TestWaitersComeInOrder(t *testing.T) {
 		held.Unlock()
 		waiting.Wait()
 		require.Equal(t, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, order)
-		for i := range l.shards {
-			require.Empty(t, l.shards[i].held)
-		}
+		requireFree(t, &l)
 	})
 }
 
@@ -62,7 +60,29 @@ func TestAWaiterGivesUp(t *testing.T) {
 		require.Empty(t, next)
 		held.Unlock()
 		(<-next).Unlock()
+		requireFree(t, &l)
 	})
+}
+
+// A caller waits for others only, so a context that has ended does not matter if there are none.
+func TestAFreeKeyIsLockedWhateverTheContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var l Locks
+	held, err := l.Lock(ctx, "ada")
+	require.NoError(t, err)
+	_, err = l.Lock(ctx, "ada")
+	require.ErrorIs(t, err, context.Canceled)
+	held.Unlock()
+	requireFree(t, &l)
+}
+
+// requireFree checks that no lock is held and no memory is kept for one.
+func requireFree(t *testing.T, l *Locks) {
+	t.Helper()
+	for i := range l.shards {
+		require.Empty(t, l.shards[i].held)
+	}
 }
 
 // A waiter whose turn comes as it gives up passes the lock on, whichever it notices first.
@@ -84,6 +104,7 @@ func TestAWaiterGivesUpAtItsTurn(t *testing.T) {
 			held, err = l.Lock(t.Context(), "ada")
 			require.NoError(t, err)
 			held.Unlock()
+			requireFree(t, &l)
 		})
 	}
 }
