@@ -1,8 +1,15 @@
-// Package canonical encodes the arguments of memoized functions as keys: equal values of one type have
-// the same key, different ones different keys, and a key gives back its value.
+// Package canonical encodes the arguments of memoized functions as keys.
 //
-// Which types have a canonical form is decided once, by [New]. It does not encode interfaces, functions
-// or channels, or structs with unexported fields unless these have text methods.
+// Two values of one type have the same key exactly if reflect.DeepEqual says that they are equal, and a key
+// decodes to a value equal to the one it was made from. There are three exceptions:
+//
+//   - a time.Time is its instant, without location or monotonic reading, and decodes in UTC;
+//   - all NaNs are one, and -0 is 0;
+//   - a struct with unexported fields is what its MarshalText returns, and must have UnmarshalText.
+//
+// [New] refuses types that cannot be restored from bytes: interfaces, functions, channels, unsafe pointers,
+// and structs with unexported fields but without text methods. Values of different types may have the same
+// key; [Encoding.Hash] tells types apart.
 package canonical
 
 import (
@@ -21,8 +28,8 @@ import (
 	"github.com/geocache/geocache/internal/message"
 )
 
-// An Encoding encodes values of one type. Every part has a length that its type or its own beginning tells, so
-// parts follow each other without separators.
+// An Encoding encodes the values of one type. Each part is self-delimiting: its type or its first bytes tell
+// its length. So parts follow each other without separators.
 //
 //	bool             0 or 1
 //	int…, uint…      zigzag varint, uvarint
@@ -31,21 +38,25 @@ import (
 //	string           uvarint length, bytes
 //	time.Time        varint seconds since 1970, uvarint nanoseconds
 //	array, struct    the elements, the fields
-//	slice            0 if nil, else uvarint of the length and one, the elements
-//	map              the same, with pairs in the order of their bytes
-//	pointer          0 if nil, else 1 and what it points to
-//	marshalled       as a string: a struct that hides fields and has text methods
+//	slice            0 if nil, else uvarint of the length plus one, the elements
+//	map              the same, with the pairs sorted by their bytes
+//	pointer          0 if nil, else 1, what it points to
+//	struct as text   the text that its methods return, as a string
 //
-// A kind of string is its own key.
+// A type of kind string is plain: a value is its own key.
+//
+// An Encoding does not change. Its methods are safe for concurrent use.
 type Encoding struct {
-	hash  uint32 // of the form that the type gives
-	plain bool   // it is a kind of string; hash is 0
+	hash  uint32 // of the type's description; 0 if plain
+	plain bool
 }
 
-// IsPlain reports whether the type is a kind of string, whose values are their own keys.
+// IsPlain reports whether the type is of kind string, so that each value is its own key.
 func (c *Encoding) IsPlain() bool { return c.plain }
 
-// Hash returns a hash of the type's form: types that encode values differently have different ones.
+// Hash returns a hash of the type's structure: its kinds, and the names of its fields in order. Types whose
+// keys must not be mixed up have different hashes, as far as 32 bits allow. The names of types do not count,
+// but for those that have text methods. A plain type has hash 0.
 func (c *Encoding) Hash() uint32 { return c.hash }
 
 var (
@@ -54,7 +65,7 @@ var (
 	unmarshalerType = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
-// New returns the encoding of t. The error reports everything in t that has no canonical form.
+// New returns the encoding of t. The error joins one error for everything in t that cannot be encoded.
 func New(t reflect.Type) (*Encoding, error) {
 	if t.Kind() == reflect.String {
 		return &Encoding{plain: true}, nil
@@ -64,15 +75,14 @@ func New(t reflect.Type) (*Encoding, error) {
 	return &Encoding{hash: uint32(xxh3.HashString(d.text.String()))}, errors.Join(d.errs...)
 }
 
-// A description of a type is the same for types whose values have the same form and
-// field names.
+// A description has the same text for all types with the same structure and field names.
 type description struct {
 	text strings.Builder
-	seen map[reflect.Type]int // what has been described, for types that contain themselves
+	seen map[reflect.Type]int // numbers the types described so far, which recursive types refer to
 	errs []error
 }
 
-// add describes t, which is found at a path of the argument.
+// add describes t, which is at path in the argument.
 func (d *description) add(t reflect.Type, path string) {
 	if n, ok := d.seen[t]; ok {
 		fmt.Fprintf(&d.text, "#%d ", n)
@@ -107,18 +117,21 @@ func (d *description) addParts(t reflect.Type, path string) {
 			f := t.Field(i)
 			fmt.Fprintf(&d.text, "%q ", f.Name)
 			if !f.IsExported() {
-				d.errs = append(d.errs, fmt.Errorf("the argument's %s.%s is not exported, so that it could not be restored from a key", path, f.Name))
+				d.errs = append(d.errs, fmt.Errorf(
+					"the argument's %s.%s is not exported, so that it could not be restored from a key", path, f.Name))
 				continue
 			}
 			d.add(f.Type, path+"."+f.Name)
 		}
 		d.text.WriteString("end ")
 	case reflect.Func, reflect.Chan, reflect.Interface, reflect.UnsafePointer, reflect.Invalid:
-		d.errs = append(d.errs, fmt.Errorf("the argument's %s is of kind %v, which could not be restored from a key", path, t.Kind()))
+		d.errs = append(d.errs, fmt.Errorf(
+			"the argument's %s is of kind %v, which could not be restored from a key", path, t.Kind()))
 	}
 }
 
-// isText reports whether t's values are what their text methods say.
+// isText reports whether values of t are encoded by their text methods: t is a struct that has them and has
+// unexported fields.
 func isText(t reflect.Type) bool {
 	p := reflect.PointerTo(t)
 	if t.Kind() != reflect.Struct || !p.Implements(marshalerType) || !p.Implements(unmarshalerType) {
@@ -132,13 +145,14 @@ func isText(t reflect.Type) bool {
 	return false
 }
 
-// ErrLong says that the key of a value would be longer than a key may be.
+// ErrLong is the error for a value whose key would be longer than message.MaxKey bytes.
 var ErrLong = fmt.Errorf("the argument needs a key of more than %d bytes", message.MaxKey)
 
-// Encode returns the key of v.
+// Encode returns the key of v, a value of the encoding's type. The error is ErrLong, or wraps that of a
+// MarshalText. Encode panics if a method of v does. A plain value is not checked for its length.
 func (c *Encoding) Encode(v reflect.Value) (string, error) {
 	if c.plain {
-		return v.String(), nil // Get looks at its length
+		return v.String(), nil
 	}
 	b, err := appendValue(nil, v)
 	if err == nil && len(b) > message.MaxKey {
@@ -147,8 +161,8 @@ func (c *Encoding) Encode(v reflect.Value) (string, error) {
 	return string(b), err
 }
 
-// appendValue appends v to b, unless b has become too long: a value that contains
-// itself has no end.
+// appendValue appends v to b. It checks the length of b first, since encoding a value that contains itself
+// would never end.
 func appendValue(b []byte, v reflect.Value) ([]byte, error) {
 	if len(b) > message.MaxKey {
 		return nil, ErrLong
@@ -186,7 +200,7 @@ func appendValue(b []byte, v reflect.Value) ([]byte, error) {
 	case reflect.Array:
 		return appendElements(b, v)
 	case reflect.Slice:
-		if b = appendLength(b, v); v.Len() > message.MaxKey { // of elements that take no bytes
+		if b = appendLength(b, v); v.Len() > message.MaxKey { // elements may take no bytes
 			return nil, ErrLong
 		}
 		return appendElements(b, v)
@@ -204,10 +218,10 @@ func appendValue(b []byte, v reflect.Value) ([]byte, error) {
 		}
 		return appendValue(append(b, 1), v.Elem())
 	}
-	panic(fmt.Sprintf("geocache: no canonical form of %v", v.Type())) // newCanonical has refused it
+	panic(fmt.Sprintf("geocache: no canonical form of %v", v.Type())) // unreachable: New refuses such types
 }
 
-// appendLength appends the length of a slice or a map, or that it is nil.
+// appendLength appends the length of a slice or a map plus one, or 0 if it is nil.
 func appendLength(b []byte, v reflect.Value) []byte {
 	if v.IsNil() {
 		return append(b, 0)
@@ -227,7 +241,7 @@ func appendMap(b []byte, v reflect.Value) ([]byte, error) {
 	var pairs []string
 	size := len(b)
 	for it := v.MapRange(); it.Next(); {
-		// After what comes before it, so that a map that contains itself becomes too long.
+		// The pair is appended to b, not to nil, so that the length check sees a map that contains itself.
 		pair, err := appendValue(b, it.Key())
 		if err == nil {
 			pair, err = appendValue(pair, it.Value())
@@ -257,10 +271,13 @@ func appendFloat(b []byte, f float64) []byte {
 	return binary.BigEndian.AppendUint64(b, math.Float64bits(f))
 }
 
-// errForeignKey says that a key is not that of a value of the encoding's type.
+// errForeignKey is the error for a key that does not decode.
 var errForeignKey = errors.New("the key is not that of an argument of this function")
 
-// Decode sets v to the value whose key it is.
+// Decode sets v, which must be settable and of the encoding's type, to the value with the given key. A key
+// may come from another node, so it may be anything: Decode returns an error if it is not a value's, and
+// then v is undefined. It may also accept a key that Encode would not return. It panics if a method of v
+// does.
 func (c *Encoding) Decode(key string, v reflect.Value) error {
 	if c.plain {
 		v.SetString(key)
@@ -273,13 +290,13 @@ func (c *Encoding) Decode(key string, v reflect.Value) error {
 	return nil
 }
 
-// A reader is what is left of a key. Once it is bad all that is read is zero.
+// A reader reads a key. It remembers the first failure: then bad is set, and all that is read is zero.
 type reader struct {
-	rest string
+	rest string // what has not been read yet
 	bad  bool
 }
 
-// value reads what appendValue has appended.
+// value reads what appendValue appends.
 func (r *reader) value(v reflect.Value) {
 	switch t := v.Type(); {
 	case r.bad:
@@ -289,7 +306,8 @@ func (r *reader) value(v reflect.Value) {
 		v.Set(reflect.ValueOf(time.Unix(s, int64(r.uvarint()%1e9)).UTC()))
 		return
 	case isText(t):
-		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(r.string(r.uvarint()))); err != nil {
+		text := []byte(r.string(r.uvarint()))
+		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText(text); err != nil {
 			r.bad = true
 		}
 		return
@@ -318,7 +336,7 @@ func (r *reader) value(v reflect.Value) {
 		}
 	case reflect.Slice:
 		if n, ok := r.length(); ok {
-			v.Set(reflect.MakeSlice(v.Type(), 0, min(n, 64))) // it may be said to be long and have nothing
+			v.Set(reflect.MakeSlice(v.Type(), 0, min(n, 64))) // n may be a lie
 			for i := 0; i < n && !r.bad; i++ {
 				v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
 				r.value(v.Index(i))
@@ -346,7 +364,7 @@ func (r *reader) value(v reflect.Value) {
 	}
 }
 
-// length reads what appendLength has appended. ok is false for nil.
+// length reads what appendLength appends. ok is false for nil.
 func (r *reader) length() (n int, ok bool) {
 	u := r.uvarint()
 	if u > message.MaxKey+1 {
@@ -358,6 +376,7 @@ func (r *reader) length() (n int, ok bool) {
 	return int(u - 1), true
 }
 
+// string reads n bytes.
 func (r *reader) string(n uint64) string {
 	if n > uint64(len(r.rest)) {
 		r.bad = true

@@ -51,8 +51,11 @@ type Flight[A any] struct {
 // NewTable returns an empty table. The contexts of its flights end with parent, and limit after the flight
 // was made. spawn starts a goroutine for the work of a flight; if it returns false instead, the flight's
 // answer is closed.
-func NewTable[A any](parent context.Context, limit time.Duration, spawn func(func()) bool, closed A) *Table[A] {
-	return &Table[A]{parent: parent, limit: limit, spawn: spawn, closed: closed, byKey: make(map[string]*Flight[A])}
+func NewTable[A any](
+	parent context.Context, limit time.Duration, spawn func(func()) bool, closed A,
+) *Table[A] {
+	byKey := make(map[string]*Flight[A])
+	return &Table[A]{parent: parent, limit: limit, spawn: spawn, closed: closed, byKey: byKey}
 }
 
 // Parent returns the parent of the flights' contexts.
@@ -139,8 +142,8 @@ func (t *Table[A]) Context(f *Flight[A]) context.Context {
 	return t.contextLocked(f)
 }
 
-// Wait waits for the flight's answer. ok is false if ctx ends first; then the caller is no waiter any more, and
-// if it was the last one the flight's context ends. Each waiter calls Wait once.
+// Wait waits for the flight's answer. ok is false if ctx ends first; then the caller is no waiter any more,
+// and if it was the last one the flight's context ends. Each waiter calls Wait once.
 func (t *Table[A]) Wait(ctx context.Context, f *Flight[A]) (answer A, ok bool) {
 	t.mu.Lock()
 	if f.ended {
