@@ -124,6 +124,9 @@ func (c jsonCodec[V]) Encode(v V) ([]byte, error) {
 	data, err := c.JSON.Encode(v)
 	if err == nil && bytes.Contains(data, []byte(`\ufffd`)) {
 		err = lossless.CheckValue(reflect.ValueOf(&v).Elem(), reflect.TypeFor[V]().String())
+		if err != nil {
+			err = fmt.Errorf("%w; WithCodec takes a codec that does not", err)
+		}
 	}
 	return data, err
 }

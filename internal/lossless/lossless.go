@@ -1,11 +1,17 @@
-// Package lossless finds the types and values that encoding/json does not give back as they were.
+// Package lossless finds types and values that do not survive a round trip through encoding/json, which
+// drops and alters much without an error. [CheckType] checks a type, once; [CheckValue] checks a value for
+// the one loss that depends on the value, which is that of strings that are not UTF-8.
 //
-// A type is checked once. What is accepted comes back equal by reflect.DeepEqual, except that
+// What both accept, and encoding/json encodes without an error, comes back equal by reflect.DeepEqual, with
+// these exceptions:
 //
-//   - a type with its own pair of methods, MarshalJSON and UnmarshalJSON or MarshalText and
-//     UnmarshalText, is what they make of it; so a time.Time is its instant;
-//   - omitempty makes an empty slice or map nil, as the tag says, and omitzero what IsZero says;
-//   - pointers to the same thing become pointers to equal things.
+//   - A type with a pair of methods of its own, MarshalJSON and UnmarshalJSON or MarshalText and
+//     UnmarshalText, comes back as they define it. So a time.Time comes back as the same instant.
+//   - A field with omitempty comes back nil if it is an empty slice or map, as its tag asks for, and one with
+//     omitzero comes back zero if IsZero says so.
+//   - Pointers to the same thing come back as pointers to equal things.
+//
+// The check errs on the side of refusing: some types are refused of which all values would come back.
 package lossless
 
 import (
@@ -20,7 +26,7 @@ import (
 	"unicode/utf8"
 )
 
-// maxLosses is how many reasons CheckType gives: enough to see what is wrong.
+// maxLosses is how many losses CheckType reports, enough to see what is wrong.
 const maxLosses = 10
 
 var (
@@ -31,7 +37,8 @@ var (
 	jsonNumber     = reflect.TypeFor[json.Number]()
 )
 
-// CheckType returns why not every value of t comes back from JSON.
+// CheckType returns nil if every value of t comes back from JSON. Otherwise the error has one line for each
+// loss, with the path of the part of t that it concerns. After maxLosses it only says how many more there are.
 func CheckType(t reflect.Type) error {
 	l := losses{seen: map[seenType]bool{}}
 	l.value(t, t.String(), true)
@@ -41,13 +48,13 @@ func CheckType(t reflect.Type) error {
 	return errors.Join(l.errs...)
 }
 
-// losses are what a type loses in JSON.
+// losses collects what a type loses in JSON.
 type losses struct {
-	seen map[seenType]bool // what has been looked at, for types that contain themselves
+	seen map[seenType]bool // what has been checked; it ends the walk of a recursive type
 	errs []error
 }
 
-// A seenType is a type where its values can be addressed, or where they cannot.
+// A seenType is a type, and whether its values are addressable where it was found.
 type seenType struct {
 	t           reflect.Type
 	addressable bool
@@ -57,8 +64,8 @@ func (l *losses) add(path, format string, args ...any) {
 	l.errs = append(l.errs, fmt.Errorf("%s: "+format, append([]any{path}, args...)...))
 }
 
-// value looks at t, which is found at a path of the group's type. Only where values can be addressed
-// does encoding/json call methods with pointer receivers: not for what lies in a map by value.
+// value checks t, which is at path in the type that CheckType was called with. encoding/json calls methods
+// with pointer receivers only on addressable values, which the elements of a map are not.
 func (l *losses) value(t reflect.Type, path string, addressable bool) {
 	if l.seen[seenType{t, addressable}] {
 		return
@@ -96,7 +103,8 @@ func (l *losses) value(t reflect.Type, path string, addressable bool) {
 	}
 }
 
-// methods reports whether JSON is what t's own methods say, or they make a pair that it is not.
+// methods checks the methods of t that encoding/json may call. It reports whether they settle the matter: t
+// is encoded and decoded by its own methods, or has been found to lose something by them.
 func (l *losses) methods(t reflect.Type, path string, addressable bool) bool {
 	p := reflect.PointerTo(t)
 	calls := func(m reflect.Type) bool { return t.Implements(m) || addressable && p.Implements(m) }
@@ -108,7 +116,8 @@ func (l *losses) methods(t reflect.Type, path string, addressable bool) bool {
 			l.add(path, "its JSON is that of the embedded %s alone", by)
 		}
 	case !addressable && (p.Implements(marshalsJSON) != to || p.Implements(marshalsText) != toText):
-		l.add(path, "an element of a map, for which JSON does not call methods with pointer receivers; a pointer would do")
+		l.add(path,
+			"an element of a map, for which JSON does not call methods with pointer receivers; a pointer would do")
 	case to || from || toText || fromText:
 		l.add(path, "%v has no pair of methods for JSON, but %s", t, methodNames(to, from, toText, fromText))
 	default:
@@ -117,6 +126,8 @@ func (l *losses) methods(t reflect.Type, path string, addressable bool) bool {
 	return true
 }
 
+// methodNames names the methods that a type has, in the order of its parameters: to and from JSON, to and
+// from text.
 func methodNames(has ...bool) string {
 	var names []string
 	for i, name := range []string{"MarshalJSON", "UnmarshalJSON", "MarshalText", "UnmarshalText"} {
@@ -127,8 +138,8 @@ func methodNames(has ...bool) string {
 	return strings.Join(names, " and ") + " alone"
 }
 
-// key looks at the type of a map's keys. Those of kind string are written as they are, even if they have
-// MarshalText, and read by UnmarshalText if they have that.
+// key checks the type of a map's keys. encoding/json writes keys of kind string as they are, even if they
+// have MarshalText, but reads them by UnmarshalText if they have that.
 func (l *losses) key(t reflect.Type, path string) {
 	path += "'s keys"
 	p := reflect.PointerTo(t)
@@ -152,10 +163,12 @@ func (l *losses) key(t reflect.Type, path string) {
 	}
 }
 
-// fields looks at what encoding/json takes for the fields of the struct t, those of embedded structs
-// included. names has the paths of those there have been, by their names in JSON, of which none may hide
-// another; within are the structs that t is embedded in.
-func (l *losses) fields(t reflect.Type, path string, addressable bool, names map[string]string, within []reflect.Type) {
+// fields checks the fields of the struct t, including those that encoding/json promotes from embedded
+// structs. names maps the JSON names of the fields so far to their paths, to find those that hide each
+// other. within has the structs that t is embedded in.
+func (l *losses) fields(
+	t reflect.Type, path string, addressable bool, names map[string]string, within []reflect.Type,
+) {
 	if slices.Contains(within, t) {
 		l.add(path, "%v is embedded in itself", t)
 		return
@@ -171,12 +184,13 @@ func (l *losses) fields(t reflect.Type, path string, addressable bool, names map
 		}
 		embedded := f.Anonymous && name == ""
 		switch {
-		case f.Type.Size() == 0 && !f.IsExported(): // nothing is in it
+		case f.Type.Size() == 0 && !f.IsExported(): // it holds nothing
 		case tag == "-":
 			l.add(at, "left out by its tag")
 		case embedded && f.Type.Kind() == reflect.Struct:
 			l.fields(f.Type, at, addressable, names, within)
-		case embedded && f.Type.Kind() == reflect.Pointer && f.Type.Elem().Kind() == reflect.Struct && f.IsExported():
+		case embedded && f.Type.Kind() == reflect.Pointer && f.Type.Elem().Kind() == reflect.Struct &&
+			f.IsExported():
 			if !isAlwaysThere(f.Type.Elem()) {
 				l.add(at, "an embedded pointer that would come back as nil, since all fields can be omitted")
 			}
@@ -200,7 +214,7 @@ func (l *losses) fields(t reflect.Type, path string, addressable bool, names map
 	}
 }
 
-// hasMethods reports whether t, or what it points to, is decoded by a method.
+// hasMethods reports whether t, or the type it points to, is decoded by a method of its own.
 func hasMethods(t reflect.Type) bool {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -209,7 +223,8 @@ func hasMethods(t reflect.Type) bool {
 	return p.Implements(unmarshalsJSON) || p.Implements(unmarshalsText)
 }
 
-// isAlwaysThere reports whether a struct has a field of its own that is in its JSON whatever it holds.
+// isAlwaysThere reports whether the struct t has a field of its own that its JSON never omits. Only then does
+// decoding allocate a struct for an embedded pointer to t.
 func isAlwaysThere(t reflect.Type) bool {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -221,26 +236,29 @@ func isAlwaysThere(t reflect.Type) bool {
 	return false
 }
 
-// isName reports whether encoding/json takes a tag's name, instead of the field's.
+// isName reports whether encoding/json accepts s as the name in a tag. Otherwise it uses the field's name.
 func isName(s string) bool {
+	const punctuation = "!#$%&()*+-./:;<=>?@[]^_{|}~ "
 	for _, r := range s {
-		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", r) {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(punctuation, r) {
 			return false
 		}
 	}
 	return s != ""
 }
 
-// promoting returns the embedded field whose methods are those of the struct t, so that nothing else
-// of t is in its JSON. It is told by what they say of a zero value: reflection does not know it.
+// promoting returns the embedded field that t has its methods from, if any: then the JSON of t is that of the
+// field, and the other fields are lost. Reflection does not tell a promoted method from one of t's own. So
+// promoting compares the JSON of a zero t with that of a zero field.
 func promoting(t reflect.Type) (field string, ok bool) {
 	if t.Kind() != reflect.Struct || t.NumField() == 1 {
 		return "", false
 	}
-	defer func() { _ = recover() }() // methods that do not take a zero value are trusted
+	defer func() { _ = recover() }() // methods that panic for a zero value get the benefit of the doubt
 	for i := range t.NumField() {
 		f := t.Field(i)
-		if p := reflect.PointerTo(f.Type); !f.Anonymous || !p.Implements(marshalsJSON) && !p.Implements(marshalsText) {
+		p := reflect.PointerTo(f.Type)
+		if !f.Anonymous || !p.Implements(marshalsJSON) && !p.Implements(marshalsText) {
 			continue
 		}
 		outer, inner := reflect.New(t), reflect.New(f.Type)
@@ -259,13 +277,15 @@ func promoting(t reflect.Type) (field string, ok bool) {
 	return "", false
 }
 
-// CheckValue returns an error if a string in v, which encoding/json has encoded, is not UTF-8. It is found
-// at a path.
+// CheckValue returns an error if a string in v is not UTF-8: encoding/json would replace the bytes that are
+// not. The error names the first such string, by a path that begins with path. v must be of a type that
+// CheckType accepts, and have been encoded without an error: a value that contains itself would not end.
+// v should be addressable, as what json.Marshal gets by a pointer is.
 func CheckValue(v reflect.Value, path string) error {
 	t := v.Type()
 	switch {
 	case t.Implements(marshalsJSON) || v.CanAddr() && reflect.PointerTo(t).Implements(marshalsJSON):
-		return nil // what it makes of its strings is its own affair
+		return nil // MarshalJSON is responsible for its strings
 	case v.Kind() == reflect.Pointer:
 		if v.IsNil() {
 			return nil
@@ -305,7 +325,7 @@ func CheckValue(v reflect.Value, path string) error {
 	return nil
 }
 
-// checkMarshalled is CheckValue for what has text methods.
+// checkMarshalled is CheckValue for a value with text methods.
 func checkMarshalled(v reflect.Value, path string) error {
 	if !v.CanInterface() {
 		return nil
@@ -317,6 +337,7 @@ func checkMarshalled(v reflect.Value, path string) error {
 	return err
 }
 
+// notText returns the error for a string at path that is not UTF-8.
 func notText(path string) error {
-	return fmt.Errorf("%s is not UTF-8, so that JSON would alter it; WithCodec takes a codec that does not", path)
+	return fmt.Errorf("%s is not UTF-8, so that JSON would alter it", path)
 }

@@ -71,7 +71,7 @@ func (k *textKey) UnmarshalText(b []byte) error    { *k = textKey(strings.ToLowe
 func (s ownStamped) MarshalJSON() ([]byte, error)  { return json.Marshal([]any{s.ID, s.Time}) }
 func (s *ownStamped) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, &[]any{&s.ID, &s.Time}) }
 
-func TestTypesThatTheDefaultCodecRefuses(t *testing.T) {
+func TestTypesThatAreRefused(t *testing.T) {
 	type profile struct {
 		Tags []struct{ secret string }
 	}
@@ -201,9 +201,9 @@ var types = []any{
 // Token is a kind of string.
 type Token string
 
-// TestTypesThatTheDefaultCodecTakes encodes and decodes random values of types that it takes: listed
-// ones, and random combinations of these and of those that it may refuse.
-func TestTypesThatTheDefaultCodecTakes(t *testing.T) {
+// TestTypesThatAreAccepted encodes and decodes random values of types that CheckType accepts: listed ones,
+// and random combinations of these and of some that it may refuse.
+func TestTypesThatAreAccepted(t *testing.T) {
 	for _, p := range types {
 		typ := reflect.TypeOf(p).Elem()
 		require.NoError(t, CheckType(typ), "%v", typ)
