@@ -20,7 +20,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Of the process.
 var (
 	nodeInfo     = desc("node_info", "Always 1; the labels say which node of the cluster this process is.", "node", "node_region", "node_address")
-	copiesServed = desc("copies_served", "1 if copies of other nodes' entries are served now, else 0.")
+	copiesServed = desc("serves_copies", "1 if copies of other nodes' entries are served now, else 0.")
 	guest        = desc("guest", "1 if this node is a guest of its region, which does not list it any more, else 0.")
 	leaseLosses  = desc("lease_losses_total", "How often serving copies has ended, or not begun, because the nodes of the region did not agree about who is there.")
 	lostPushes   = desc("lost_pushes_total", "Pushes from other regions that showed that one before them had been lost.")
@@ -59,7 +59,7 @@ var (
 	requestErrors  = desc("request_errors_total", "Of the requests, those that ended without an answer or by an error.", "peer_region")
 	requestTime    = desc("request_duration_seconds", "How long requests took that were answered: kind is fetch for keys, call for what nodes tell each other.", "peer_region", "kind")
 
-	outboxWrites    = desc("outbox_writes", "Writes that the region has not confirmed yet: state is queued or in_flight.", "peer_region", "state")
+	outboxWrites    = desc("outbox_messages", "Writes that the region has not confirmed yet: state is queued or in_flight.", "peer_region", "state")
 	outboxBytes     = desc("outbox_bytes", "Bytes of the writes that the region has not confirmed yet.", "peer_region")
 	outboxLag       = desc("outbox_lag_seconds", "Age of the oldest write that the region has not confirmed yet.", "peer_region")
 	outboxSent      = desc("outbox_sent_total", "Writes sent to the region, including those sent again.", "peer_region")
