@@ -7,91 +7,88 @@ import (
 	"github.com/geocache/geocache/internal/message"
 )
 
-// maxAhead is how far above what it has all of an Inbox remembers numbers. What it
-// does not remember is sent again, or given up when it was answered.
+// maxAhead is how far above the last number without a gap an Inbox remembers arrivals. A push further
+// ahead counts as missing: the sender sends it again, or gives up its number once it has been answered.
 const maxAhead = 4096
 
-// An Inbox knows what has arrived of the numbered pushes that come to a node. It
-// says nothing about their notes: those are taken in whatever the number.
+// An Inbox tracks which of the numbered pushes to this node have arrived. It does not decide whether their
+// writes are applied: the caller applies them whatever the number, since they are idempotent.
 //
-// Its zero value is ready for use, and its methods are safe for concurrent use.
+// The zero value is ready to use, and the methods are safe for concurrent use.
 type Inbox struct {
-	mu      sync.Mutex // guards the following
-	origins map[string]*origin
-	gaps    uint64
+	mu      sync.Mutex         // guards the following
+	sources map[string]*source // by node
+	lost    uint64
 }
 
-// An origin is the node that a stream comes from.
-type origin struct {
+// A source is a node that sends a stream of pushes.
+type source struct {
 	epoch   expiry.Generation
 	have    uint64              // every number up to this one has arrived, or was given up
-	ahead   map[uint64]struct{} // those above that have arrived
-	highest uint64              // that is known to have been sent
-	heard   expiry.Instant
+	ahead   map[uint64]struct{} // the numbers above have that have arrived
+	highest uint64              // the highest number known to have been sent
+	heard   expiry.Instant      // when a push last came
 }
 
-// Receive notes that p has come from a node, and returns up to which number
-// everything has arrived: what message.Pushed has to say. It is 0 for a stream that has
-// ended because its node was restarted.
+// Receive records that p has come from a node, and returns the number up to which every push has arrived
+// or been given up: the Have of the message.PushReply. It returns 0 for a stream that has ended because
+// its node was restarted.
 func (b *Inbox) Receive(from string, p message.Push, now expiry.Instant) (have uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	o := b.origins[from]
-	if o == nil || o.epoch < p.Epoch {
-		o = &origin{epoch: p.Epoch, ahead: make(map[uint64]struct{})}
-		if b.origins == nil {
-			b.origins = make(map[string]*origin)
+	s := b.sources[from]
+	if s == nil || s.epoch < p.Epoch {
+		s = &source{epoch: p.Epoch, ahead: make(map[uint64]struct{})}
+		if b.sources == nil {
+			b.sources = make(map[string]*source)
 		}
-		b.origins[from] = o
+		b.sources[from] = s
 	}
-	if o.epoch > p.Epoch {
+	if s.epoch > p.Epoch {
 		return 0
 	}
-	o.heard = now
-	if p.Low > o.have+1 {
-		o.have = p.Low - 1
-		for n := range o.ahead {
-			if n <= o.have {
-				delete(o.ahead, n)
+	s.heard = now
+	if p.Low > s.have+1 {
+		s.have = p.Low - 1
+		for n := range s.ahead {
+			if n <= s.have {
+				delete(s.ahead, n)
 			}
 		}
 	}
-	o.highest = max(o.highest, o.have)
-	asked := len(p.Writes) == 0 // its number is the highest that was sent, not its own
-	if p.Number > o.highest+1 || asked && p.Number > o.highest {
-		b.gaps++
+	s.highest = max(s.highest, s.have)
+	probe := len(p.Writes) == 0 // its number is the highest sent, not its own
+	if p.Number > s.highest+1 || probe && p.Number > s.highest {
+		b.lost++
 	}
-	o.highest = max(o.highest, p.Number)
-	if !asked && p.Number > o.have && p.Number-o.have <= maxAhead {
-		o.ahead[p.Number] = struct{}{}
+	s.highest = max(s.highest, p.Number)
+	if !probe && p.Number > s.have && p.Number-s.have <= maxAhead {
+		s.ahead[p.Number] = struct{}{}
 	}
 	for {
-		if _, ok := o.ahead[o.have+1]; !ok {
-			return o.have
+		if _, ok := s.ahead[s.have+1]; !ok {
+			return s.have
 		}
-		o.have++
-		delete(o.ahead, o.have)
+		s.have++
+		delete(s.ahead, s.have)
 	}
 }
 
-// Gaps returns how often a push showed that one before it had not arrived.
+// Lost returns how often a push showed that an earlier one had not arrived.
 func (b *Inbox) Lost() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.gaps
+	return b.lost
 }
 
-// Forget drops the streams of nodes that have not been heard of since before, and
-// returns how many it dropped. A node that does come back after that makes itself
-// understood with Push.Low.
-func (b *Inbox) Forget(before expiry.Instant) int {
+// Forget drops the streams of nodes not heard from since before. If such a node comes back, the Low of
+// its next push says where its stream stands.
+func (b *Inbox) Forget(before expiry.Instant) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := len(b.origins)
-	for name, o := range b.origins {
-		if o.heard < before {
-			delete(b.origins, name)
+	for name, s := range b.sources {
+		if s.heard < before {
+			delete(b.sources, name)
 		}
 	}
-	return n - len(b.origins)
 }

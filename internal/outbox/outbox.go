@@ -1,8 +1,13 @@
-// Package outbox has both ends of what a node tells another region: an Outbox
-// keeps what the region has not confirmed yet and says what is to be sent next,
-// and an Inbox finds out what was lost on the way.
+// Package outbox replicates writes between regions. A node keeps one Outbox for each other region: it
+// holds the writes that the region has not confirmed yet and decides what to send next. The receiving
+// node keeps an Inbox, which detects lost pushes.
 //
-// Both are state machines: they do no I/O, start no goroutines and read no clock.
+// An Outbox keeps each write until the region has confirmed it, or a newer one that covers it, or until
+// the write no longer matters (see Outbox.Forget). To stay within its bound it may drop values, and then
+// collapse writes into one invalidation of their whole group: the region has misses, never stale values.
+// It does not promise order, or that a write arrives only once, and it does not survive the process.
+//
+// Both types are state machines: they do no I/O, start no goroutines and read no clock.
 // Design: docs/design.md, "Between regions".
 package outbox
 
@@ -15,56 +20,58 @@ import (
 	"github.com/geocache/geocache/internal/message"
 )
 
-// Overhead is what a note costs beside its key, its group's name and its value,
-// in bytes. TestOverhead measures it.
-const Overhead = 512
+// overhead is what a queued write costs in bytes beyond its key, its group's name and its value.
+// TestOverhead measures it.
+const overhead = 512
 
-// Config says how much an Outbox holds and sends. Zero stands for the default.
+// Config configures an Outbox. A zero field stands for its default, except for Epoch.
 type Config struct {
-	MaxBytes   int64             // of all notes that are held, queued or in flight; 64 MiB
-	BatchBytes int               // of the notes in one push, if they are several; 256 KiB
-	Window     int               // the most pushes in flight to one target; 256
-	Epoch      expiry.Generation // when this node started
-	Probe      time.Duration     // a target that is silent for so long is asked what has arrived; 1 s
+	MaxBytes int64             // bounds all writes held, queued or in flight; default 64 MiB
+	Epoch    expiry.Generation // when this node started
+	Probe    time.Duration     // a target silent for this long is asked what has arrived; default 1 s
+
+	// Only tests change these.
+	batchBytes int // bounds the writes in one push, unless there is only one; default 256 KiB
+	window     int // bounds the pushes in flight to one target; default 256
 }
 
-// An Outbox holds the notes that one other region has not confirmed. A note in it is
-// queued, or in flight: sent in a push that has neither been answered nor failed.
+// An Outbox holds the writes that one other region has not confirmed. A write in it is
+// either queued or in flight: sent in a push that has been neither answered nor failed.
 //
-// Invariant: for each note that was added, and is newer than Forget says, either
-// the region has confirmed a note that covers it, or the outbox holds one. A note
-// covers those of its subject with a lower stamp, and a Clear those of its whole group.
+// Invariant: for each write that was added and is not older than Forget allows, either the
+// region has confirmed a write that covers it, or the outbox holds one that does. A write covers
+// those of its subject with a lower stamp, and a Clear those of its whole group.
 //
-// The methods are safe for concurrent use. None of them waits for anything.
+// The methods are safe for concurrent use and never block.
 type Outbox struct {
 	config Config
 	wake   chan struct{}
 
 	mu sync.Mutex // guards the following fields, and all items, streams and waiters
 
-	// slots finds what is held by what it is about. Empty ones are removed.
+	// slots has the items held for each subject. Empty slots are removed.
 	slots map[id]*slot
 
-	// pending has all items, in the order of since.
+	// pending has all items, ordered by since.
 	pending list.List
-	// foldable has the queued items that are not Clears, and valued those of them with a
-	// value: about the oldest first, as that is what room is made of first.
-	foldable, valued list.List
-	// unaddressed has the queued items that no target has been chosen for. All
-	// other queued items are in the queue of a stream.
-	unaddressed list.List
+	// collapsible has the queued items that are not Clears, and valued those of them with a value.
+	// The oldest come first, roughly: they are the first to make room.
+	collapsible, valued list.List
+	// unassigned has the queued items without a target. All other queued items are in the
+	// queue of a stream.
+	unassigned list.List
 
 	streams map[string]*stream // by target
-	active  list.List          // the streams that have items, and perhaps some others; the next in turn first
+	active  list.List          // all streams with items, and perhaps others; the next in turn first
 
-	sending uint64                       // counts what Next has returned
-	before  map[string]expiry.Generation // by group: notes of older generations need not be sent
-	bytes   int64                        // the sizes of all items
-	flying  int64                        // and of those in flight
-	stats   Stats                        // only what is counted
+	seq           uint64                       // the number of batches that Next has returned
+	horizon       map[string]expiry.Generation // by group: writes of older generations need not be sent
+	bytes         int64                        // the sizes of all items
+	inFlightBytes int64                        // the sizes of those in flight
+	stats         Stats                        // the counters and InFlight; Stats computes the rest
 }
 
-// An id is what a note is about.
+// An id identifies what a write is about.
 type id struct {
 	group   string
 	subject expiry.Subject // empty for a Clear
@@ -73,47 +80,48 @@ type id struct {
 
 func idOf(w *message.Write) id { return id{w.Group, w.Subject(), w.Clear} }
 
-// A slot has what is held about one id.
+// A slot has the items with one id.
 //
-// Invariant: no two items of a slot have the same stamp, unless the second was needed
-// to bring a value, and queued is above all that are in flight.
+// Invariants: two items of a slot have the same stamp only if the second was needed
+// to bring the value; queued covers all that are in flight.
 type slot struct {
-	queued *item // or nil
-	flying []*item
+	queued   *item // or nil
+	inFlight []*item
 }
 
-// An item is a note that is held.
+// An item is a write that the outbox holds.
 type item struct {
-	write message.Write  // Age is its age at the instant at
-	at    expiry.Instant //
-	since expiry.Instant // when the oldest note that it stands for was added
-	sent  bool           // before
+	write message.Write // Age is its age at the instant at
+	at    expiry.Instant
+	since expiry.Instant // when the oldest write that it stands for was added
+	sent  bool           // whether it has been sent before
 
-	age    *list.Element // in pending
-	folded *list.Element // in foldable, or nil
-	valued *list.Element // in valued, or nil
+	pendingElem     *list.Element // in Outbox.pending
+	collapsibleElem *list.Element // in Outbox.collapsible, or nil
+	valuedElem      *list.Element // in Outbox.valued, or nil
 
-	queue *list.List // while queued: unaddressed, or the stream's
-	place *list.Element
+	queue     *list.List // while queued: unassigned, or the stream's queue
+	queueElem *list.Element
 
 	waiters map[*waiter]struct{}
 }
 
-// Stats is what an Outbox holds, and what it has counted.
+// Stats describes an Outbox: what it holds now, and what it has counted since it was made.
 type Stats struct {
-	Queued   int           // notes that wait to be sent
-	InFlight int           // notes that wait for an answer
-	Bytes    int64         // of both
-	Oldest   time.Duration // for how long the oldest of them has waited
+	Queued   int           // writes waiting to be sent
+	InFlight int           // writes waiting for an answer
+	Bytes    int64         // the size of both
+	Oldest   time.Duration // how long the oldest of them has waited
 
-	Sent          uint64 // notes, with those that were sent again
-	Resent        uint64 // notes that were sent again
-	Probes        uint64 // pushes without notes
-	Lost          uint64 // pushes that were lost, by what the receiver has
-	Coalesced     uint64 // notes that a newer one has made superfluous
-	DroppedValues uint64 // values that were dropped to make room
-	Collapsed     uint64 // notes that became part of a floor for their whole group, to make room
-	Expired       uint64 // notes that had become irrelevant before they were sent (see Forget)
+	Sent          uint64 // writes sent, including those sent again
+	Resent        uint64 // writes sent again
+	Coalesced     uint64 // writes not sent because a newer one covered them
+	Lost          uint64 // pushes lost, as the receiver's answers show
+	DroppedValues uint64 // values dropped to make room
+	Collapsed     uint64 // writes collapsed into an invalidation of their group to make room
+	Expired       uint64 // writes that no longer mattered when their turn came (see Forget)
+
+	probes uint64 // pushes without writes
 }
 
 // New returns an empty Outbox.
@@ -121,11 +129,11 @@ func New(config Config) *Outbox {
 	if config.MaxBytes == 0 {
 		config.MaxBytes = 64 << 20
 	}
-	if config.BatchBytes == 0 {
-		config.BatchBytes = 256 << 10
+	if config.batchBytes == 0 {
+		config.batchBytes = 256 << 10
 	}
-	if config.Window == 0 {
-		config.Window = 256
+	if config.window == 0 {
+		config.window = 256
 	}
 	if config.Probe == 0 {
 		config.Probe = time.Second
@@ -135,24 +143,23 @@ func New(config Config) *Outbox {
 		wake:    make(chan struct{}, 1),
 		slots:   make(map[id]*slot),
 		streams: make(map[string]*stream),
-		before:  make(map[string]expiry.Generation),
+		horizon: make(map[string]expiry.Generation),
 	}
 }
 
-// Wake returns a channel that something is sent on when Next may have something
-// that it did not have before, other than by the passing of time (see NextAt).
-// One goroutine should receive from it.
+// Wake returns a channel that receives a value when Next may have something new to return.
+// It does not report the passing of time; NextAt does. Only one goroutine should receive from it.
 func (o *Outbox) Wake() <-chan struct{} { return o.wake }
 
 func (o *Outbox) wakeUp() {
 	select {
 	case o.wake <- struct{}{}:
-	default: // whoever takes what is in there looks after now
+	default: // whoever receives the value already there calls Next after this change
 	}
 }
 
-// Add queues n, whose Age is that at now. If a note of its subject is queued already,
-// the newer one of the two takes its place. The caller must not change Value any more.
+// Add queues w, whose Age is its age at now. If a write of the same subject is queued already,
+// the newer of the two replaces the other. The caller must not modify w.Value afterwards.
 func (o *Outbox) Add(w message.Write, now expiry.Instant) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -160,8 +167,8 @@ func (o *Outbox) Add(w message.Write, now expiry.Instant) {
 		o.stats.Coalesced++
 		return
 	}
-	if w.HasValue && size(&w) > o.config.MaxBytes-o.flying {
-		strip(&w) // to strip the others would not be enough
+	if w.HasValue && size(&w) > o.config.MaxBytes-o.inFlightBytes {
+		dropValue(&w) // dropping all other queued values would not make enough room
 		o.stats.DroppedValues++
 	}
 	if s := o.slots[idOf(&w)]; s != nil && s.queued != nil {
@@ -169,23 +176,23 @@ func (o *Outbox) Add(w message.Write, now expiry.Instant) {
 		o.replaceLocked(s.queued, w, now)
 	} else {
 		it := &item{write: w, at: now, since: now}
-		it.age = o.pending.PushBack(it)
+		it.pendingElem = o.pending.PushBack(it)
 		o.bytes += size(&w)
-		o.queueLocked(it, o.unaddressed.PushBack)
+		o.queueLocked(it, o.unassigned.PushBack)
 	}
-	o.boundLocked()
+	o.makeRoomLocked()
 	o.wakeUp()
 }
 
-// Forget says that notes of a group of generations below before need not be told any more. The
-// caller promises what expiry.Floors.Forget asks for.
+// Forget declares that the writes of a group with generations below before no longer matter, so
+// they need not be sent. The caller makes the promise that expiry.Floors.Forget asks for.
 func (o *Outbox) Forget(group string, before expiry.Generation) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.before[group] = max(o.before[group], before) // they go when their turn comes
+	o.horizon[group] = max(o.horizon[group], before) // they are dropped when their turn comes
 }
 
-// Stats returns the present numbers.
+// Stats returns the statistics at now.
 func (o *Outbox) Stats(now expiry.Instant) Stats {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -198,9 +205,8 @@ func (o *Outbox) Stats(now expiry.Instant) Stats {
 	return s
 }
 
-// coverLocked returns an item that covers n: once the region has confirmed that, n
-// need not be sent. It may be queued or in flight: if the push fails it is queued again.
-// If there is none it returns nil.
+// coverLocked returns an item that covers w, or nil: once the region has confirmed that item, w
+// need not be sent. It may be queued, or in flight: if its push fails it is queued again.
 func (o *Outbox) coverLocked(w *message.Write) *item {
 	if it := o.slots[idOf(w)].cover(w); it != nil || w.Clear {
 		return it
@@ -215,7 +221,7 @@ func (s *slot) cover(w *message.Write) *item {
 	if s.queued.covers(w) {
 		return s.queued
 	}
-	for _, it := range s.flying {
+	for _, it := range s.inFlight {
 		if it.covers(w) {
 			return it
 		}
@@ -233,7 +239,7 @@ func (it *item) covers(w *message.Write) bool {
 	return w.Stamp.Below(it.write.Stamp)
 }
 
-// queueLocked makes it the queued item of its slot. It is put into a queue with push.
+// queueLocked makes it the queued item of its slot, and adds it to unassigned with push.
 func (o *Outbox) queueLocked(it *item, push func(any) *list.Element) {
 	id := idOf(&it.write)
 	s := o.slots[id]
@@ -242,72 +248,73 @@ func (o *Outbox) queueLocked(it *item, push func(any) *list.Element) {
 		o.slots[id] = s
 	}
 	s.queued = it
-	it.queue, it.place = &o.unaddressed, push(it)
-	o.roomLocked(it)
+	it.queue, it.queueElem = &o.unassigned, push(it)
+	o.trackLocked(it)
 }
 
-// roomLocked puts a queued item into the lists of what room can be made of.
-func (o *Outbox) roomLocked(it *item) {
+// trackLocked adds a queued item to the lists of items that can make room.
+func (o *Outbox) trackLocked(it *item) {
 	push := (*list.List).PushBack
 	if it.sent {
 		push = (*list.List).PushFront // it is older than what has been queued since
 	}
 	if !it.write.Clear {
-		it.folded = push(&o.foldable, it)
+		it.collapsibleElem = push(&o.collapsible, it)
 	}
 	if it.write.HasValue {
-		it.valued = push(&o.valued, it)
+		it.valuedElem = push(&o.valued, it)
 	}
 }
 
-func (o *Outbox) unroomLocked(it *item) {
-	if it.folded != nil {
-		o.foldable.Remove(it.folded)
-		it.folded = nil
+// untrackLocked removes an item from the lists of items that can make room.
+func (o *Outbox) untrackLocked(it *item) {
+	if it.collapsibleElem != nil {
+		o.collapsible.Remove(it.collapsibleElem)
+		it.collapsibleElem = nil
 	}
-	if it.valued != nil {
-		o.valued.Remove(it.valued)
-		it.valued = nil
+	if it.valuedElem != nil {
+		o.valued.Remove(it.valuedElem)
+		it.valuedElem = nil
 	}
 }
 
-// unqueueLocked takes a queued item out of its queue and its slot.
+// unqueueLocked removes a queued item from its queue and its slot.
 func (o *Outbox) unqueueLocked(it *item) {
-	it.queue.Remove(it.place)
-	it.queue, it.place = nil, nil
-	o.unroomLocked(it)
+	it.queue.Remove(it.queueElem)
+	it.queue, it.queueElem = nil, nil
+	o.untrackLocked(it)
 	o.slots[idOf(&it.write)].queued = nil
 }
 
-// replaceLocked puts n in the place of the queued note it, for whose waiters n will do.
+// replaceLocked replaces the write of the queued item it with w, which covers it. The item keeps
+// its place, and its waiters now wait for w.
 func (o *Outbox) replaceLocked(it *item, w message.Write, now expiry.Instant) {
 	o.bytes += size(&w) - size(&it.write)
 	it.write, it.at, it.sent = w, now, false
-	o.unroomLocked(it)
-	o.roomLocked(it)
+	o.untrackLocked(it)
+	o.trackLocked(it)
 }
 
-// removeLocked lets go of an item that is neither queued nor in flight any more.
-// If heir is not nil the waiters wait for that instead, otherwise they are done.
-func (o *Outbox) removeLocked(it, heir *item) {
-	if heir != nil && it.since < heir.since {
-		heir.since = it.since
-		o.pending.MoveBefore(heir.age, it.age)
+// removeLocked removes an item that is no longer queued or in flight. If cover is nil the item's
+// waiters stop waiting for it; otherwise they wait for cover instead.
+func (o *Outbox) removeLocked(it, cover *item) {
+	if cover != nil && it.since < cover.since {
+		cover.since = it.since
+		o.pending.MoveBefore(cover.pendingElem, it.pendingElem)
 	}
-	o.pending.Remove(it.age)
+	o.pending.Remove(it.pendingElem)
 	o.bytes -= size(&it.write)
-	it.leave(heir)
+	it.transferWaiters(cover)
 	id := idOf(&it.write)
-	if s := o.slots[id]; s.queued == nil && len(s.flying) == 0 {
+	if s := o.slots[id]; s.queued == nil && len(s.inFlight) == 0 {
 		delete(o.slots, id)
 	}
 }
 
-// dropLocked removes a queued item if it need not be sent any more, and reports
-// whether it has.
+// dropLocked removes a queued item if it no longer needs to be sent, and reports whether it did.
 func (o *Outbox) dropLocked(it *item) bool {
 	c := o.coverLocked(&it.write)
-	if c == nil && it.write.Stamp.Generation >= o.before[it.write.Group] {
+	if c == nil && it.write.Stamp.Generation >= o.horizon[it.write.Group] {
 		return false
 	}
 	if c != nil {
@@ -320,57 +327,62 @@ func (o *Outbox) dropLocked(it *item) bool {
 	return true
 }
 
-// boundLocked makes room until the items are within the bound, or until there is nothing
-// left but a Clear for each group and what is in flight.
-func (o *Outbox) boundLocked() {
+// makeRoomLocked makes room until the items are within the bound, or until nothing is
+// left but one Clear for each group and what is in flight.
+func (o *Outbox) makeRoomLocked() {
 	for o.bytes > o.config.MaxBytes && o.valued.Len() > 0 {
 		if it := o.valued.Front().Value.(*item); !o.dropLocked(it) {
-			o.stripLocked(it)
+			o.dropValueLocked(it)
 			o.stats.DroppedValues++
 		}
 	}
-	for o.bytes > o.config.MaxBytes && o.foldable.Len() > 0 {
-		if it := o.foldable.Front().Value.(*item); !o.dropLocked(it) {
-			o.foldLocked(it)
+	for o.bytes > o.config.MaxBytes && o.collapsible.Len() > 0 {
+		if it := o.collapsible.Front().Value.(*item); !o.dropLocked(it) {
+			o.collapseLocked(it)
 		}
 	}
 }
 
-// stripLocked makes a queued note a mere floor.
-func (o *Outbox) stripLocked(it *item) {
+// dropValueLocked drops the value of a queued write and leaves only its floor.
+func (o *Outbox) dropValueLocked(it *item) {
 	o.bytes -= size(&it.write)
-	strip(&it.write)
+	dropValue(&it.write)
 	o.bytes += size(&it.write)
-	o.valued.Remove(it.valued)
-	it.valued = nil
+	o.valued.Remove(it.valuedElem)
+	it.valuedElem = nil
 }
 
-// foldLocked makes a queued note part of its group's queued Clear. Nobody has asked for
-// that Clear, and only this region gets it: it is the floor that a full
-// expiry.Floors would raise, in the same form.
-func (o *Outbox) foldLocked(it *item) {
-	w := message.Write{Group: it.write.Group, Clear: true, Collapsed: true, Stamp: expiry.Removal(it.write.Stamp.Generation)}
+// collapseLocked makes a queued write part of its group's queued Clear. No user asked for that
+// Clear, and only this region gets it: it is the floor that a full expiry.Floors would
+// raise, in the same form.
+func (o *Outbox) collapseLocked(it *item) {
+	w := message.Write{
+		Group: it.write.Group, Clear: true, Collapsed: true,
+		Stamp: expiry.Removal(it.write.Stamp.Generation),
+	}
 	o.stats.Collapsed++
 	o.unqueueLocked(it)
 	var floor *item
 	if s := o.slots[idOf(&w)]; s != nil && s.queued != nil {
 		floor = s.queued
-		o.replaceLocked(floor, w, it.at) // it is below, otherwise it would cover the note
+		o.replaceLocked(floor, w, it.at) // the present one is below w, else it would cover the item
 	} else {
 		floor = &item{write: w, at: it.at, since: it.since}
-		floor.age = o.pending.InsertBefore(floor, it.age)
+		floor.pendingElem = o.pending.InsertBefore(floor, it.pendingElem)
 		o.bytes += size(&w)
-		o.queueLocked(floor, o.unaddressed.PushFront)
+		o.queueLocked(floor, o.unassigned.PushFront)
 	}
 	o.removeLocked(it, floor)
 }
 
-// strip leaves of n what it would be without a value.
-func strip(w *message.Write) {
-	*w = message.Write{Group: w.Group, Key: w.Key, Scope: w.Scope, Clear: w.Clear, Collapsed: w.Collapsed, Stamp: w.Stamp}
+// dropValue removes the value from w, and with it all fields that go with one.
+func dropValue(w *message.Write) {
+	*w = message.Write{
+		Group: w.Group, Key: w.Key, Scope: w.Scope, Clear: w.Clear, Collapsed: w.Collapsed, Stamp: w.Stamp,
+	}
 }
 
-// size returns what a note is charged.
+// size returns how many bytes a write counts for.
 func size(w *message.Write) int64 {
-	return int64(len(w.Group)+len(w.Key)+cap(w.Value)) + Overhead
+	return int64(len(w.Group)+len(w.Key)+cap(w.Value)) + overhead
 }

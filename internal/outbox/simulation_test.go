@@ -14,26 +14,26 @@ import (
 	"github.com/geocache/geocache/internal/message"
 )
 
-// A world is an Outbox, the targets in the other region, and a bad line between.
+// A world is an Outbox, the targets in the other region, and an unreliable network between them.
 type world struct {
 	*testing.T
 	rand  *rand.Rand
 	o     *Outbox
 	now   expiry.Instant
 	last  expiry.Generation
-	added map[id]expiry.Stamp // the highest
-	owner map[string]string   // of each key, "" for nobody
-	down  string              // a target that cannot be told
+	added map[id]expiry.Stamp // the highest stamp added
+	owner map[string]string   // by key; "" if it has none
+	down  string              // an unreachable target
 
 	inboxes map[string]*Inbox
-	calls   []*call // that have not ended
-	line    []*call // pushes on their way, some twice
-	arrived []*call // and the region is being told
-	told    []*call // answers on their way
+	calls   []*call // not all have ended
+	network []*call // pushes under way, some twice
+	arrived []*call // pushes received, but not yet broadcast to the region
+	answers []*call // answers under way
 
-	region  map[id]expiry.Stamp // what it has got
-	values  map[id]expiry.Stamp // the highest that came with a value
-	waiting []waiting
+	region  map[id]expiry.Stamp // the highest stamp that the region has
+	values  map[id]expiry.Stamp // the highest stamp that came with a value
+	waiting []pendingWait
 }
 
 type call struct {
@@ -42,17 +42,17 @@ type call struct {
 	ended bool
 }
 
-// waiting is somebody who wants the region to have got at least this.
-type waiting struct {
+// A pendingWait is a caller that waits until the region has at least these stamps.
+type pendingWait struct {
 	group     string
-	about     expiry.Subject
-	want, all expiry.Stamp // for the subject, and for its group
+	subject   expiry.Subject
+	want, all expiry.Stamp // of the subject and of its group
 	done      <-chan struct{}
 	stop      func()
 }
 
 var (
-	simKeys    = []string{"a", "b", "c", simScope} // the last is the name of a scope, too
+	simKeys    = []string{"a", "b", "c", simScope} // the last is also the encoding of a scope
 	simScope   = string(expiry.Tag("d"))
 	simGroups  = []string{"g", "h"}
 	simTargets = []string{"x", "y", "z"}
@@ -62,14 +62,14 @@ func (w *world) chance(percent int) bool { return w.rand.IntN(100) < percent }
 
 func (w *world) one(of []string) string { return of[w.rand.IntN(len(of))] }
 
-// take removes one of the calls in from, any one, and does f with it.
-func (w *world) take(from *[]*call, f func(*call)) {
-	if len(*from) == 0 {
+// take removes a random call from the list and passes it to f.
+func (w *world) take(list *[]*call, f func(*call)) {
+	if len(*list) == 0 {
 		return
 	}
-	i := w.rand.IntN(len(*from))
-	c := (*from)[i]
-	*from = slices.Delete(*from, i, i+1)
+	i := w.rand.IntN(len(*list))
+	c := (*list)[i]
+	*list = slices.Delete(*list, i, i+1)
 	f(c)
 }
 
@@ -82,7 +82,7 @@ func (w *world) add() {
 	n := message.Write{Group: w.one(simGroups)}
 	w.last++
 	g := w.last
-	if w.chance(20) { // it comes late
+	if w.chance(20) { // late
 		g = 1 + expiry.Generation(w.rand.Uint64N(uint64(g)))
 	}
 	switch kind := w.rand.IntN(30); {
@@ -94,7 +94,7 @@ func (w *world) add() {
 	default:
 		n.Key, n.Stamp = w.one(simKeys), expiry.Stamp{Generation: g, Origin: 1}
 		n.HasValue, n.Life = true, 1<<62
-		n.Age = time.Duration(w.now) // so that it always is the time
+		n.Age = time.Duration(w.now) // so that its age always equals the time
 		n.Value = []byte(fmt.Sprintf("%v%*d", n.Key, w.rand.IntN(300), uint64(g)))
 	}
 	w.added[idOf(&n)] = w.added[idOf(&n)].Max(n.Stamp)
@@ -102,18 +102,19 @@ func (w *world) add() {
 }
 
 func (w *world) wait() {
-	wg := waiting{group: w.one(simGroups)}
+	wg := pendingWait{group: w.one(simGroups)}
 	if w.chance(80) {
-		if wg.about = expiry.Key(w.one(simKeys)); w.chance(10) {
-			wg.about = expiry.Subject(simScope)
+		if wg.subject = expiry.Key(w.one(simKeys)); w.chance(10) {
+			wg.subject = expiry.Subject(simScope)
 		}
 	}
-	wg.want, wg.all = w.added[id{group: wg.group, subject: wg.about}], w.added[id{group: wg.group, clear: true}]
-	wg.done, wg.stop = w.o.Confirmed(wg.group, wg.about)
+	wg.want = w.added[id{group: wg.group, subject: wg.subject}]
+	wg.all = w.added[id{group: wg.group, clear: true}]
+	wg.done, wg.stop = w.o.Confirmed(wg.group, wg.subject)
 	w.waiting = append(w.waiting, wg)
 }
 
-// next sends what there is to be sent.
+// next sends the next batch, and reports whether there was one.
 func (w *world) next() bool {
 	b, ok := w.o.Next(w.now, w.target)
 	if !ok {
@@ -131,7 +132,7 @@ func (w *world) next() bool {
 	}
 	c := &call{Batch: b}
 	w.calls = append(w.calls, c)
-	w.line = append(w.line, c)
+	w.network = append(w.network, c)
 	return true
 }
 
@@ -140,14 +141,14 @@ func (w *world) arrive(c *call) {
 	w.arrived = append(w.arrived, c)
 }
 
-func (w *world) tell(c *call) {
+func (w *world) broadcast(c *call) {
 	for _, n := range c.Push.Writes {
 		w.region[idOf(&n)] = w.region[idOf(&n)].Max(n.Stamp)
 		if n.HasValue {
 			w.values[idOf(&n)] = w.values[idOf(&n)].Max(n.Stamp)
 		}
 	}
-	w.told = append(w.told, c)
+	w.answers = append(w.answers, c)
 }
 
 func (w *world) answer(c *call) {
@@ -157,9 +158,9 @@ func (w *world) answer(c *call) {
 	}
 }
 
-// got reports whether the region has at least stamp s for a key.
-func (w *world) got(group string, about expiry.Subject, s expiry.Stamp) bool {
-	return !w.region[id{group: group, subject: about}].Max(w.region[id{group: group, clear: true}]).Below(s)
+// reached reports whether the region has at least stamp s for a subject.
+func (w *world) reached(group string, subject expiry.Subject, s expiry.Stamp) bool {
+	return !w.region[id{group: group, subject: subject}].Max(w.region[id{group: group, clear: true}]).Below(s)
 }
 
 func (w *world) check() {
@@ -170,15 +171,17 @@ func (w *world) check() {
 			i++
 			continue
 		}
-		require.True(w, w.got(wg.group, wg.about, wg.want), "%v %v is confirmed only when the region has got it", wg.group, wg.about)
+		require.True(w, w.reached(wg.group, wg.subject, wg.want),
+			"%v %v is confirmed only when the region has it", wg.group, wg.subject)
 		require.False(w, w.region[id{group: wg.group, clear: true}].Below(wg.all))
 		w.waiting = slices.Delete(w.waiting, i, i+1)
 	}
-	floors := int64(len(simGroups)) * (Overhead + 1)
-	require.LessOrEqual(w, w.o.bytes, max(w.o.config.MaxBytes, w.o.flying+floors), "the bound")
+	floors := int64(len(simGroups)) * (overhead + 1)
+	bound := max(w.o.config.MaxBytes, w.o.inFlightBytes+floors)
+	require.LessOrEqual(w, w.o.bytes, bound, "the outbox keeps to its bound")
 }
 
-func TestEverythingGetsThereInTheEnd(t *testing.T) {
+func TestEveryWriteArrives(t *testing.T) {
 	var sum Stats
 	for seed := range uint64(120) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -188,8 +191,8 @@ func TestEverythingGetsThereInTheEnd(t *testing.T) {
 				added: map[id]expiry.Stamp{}, region: map[id]expiry.Stamp{}, values: map[id]expiry.Stamp{},
 				o: New(Config{
 					MaxBytes:   []int64{1, 2000, 5000, 1 << 20, 1 << 20}[r.IntN(5)],
-					BatchBytes: []int{1, 300, 1 << 10}[r.IntN(3)],
-					Window:     1 + r.IntN(5),
+					batchBytes: []int{1, 300, 1 << 10}[r.IntN(3)],
+					window:     1 + r.IntN(5),
 					Epoch:      1,
 				}),
 			}
@@ -197,7 +200,7 @@ func TestEverythingGetsThereInTheEnd(t *testing.T) {
 				w.inboxes[name] = &Inbox{}
 			}
 			for range 10 {
-				w.own()
+				w.reassign()
 			}
 			for range 300 {
 				w.step()
@@ -205,7 +208,7 @@ func TestEverythingGetsThereInTheEnd(t *testing.T) {
 			}
 			s := w.end()
 			sum.Resent += s.Resent
-			sum.Probes += s.Probes
+			sum.probes += s.probes
 			sum.Lost += s.Lost
 			sum.Coalesced += s.Coalesced
 			sum.DroppedValues += s.DroppedValues
@@ -213,12 +216,14 @@ func TestEverythingGetsThereInTheEnd(t *testing.T) {
 		})
 	}
 	t.Logf("%+v", sum)
-	for _, n := range []uint64{sum.Resent, sum.Probes, sum.Lost, sum.Coalesced, sum.DroppedValues, sum.Collapsed} {
-		require.Greater(t, n, uint64(100), "all of it happens")
+	for _, n := range []uint64{
+		sum.Resent, sum.probes, sum.Lost, sum.Coalesced, sum.DroppedValues, sum.Collapsed,
+	} {
+		require.Greater(t, n, uint64(100), "each case occurs often")
 	}
 }
 
-// step lets something happen.
+// step makes one random event happen.
 func (w *world) step() {
 	switch w.rand.IntN(16) {
 	case 0, 1, 2:
@@ -226,18 +231,18 @@ func (w *world) step() {
 	case 3, 4:
 		w.next()
 	case 5, 6, 7:
-		w.take(&w.line, func(c *call) {
+		w.take(&w.network, func(c *call) {
 			if w.chance(80) {
 				w.arrive(c)
 			}
 			if w.chance(20) {
-				w.line = append(w.line, c)
+				w.network = append(w.network, c)
 			}
 		})
 	case 8, 9:
-		w.take(&w.arrived, w.tell)
+		w.take(&w.arrived, w.broadcast)
 	case 10, 11:
-		w.take(&w.told, func(c *call) {
+		w.take(&w.answers, func(c *call) {
 			if w.chance(80) {
 				w.answer(c)
 			}
@@ -248,7 +253,7 @@ func (w *world) step() {
 		w.now += expiry.Instant(w.rand.Int64N(int64(second)))
 	case 14:
 		if w.chance(30) {
-			w.own()
+			w.reassign()
 		}
 		w.down = w.one(append(simTargets, "", "", ""))
 		if w.chance(10) && len(w.waiting) > 0 {
@@ -260,10 +265,10 @@ func (w *world) step() {
 	}
 }
 
-// own makes a key somebody else's.
-func (w *world) own() { w.owner[w.one(append(simKeys, ""))] = w.one(append(simTargets, "")) }
+// reassign gives a random key a random owner.
+func (w *world) reassign() { w.owner[w.one(append(simKeys, ""))] = w.one(append(simTargets, "")) }
 
-// fault ends a call without an answer, or restarts a target.
+// fault fails a call, or restarts a target.
 func (w *world) fault() {
 	if w.chance(80) {
 		w.take(&w.calls, func(c *call) {
@@ -279,44 +284,44 @@ func (w *world) fault() {
 	w.arrived = slices.DeleteFunc(w.arrived, func(c *call) bool { return c.Target == name })
 }
 
-// end lets no more faults happen, though what was lost stays lost, and sees
-// that everything gets there.
+// end lets the network work again, though what was lost stays lost, and requires that every
+// write arrives.
 func (w *world) end() Stats {
 	for _, key := range append(simKeys, "") {
 		if w.owner[key] == "" {
 			w.owner[key] = "x"
 		}
 	}
-	w.line, w.arrived, w.told, w.down = nil, nil, nil, ""
+	w.network, w.arrived, w.answers, w.down = nil, nil, nil, ""
 	for range 1000 {
 		for w.next() {
-			w.take(&w.line, w.arrive)
-			w.take(&w.arrived, w.tell)
-			w.take(&w.told, w.answer)
+			w.take(&w.network, w.arrive)
+			w.take(&w.arrived, w.broadcast)
+			w.take(&w.answers, w.answer)
 			w.check()
 		}
 		at, ok := w.o.NextAt(w.now)
 		if !ok {
 			break
 		}
-		require.Greater(w, at, w.now, "time is all that is waited for")
+		require.Greater(w, at, w.now, "only time can help now")
 		w.now = at
 	}
 	s := w.o.Stats(w.now)
-	require.Zero(w, s.Bytes, "everything has been confirmed: %+v", s)
-	require.Empty(w, w.waiting, "and everybody knows")
+	require.Zero(w, s.Bytes, "every write has been confirmed: %+v", s)
+	require.Empty(w, w.waiting, "every waiter is done")
 	for id, stamp := range w.added {
-		require.True(w, w.got(id.group, id.subject, stamp), "%v", id)
+		require.True(w, w.reached(id.group, id.subject, stamp), "%v", id)
 		if s.DroppedValues+s.Collapsed == 0 && !stamp.IsRemoval() && w.region[id] == stamp {
-			require.Equal(w, stamp, w.values[id], "with its value")
+			require.Equal(w, stamp, w.values[id], "the value has arrived, too")
 		}
 	}
 	return s
 }
 
-// On a good line nothing is sent twice.
-func TestNothingIsSentTwiceWithoutNeed(t *testing.T) {
-	o := New(Config{Window: 3, BatchBytes: 100})
+// On a reliable network nothing is sent twice.
+func TestNothingIsSentTwiceNeedlessly(t *testing.T) {
+	o := New(Config{window: 3, batchBytes: 100})
 	inboxes := map[string]*Inbox{"a": {}, "b": {}}
 	var calls []Batch
 	for i := range 1000 {
@@ -332,6 +337,6 @@ func TestNothingIsSentTwiceWithoutNeed(t *testing.T) {
 		}
 	}
 	s := o.Stats(0)
-	require.Zero(t, s.Resent+s.Probes+s.Lost)
+	require.Zero(t, s.Resent+s.probes+s.Lost)
 	require.Less(t, s.Queued, 6)
 }

@@ -10,61 +10,61 @@ import (
 )
 
 const (
-	maxNotes   = 1000 // in one push
-	maxBackoff = 4    // how often the time until a push is repeated unasked is doubled
-	pauses     = 8    // a target that has failed gets nothing new for Probe / pauses
+	maxWrites    = 1000 // in one push
+	maxDoublings = 4    // bounds how often the wait before an unanswered push is sent again doubles
+	pauseDivisor = 8    // a target that failed gets nothing new for Probe / pauseDivisor
 )
 
-// A Batch is a push to be sent. Whoever sends it says how that ended, with
-// Answered or with Failed.
+// A Batch is a push for the caller to send. The caller must report the outcome by calling Answered
+// or Failed.
 type Batch struct {
 	Target string
 	Push   message.Push
 
-	sending uint64 // its place in the order in which Next returned them
+	seq uint64 // Next returned it as the seq-th batch
 }
 
-// A Target says who is to be told a write: the owner of its key in the other region,
-// or "" if there is none. ok is false if that node cannot be told at present, or is none.
-// It is called with the Outbox locked.
+// A Target returns the node to send a write to: the owner of its key in the other region, or "" if it
+// has none. ok is false if there is no such node, or it cannot be reached at present. A Target is called
+// with the Outbox locked, so it must not use the Outbox.
 type Target func(w *message.Write) (node string, ok bool)
 
-// A stream is what goes to one target, in numbered pushes.
+// A stream carries numbered pushes to one target.
 type stream struct {
 	target string
-	active *list.Element // in Outbox.active; set if it has queued items or pushes
+	active *list.Element // in Outbox.active; set if the stream has queued items or pushes
 
-	// queue has the items that were for this target when their turn came to be
-	// addressed. Who owns a key may change: it is asked again before they are sent.
+	// queue has the items assigned to this target. Ownership may change afterwards, so Next asks
+	// for the target again before it sends them.
 	queue list.List
 
-	last   uint64  // the highest number used. Numbers are not used twice
-	pushes []*push // in flight, in the order of their numbers
+	last   uint64  // the highest number used; numbers are never reused
+	pushes []*push // in flight, ordered by number
 
-	resume expiry.Instant // when it can be sent something new, after it has failed
-	quiet  expiry.Instant // since when nothing has been heard
-	check  expiry.Instant // when to look for what is overdue, while pushes are in flight
-	have   uint64         // the highest number up to which the target has had everything
+	resumeAt expiry.Instant // after a failure, when something new may be sent
+	heard    expiry.Instant // when the target last answered
+	checkAt  expiry.Instant // when to look for overdue pushes, while any are in flight
+	have     uint64         // the target has received every number up to this one
 }
 
 // A push is in flight.
 type push struct {
 	number  uint64
 	items   []*item        // at least one
-	sending uint64         // of the last time it was sent
-	at      expiry.Instant // when that was
-	repeats int
-	due     bool // to be sent again
+	seq     uint64         // of the batch that sent it last
+	at      expiry.Instant // when it was sent last
+	retries int
+	resend  bool // it must be sent again
 }
 
-// Next returns the push that is to be sent now: one that was lost, a question
-// what has arrived, or the notes that have waited longest for their target. If there is
-// none, there may be one after Wake or at NextAt.
+// Next returns the push to send now: one that was lost, a probe that asks what has arrived, or the
+// writes that have waited longest for their target. If it returns false, the caller calls it again after
+// Wake or at NextAt.
 func (o *Outbox) Next(now expiry.Instant, target Target) (Batch, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for {
-		moved := o.addressLocked(target)
+		moved := o.assignLocked(target)
 		for range o.active.Len() {
 			s := o.active.Front().Value.(*stream)
 			if s.queue.Len() == 0 && len(s.pushes) == 0 {
@@ -73,12 +73,12 @@ func (o *Outbox) Next(now expiry.Instant, target Target) (Batch, bool) {
 				continue
 			}
 			o.active.MoveToBack(s.active) // the targets take turns
-			b, ok := o.nextLocked(s, now)
+			b, ok := o.retryLocked(s, now)
 			if !ok {
-				items, readdressed := o.takeLocked(s, now, target)
-				moved = moved || readdressed
+				items, reassigned := o.dequeueLocked(s, now, target)
+				moved = moved || reassigned
 				if ok = len(items) > 0; ok {
-					b = o.pushLocked(s, items, now)
+					b = o.newPushLocked(s, items, now)
 				}
 			}
 			if ok {
@@ -91,8 +91,8 @@ func (o *Outbox) Next(now expiry.Instant, target Target) (Batch, bool) {
 	}
 }
 
-// NextAt returns when Next, which has nothing at now, may have something because
-// time has passed. ok is false if that does not depend on time.
+// NextAt returns when Next, which has nothing to send at now, may have something merely because time
+// has passed. ok is false if time alone changes nothing.
 func (o *Outbox) NextAt(now expiry.Instant) (at expiry.Instant, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -104,87 +104,87 @@ func (o *Outbox) NextAt(now expiry.Instant) (at expiry.Instant, ok bool) {
 	for e := o.active.Front(); e != nil; e = e.Next() {
 		s := e.Value.(*stream)
 		if len(s.pushes) > 0 {
-			soonest(s.check)
+			soonest(s.checkAt)
 		}
-		if s.queue.Len() > 0 && now < s.resume {
-			soonest(s.resume)
+		if s.queue.Len() > 0 && now < s.resumeAt {
+			soonest(s.resumeAt)
 		}
 	}
 	return at, ok
 }
 
-// Answered says that the target has answered b: its region has been told all notes
-// in it. have is what the answer says (message.Pushed).
+// Answered reports that the target has answered b: its whole region has the writes in b. have is the
+// answer's message.PushReply.Have.
 func (o *Outbox) Answered(b Batch, have uint64, now expiry.Instant) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := o.streams[b.Target]
-	s.quiet = now
+	s.heard = now
 	if i, ok := s.find(b.Push.Number); ok && len(b.Push.Writes) > 0 {
 		for _, it := range s.pushes[i].items {
-			o.landLocked(it)
+			o.endFlightLocked(it)
 			o.removeLocked(it, nil)
 		}
 		s.pushes = slices.Delete(s.pushes, i, i+1)
 	}
-	s.have = max(s.have, have) // answers, too, come in any order
+	s.have = max(s.have, have) // answers may arrive in any order
 	for _, p := range s.pushes {
-		// What was sent after b may still be under way.
-		if p.number > have && p.sending < b.sending && !p.due {
-			p.due = true
+		// A push sent after b may still be under way.
+		if p.number > have && p.seq < b.seq && !p.resend {
+			p.resend = true
 			o.stats.Lost++
 		}
 	}
 	o.wakeUp()
 }
 
-// Failed says that there will be no answer to b: the node is gone, the connection
-// broken, or the time was up. Its notes are queued again, before all others, for
-// whoever owns the keys then. If that is the same node it gets them after a short
-// pause, so that one that fails at once does not keep everybody busy.
+// Failed reports that b will not be answered: the node is gone, the connection broke, or the call timed
+// out. Its writes are queued again, ahead of all others, for whichever node owns the keys by then. If
+// that is the same node, they wait for a short pause first, so that a node that fails at once does not
+// keep the sender busy.
 func (o *Outbox) Failed(b Batch, now expiry.Instant) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := o.streams[b.Target]
 	i, ok := s.find(b.Push.Number)
-	if !ok || s.pushes[i].sending != b.sending {
-		return // it has been answered, it was a question, or it was sent once more, and that will end too
+	if !ok || s.pushes[i].seq != b.seq {
+		// The push has been answered, b was a probe, or the push was sent again, and that batch ends too.
+		return
 	}
 	p := s.pushes[i]
 	s.pushes = slices.Delete(s.pushes, i, i+1)
-	s.resume = now.Add(o.config.Probe / pauses)
-	// Being put in front of each other turns the notes round, once here and once
-	// when they are addressed.
+	s.resumeAt = now.Add(o.config.Probe / pauseDivisor)
+	// Each PushFront reverses the order of the items: this one, and the one that assigns them a target.
+	// So they keep their order.
 	for _, it := range p.items {
-		o.landLocked(it)
+		o.endFlightLocked(it)
 		if c := o.coverLocked(&it.write); c != nil {
 			o.stats.Coalesced++
 			o.removeLocked(it, c)
-		} else { // nothing is queued, as that would be above it
-			o.queueLocked(it, o.unaddressed.PushFront)
+		} else { // the slot has no queued item: it would cover this one
+			o.queueLocked(it, o.unassigned.PushFront)
 		}
 	}
-	o.boundLocked()
+	o.makeRoomLocked()
 	o.wakeUp()
 }
 
-// addressLocked moves the items that have no target to the queue of one. It
-// reports whether it has moved any.
-func (o *Outbox) addressLocked(target Target) (moved bool) {
-	for o.unaddressed.Len() > 0 {
-		it := o.unaddressed.Front().Value.(*item)
+// assignLocked moves the unassigned items to the queues of their targets, and reports whether it moved
+// any.
+func (o *Outbox) assignLocked(target Target) (moved bool) {
+	for o.unassigned.Len() > 0 {
+		it := o.unassigned.Front().Value.(*item)
 		if o.dropLocked(it) {
 			continue
 		}
-		node, _ := target(&it.write) // who cannot be told does not hold up the others
+		node, _ := target(&it.write) // in its own queue an unreachable target does not hold up the others
 		o.moveLocked(it, node)
 		moved = true
 	}
 	return moved
 }
 
-// moveLocked moves a queued item to the queue for node: to the front if it was in
-// flight before.
+// moveLocked moves a queued item to the queue for node: to the front if it has been sent before.
 func (o *Outbox) moveLocked(it *item, node string) {
 	s := o.streams[node]
 	if s == nil {
@@ -194,63 +194,62 @@ func (o *Outbox) moveLocked(it *item, node string) {
 	if s.active == nil {
 		s.active = o.active.PushBack(s)
 	}
-	it.queue.Remove(it.place)
+	it.queue.Remove(it.queueElem)
 	it.queue = &s.queue
 	if it.sent {
-		it.place = s.queue.PushFront(it)
+		it.queueElem = s.queue.PushFront(it)
 	} else {
-		it.place = s.queue.PushBack(it)
+		it.queueElem = s.queue.PushBack(it)
 	}
 }
 
-// nextLocked returns a push to s that is to be repeated, or a question.
-func (o *Outbox) nextLocked(s *stream, now expiry.Instant) (Batch, bool) {
+// retryLocked returns a push of s that must be sent again, or a probe.
+func (o *Outbox) retryLocked(s *stream, now expiry.Instant) (Batch, bool) {
 	probe := false
-	if len(s.pushes) > 0 && now >= s.check {
-		probe = o.checkLocked(s, now)
+	if len(s.pushes) > 0 && now >= s.checkAt {
+		probe = o.checkOverdueLocked(s, now)
 	}
 	if probe {
-		o.stats.Probes++
-		o.sending++
+		o.stats.probes++
+		o.seq++
 		return o.batch(s, s.last, nil), true
 	}
 	for _, p := range s.pushes {
-		if p.due {
-			p.repeats++
+		if p.resend {
+			p.retries++
 			return o.sendLocked(s, p, now), true
 		}
 	}
 	return Batch{}, false
 }
 
-// checkLocked finds what is overdue. It reports whether the target is to be
-// asked what has arrived, because nothing is heard from it.
+// checkOverdueLocked marks the overdue pushes of s for sending again. It reports whether the target is
+// silent and must be asked what has arrived.
 //
-// A push that has arrived and is not answered for another such time is sent again: the answer may
-// be lost. It may also just be that the target's region takes its time, so that
-// is done less and less often.
-func (o *Outbox) checkLocked(s *stream, now expiry.Instant) (silent bool) {
+// A push that has arrived is overdue if its answer is still missing after two probe intervals: the answer
+// may be lost. But the target's region may just be slow, so the interval doubles with each retry.
+func (o *Outbox) checkOverdueLocked(s *stream, now expiry.Instant) (silent bool) {
 	probe := o.config.Probe
-	silent = now.Sub(s.quiet) >= probe
-	s.check = s.quiet.Add(probe)
+	silent = now.Sub(s.heard) >= probe
+	s.checkAt = s.heard.Add(probe)
 	if silent {
-		s.check = now.Add(probe)
+		s.checkAt = now.Add(probe)
 	}
 	for _, p := range s.pushes {
-		if p.number <= s.have && now.Sub(p.at) >= 2*probe<<min(p.repeats, maxBackoff) {
-			p.due = true
+		if p.number <= s.have && now.Sub(p.at) >= 2*probe<<min(p.retries, maxDoublings) {
+			p.resend = true
 		}
 	}
 	return silent
 }
 
-// takeLocked takes items for one push to s from its queue, if s can be sent one. It
-// reports whether it has found some to be for other targets: those need not
-// wait for this one.
-func (o *Outbox) takeLocked(s *stream, now expiry.Instant, target Target) (items []*item, moved bool) {
-	ready := len(s.pushes) < o.config.Window && now >= s.resume
+// dequeueLocked takes the items for one new push from the queue of s; it takes none if the target cannot
+// be sent one now. Those at the front that now belong to other targets need not wait for this one: it
+// moves them to the queues of theirs, and reports whether it moved any.
+func (o *Outbox) dequeueLocked(s *stream, now expiry.Instant, target Target) (items []*item, moved bool) {
+	ready := len(s.pushes) < o.config.window && now >= s.resumeAt
 	bytes := 0
-	for s.queue.Len() > 0 && len(items) < maxNotes {
+	for s.queue.Len() > 0 && len(items) < maxWrites {
 		it := s.queue.Front().Value.(*item)
 		if o.dropLocked(it) {
 			continue
@@ -264,36 +263,36 @@ func (o *Outbox) takeLocked(s *stream, now expiry.Instant, target Target) (items
 		if !ready || !ok {
 			break
 		}
-		if it.write.HasValue && !it.write.Dirty && it.told(now).Age >= it.write.Life {
-			o.stripLocked(it) // the value has expired; the floor is still wanted
+		if it.write.HasValue && !it.write.Dirty && it.writeAt(now).Age >= it.write.Life {
+			o.dropValueLocked(it) // the value has expired, but the region still needs the floor
 		}
 		bytes += it.write.Size()
-		if len(items) > 0 && bytes > o.config.BatchBytes {
+		if len(items) > 0 && bytes > o.config.batchBytes {
 			break
 		}
 		o.unqueueLocked(it)
 		sl := o.slots[idOf(&it.write)]
-		sl.flying = append(sl.flying, it)
-		o.flying += size(&it.write)
+		sl.inFlight = append(sl.inFlight, it)
+		o.inFlightBytes += size(&it.write)
 		o.stats.InFlight++
 		items = append(items, it)
 	}
 	return items, moved
 }
 
-// landLocked ends an item's flight.
-func (o *Outbox) landLocked(it *item) {
+// endFlightLocked takes an item out of flight.
+func (o *Outbox) endFlightLocked(it *item) {
 	sl := o.slots[idOf(&it.write)]
-	i := slices.Index(sl.flying, it)
-	sl.flying = slices.Delete(sl.flying, i, i+1)
-	o.flying -= size(&it.write)
+	i := slices.Index(sl.inFlight, it)
+	sl.inFlight = slices.Delete(sl.inFlight, i, i+1)
+	o.inFlightBytes -= size(&it.write)
 	o.stats.InFlight--
 }
 
-// pushLocked sends items in a new push.
-func (o *Outbox) pushLocked(s *stream, items []*item, now expiry.Instant) Batch {
+// newPushLocked puts items into a new push and returns the batch that sends it.
+func (o *Outbox) newPushLocked(s *stream, items []*item, now expiry.Instant) Batch {
 	if len(s.pushes) == 0 {
-		s.check = now.Add(o.config.Probe)
+		s.checkAt = now.Add(o.config.Probe)
 	}
 	s.last++
 	p := &push{number: s.last, items: items}
@@ -301,34 +300,34 @@ func (o *Outbox) pushLocked(s *stream, items []*item, now expiry.Instant) Batch 
 	return o.sendLocked(s, p, now)
 }
 
-// sendLocked returns p as it is to be sent at now.
+// sendLocked returns the batch that sends p at now.
 func (o *Outbox) sendLocked(s *stream, p *push, now expiry.Instant) Batch {
-	o.sending++
-	p.sending, p.at, p.due = o.sending, now, false
-	notes := make([]message.Write, len(p.items))
+	o.seq++
+	p.seq, p.at, p.resend = o.seq, now, false
+	writes := make([]message.Write, len(p.items))
 	for i, it := range p.items {
 		o.stats.Sent++
 		if it.sent {
 			o.stats.Resent++
 		}
 		it.sent = true
-		notes[i] = it.told(now)
+		writes[i] = it.writeAt(now)
 	}
-	return o.batch(s, p.number, notes)
+	return o.batch(s, p.number, writes)
 }
 
-// batch returns what is being sent. It has the number of a push in flight, so that
-// is the highest number that need not be given up.
-func (o *Outbox) batch(s *stream, number uint64, notes []message.Write) Batch {
+// batch returns a batch for s, which has at least one push in flight. Its Low is the lowest number in
+// flight: a higher one would give up that push.
+func (o *Outbox) batch(s *stream, number uint64, writes []message.Write) Batch {
 	return Batch{
-		Target:  s.target,
-		Push:    message.Push{Epoch: o.config.Epoch, Number: number, Low: s.pushes[0].number, Writes: notes},
-		sending: o.sending,
+		Target: s.target,
+		Push:   message.Push{Epoch: o.config.Epoch, Number: number, Low: s.pushes[0].number, Writes: writes},
+		seq:    o.seq,
 	}
 }
 
-// told returns the note with its age at now.
-func (it *item) told(now expiry.Instant) message.Write {
+// writeAt returns the item's write with its age at now.
+func (it *item) writeAt(now expiry.Instant) message.Write {
 	w := it.write
 	if w.HasValue {
 		w.Age += now.Sub(it.at)
@@ -336,7 +335,7 @@ func (it *item) told(now expiry.Instant) message.Write {
 	return w
 }
 
-// find returns where the push of that number is, or belongs.
+// find returns the index in pushes of the push with that number, or where it would be.
 func (s *stream) find(number uint64) (int, bool) {
 	return slices.BinarySearchFunc(s.pushes, number, func(p *push, n uint64) int {
 		return cmp.Compare(p.number, n)

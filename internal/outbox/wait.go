@@ -2,7 +2,7 @@ package outbox
 
 import "github.com/geocache/geocache/expiry"
 
-// A waiter is one call of Confirmed that is not done.
+// A waiter is a call of Confirmed that still waits.
 //
 // Invariant: w is in it.waiters exactly if it is in w.on, and done is closed
 // when on becomes empty.
@@ -11,17 +11,17 @@ type waiter struct {
 	on   map[*item]struct{}
 }
 
-// Confirmed returns a channel that is closed when the region has confirmed
-// everything about a subject that has been added until now; notes that are added later do not
-// matter, but they may take the place of those. For a Clear it is the empty key.
+// Confirmed returns a channel that is closed when the region has confirmed every write of subject that
+// has been added so far. The wait may include a newer write that has replaced one of them, but no other
+// writes added later. For a Clear, subject is the empty key.
 //
-// The caller calls stop when it no longer waits.
-func (o *Outbox) Confirmed(group string, about expiry.Subject) (done <-chan struct{}, stop func()) {
+// The caller must call stop when it no longer waits; calling it again does nothing.
+func (o *Outbox) Confirmed(group string, subject expiry.Subject) (done <-chan struct{}, stop func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	w := &waiter{done: make(chan struct{}), on: make(map[*item]struct{})}
-	w.join(o.slots[id{group: group, subject: about}])
-	w.join(o.slots[id{group: group, clear: true}]) // perhaps with a note of it folded in
+	w.waitFor(o.slots[id{group: group, subject: subject}])
+	w.waitFor(o.slots[id{group: group, clear: true}]) // a write of subject may have collapsed into it
 	if len(w.on) == 0 {
 		close(w.done)
 	}
@@ -35,20 +35,20 @@ func (o *Outbox) Confirmed(group string, about expiry.Subject) (done <-chan stru
 	}
 }
 
-// join makes w wait for everything in s.
-func (w *waiter) join(s *slot) {
+// waitFor makes w wait for every item in s.
+func (w *waiter) waitFor(s *slot) {
 	if s == nil {
 		return
 	}
 	if s.queued != nil {
-		s.queued.add(w)
+		s.queued.addWaiter(w)
 	}
-	for _, it := range s.flying {
-		it.add(w)
+	for _, it := range s.inFlight {
+		it.addWaiter(w)
 	}
 }
 
-func (it *item) add(w *waiter) {
+func (it *item) addWaiter(w *waiter) {
 	if it.waiters == nil {
 		it.waiters = make(map[*waiter]struct{})
 	}
@@ -56,12 +56,13 @@ func (it *item) add(w *waiter) {
 	w.on[it] = struct{}{}
 }
 
-// leave makes all who wait for the item wait for heir instead, or not at all if heir is nil.
-func (it *item) leave(heir *item) {
+// transferWaiters makes the item's waiters wait for cover instead. If cover is nil they stop waiting
+// for the item, and those that wait for nothing else are done.
+func (it *item) transferWaiters(cover *item) {
 	for w := range it.waiters {
 		delete(w.on, it)
-		if heir != nil {
-			heir.add(w)
+		if cover != nil {
+			cover.addWaiter(w)
 		}
 		if len(w.on) == 0 {
 			close(w.done)
