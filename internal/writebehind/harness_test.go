@@ -15,74 +15,81 @@ import (
 
 var errOrigin = errors.New("the origin is down")
 
-// A bench is a queue before an origin, in a synctest bubble. Goroutines that the
-// queue would leave behind make the bubble fail.
-type bench struct {
+// A fixture is a queue with a fake origin, in a synctest bubble. The bubble fails if the queue leaves
+// goroutines behind.
+type fixture struct {
 	*Queue
 	origin *origin
 	begin  time.Time
 	end    context.CancelCauseFunc
-	warned *warnings
+	log    *recorder
 
 	mu     sync.Mutex
-	closed bool // Spawn starts nothing any more
+	closed bool // Spawn starts nothing
 	stored []Write
 }
 
-// newBench returns a bench whose origin does what handle says.
-func newBench(config Config, handle func(ctx context.Context, w Write) error) *bench {
-	b := &bench{origin: newOrigin(handle), begin: time.Now(), warned: &warnings{}}
-	config.Store = b.origin.store
+// newFixture returns a fixture whose origin calls handle for each write.
+func newFixture(config Config, handle func(ctx context.Context, w Write) error) *fixture {
+	f := &fixture{origin: newOrigin(handle), begin: time.Now(), log: &recorder{}}
+	config.Store = f.origin.store
 	config.Stored = func(w Write) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.stored = append(b.stored, w)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.stored = append(f.stored, w)
 	}
-	config.Now = func() expiry.Instant { return expiry.Instant(time.Since(b.begin)) }
-	config.Spawn = func(f func()) bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if b.closed {
+	config.Now = func() expiry.Instant { return expiry.Instant(time.Since(f.begin)) }
+	config.Spawn = func(run func()) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.closed {
 			return false
 		}
-		go f()
+		go run()
 		return true
 	}
-	config.Context, b.end = context.WithCancelCause(context.Background())
-	config.Logger = slog.New(b.warned)
-	b.Queue = New(config)
-	return b
+	config.Context, f.end = context.WithCancelCause(context.Background())
+	config.Logger = slog.New(f.log)
+	f.Queue = New(config)
+	return f
 }
 
-func (b *bench) lastFailure() error {
-	b.Queue.mu.Lock()
-	defer b.Queue.mu.Unlock()
-	return b.failure
+// lastFailure returns the error of the last call of Store that failed.
+func (f *fixture) lastFailure() error {
+	f.Queue.mu.Lock()
+	defer f.Queue.mu.Unlock()
+	return f.failure
 }
 
-// An origin records what it is told and holds it to the order of writes.
+// An origin records its calls and checks the order of writes.
 type origin struct {
 	handle func(ctx context.Context, w Write) error
 
-	mu      sync.Mutex
-	running map[string]bool
-	highest map[string]expiry.Stamp // that a call began with
-	values  map[string]Write        // what is there
-	calls   []Write
-	wrong   []string // broken promises
+	mu         sync.Mutex
+	running    map[string]bool
+	highest    map[string]expiry.Stamp // the highest stamp that a call began with
+	values     map[string]Write
+	calls      []Write
+	violations []string // promises that the queue broke
 }
 
 func newOrigin(handle func(context.Context, Write) error) *origin {
-	return &origin{handle: handle, running: map[string]bool{}, highest: map[string]expiry.Stamp{}, values: map[string]Write{}}
+	return &origin{
+		handle:  handle,
+		running: map[string]bool{},
+		highest: map[string]expiry.Stamp{},
+		values:  map[string]Write{},
+	}
 }
 
 func (o *origin) store(ctx context.Context, w Write) error {
 	o.mu.Lock()
 	if o.running[w.Key] {
-		o.wrong = append(o.wrong, fmt.Sprintf("%s is stored twice in parallel", w.Key))
+		o.violations = append(o.violations, fmt.Sprintf("two calls store %s at once", w.Key))
 	}
 	if w.Stamp.Below(o.highest[w.Key]) {
-		o.wrong = append(o.wrong, fmt.Sprintf("%s at %v after %v", w.Key, w.Stamp, o.highest[w.Key]))
+		o.violations = append(o.violations,
+			fmt.Sprintf("%s is stored at %v after %v", w.Key, w.Stamp, o.highest[w.Key]))
 	}
 	o.running[w.Key] = true
 	o.highest[w.Key] = w.Stamp
@@ -102,21 +109,22 @@ func (o *origin) store(ctx context.Context, w Write) error {
 	return nil
 }
 
-// set changes what the origin does.
+// set makes the origin call handle from now on.
 func (o *origin) set(handle func(context.Context, Write) error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.handle = handle
 }
 
+// land puts w into the origin.
 func (o *origin) land(w Write) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.values[w.Key] = w
 }
 
-// told returns the generations that the origin was told for key.
-func (o *origin) told(key string) (all []int) {
+// generations returns the generations of the writes of key that the origin was called with, in order.
+func (o *origin) generations(key string) (all []int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, w := range o.calls {
@@ -127,42 +135,43 @@ func (o *origin) told(key string) (all []int) {
 	return all
 }
 
-type warnings struct {
-	mu  sync.Mutex
-	all []slog.Record
+// A recorder is a slog.Handler that keeps the records.
+type recorder struct {
+	mu      sync.Mutex
+	records []slog.Record
 }
 
-func (w *warnings) Enabled(context.Context, slog.Level) bool { return true }
-func (w *warnings) WithAttrs([]slog.Attr) slog.Handler       { return w }
-func (w *warnings) WithGroup(string) slog.Handler            { return w }
-func (w *warnings) Handle(_ context.Context, r slog.Record) error {
+func (w *recorder) Enabled(context.Context, slog.Level) bool { return true }
+func (w *recorder) WithAttrs([]slog.Attr) slog.Handler       { return w }
+func (w *recorder) WithGroup(string) slog.Handler            { return w }
+func (w *recorder) Handle(_ context.Context, r slog.Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.all = append(w.all, r)
+	w.records = append(w.records, r)
 	return nil
 }
 
-func at(g int) expiry.Stamp { return expiry.Stamp{Generation: expiry.Generation(g), Origin: 7} }
+func stampOf(g int) expiry.Stamp { return expiry.Stamp{Generation: expiry.Generation(g), Origin: 7} }
 
 func write(key string, g int) Write {
-	return Write{Key: key, Stamp: at(g), Value: fmt.Appendf(nil, "%s@%d", key, g)}
+	return Write{Key: key, Stamp: stampOf(g), Value: fmt.Appendf(nil, "%s@%d", key, g)}
 }
 
-// sized is a write that is charged n bytes.
+// sized returns a write that counts for n bytes.
 func sized(key string, g int, n int64) Write {
-	return Write{Key: key, Stamp: at(g), Value: make([]byte, n-overhead-int64(len(key)))}
+	return Write{Key: key, Stamp: stampOf(g), Value: make([]byte, n-overhead-int64(len(key)))}
 }
 
 func healthy(context.Context, Write) error { return nil }
 func down(context.Context, Write) error    { return errOrigin }
 
-// gate returns an origin whose calls wait for one receive each on open.
+// gate returns a handler for an origin. Each of its calls returns the next error sent to open.
 func gate() (handle func(context.Context, Write) error, open chan error) {
 	open = make(chan error)
 	return func(context.Context, Write) error { return <-open }, open
 }
 
-// check holds a queue at rest to its invariants.
+// check checks the invariants of a queue at rest.
 func check(t require.TestingT, q *Queue) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -171,7 +180,7 @@ func check(t require.TestingT, q *Queue) {
 	for key, it := range q.items {
 		require.Equal(t, key, it.write.Key)
 		if it.held {
-			require.Nil(t, it.running, "%s is held and running", key)
+			require.Nil(t, it.running, "%s is held but running", key)
 			held.writes++
 			held.bytes += it.write.charge()
 			continue
@@ -180,7 +189,7 @@ func check(t require.TestingT, q *Queue) {
 		queued.bytes += it.write.charge()
 		if it.running == nil {
 			due++
-			require.True(t, it.index < len(q.due) && q.due[it.index] == it, "%s is queued and not due", key)
+			require.True(t, it.index < len(q.due) && q.due[it.index] == it, "%s is queued but not in due", key)
 			require.False(t, it.obsolete)
 			continue
 		}
@@ -194,14 +203,14 @@ func check(t require.TestingT, q *Queue) {
 	require.Equal(t, queued, q.queued)
 	require.Equal(t, held, q.held)
 	require.LessOrEqual(t, queued.bytes+held.bytes, 2*q.config.MaxBytes)
-	require.LessOrEqual(t, len(q.active), q.config.Parallel)
+	require.LessOrEqual(t, len(q.active), q.config.parallel)
 	require.LessOrEqual(t, len(q.active), running)
 	if due+len(q.active) > 0 && !q.stopped {
-		require.True(t, q.scheduled, "nobody looks after what is queued")
+		require.True(t, q.scheduled, "the scheduler runs while anything is queued")
 	}
-	for _, w := range q.line {
+	for _, w := range q.waiting {
 		if it := q.items[w.write.Key]; it != nil {
-			require.True(t, it.write.Stamp.Below(w.write.Stamp), "%s waits without need", w.write.Key)
+			require.True(t, it.write.Stamp.Below(w.write.Stamp), "the waiting write of %s is needed", w.write.Key)
 		}
 	}
 }

@@ -17,12 +17,12 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// An op is one step of a script. Scripts are drawn before the bubble begins,
-// because rapid's way of failing must not leave it.
+// An op is one step of a script. Scripts are drawn before the bubble begins: rapid fails by a panic,
+// which must not leave it.
 type op struct {
 	Kind string
 	Key  string
-	Late int // how many generations the write is behind
+	Late int // by how many generations the write comes late
 	Size int64
 	Wait time.Duration
 }
@@ -34,28 +34,31 @@ func drawScript(rt *rapid.T, kinds ...string) []op {
 			Key:  rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(rt, "key"),
 			Late: max(0, rapid.IntRange(-8, 3).Draw(rt, "late")),
 			Size: rapid.Int64Range(300, 1500).Draw(rt, "size"),
-			Wait: rapid.SampledFrom([]time.Duration{0, 0, 0, time.Millisecond, 150 * time.Millisecond, 4 * time.Second, time.Minute}).Draw(rt, "wait"),
+			Wait: rapid.SampledFrom([]time.Duration{
+				0, 0, 0, time.Millisecond, 150 * time.Millisecond, 4 * time.Second, time.Minute,
+			}).Draw(rt, "wait"),
 		}
 	}), 1, 80).Draw(rt, "script")
 }
 
-// bubble runs f in a synctest bubble and fails rt with what it requires.
+// bubble runs f in a synctest bubble, and fails rt if a requirement in f fails.
 func bubble(t *testing.T, rt *rapid.T, f func(t require.TestingT)) {
 	var r failures
 	synctest.Test(t, func(*testing.T) {
 		done := make(chan struct{})
-		go func() { // require ends it
+		go func() { // a failed requirement ends this goroutine
 			defer close(done)
 			f(&r)
 		}()
 		<-done
-		time.Sleep(time.Hour) // for what still runs
+		time.Sleep(time.Hour) // until everything has ended
 	})
 	if len(r.all) > 0 {
 		rt.Fatal(r.all[0])
 	}
 }
 
+// failures is a require.TestingT that records failures.
 type failures struct{ all []string }
 
 func (f *failures) Errorf(format string, args ...any) {
@@ -63,10 +66,9 @@ func (f *failures) Errorf(format string, args ...any) {
 }
 func (f *failures) FailNow() { runtime.Goexit() }
 
-// moody returns what an origin does that at random works, fails before or
-// after the write has landed, hangs with and without regard to its context,
-// panics, or ends the goroutine.
-func moody(seed uint64, land func(Write)) func(context.Context, Write) error {
+// flaky returns the handler of a flaky origin. At random a call succeeds, fails before or after the write
+// has landed, takes long, hangs until its context ends, panics, or ends its goroutine.
+func flaky(seed uint64, land func(Write)) func(context.Context, Write) error {
 	var mu sync.Mutex
 	random := rand.New(rand.NewPCG(seed, 1))
 	return func(ctx context.Context, w Write) error {
@@ -100,20 +102,21 @@ func moody(seed uint64, land func(Write)) func(context.Context, Write) error {
 	}
 }
 
-// Whatever the origin does and in whatever order writes come: it never sees two
-// calls for a key in parallel, nor falling stamps, and when it is healthy again
-// it gets of each key the highest stamp that was taken in.
+// Whatever the origin does, and in whatever order writes come, the origin never sees two calls for a key at
+// once, nor falling stamps. When it is healthy again it gets the write of each key with the highest
+// accepted stamp.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		script := drawScript(rt, "put", "put", "put", "hold", "hold", "release", "drop", "adopt", "disown", "flush")
+		script := drawScript(rt,
+			"put", "put", "put", "hold", "hold", "release", "drop", "adopt", "disown", "flush")
 		seed := rapid.Uint64().Draw(rt, "seed")
 		bubble(t, rt, func(t require.TestingT) {
-			b := newBench(Config{MaxBytes: 3000, Parallel: 2, Timeout: 2 * time.Second}, nil)
-			defer b.end(context.Canceled)
-			b.origin.set(moody(seed, b.origin.land))
+			f := newFixture(Config{MaxBytes: 3000, parallel: 2, Timeout: 2 * time.Second}, nil)
+			defer f.end(context.Canceled)
+			f.origin.set(flaky(seed, f.origin.land))
 
 			var mu sync.Mutex
-			accepted := map[string]expiry.Stamp{} // highest of each key
+			accepted := map[string]expiry.Stamp{} // the highest of each key
 			dropped := map[string]bool{}
 			accept := func(w Write, err error) {
 				mu.Lock()
@@ -127,7 +130,7 @@ func TestModel(t *testing.T) {
 			var wg sync.WaitGroup
 			for i, o := range script {
 				g := i + 10
-				if !dropped[o.Key] { // then only the caller knows what is late
+				if !dropped[o.Key] { // after a Drop only the caller can tell a late write
 					g -= o.Late
 				}
 				some := func(key string) bool { return key == o.Key }
@@ -137,72 +140,72 @@ func TestModel(t *testing.T) {
 						ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 						defer cancel()
 						w := sized(o.Key, g, o.Size)
-						accept(w, b.Put(ctx, w))
+						accept(w, f.Put(ctx, w))
 					})
 				case "hold":
 					w := sized(o.Key, g, o.Size)
-					accept(w, b.Hold(w))
+					accept(w, f.Hold(w))
 				case "release", "drop":
-					w, ok := b.Lookup(o.Key)
+					w, ok := f.Lookup(o.Key)
 					if !ok {
 						break
 					}
-					b.origin.land(w) // by another node
+					f.origin.land(w) // by another node
 					if o.Kind == "drop" {
 						dropped[o.Key] = true
-						b.Drop(o.Key, w.Stamp)
+						f.Drop(o.Key, w.Stamp)
 					} else {
-						b.Release(o.Key, w.Stamp)
+						f.Release(o.Key, w.Stamp)
 					}
 				case "adopt":
-					b.Adopt(some)
+					f.Adopt(some)
 				case "disown":
-					for _, w := range b.Disown(some) {
+					for _, w := range f.Disown(some) {
 						require.NotEqual(t, o.Key, w.Key)
 					}
 				case "flush":
 					wg.Go(func() {
 						ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 						defer cancel()
-						_ = b.Flush(ctx)
+						_ = f.Flush(ctx)
 					})
 				}
 				synctest.Wait()
-				check(t, b.Queue)
+				check(t, f.Queue)
 				time.Sleep(o.Wait)
 				synctest.Wait()
-				check(t, b.Queue)
+				check(t, f.Queue)
 			}
 			wg.Wait()
 
-			b.origin.set(healthy)
-			b.Adopt(func(string) bool { return true })
-			require.NoError(t, b.Flush(context.Background()))
+			f.origin.set(healthy)
+			f.Adopt(func(string) bool { return true })
+			require.NoError(t, f.Flush(context.Background()))
 			synctest.Wait()
-			check(t, b.Queue)
-			require.Empty(t, b.origin.wrong)
+			check(t, f.Queue)
+			require.Empty(t, f.origin.violations)
 			for key, s := range accepted {
-				require.Equal(t, s, b.origin.values[key].Stamp, "the origin ends with the highest of %s", key)
+				require.Equal(t, s, f.origin.values[key].Stamp, "the origin ends up with the highest write of %s", key)
 			}
-			s := b.Stats()
+			s := f.Stats()
 			require.Zero(t, s.QueuedBytes)
 			require.Zero(t, s.HeldBytes)
-			require.Zero(t, s.Overdue)
-			require.Empty(t, b.Unwritten())
+			require.Zero(t, s.overdue)
+			require.Empty(t, f.Unwritten())
 		})
 	})
 }
 
-// An owner and its successor: what both have taken in reaches the origin
-// although the owner dies, at whatever moment.
+// Whatever an owner and its successor have both accepted reaches the origin, at whatever moment the owner
+// dies.
 func TestSuccessorModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		script := drawScript(rt, "put")
 		death := rapid.IntRange(0, len(script)-1).Draw(rt, "death")
 		seed := rapid.Uint64().Draw(rt, "seed")
 		bubble(t, rt, func(t require.TestingT) {
-			owner := newBench(Config{Timeout: 2 * time.Second}, nil)
-			successor := newBench(Config{}, nil)
+			owner := newFixture(Config{Timeout: 2 * time.Second}, nil)
+			successor := newFixture(Config{}, nil)
 			defer successor.end(context.Canceled)
 			dead := func() bool { return owner.config.Context.Err() != nil }
 			land := func(w Write) {
@@ -210,7 +213,7 @@ func TestSuccessorModel(t *testing.T) {
 					successor.origin.land(w)
 				}
 			}
-			behave := moody(seed, land)
+			behave := flaky(seed, land)
 			owner.origin.set(func(ctx context.Context, w Write) error {
 				if err := behave(ctx, w); err != nil {
 					return err
@@ -244,8 +247,8 @@ func TestSuccessorModel(t *testing.T) {
 			for key, s := range accepted {
 				require.Equal(t, s, successor.origin.values[key].Stamp)
 			}
-			require.Empty(t, owner.origin.wrong)
-			require.Empty(t, successor.origin.wrong)
+			require.Empty(t, owner.origin.violations)
+			require.Empty(t, successor.origin.violations)
 			require.Empty(t, successor.Unwritten())
 			check(t, successor.Queue)
 		})

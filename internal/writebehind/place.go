@@ -6,7 +6,7 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// usageOf returns the account of queued or held writes.
+// usageOf returns the usage of the held or of the queued writes.
 func (q *Queue) usageOf(held bool) *usage {
 	if held {
 		return &q.held
@@ -14,11 +14,11 @@ func (q *Queue) usageOf(held bool) *usage {
 	return &q.queued
 }
 
-// A growth is what taking a write in adds to its account, and to both.
+// A growth is what accepting a write adds to the usage of its kind, and to that of both kinds together.
 type growth struct{ bytes, total int64 }
 
-// neededLocked reports whether w is newer than what is here and than what the
-// origin is known to have.
+// neededLocked reports whether w is newer than the key's write here and than any that the origin is known
+// to have.
 func (q *Queue) neededLocked(w *Write) bool {
 	if it := q.items[w.Key]; it != nil && !it.write.Stamp.Below(w.Stamp) {
 		return false
@@ -26,7 +26,7 @@ func (q *Queue) neededLocked(w *Write) bool {
 	return q.recent.of(w.Key).Below(w.Stamp)
 }
 
-// growthLocked returns what placing w, held or queued, will add.
+// growthLocked returns the growth that placing w, held or queued, will cause.
 func (q *Queue) growthLocked(w *Write, held bool) growth {
 	if !q.neededLocked(w) {
 		return growth{}
@@ -41,18 +41,18 @@ func (q *Queue) growthLocked(w *Write, held bool) growth {
 	return g
 }
 
-// fitsLocked reports whether there is room. There always is for what adds
-// nothing, even if Adopt has filled the queue above its bound.
+// fitsLocked reports whether there is room for a growth. There always is for one that adds nothing, even
+// if Adopt has filled the queue beyond its bound.
 func (q *Queue) fitsLocked(g growth, held bool) bool {
 	return (g.bytes <= 0 || q.usageOf(held).bytes+g.bytes <= q.config.MaxBytes) &&
 		(g.total <= 0 || q.queued.bytes+q.held.bytes+g.total <= 2*q.config.MaxBytes)
 }
 
-// placeLocked makes w the write of its key if it is needed. There is room.
+// placeLocked makes w the write of its key if it is needed. The caller has checked that it fits.
 func (q *Queue) placeLocked(w Write, held bool) {
 	it := q.items[w.Key]
 	if !q.neededLocked(&w) {
-		// The very write that another node was to store is now for this one.
+		// This very write was for another node to store, or dropped; now it is for this one.
 		if it != nil && it.write.Stamp == w.Stamp && !held {
 			it.obsolete = false
 			if it.held {
@@ -61,7 +61,7 @@ func (q *Queue) placeLocked(w Write, held bool) {
 		}
 		return
 	}
-	q.overtakeLocked(w.Key, w.Stamp)
+	q.supersedeLocked(w.Key, w.Stamp)
 	now := q.config.Now()
 	switch {
 	case it == nil:
@@ -74,7 +74,7 @@ func (q *Queue) placeLocked(w Write, held bool) {
 			q.due.add(it)
 		}
 		return
-	case it.storing(): // the older one is in memory, and in the account, until its call has ended
+	case it.storing(): // the older write stays in memory, and counts, until its call has ended
 		it.since = now
 	default:
 		if !it.held {
@@ -89,24 +89,24 @@ func (q *Queue) placeLocked(w Write, held bool) {
 	}
 }
 
-// overtakeLocked ends the wait of those writes of key that are not above s. They
-// are not needed any more, and must not come in when the one that is has
-// gone.
-func (q *Queue) overtakeLocked(key string, s expiry.Stamp) {
-	q.line = slices.DeleteFunc(q.line, func(o *waiter) bool {
-		if o.write.Key != key || s.Below(o.write.Stamp) {
+// supersedeLocked releases the waiting calls of Put whose writes of key are not above s. These writes are
+// no longer needed. They must not be accepted later, when the newer one has left the queue.
+func (q *Queue) supersedeLocked(key string, s expiry.Stamp) {
+	q.waiting = slices.DeleteFunc(q.waiting, func(w *waiter) bool {
+		if w.write.Key != key || s.Below(w.write.Stamp) {
 			return false
 		}
-		close(o.done)
+		close(w.done)
 		return true
 	})
 }
 
-// storing reports whether the newest write is the one that is being stored.
-func (it *item) storing() bool { return it.running != nil && it.running.write.Stamp == it.write.Stamp }
+// storing reports whether the newest write is the one being stored.
+func (it *item) storing() bool {
+	return it.running != nil && it.running.write.Stamp == it.write.Stamp
+}
 
-// moveLocked makes a queued item a held one or the other way round. It is not
-// running.
+// moveLocked makes a queued item held, or a held one queued. The item must not be running.
 func (q *Queue) moveLocked(it *item, held bool) {
 	from, to := q.usageOf(it.held), q.usageOf(held)
 	from.writes--
@@ -122,9 +122,9 @@ func (q *Queue) moveLocked(it *item, held bool) {
 	q.due.add(it)
 }
 
-// dropLocked lets go of the write of key if it is not above s.
+// dropLocked drops the write of key if it is not above s.
 func (q *Queue) dropLocked(key string, s expiry.Stamp) {
-	q.overtakeLocked(key, s)
+	q.supersedeLocked(key, s)
 	it := q.items[key]
 	switch {
 	case it == nil || s.Below(it.write.Stamp):
@@ -132,11 +132,11 @@ func (q *Queue) dropLocked(key string, s expiry.Stamp) {
 		q.removeLocked(it)
 	case it.storing() || it.write.Stamp.Below(s):
 		it.obsolete = true
-	default: // the newest that is known of, while an older one may reach the origin yet
+	default: // it has stamp s, and an older one may still reach the origin: it must be stored again
 	}
 }
 
-// removeLocked removes an item, which is not running.
+// removeLocked removes an item that is not running.
 func (q *Queue) removeLocked(it *item) {
 	u := q.usageOf(it.held)
 	u.writes--
@@ -147,16 +147,16 @@ func (q *Queue) removeLocked(it *item) {
 	}
 }
 
-// changedLocked does what a change makes possible: it lets those in that wait
-// for room, has due writes stored, and tells Flush that nothing is left.
+// changedLocked follows up on a change: it accepts waiting writes for which there is room, wakes
+// Flush if nothing is queued, and starts the scheduler or makes it look again.
 func (q *Queue) changedLocked() {
-	for len(q.line) > 0 && q.endLocked() == nil {
-		first := q.line[0]
+	for len(q.waiting) > 0 && q.closedLocked() == nil {
+		first := q.waiting[0]
 		if !q.fitsLocked(q.growthLocked(&first.write, false), false) {
 			break
 		}
-		q.line[0] = nil
-		q.line = q.line[1:]
+		q.waiting[0] = nil
+		q.waiting = q.waiting[1:]
 		q.placeLocked(first.write, false)
 		close(first.done)
 	}

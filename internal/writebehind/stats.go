@@ -2,42 +2,41 @@ package writebehind
 
 import "time"
 
-// Stats is what a Queue has and has done.
+// Stats describes a Queue: what it has now, and what it has counted since it was made.
 type Stats struct {
-	Queued      int // writes that this node stores, each of another key
+	Queued      int // writes that this node stores, one for each key
 	QueuedBytes int64
-	Held        int // writes that other nodes store
+	Held        int // writes that other nodes store, one for each key
 	HeldBytes   int64
 	Waiting     int // calls of Put that wait for room
 
-	// Oldest is for how long the origin has lacked a write that is queued.
+	// Oldest is the longest time for which the origin has lacked a queued write.
 	Oldest time.Duration
 
-	// Overdue is how many calls of Store go on although their time is up. Their
-	// keys wait for them.
-	Overdue int
-
-	Stored    uint64 // successful calls of Store
-	Failed    uint64 // others
-	Coalesced uint64 // writes that were never stored because a newer one came
+	Coalesced uint64 // writes never stored because a newer one replaced them
 	Refused   uint64 // writes for which there was no room
+
+	stored  uint64 // calls of Store that succeeded
+	failed  uint64 // calls of Store that failed
+	overdue int    // calls of Store that still run although they have timed out; their keys wait for them
 }
 
-// Stats looks at every write: it is for metrics, not for each request.
+// Stats returns the present statistics. It visits every write, so it is for metrics, not for each request.
 func (q *Queue) Stats() Stats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := Stats{
 		Queued: q.queued.writes, QueuedBytes: q.queued.bytes,
 		Held: q.held.writes, HeldBytes: q.held.bytes,
-		Waiting: len(q.line),
-		Overdue: -len(q.active),
-		Stored:  q.stored, Failed: q.failed, Coalesced: q.coalesced, Refused: q.refused,
+		Waiting:   len(q.waiting),
+		Coalesced: q.coalesced, Refused: q.refused,
+		stored: q.stored, failed: q.failed,
+		overdue: -len(q.active), // of those running, added below
 	}
 	now := q.config.Now()
 	for _, it := range q.items {
 		if it.running != nil {
-			s.Overdue++
+			s.overdue++
 			s.Oldest = max(s.Oldest, now.Sub(it.running.since))
 		}
 		if !it.held {

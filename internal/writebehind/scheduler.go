@@ -13,32 +13,30 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// Retries of a key wait from firstRetry to lastRetry, twice as long each time,
-// less up to a half: keys that failed together do not all come back together.
+// The wait before each retry of a key doubles from minBackoff to maxBackoff. It is shortened by up to a
+// half at random, so that keys that failed together are not retried together.
 const (
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = 30 * time.Second
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 30 * time.Second
 )
 
-// warnEvery is how often a failure is logged: of a thousand equal warnings one
-// is read.
-const warnEvery = time.Second
+// warningInterval is the least time between two logged failures.
+const warningInterval = time.Second
 
 // A call is one call of Store.
 type call struct {
 	item  *item
 	write Write
-	since expiry.Instant // the item's when the call began
-	end   expiry.Instant // when its time is up
+	since expiry.Instant // the item's since when the call began
+	end   expiry.Instant // when it times out
 }
 
-// scheduleLocked sees to it that the scheduler runs and looks at what has
-// changed.
+// scheduleLocked wakes the scheduler, or starts it if there is something to do.
 func (q *Queue) scheduleLocked() {
 	if q.scheduled {
 		select {
 		case q.wake <- struct{}{}:
-		default: // it has not looked yet since the last one
+		default: // it has yet to look since it was last woken
 		}
 		return
 	}
@@ -49,10 +47,10 @@ func (q *Queue) scheduleLocked() {
 	q.stopped = !q.scheduled
 }
 
-// schedule starts calls of Store when they are due, until nothing is and no
-// call's time has to be watched.
+// schedule is the scheduler: it starts calls of Store when they are due. It returns when nothing is
+// queued that it would start, and no call is running that could time out.
 func (q *Queue) schedule() {
-	timer := time.NewTimer(time.Hour) // set below
+	timer := time.NewTimer(time.Hour) // reset below
 	defer timer.Stop()
 	for {
 		wait, more := q.start()
@@ -68,8 +66,8 @@ func (q *Queue) schedule() {
 	}
 }
 
-// start starts the calls that are due and for which there is a place. It returns how
-// long nothing else has to be done, or false if the scheduler is to end.
+// start starts as many of the due calls as may run. It returns how long the scheduler can wait until it
+// must call start again, or false if the scheduler must end.
 func (q *Queue) start() (wait time.Duration, more bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -78,10 +76,9 @@ func (q *Queue) start() (wait time.Duration, more bool) {
 	}
 	now := q.config.Now()
 
-	// A call that goes on when its time is up gives its place to another key,
-	// and keeps its own.
+	// A call that has timed out but still runs makes room for another key, and blocks only its own.
 	q.active = slices.DeleteFunc(q.active, func(c *call) bool { return c.end <= now })
-	for !q.stopped && len(q.active) < q.config.Parallel && len(q.due) > 0 && q.due[0].due <= now {
+	for !q.stopped && len(q.active) < q.config.parallel && len(q.due) > 0 && q.due[0].due <= now {
 		it := q.due[0]
 		c := &call{item: it, write: it.write, since: it.since, end: now.Add(q.config.Timeout)}
 		if !q.config.Spawn(func() { q.store(c) }) {
@@ -101,15 +98,15 @@ func (q *Queue) start() (wait time.Duration, more bool) {
 	for _, c := range q.active {
 		next = min(next, c.end)
 	}
-	if len(q.active) < q.config.Parallel && len(q.due) > 0 {
+	if len(q.active) < q.config.parallel && len(q.due) > 0 {
 		next = min(next, q.due[0].due)
 	}
 	return max(next.Sub(now), 1), true
 }
 
-var errGoexit = errors.New("the setter ended its goroutine")
+var errGoexit = errors.New("the setter called runtime.Goexit")
 
-// A panicError is what a panic of Store becomes.
+// A panicError is the error of a call of Store that panicked.
 type panicError struct {
 	value any
 	stack []byte
@@ -117,10 +114,10 @@ type panicError struct {
 
 func (e *panicError) Error() string { return fmt.Sprintf("the setter panicked: %v", e.value) }
 
-// store calls Store, and always comes back from it.
+// store calls Store and settles the call, even if Store panics or ends the goroutine.
 func (q *Queue) store(c *call) {
 	ctx, cancel := context.WithTimeout(q.config.Context, q.config.Timeout)
-	err := errGoexit // what stands if Store does not return
+	err := errGoexit // if Store does not return
 	defer func() {
 		cancel()
 		if p := recover(); p != nil {
@@ -134,15 +131,15 @@ func (q *Queue) store(c *call) {
 	err = q.config.Store(ctx, c.write)
 }
 
-// settle takes in how a call ended.
+// settle records the outcome of a call, and logs it if it failed.
 func (q *Queue) settle(c *call, err error) {
-	if warning := q.settled(c, err); warning != nil {
-		q.config.Logger.Warn("writing to the origin failed, will be tried again", warning...)
+	if warning := q.record(c, err); warning != nil {
+		q.config.Logger.Warn("write to the origin failed, will be retried", warning...)
 	}
 }
 
-// settled is settle but for the warning, which it returns.
-func (q *Queue) settled(c *call, err error) (warning []any) {
+// record does the work of settle under the lock. It returns what to log, if anything.
+func (q *Queue) record(c *call, err error) (warning []any) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now, it := q.config.Now(), c.item
@@ -177,39 +174,41 @@ func (q *Queue) settled(c *call, err error) (warning []any) {
 	return warning
 }
 
-// failedLocked counts a failure, and returns what is to be logged of it, if
-// anything is.
+// failedLocked counts a failed call, and returns what to log about it, if anything.
 func (q *Queue) failedLocked(c *call, err error, now expiry.Instant) (warning []any) {
 	if q.config.Context.Err() != nil {
-		return nil // it was this node that ended the call
+		return nil // this node ended the call, so the origin is not to blame
 	}
 	q.failed++
 	q.failure = err
-	if now < q.warn {
+	if now < q.nextWarning {
 		return nil
 	}
-	q.warn = now.Add(warnEvery)
-	warning = []any{"key", c.write.Key, "err", err, "in a row", c.item.failures, "so far", q.failed, "queued", q.queued.writes}
+	q.nextWarning = now.Add(warningInterval)
+	warning = []any{
+		"key", c.write.Key, "err", err,
+		"in a row", c.item.failures, "so far", q.failed, "queued", q.queued.writes,
+	}
 	if p := (*panicError)(nil); errors.As(err, &p) {
 		warning = append(warning, "stack", string(p.stack))
 	}
 	return warning
 }
 
-// backoffLocked returns how long to wait after that many failures in a row.
-// Flush has no time for more than the least.
+// backoffLocked returns how long to wait after that many failures in a row. During a Flush it is never
+// more than minBackoff.
 func (q *Queue) backoffLocked(failures int) time.Duration {
-	d := firstRetry
-	for ; failures > 1 && d < lastRetry && q.flushes == 0; failures-- {
+	d := minBackoff
+	for ; failures > 1 && d < maxBackoff && q.flushes == 0; failures-- {
 		d *= 2
 	}
-	d = min(d, lastRetry)
+	d = min(d, maxBackoff)
 	return d - rand.N(d/2)
 }
 
-// Flush stores all queued writes now, without the waits between retries, and
-// those that are put meanwhile. It returns nil as soon as nothing is queued. If
-// ctx ends before that, or the queue's own context, the error says how many are left.
+// Flush stores all queued writes now, including those that are put in the meantime, and shortens the waits
+// between retries to the least. It returns nil as soon as nothing is queued. If ctx or the queue's own
+// context ends first, it returns an error that says how many writes are left; they stay queued.
 func (q *Queue) Flush(ctx context.Context) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -217,7 +216,7 @@ func (q *Queue) Flush(ctx context.Context) error {
 	defer func() { q.flushes-- }()
 	now := q.config.Now()
 	for _, it := range q.due {
-		it.due = now // all of them: any order is a heap
+		it.due = now // equal for all, so any order is a heap
 	}
 	q.scheduleLocked()
 
@@ -226,7 +225,7 @@ func (q *Queue) Flush(ctx context.Context) error {
 		if why != nil {
 			why = context.Cause(ctx)
 		} else {
-			why = q.endLocked()
+			why = q.closedLocked()
 		}
 		if why != nil {
 			if q.failure != nil {
@@ -249,13 +248,13 @@ func (q *Queue) Flush(ctx context.Context) error {
 	return nil
 }
 
-// A schedule is a heap of items by when they are due.
+// A schedule is a heap of items, ordered by due.
 type schedule []*item
 
 func (s *schedule) add(it *item)    { heap.Push(s, it) }
 func (s *schedule) remove(it *item) { heap.Remove(s, it.index) }
 
-// The methods of heap.Interface.
+// These methods implement heap.Interface.
 func (s schedule) Len() int           { return len(s) }
 func (s schedule) Less(i, j int) bool { return s[i].due < s[j].due }
 func (s schedule) Swap(i, j int) {
@@ -275,23 +274,4 @@ func (s *schedule) Pop() any {
 	(*s)[last] = nil
 	*s = (*s)[:last]
 	return it
-}
-
-// recentKeys is how many keys recent remembers at least.
-const recentKeys = 4096
-
-// recent remembers what the origin has of the keys that were stored last, so
-// that a write which comes late is not stored or held again. It forgets half of
-// them at a time.
-type recent struct{ young, old map[string]expiry.Stamp }
-
-// of returns the highest stamp of key that the origin is known to have.
-func (r *recent) of(key string) expiry.Stamp { return r.young[key].Max(r.old[key]) }
-
-func (r *recent) add(key string, s expiry.Stamp) {
-	s = s.Max(r.of(key))
-	if r.young == nil || len(r.young) >= recentKeys {
-		r.young, r.old = make(map[string]expiry.Stamp), r.young
-	}
-	r.young[key] = s
 }
