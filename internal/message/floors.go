@@ -7,15 +7,15 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// Journal asks a node for its floors.
+// A JournalRequest asks a node for one page of its floors.
 //
 //	string8  Group
 //	u64      Since
 //	u64      Cursor
 type JournalRequest struct {
 	Group  string
-	Since  expiry.Generation // only those of this generation or later
-	Cursor uint64            // where the last answer ended; 0 begins
+	Since  expiry.Generation // the answer has only floors of this generation or later
+	Cursor uint64            // Next of the previous answer; 0 for the first page
 }
 
 // Append appends the encoding of m.
@@ -25,13 +25,13 @@ func (m JournalRequest) Append(b []byte) []byte {
 	return binary.BigEndian.AppendUint64(b, m.Cursor)
 }
 
-// DecodeJournal is the reverse of Append.
+// DecodeJournalRequest is the reverse of Append.
 func DecodeJournalRequest(b []byte) (JournalRequest, error) {
 	d := &decoder{b: b}
 	return whole(d, JournalRequest{Group: d.string8(), Since: d.generation(), Cursor: d.uint64()})
 }
 
-// Floors is the answer to Journal and to Compare.
+// Floors answers a JournalRequest or a CompareRequest.
 //
 //	flags  1 More
 //	u64    Cleared
@@ -41,12 +41,12 @@ func DecodeJournalRequest(b []byte) (JournalRequest, error) {
 //	count  Keys
 //	  each a Floor
 type Floors struct {
-	Cleared   expiry.Generation // of the last Clear
-	ClearedBy uint64            // and its sender
-	Group     expiry.Generation // the floor of every key, at least Cleared
-	Keys      []Floor
-	Next      uint64 // the cursor for the rest
-	More      bool   // whether there is a rest
+	Cleared   expiry.Generation // the generation of the last Clear
+	ClearedBy uint64            // the sender of that Clear, as in a Broadcast
+	Group     expiry.Generation // the floor of all keys, at least Cleared
+	Keys      []Floor           // the floors of keys and scopes
+	Next      uint64            // the cursor of the next page
+	More      bool              // whether there is a next page
 }
 
 // Append appends the encoding of m.
@@ -80,19 +80,19 @@ func DecodeFloors(b []byte) (Floors, error) {
 //	u64       Sender
 type Floor struct {
 	Key    string
-	Scope  bool // as in a Note
+	Scope  bool // as in a Write
 	Stamp  expiry.Stamp
-	Sender uint64 // as in a Tell
+	Sender uint64 // as in a Broadcast
 }
 
-// FloorOf returns w as it is sent.
+// FloorOf converts w for a message.
 func FloorOf(w expiry.KeyFloor) Floor {
 	return Floor{Key: w.Subject.Key(), Scope: w.Subject.IsScope(), Stamp: w.Floor, Sender: w.Sender}
 }
 
 const floorSize = 1 + 2 + 16 + 8 // without the key
 
-// Size returns how many bytes f takes within a message.
+// Size returns the size of f within a message, in bytes.
 func (f Floor) Size() int { return floorSize + len(f.Key) }
 
 func appendFloors(b []byte, floors []Floor) []byte {
@@ -121,9 +121,9 @@ func (d *decoder) floors() []Floor {
 	return floors
 }
 
-// Compare asks a node in another region for the floors that the two do not have
-// in common: those in the slices whose digests differ. The first slice begins
-// at From.
+// A CompareRequest asks a node in another region for the floors on which the two nodes may differ. Floors
+// are grouped by generation into slices of equal width, the first of which begins at From. The answer has
+// the floors of the slices whose digests differ.
 //
 //	string8  Group
 //	u64      From
@@ -133,7 +133,7 @@ func (d *decoder) floors() []Floor {
 type CompareRequest struct {
 	Group   string
 	From    expiry.Generation
-	Width   time.Duration // of a slice, in whole microseconds
+	Width   time.Duration // of each slice, in whole microseconds
 	Digests []uint64      // one for each slice
 }
 
@@ -149,7 +149,7 @@ func (m CompareRequest) Append(b []byte) []byte {
 	return b
 }
 
-// DecodeCompare is the reverse of Append.
+// DecodeCompareRequest is the reverse of Append.
 func DecodeCompareRequest(b []byte) (CompareRequest, error) {
 	d := &decoder{b: b}
 	m := CompareRequest{Group: d.string8(), From: d.generation(), Width: d.micros()}
@@ -163,8 +163,8 @@ func DecodeCompareRequest(b []byte) (CompareRequest, error) {
 	return whole(d, m)
 }
 
-// Clean tells the successor of a key's owner that the origin has the values
-// with these stamps.
+// Flushed tells a node that may hold dirty writes for the owner of their keys that the origin now has the
+// writes with these stamps. It need not keep them any longer.
 //
 //	string8  Group
 //	count    Keys
@@ -177,7 +177,7 @@ type Flushed struct {
 // Append appends the encoding of m.
 func (m Flushed) Append(b []byte) []byte { return appendFloors(appendString8(b, m.Group), m.Keys) }
 
-// DecodeClean is the reverse of Append.
+// DecodeFlushed is the reverse of Append.
 func DecodeFlushed(b []byte) (Flushed, error) {
 	d := &decoder{b: b}
 	return whole(d, Flushed{Group: d.string8(), Keys: d.floors()})

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Members asks a node of the same region which nodes its discovery lists.
+// A MembersRequest asks a node of the same region which nodes its discovery lists.
 //
 //	u64  Known
 type MembersRequest struct {
-	Known uint64 // a hash of the nodes that the asker takes for members
+	Known uint64 // a hash of the nodes that the sender knows as members
 }
 
 // Append appends the encoding of m.
@@ -22,21 +22,22 @@ func DecodeMembersRequest(b []byte) (MembersRequest, error) {
 	return whole(d, MembersRequest{Known: d.uint64()})
 }
 
-// Listed is the answer to Members.
+// A MembersReply answers a MembersRequest.
 //
 //	flags     1 Established
 //	micros    For
 //	count     Nodes
 //	  each string8 ID, string8 Region, string16 Address, u64 Weight (IEEE 754)
 type MembersReply struct {
-	// Established says that all other regions have been known to know of this one, For how long at least.
+	// Established is set if all other regions are known to know of this region. For is how long they have
+	// known of it at least, sent in microseconds and rounded down.
 	Established bool
 	For         time.Duration
 
-	Nodes []Node // none if they are those that the asker knows
+	Nodes []Node // empty if they are the nodes that the sender of the request knows
 }
 
-// A Node is a node as a discovery lists it: regions.Node.
+// A Node is a regions.Node, as a discovery lists it.
 type Node struct {
 	ID      string
 	Region  string
@@ -57,7 +58,7 @@ func (m MembersReply) Append(b []byte) []byte {
 	return b
 }
 
-// DecodeListed is the reverse of Append.
+// DecodeMembersReply is the reverse of Append.
 func DecodeMembersReply(b []byte) (MembersReply, error) {
 	d := &decoder{b: b}
 	var m MembersReply
@@ -71,15 +72,15 @@ func DecodeMembersReply(b []byte) (MembersReply, error) {
 	return whole(d, m)
 }
 
-// Recall asks a node of another region for the last write of a key that the region knows, because
-// updates of the key may have taken place there before.
+// A RecallRequest asks a node of another region for the last write of a key that its region knows. That
+// region may have been the key's home before, and updates of the key may have taken place there.
 //
 //	string8   Group
 //	string16  Key
 //	u64       Regions
 type RecallRequest struct {
 	Group, Key string
-	Regions    uint64 // a hash of all regions that the asker knows
+	Regions    uint64 // a hash of all regions that the sender knows
 }
 
 // Append appends the encoding of m.
@@ -94,15 +95,15 @@ func DecodeRecallRequest(b []byte) (RecallRequest, error) {
 	return whole(d, RecallRequest{Group: d.string8(), Key: d.key(), Regions: d.uint64()})
 }
 
-// Recalled is the answer to Recall.
+// A RecallReply answers a RecallRequest.
 //
 //	flags  1 Agrees
-//	  only if Agrees: a Note
+//	  only if Agrees: a Write
 type RecallReply struct {
-	// Agrees says that the node and its region know the same regions as the asker, and so do not
-	// take themselves for the key's home unless the asker does.
+	// Agrees is set if the node and its region know the same regions as the sender of the request. Then they
+	// consider their region the key's home only if the sender does.
 	Agrees bool
-	Write  Write // of the key's last write; without a stamp if there is none
+	Write  Write // the key's last write; its stamp is zero if there is none
 }
 
 // Append appends the encoding of m.
@@ -113,7 +114,7 @@ func (m RecallReply) Append(b []byte) []byte {
 	return b
 }
 
-// DecodeRecalled is the reverse of Append.
+// DecodeRecallReply is the reverse of Append.
 func DecodeRecallReply(b []byte) (RecallReply, error) {
 	d := &decoder{b: b}
 	var m RecallReply

@@ -8,7 +8,7 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// Op is what a Write does. Its numbers are part of the wire format.
+// An Op is the operation of a WriteRequest. The numbers are part of the wire format.
 type Op uint8
 
 // The operations.
@@ -16,16 +16,16 @@ const (
 	Set    Op = 1
 	Remove Op = 2
 	Clear  Op = 3
-	Swap   Op = 4 // Set if the key's present value has the stamp Expected
+	Swap   Op = 4 // Set, if the key's present value has the stamp Expected
 
-	RemoveScope Op = 5 // Remove for all that have a tag, or a prefix; Key is an expiry.Subject that is a scope
-	RemoveKeys  Op = 6 // Remove for Key and for Keys
+	RemoveScope Op = 5 // Remove all keys with a prefix, or all values with a tag; Key is that scope
+	RemoveKeys  Op = 6 // Remove Key and Keys
 )
 
-// Write asks a node to be the owner of a key and to carry out a write.
+// A WriteRequest asks a node to perform a write as the owner of the key.
 //
 //	u8        Op
-//	flags     1 Absent, 2 Quick, 4 Tagged, 8 Untold, 16 Standing
+//	flags     1 Absent, 2 AckOwner, 4 Tagged, 8 Unleased, 16 Member
 //	string8   Group
 //	string16  Key
 //	u64       ID
@@ -46,36 +46,43 @@ type WriteRequest struct {
 	Key   string // empty for a Clear
 	Op    Op
 
-	// ID identifies the write: the Origin of the stamp that a Set gets.
+	// ID identifies the write. It becomes the Origin of the stamp of a Set or Swap.
 	ID uint64
 
-	// First is set if another node was asked for the same write before, and may have carried it
-	// out: the sender's clock when the write began. What has been written since then may
-	// have followed from it, and is not to be replaced by it.
+	// First is the sender's clock when the write began. It is set only if another node was asked for the
+	// same write before and may have performed it. Writes since then may depend on this one, which must not
+	// replace them.
 	First expiry.Generation
 
-	// Untold says that the sender may not have been told of all that had been written when it
-	// began. First may then be below writes that are to be replaced.
+	// Unleased is set if the sender held no lease when the write began, so it may not have been told of all
+	// earlier writes. First may then be below writes that this one must replace.
 	Unleased bool
 
-	// Standing says that the sender serves what it takes for its own. So who does not see it, and would not
-	// tell it, is not to carry out the write.
+	// Member is set if the sender serves the keys that it owns. A node that does not have it in its view
+	// would not broadcast the write to it, so it must not perform the write.
 	Member bool
 
-	Expected expiry.Stamp   // Swap only; of the value, or of the knowledge that there is none
-	Absent   bool           // Swap only: there was none
-	Tags     []string       // Swap only: those of the value that was expected
-	Age      time.Duration  // Swap only: since Expected, as measured on the way; in microseconds when sent
-	Born     expiry.Instant // the same by this node's clock; not sent
-	Regions  uint64         // Swap only: a hash of the regions that the sender has chosen the key's home from; 0 if it is named
-	Life     time.Duration  // Set and Swap: the item's own time to live, or 0; in microseconds when sent
-	AckOwner bool           // answer when the owner has it
-	Tagged   bool           // Set and Swap: tags come before the value
-	Value    []byte         // Set and Swap; encoded
-	Keys     []string       // RemoveKeys only: those after Key
+	AckOwner bool          // answer when the owner has the write, before its region has
+	Life     time.Duration // Set, Swap: the item's own time to live, or 0; sent in microseconds, rounded up
+	Tagged   bool          // Set, Swap: tags precede the value
+	Value    []byte        // Set, Swap: encoded
+	Keys     []string      // RemoveKeys: the keys after Key
+
+	// The following are for Swap only. They describe the value that the sender expects, or its knowledge
+	// that there is none.
+
+	Expected expiry.Stamp
+	Absent   bool           // there is no value
+	Tags     []string       // of the value
+	Age      time.Duration  // of the value, measured at each node; sent in microseconds, rounded up
+	Born     expiry.Instant // when Age was zero, by this node's clock; not sent
+
+	// Regions is a hash of the regions from which the sender has chosen the key's home; 0 if the home region
+	// is configured.
+	Regions uint64
 }
 
-// Subject returns what m is about, which for a Clear is the empty key.
+// Subject returns the key or scope that m is about. For a Clear it is the empty key.
 func (m *WriteRequest) Subject() expiry.Subject { return subject(m.Key, m.Scope()) }
 
 // Scope reports whether Key is an expiry.Subject that is a scope, not a user's key.
@@ -110,7 +117,7 @@ func (m WriteRequest) Append(b []byte) []byte {
 	return b
 }
 
-// DecodeWrite is the reverse of Append. It refuses an unknown Op.
+// DecodeWriteRequest is the reverse of Append. It refuses an unknown Op.
 func DecodeWriteRequest(b []byte) (WriteRequest, error) {
 	d := &decoder{b: b}
 	m := WriteRequest{Op: Op(d.uint8())}
@@ -141,27 +148,26 @@ func DecodeWriteRequest(b []byte) (WriteRequest, error) {
 	return whole(d, m)
 }
 
-// Wrote is the answer to a Write that was carried out.
+// A WriteReply answers a WriteRequest. Late and IncompleteView report that the write was not performed.
 //
-//	flags  1 Swapped, 2 Unconfirmed, 4 Late, 8 Stranger, 16 Left
+//	flags  1 Swapped, 2 Unconfirmed, 4 Late, 8 IncompleteView, 16 OwnerLeft
 //	stamp  Stamp
 type WriteReply struct {
 	Stamp   expiry.Stamp
-	Swapped bool // false if a Swap found another value than it expected, and did nothing
+	Swapped bool // false if a Swap did nothing because it found another value than it expected
 
-	// Unconfirmed says that time was up before the whole region had been told.
+	// Unconfirmed is set if the write was performed, but time ran out before the whole region had it.
 	Unconfirmed bool
 
-	// Late says that the Write had been under way for so long that whoever has
-	// sent it may have given it up: nothing has been done.
+	// Late is set if the request took so long that its sender may have given up. Nothing was done.
 	Late bool
 
-	// Stranger says that whoever has sent the Write is not seen from here, and would
-	// not be told of it: nothing has been done, and another node is to be asked.
+	// IncompleteView is set if the node may not see all of its region, so that it would not tell every node
+	// of the write. Nothing was done: ask another node.
 	IncompleteView bool
 
-	// Left says that the node did the write, and left its region's ring before all nodes had been told.
-	// It does no more about it: ask the next owner for the same write.
+	// OwnerLeft is set if the node performed the write, but left its region's ring before all nodes had it.
+	// It does nothing more about the write: ask the next owner to perform it.
 	OwnerLeft bool
 }
 
@@ -170,7 +176,7 @@ func (m WriteReply) Append(b []byte) []byte {
 	return appendStamp(appendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.IncompleteView, m.OwnerLeft), m.Stamp)
 }
 
-// DecodeWrote is the reverse of Append.
+// DecodeWriteReply is the reverse of Append.
 func DecodeWriteReply(b []byte) (WriteReply, error) {
 	d := &decoder{b: b}
 	var m WriteReply
@@ -179,8 +185,8 @@ func DecodeWriteReply(b []byte) (WriteReply, error) {
 	return whole(d, m)
 }
 
-// Await asks a node whether another region has confirmed what this node has
-// sent about a key or scope. It is answered, without a payload, when it has.
+// An AwaitRequest asks a node to wait until another region has confirmed the writes of a key or scope that
+// the node has sent to it. The answer, which has no payload, comes then.
 //
 //	flags     1 Scope
 //	string8   Group
@@ -188,11 +194,11 @@ func DecodeWriteReply(b []byte) (WriteReply, error) {
 //	string8   Region
 type AwaitRequest struct {
 	Group, Key string
-	Scope      bool // as in a Note
+	Scope      bool // as in a Write
 	Region     string
 }
 
-// Subject returns what m is about, which for a Clear is the empty key.
+// Subject returns the key or scope that m is about. For a Clear it is the empty key.
 func (m *AwaitRequest) Subject() expiry.Subject { return subject(m.Key, m.Scope) }
 
 // Append appends the encoding of m.
@@ -203,7 +209,7 @@ func (m AwaitRequest) Append(b []byte) []byte {
 	return appendString8(b, m.Region)
 }
 
-// DecodeAwait is the reverse of Append.
+// DecodeAwaitRequest is the reverse of Append.
 func DecodeAwaitRequest(b []byte) (AwaitRequest, error) {
 	d := &decoder{b: b}
 	var m AwaitRequest

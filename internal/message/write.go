@@ -1,6 +1,10 @@
-// Package note has what nodes say to each other about writes, and how it is
-// put into bytes. The bytes are the payload of calls between peers; their
-// layouts stand beside the types and are pinned by testdata/messages.txt.
+// Package message defines the messages that nodes exchange about writes, floors and members, and their
+// encoding. An encoded message is the payload of a call between peers.
+//
+// The layouts are documented beside the types and pinned by testdata/messages.txt: a change of one is a
+// change of the protocol. A decoder accepts only what an encoder can write, and returns [ErrMalformed] for
+// anything else. It allocates no more than a small multiple of the bytes that it is given, and keeps none of
+// them. The package knows nothing of transports, and not whether a message makes sense to its receiver.
 package message
 
 import (
@@ -11,34 +15,33 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// A Method says what a call between peers asks for, and so what its payload
-// is. Its numbers are part of the wire format.
+// A Method is what a call between peers asks for. It determines the types of the payload and of the answer.
+// The numbers are part of the wire format.
 type Method = uint8
 
-// The methods, each with its payload and that of its answer.
+// The methods, with the payloads of the call and of its answer.
 const (
-	MethodWrite     Method = 1 // Write, Wrote
-	MethodBroadcast Method = 2 // Tell, empty
-	MethodPush      Method = 3 // Push, Pushed
-	MethodAwait     Method = 4 // Await, empty
-	MethodJournal   Method = 5 // Journal, Floors
-	MethodCompare   Method = 6 // Compare, Floors
-	MethodFlushed   Method = 7 // Clean, empty
+	MethodWrite     Method = 1 // WriteRequest, WriteReply
+	MethodBroadcast Method = 2 // Broadcast, empty
+	MethodPush      Method = 3 // Push, PushReply
+	MethodAwait     Method = 4 // AwaitRequest, empty
+	MethodJournal   Method = 5 // JournalRequest, Floors
+	MethodCompare   Method = 6 // CompareRequest, Floors
+	MethodFlushed   Method = 7 // Flushed, empty
 
-	// MethodHandoff gives keys' new owner what the old one has of them. It is
-	// a Tell whose notes have values with any stamp, those of loads too. The
-	// answer is empty.
+	// MethodHandoff hands a new owner the entries of its keys. The payload is a Broadcast whose
+	// writes may have values with any stamp, those of loads included. The answer is empty.
 	MethodHandoff Method = 8
 
-	MethodMembers Method = 9  // Members, Listed
-	MethodRecall  Method = 10 // Recall, Recalled
+	MethodMembers Method = 9  // MembersRequest, MembersReply
+	MethodRecall  Method = 10 // RecallRequest, RecallReply
 )
 
-// A Note tells of one write: what the key's floor is from now on, and where it
-// is wanted, the value. It can be told twice, late and out of order: the floor
-// only rises, and of two values the higher stamp wins.
+// A Write is the effect of one write: the new floor of its key, scope or group, and the value for nodes
+// that need it. Applying a Write twice, late or out of order is safe: floors only rise, and of two values
+// the one with the higher stamp wins.
 //
-//	flags     1 Clear, 2 HasValue, 4 Dirty, 8 Folded, 16 Tagged, 32 Scope
+//	flags     1 Clear, 2 HasValue, 4 Dirty, 8 Collapsed, 16 Tagged, 32 Scope
 //	string8   Group
 //	string16  Key
 //	stamp     Stamp
@@ -47,39 +50,41 @@ const (
 //	micros    Life
 //	bytes32   Value
 //
-// A Clear with a key, with a value or with a stamp that is not a removal is
-// malformed. So is a Scope whose key is none, and one with anything but a stamp.
+// A Clear is malformed if it has a key or a value, or if its stamp is not a removal. A Scope is malformed
+// if its key is not the encoding of a scope, or if it has anything but a stamp.
 type Write struct {
 	Group string
 	Key   string // empty for a Clear
-	Clear bool   // for every key of the group; Stamp is a removal
+	Clear bool   // the write concerns every key of the group; Stamp is a removal
 	Scope bool   // Key is an expiry.Subject that is a scope, not a user's key
 
-	// Folded says that a Clear is none that a user asked for, but stands for notes
-	// that could not be kept. It concerns the region that it is sent to alone.
+	// Collapsed is set if no user asked for this Clear: it stands for writes for which there was
+	// no room. It concerns only the region that it is sent to.
 	Collapsed bool
 
 	Stamp expiry.Stamp
 
-	Dirty bool // the origin does not have the write yet: whoever is told keeps it until it does
+	// Dirty is set if the origin does not have the write yet. The receiver keeps the write until the
+	// origin does.
+	Dirty bool
 
-	// HasValue says that the rest is set.
+	// HasValue is set if the following fields are.
 	HasValue bool
 	Value    []byte        // encoded
-	Tagged   bool          // tags come before the value
-	Age      time.Duration // since Stamp, as measured on the way; in microseconds when sent
-	Life     time.Duration // the age at which the value expires
+	Tagged   bool          // tags precede the value
+	Age      time.Duration // the value's, measured at each node; sent in microseconds, rounded up
+	Life     time.Duration // the age at which the value expires; sent in microseconds, rounded down
 }
 
 const (
-	noteSize  = 1 + 1 + 2 + 16 // without the group, the key and what HasValue adds
+	noteSize  = 1 + 1 + 2 + 16 // without the group, the key, and what HasValue adds
 	valueSize = 8 + 8 + 4      // without the value itself
 )
 
-// Subject returns what n is about if it is no Clear.
+// Subject returns the key or scope that w is about. For a Clear it is the empty key.
 func (w *Write) Subject() expiry.Subject { return subject(w.Key, w.Scope) }
 
-// subject is the reverse of expiry.Subject.Key.
+// subject is the inverse of expiry.Subject.Key and IsScope.
 func subject(key string, scope bool) expiry.Subject {
 	if scope {
 		return expiry.Subject(key)
@@ -87,7 +92,7 @@ func subject(key string, scope bool) expiry.Subject {
 	return expiry.Key(key)
 }
 
-// Size returns how many bytes n takes within a message.
+// Size returns the size of w within a message, in bytes.
 func (w *Write) Size() int {
 	size := noteSize + len(w.Group) + len(w.Key)
 	if w.HasValue {
@@ -151,14 +156,14 @@ func (d *decoder) notes() []Write {
 	return notes
 }
 
-// Tell asks a node of the same region to take notes in.
+// A Broadcast asks a node of the same region to apply writes.
 //
 //	u64    Sender
-//	count  Notes
-//	  each a Note
+//	count  Writes
+//	  each a Write
 type Broadcast struct {
-	// Sender stands for the node that sends the notes to the other regions: the one that tells
-	// of them. It is 0 where they come from another region.
+	// Sender identifies the process that must send the writes to the other regions, which is the one that
+	// broadcasts them. It is 0 if the writes came from another region.
 	Sender uint64
 	Writes []Write
 }
@@ -168,25 +173,25 @@ func (m Broadcast) Append(b []byte) []byte {
 	return appendNotes(binary.BigEndian.AppendUint64(b, m.Sender), m.Writes)
 }
 
-// DecodeTell is the reverse of Append.
+// DecodeBroadcast is the reverse of Append.
 func DecodeBroadcast(b []byte) (Broadcast, error) {
 	d := &decoder{b: b}
 	return whole(d, Broadcast{Sender: d.uint64(), Writes: d.notes()})
 }
 
-// Push asks the owner of keys in another region to take notes in and tell its
-// region. Pushes from one node to another are a numbered stream.
+// A Push asks the owner of keys in another region to apply writes and to broadcast them to its region. The
+// pushes from one node to another form a numbered stream.
 //
 //	u64    Epoch
 //	u64    Number
 //	u64    Low
-//	count  Notes
-//	  each a Note
+//	count  Writes
+//	  each a Write
 type Push struct {
-	Epoch  expiry.Generation // when the stream began: a restarted sender has a higher one
-	Number uint64            // of this push, from 1
-	Low    uint64            // every number below has been acknowledged, or has been given up for another stream
-	Writes []Write           // none: the sender only asks what has arrived
+	Epoch  expiry.Generation // when the stream began; a restarted sender has a higher one
+	Number uint64            // of this push, counted from 1; of a probe, the highest number sent
+	Low    uint64            // lower numbers were acknowledged, or given up and their writes queued again
+	Writes []Write           // none in a probe, which only asks what has arrived
 }
 
 // Append appends the encoding of m.
@@ -203,17 +208,17 @@ func DecodePush(b []byte) (Push, error) {
 	return whole(d, Push{Epoch: d.generation(), Number: d.uint64(), Low: d.uint64(), Writes: d.notes()})
 }
 
-// Pushed is the answer, given when the region has been told.
+// A PushReply answers a Push once the whole region has its writes.
 //
 //	u64  Have
 type PushReply struct {
-	Have uint64 // every number up to this one has arrived
+	Have uint64 // every number up to this one has arrived or was given up
 }
 
 // Append appends the encoding of m.
 func (m PushReply) Append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, m.Have) }
 
-// DecodePushed is the reverse of Append.
+// DecodePushReply is the reverse of Append.
 func DecodePushReply(b []byte) (PushReply, error) {
 	d := &decoder{b: b}
 	return whole(d, PushReply{Have: d.uint64()})
