@@ -59,4 +59,18 @@ func (c *Cache) Node() regions.Node { return c.core.Node() }
 //
 // The error says what could not be waited for. Calling Close again waits for the
 // first call and returns nil.
-func (c *Cache) Close() error { return c.core.Close() }
+func (c *Cache) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), engine.CloseTimeout)
+	defer cancel()
+	return c.core.Close(ctx)
+}
+
+// Shutdown is Close with the caller's deadline in place of ten seconds: half of ctx's time is for writing, handing over
+// and answering, the rest for user code that ignores that its context has ended. When ctx ends,
+// what is left is cut off, and the error says what.
+func (c *Cache) Shutdown(ctx context.Context) error {
+	if ctx == nil {
+		return fmt.Errorf("geocache: closing: %w", errNoContext)
+	}
+	return c.core.Close(ctx)
+}

@@ -26,6 +26,14 @@ type Group[V any] struct {
 	form  form
 }
 
+// NewGroupFunc is NewGroup with a function in the place of a Getter.
+func NewGroupFunc[V any](c *Cache, name string, load func(ctx context.Context, key string) (V, error), opts ...GroupOption) (*Group[V], error) {
+	if load == nil {
+		return nil, fmt.Errorf("geocache: group %q: the function is nil; NewGroup takes no getter", name)
+	}
+	return NewGroup(c, name, GetterFunc[V](load), opts...)
+}
+
 // NewGroup adds a group to the cache. Its name must be free in this cache, UTF-8, and at
 // most 255 bytes long. The error reports every mistake in the options at once.
 //

@@ -117,7 +117,9 @@ func Open(ctx context.Context, config Config) (*Cache, error) {
 		return nil, err
 	}
 	if err := c.start(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), CloseTimeout)
+		defer cancel()
+		return nil, errors.Join(err, c.Close(closing))
 	}
 	return c, nil
 }
@@ -343,6 +345,9 @@ func (c *Cache) housekeep() {
 // owners without a change of the ring: one may have lacked the group when the ring did change.
 const reownEvery = 5
 
+// CloseTimeout is how long closing may take if the caller does not say.
+const CloseTimeout = 10 * time.Second
+
 // inboxMemory is for how long the stream of a node that is not heard of is
 // remembered.
 const inboxMemory = time.Hour
@@ -384,45 +389,14 @@ func (c *Cache) spawn(f func()) bool {
 	return true
 }
 
-// closeTimeout bounds how long Close waits for the requests of peers, and then
-// for getters that ignore that their context has ended.
-const closeTimeout = 5 * time.Second
-
-// Close takes this process out of the cluster: what it has still to write to the
-// origin is written, the entries that it owns go to their next owners, peers are
-// told, the discovery's registration is withdrawn, requests that peers are waiting for are finished,
-// and every goroutine of the cache ends. From then on reads that memory does not
-// answer return ErrClosed; those that it does answer may give what has been overwritten
-// since, so stop reading before Close. Close takes up to about ten seconds.
-//
-// The error says what could not be waited for. Calling Close again waits for the
-// first call and returns nil.
-func (c *Cache) Close() error {
+// Close takes this node out of the cluster, and ends everything that it runs. ctx bounds that: half of its
+// time is for what is still to be written, handed over and answered, the rest for user code that ignores
+// that its context has ended. The error says what could not be waited for. Another call waits for the
+// first, and returns nil.
+func (c *Cache) Close(ctx context.Context) error {
 	var errs []error
 	c.closing.Do(func() {
-		// Leaving comes first: whoever looks for nodes, and whoever would
-		// ask this one, must go elsewhere while requests are still answered.
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		defer cancel()
-		flushing, stop := share(ctx, 1, 2) // what the origin does not take is handed over
-		for name, g := range *c.groups.Load() {
-			if q := g.origin.queue; q != nil {
-				if err := q.Flush(flushing); err != nil {
-					errs = append(errs, fmt.Errorf("geocache: closing: group %q: %w", name, err))
-				}
-			}
-		}
-		stop()
-		c.leave()
-		defer time.AfterFunc(closeTimeout/2, c.endAwaiting).Stop()
-		if c.transport != nil {
-			c.handoff(ctx)
-			c.shutting.Store(true)
-			c.endLease()
-			if err := c.transport.Close(ctx); err != nil {
-				errs = append(errs, fmt.Errorf("geocache: closing: requests of peers were cut off: %w", err))
-			}
-		}
+		errs = c.part(ctx)
 		c.mu.Lock()
 		c.closed = true
 		c.mu.Unlock()
@@ -432,12 +406,44 @@ func (c *Cache) Close() error {
 		go func() { c.wg.Wait(); close(ended) }()
 		select {
 		case <-ended:
-		case <-time.After(closeTimeout):
+		case <-ctx.Done():
 			errs = append(errs, errors.New("geocache: closing: a getter, a function of WithOnEvict or the discovery still runs although its context has ended"))
 		}
 		c.log.Info("closed")
 	})
 	return errors.Join(errs...)
+}
+
+// part leaves the cluster in order. Leaving comes first: whoever looks for nodes, and whoever would ask this one,
+// must go elsewhere while requests are still answered.
+func (c *Cache) part(ctx context.Context) (errs []error) {
+	ctx, cancel := share(ctx, 1, 2)
+	defer cancel()
+	flushing, stop := share(ctx, 1, 2) // what the origin does not take is handed over
+	for name, g := range *c.groups.Load() {
+		if q := g.origin.queue; q != nil {
+			if err := q.Flush(flushing); err != nil {
+				errs = append(errs, fmt.Errorf("geocache: closing: group %q: %w", name, err))
+			}
+		}
+	}
+	stop()
+	c.leave()
+	awaiting, stop := share(ctx, 1, 2)
+	if _, ok := ctx.Deadline(); !ok { // a region that is away may be so for ever
+		awaiting, stop = context.WithTimeout(ctx, CloseTimeout/4)
+	}
+	defer stop()
+	defer context.AfterFunc(awaiting, c.endAwaiting)()
+	if c.transport != nil {
+		c.handoff(ctx)
+		c.shutting.Store(true)
+		c.endLease()
+		if err := c.transport.Close(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("geocache: closing: requests of peers were cut off: %w", err))
+		}
+	}
+	return errs
 }
 
 // MaxValueBytes returns the size of the largest encoded value.

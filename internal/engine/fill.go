@@ -126,7 +126,7 @@ func (g *Group) isLate(fl *flight.Flight[answer], a answer, known expiry.Seq) bo
 // fly returns the answer of the flight for f's key, which it starts with run if there is none that f may join.
 func (f fill) fly(ctx context.Context, fs *flight.Table[answer], run func(context.Context, fill) answer) answer {
 	return f.current(func(f fill, known expiry.Seq) (*flight.Flight[answer], answer) {
-		fl, leads := fs.Do(f.key, f.floor, known, func(ctx context.Context) answer { return run(ctx, f) })
+		fl, leads := fs.JoinOrStart(f.key, f.floor, known, func(ctx context.Context) answer { return run(ctx, f) })
 		if !leads {
 			f.ticket.leave()
 		}
@@ -173,7 +173,7 @@ func (f fill) asOwner(ctx context.Context) answer {
 
 // beginAsOwner is asOwner without the wait.
 func (f fill) beginAsOwner(known expiry.Seq) *flight.Flight[answer] {
-	fl, leads := f.g.asOwner.Do(f.key, f.floor, known, func(ctx context.Context) answer {
+	fl, leads := f.g.asOwner.JoinOrStart(f.key, f.floor, known, func(ctx context.Context) answer {
 		defer f.ticket.leave()
 		return f.runAsOwner(ctx)
 	})
