@@ -29,7 +29,7 @@ func imports(t *testing.T, pkg string) []string {
 // and the rest → consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
 // who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
-	leaves := []string{"/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind", "/internal/message", "/internal/valid",
+	leaves := []string{"/internal/lease", "/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind", "/internal/message", "/internal/valid",
 		"/consistenthash", "/expiry", "/latency"}
 	engine := append([]string{"/peers", "/regions"}, leaves...)
 	root := append([]string{"/internal/engine"}, engine...)
@@ -42,7 +42,7 @@ func TestImports(t *testing.T) {
 		"/internal/keylock":     {},
 		"/internal/flight":      {"/expiry"},
 		"/peertls":              {},
-		"/peers":                {"/internal/valid", "/expiry", "/latency"},
+		"/peers":                {"/internal/lease", "/internal/valid", "/expiry", "/latency"},
 		"/regions":              {"/internal/valid", "/consistenthash", "/expiry"},
 		"/regions/consul":       {"/regions", "/internal/valid", "/consistenthash", "/expiry"},
 		"/internal/store":       {"/expiry"},

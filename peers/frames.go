@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 )
 
 // The encoders append a whole frame, the decoders take a body. The layouts
@@ -315,8 +316,8 @@ type pong struct {
 	others  time.Duration  // for which a lease granted under another view may still run
 	instant expiry.Instant // of the server, as it sent this
 
-	standing Standing // what the server takes the client for
-	guest    bool     // the server is a guest of its region
+	standing lease.Standing // what the server takes the client for
+	guest    bool           // the server is a guest of its region
 }
 
 const (
@@ -345,8 +346,8 @@ func decodePong(body []byte) (pong, error) {
 	d := decoder{b: body}
 	m := pong{lease: d.micros(), others: d.micros(), instant: d.instant()}
 	flags := d.uint8()
-	m.standing, m.guest = Standing(flags&pongStanding), flags&pongGuest != 0
-	if flags != m.flags() || m.standing > Uncounted {
+	m.standing, m.guest = lease.Standing(flags&pongStanding), flags&pongGuest != 0
+	if flags != m.flags() || m.standing > lease.Uncounted {
 		return m, errMalformed
 	}
 	return m, d.exactly()

@@ -31,8 +31,7 @@ type fillStart struct {
 }
 
 func (g *Group) startFill() fillStart {
-	s := &g.cache.lease
-	return fillStart{g.floors.Seq(), s.epoch.Load(), s.guestEpoch.Load()}
+	return fillStart{g.floors.Seq(), g.cache.leases.Epoch(), g.cache.leases.GuestEpoch()}
 }
 
 // admit puts the answer's entry into the store, or returns what is there if that is newer and has not expired.
@@ -44,9 +43,9 @@ func (g *Group) startFill() fillStart {
 func (g *Group) admit(a answer, start fillStart) answer {
 	e := a.entry
 	there := g.insert(e, nil, func() bool {
-		s := &g.cache.lease
-		return s.guestEpoch.Load() == start.guestEpoch && !isOdd(start.guestEpoch) && g.fresh.admissible(e, a.exact, anySeq) &&
-			(e.Class() == store.Owned || s.epoch.Load() == start.leaseEpoch && g.fresh.leased(g.cache.clock.Instant()))
+		l := g.cache.leases
+		return l.GuestEpoch() == start.guestEpoch && !isOdd(start.guestEpoch) && g.fresh.admissible(e, a.exact, anySeq) &&
+			(e.Class() == store.Owned || l.Epoch() == start.leaseEpoch && g.fresh.leased(g.cache.clock.Instant()))
 	})
 	if there == nil || there == e || !g.fresh.current(there, g.fresh.floorOf(there), g.cache.clock.Instant()) {
 		return a

@@ -9,7 +9,6 @@ import (
 	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
-	"github.com/geocache/geocache/regions"
 )
 
 // take takes a note in. From then on no read here returns what is older, and no
@@ -67,7 +66,7 @@ func (g *Group) applyValue(w *message.Write, transit time.Duration, dead func(*s
 	if now >= e.Expires {
 		return false
 	}
-	g.insert(e, dead, func() bool { return !isOdd(g.cache.lease.guestEpoch.Load()) && g.fresh.admissible(e, false, anySeq) })
+	g.insert(e, dead, func() bool { return !isOdd(g.cache.leases.GuestEpoch()) && g.fresh.admissible(e, false, anySeq) })
 	return true
 }
 
@@ -122,8 +121,8 @@ type broadcast struct {
 func (s *broadcast) run(ctx context.Context) error {
 	c := s.c
 	for {
-		changed := c.lease.changed.wait()
-		v := c.lease.view.Load()
+		changed := c.changed.wait()
+		v := c.view.Load()
 		if s.send(ctx, v) {
 			settled, err := c.settle(ctx, v)
 			switch {
@@ -218,36 +217,4 @@ func (c *Cache) handleBroadcast(m message.Broadcast, transit time.Duration) peer
 		}
 	}
 	return peers.Answer{}
-}
-
-// heirs returns the nodes that own or succeed keys of which more is to be told than the floor.
-func (v *view) keepers(notes []*message.Write) (ids []string) {
-	for _, w := range notes {
-		if !w.HasValue && !w.Dirty {
-			continue
-		}
-		for _, owner := range v.home.Owners(w.Key, 2) {
-			if !slices.Contains(ids, owner.ID) {
-				ids = append(ids, owner.ID)
-			}
-		}
-	}
-	return ids
-}
-
-// noteFor returns n as the node needs it.
-func (v *view) writeFor(w *message.Write, node string) message.Write {
-	m := *w
-	if !w.HasValue && !w.Dirty {
-		return m
-	}
-	if v.keeps(w.Key, node) {
-		return m
-	}
-	return message.Write{Group: w.Group, Key: w.Key, Stamp: w.Stamp}
-}
-
-// heir reports whether the node owns or succeeds the key.
-func (v *view) keeps(key, node string) bool {
-	return slices.ContainsFunc(v.home.Owners(key, 2), func(n regions.Node) bool { return n.ID == node })
 }

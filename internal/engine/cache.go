@@ -17,6 +17,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
@@ -36,7 +37,10 @@ type Cache struct {
 
 	epoch      expiry.Generation // when this process started
 	self       uint64            // stands for this process, see senderOf
-	lease      leaseState
+	view       atomic.Pointer[view]
+	leases     *lease.Table
+	journals   fetchedJournals
+	changed    signal       // something that a writer may wait for
 	following  sync.Mutex   // held from reading the topology to having followed it
 	reowns     atomic.Int64 // calls of reown that wait for the end of the pass under way, and that one
 	replicator replicator
@@ -129,13 +133,14 @@ func newCache(ctx context.Context, config Config) (*Cache, error) {
 	c := &Cache{config: config}
 	c.replicator.c, c.replicator.outboxes = c, xsync.NewMap[string, *remote]()
 	c.membership.c = c
-	c.lease.journals = make(map[string]*fetchedJournal)
+	c.journals.of = make(map[string]*fetchedJournal)
 	c.groups.Store(&map[string]*Group{})
 	if c.config.Logger == nil {
 		c.config.Logger = slog.Default()
 	}
 	c.clock = expiry.NewClock(config.Clock, config.MaxDrift)
 	c.coarse.exact = c.clock
+	c.leases = lease.New(peers.LeaseConfig(config.Lease, config.Grace, c.clock))
 	c.coarse.now.Store(noCoarse)
 	c.logGuard.NewPanicError = config.NewPanicError
 	c.config.Logger = guardLogger(&c.logGuard, c.config.Logger)
@@ -246,6 +251,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		TLS:       c.config.TLS,
 		PeerNames: c.config.PeerNames,
 		Lease:     c.config.Lease,
+		Leases:    c.leases,
 		Limits:    c.config.Limits,
 		Logger:    c.config.Logger.With("self", c.node.ID), // it adds the cluster itself
 		OnChange:  c.membership.onHealth,

@@ -306,9 +306,9 @@ var errIncompleteView = errors.New("the key's owner does not see all nodes of th
 // takeWrite answers a Write. Who asks for one may see more than this node, which would not tell
 // all of the region: it is not seen itself, though it has stood there, or this node has just come.
 func (o *committer) handle(ctx context.Context, req *message.WriteRequest, call *peers.Call) peers.Answer {
-	v := o.g.cache.lease.view.Load()
-	stranger := req.Member && !v.has(call.From) || o.g.cache.isUnknownPeer(v, call.From)
-	if call.Region == o.g.cache.node.Region && (stranger || o.g.cache.defersWrites(v)) {
+	v := o.g.cache.view.Load()
+	stranger := req.Member && !v.has(call.From) || o.g.cache.leases.IsUnknownPeer(v.View, call.From)
+	if call.Region == o.g.cache.node.Region && (stranger || o.g.cache.leases.DefersWrites(v.View)) {
 		return peers.Answer{Value: message.WriteReply{IncompleteView: true}.Append(nil)}
 	}
 	req.Born = o.g.cache.clock.Instant().Add(-req.Age - call.Transit)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 	"github.com/geocache/geocache/internal/store"
 )
 
@@ -43,7 +44,7 @@ type freshness struct {
 	staleness  time.Duration // how long past its life a value may be served, marked
 	revalidate time.Duration // the part of staleness during which it is loaded anew
 
-	leaseEnd *atomic.Int64 // an expiry.Instant: until then this node is told of every write
+	leases   *lease.Table
 	caughtUp atomic.Bool   // this node has caught up with the writes to this group
 	rejected atomic.Uint64 // entries that were not admissible because they may be older than a write
 }
@@ -53,7 +54,7 @@ const anySeq = expiry.Seq(math.MaxUint64)
 
 // leased reports whether this node is told of every write to the group now.
 func (f *freshness) leased(now expiry.Instant) bool {
-	return int64(now) < f.leaseEnd.Load() && f.caughtUp.Load()
+	return f.leases.Held(now) && f.caughtUp.Load()
 }
 
 // expired reports whether e's time to live is over.

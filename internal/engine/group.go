@@ -135,7 +135,7 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 	}
 	c.initGuard(&g.guard, name)
 	f := &g.fresh
-	f.floors, f.clock, f.maxDrift, f.leaseEnd = g.floors, c.clock, c.config.MaxDrift, &c.lease.end
+	f.floors, f.clock, f.maxDrift, f.leases = g.floors, c.clock, c.config.MaxDrift, c.leases
 	f.staleness, f.revalidate = max(config.StaleIfError, config.Revalidate), config.Revalidate
 	g.lag = originLag{cmp.Or(config.HomeRegion, config.OriginRegion), config.OriginLag, c.node.Region, f}
 	g.refreshing = refresher{g, xsync.NewMap[string, expiry.Instant](), g.gather(1)}

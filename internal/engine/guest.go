@@ -2,7 +2,6 @@ package engine
 
 import (
 	"errors"
-	"time"
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/flight"
@@ -29,12 +28,7 @@ func (c *Cache) stepAside() {
 // others learn that the node is a guest: from then on they tell it of no writes. To come back, the node
 // takes all journals, as a new node does.
 func (c *Cache) giveUpLease(home *regions.Region) {
-	s := &c.lease
-	s.mu.Lock()
-	s.end.Store(0)
-	s.held = 0
-	s.guestEpoch.Add(1)
-	s.mu.Unlock()
+	c.leases.BecomeGuest()
 	for _, g := range *c.groups.Load() {
 		g.fresh.caughtUp.Store(false)
 		g.reclass(home)
@@ -50,39 +44,24 @@ func isOdd(n uint64) bool { return n%2 == 1 }
 // While it is a guest the node keeps what it owned, but only for new owners that ask (see peekFormerOwners): the
 // handover may have failed, or gone to a node that was about to become a guest too.
 func (c *Cache) guestChanged(v *view) {
-	if v.guest {
+	if v.Guest {
 		c.log.Warn("most nodes of the region do not list this one any more, or cannot reach it: it owns nothing now, and asks them")
 	} else {
-		c.lease.guestEpoch.Add(1)
+		c.leases.EndReturn()
 		c.log.Info("this node belongs to its region again")
 	}
 	for _, g := range *c.groups.Load() {
 		for _, fs := range []*flight.Table[answer]{g.viaOwner, g.asOwner, g.local} {
 			fs.Detach()
 		}
-		g.store.Sweep(store.Removed, func(e *store.Entry) bool { return !v.guest || e.Class() == store.Copy })
+		g.store.Sweep(store.Removed, func(e *store.Entry) bool { return !v.Guest || e.Class() == store.Copy })
 	}
-}
-
-// guestsEnd returns the time until which a node that has ceased to be a guest, and is alone, must allow for
-// others that did so at the same moment. Within a lease each of them has pinged the others.
-func (c *Cache) guestsEnd(v *view) time.Time {
-	if len(v.home.Nodes) > 1 { // first: each write asks, and need not lock anything for that
-		return time.Time{}
-	}
-	s := &c.lease
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.back.IsZero() {
-		return time.Time{}
-	}
-	return s.back.Add(c.config.Lease)
 }
 
 // joinViaOwner joins the flight for key in viaOwner, or begins one. Nobody tells a guest of writes, so it cannot
 // know whether one has happened since a flight began. It asks for each reader separately.
 func (g *Group) joinViaOwner(key string, floor expiry.Stamp, known expiry.Seq) (f *flight.Flight[answer], leads bool) {
-	if isOdd(g.cache.lease.guestEpoch.Load()) {
+	if isOdd(g.cache.leases.GuestEpoch()) {
 		return g.viaOwner.Private(key, floor, known), true
 	}
 	return g.viaOwner.Join(key, floor, known)
@@ -108,4 +87,4 @@ func (c *Cache) guests() (nodes []regions.Node) {
 }
 
 // isGuest reports whether this node is a guest of its region.
-func (c *Cache) isGuest() bool { return c.lease.view.Load().guest }
+func (c *Cache) isGuest() bool { return c.view.Load().Guest }

@@ -64,7 +64,7 @@ func (h *homes) region(v *view, key string) string {
 // region, one of which must be the key's owner soon, it goes on trying.
 func (h *homes) read(ctx context.Context, key, home string) (a answer, err error) {
 	for {
-		changed := h.g.cache.lease.changed.wait()
+		changed := h.g.cache.changed.wait()
 		r := h.g.cache.topology().Region(home)
 		if r == nil {
 			return answer{}, homeError(home, errNoOwner)
@@ -203,7 +203,7 @@ func (h *homes) mayRecall() bool {
 
 // recall asks the other regions for the last write of key, if they may have been its home.
 func (h *homes) recall(ctx context.Context, key string) error {
-	c, v := h.g.cache, h.g.cache.lease.view.Load()
+	c, v := h.g.cache, h.g.cache.view.Load()
 	if len(v.regions) == 1 && c.membership.found.Load() {
 		c.membership.established.finish(ages)
 	}

@@ -148,13 +148,13 @@ func senderOf(id string, epoch expiry.Generation) uint64 { return expiry.OriginO
 // A node that has just come back first takes the journals: others may have been told what it
 // has not.
 func (c *Cache) takeOver() {
-	s := &c.lease
-	s.mu.Lock()
-	due := s.orphaned && c.holdsLease()
-	if due { // else resume calls again
-		s.orphaned = false
+	f := &c.journals
+	f.mu.Lock()
+	due := f.orphaned && c.holdsLease()
+	if due { // else resumeLease calls again
+		f.orphaned = false
 	}
-	s.mu.Unlock()
+	f.mu.Unlock()
 	if due {
 		c.takeOverIn(slices.Collect(maps.Values(*c.groups.Load()))...)
 	}
@@ -162,7 +162,7 @@ func (c *Cache) takeOver() {
 
 // takeOverIn is takeOver for some groups, on a node that has been told of everything.
 func (c *Cache) takeOverIn(groups ...*Group) {
-	v := c.lease.view.Load()
+	v := c.view.Load()
 	members := map[uint64]bool{c.self: true}
 	for _, n := range c.others(v) {
 		if p := c.transport.Peer(n.ID); p != nil {
@@ -180,17 +180,8 @@ func (c *Cache) onRestart(p *peers.Peer) {
 	if p.Region() != c.node.Region {
 		return
 	}
-	c.lease.mu.Lock()
-	c.lease.orphaned = true
-	c.lease.mu.Unlock()
+	c.journals.orphan()
 	c.spawn(c.takeOver)
-}
-
-// inStanding reports whether this node has been told of every write that has been
-// completed in its region.
-func (c *Cache) holdsLease() bool {
-	v := c.lease.view.Load()
-	return !v.guest && len(v.home.Nodes) == 1 && c.unknownPeersEnd(v).IsZero() || int64(c.clock.Instant()) < c.lease.end.Load()
 }
 
 func (j *journal) takeOver(v *view, gone func(sender uint64) bool) {

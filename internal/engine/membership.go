@@ -11,6 +11,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/geocache/geocache/internal/lease"
 	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/peers"
@@ -151,9 +152,9 @@ func (m *membership) stateOf(p *peers.Peer) regions.State {
 		Up:        p.Up(),
 		RTT:       rtt,
 		Guest:     p.Guest(),
-		Heard:     m.c.transport.Hears(p.ID()),
-		Counted:   standing == peers.Counted,
-		Uncounted: standing == peers.Uncounted,
+		Heard:     m.c.leases.Hears(p.ID()),
+		Counted:   standing == lease.Counted,
+		Uncounted: standing == lease.Uncounted,
 	}
 }
 
@@ -168,7 +169,7 @@ const (
 func (m *membership) onOtherView(id string) {
 	next, now := m.nextAsk.Load(), int64(m.c.clock.Instant())
 	pause := askPause
-	if m.c.lease.view.Load().guest {
+	if m.c.view.Load().Guest {
 		pause = askPauseGuest
 	}
 	if now < next || !m.nextAsk.CompareAndSwap(next, now+int64(pause)) {
@@ -177,7 +178,7 @@ func (m *membership) onOtherView(id string) {
 	m.c.spawn(func() {
 		if p := m.c.transport.Peer(id); p == nil || !p.Up() {
 			// It is not known here. Another one may list it.
-			others := m.c.others(m.c.lease.view.Load())
+			others := m.c.others(m.c.view.Load())
 			if len(others) == 0 {
 				return
 			}

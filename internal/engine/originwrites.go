@@ -295,7 +295,7 @@ func (b *originWrites) sendFlushed() {
 		}
 		b.flushedMu.Unlock()
 		payload := m.Append(nil)
-		for _, n := range b.g.cache.lease.view.Load().home.Nodes {
+		for _, n := range b.g.cache.view.Load().home.Nodes {
 			peer := (*peers.Peer)(nil)
 			if n.ID != b.g.cache.node.ID {
 				peer = b.g.cache.transport.Peer(n.ID)

@@ -58,7 +58,7 @@ type remote struct {
 // has not been sent them. A key's owner sends its floor, and so does the floor's sender.
 func (r *replicator) backfill(to *remote) {
 	defer close(to.filled)
-	home := r.c.lease.view.Load().home
+	home := r.c.view.Load().home
 	owns := func(key string) bool { return home.Owner(key).ID == r.c.node.ID }
 	for _, g := range *r.c.groups.Load() {
 		now := r.c.clock.Instant()
@@ -116,7 +116,7 @@ func (r *replicator) pump(region string, o *outbox.Outbox) {
 		return id, p != nil && p.Up()
 	}
 	for {
-		changed := r.c.lease.changed.wait() // whoever could not be reached may be by then
+		changed := r.c.changed.wait() // whoever could not be reached may be by then
 		for {
 			b, ok := o.Next(r.c.clock.Instant(), target)
 			if !ok || !r.c.spawn(func() { r.push(o, b) }) {
@@ -217,7 +217,7 @@ func (r *replicator) awaitConfirmed(ctx context.Context, m *message.AwaitRequest
 	defer context.AfterFunc(r.c.awaiting, func() { cancel(ErrClosed) })()
 	to, ok := r.outboxes.Load(m.Region)
 	for !ok { // who asks has heard of it before this node
-		changed := r.c.lease.changed.wait()
+		changed := r.c.changed.wait()
 		if to, ok = r.outboxes.Load(m.Region); ok {
 			break
 		}

@@ -168,7 +168,7 @@ func (cw *router) route(ctx context.Context, req *message.WriteRequest, region s
 	once := req.Op == message.Swap || cw.g.origin.takes(req.Op) && cw.g.origin.queue == nil
 	maybe := false
 	for again := true; again; {
-		changed := cw.g.cache.lease.changed.wait()
+		changed := cw.g.cache.changed.wait()
 		var sent time.Time // to the last that was asked
 		err = errNoOwner
 		if r := cw.g.cache.topology().Region(region); r != nil {
@@ -243,7 +243,7 @@ const (
 // request asks one node, which may be this one, to carry out a write.
 func (cw *router) ask(ctx context.Context, req *message.WriteRequest, n regions.Node) (message.WriteReply, outcome, error) {
 	if n.ID == cw.g.cache.node.ID {
-		if cw.g.cache.defersWrites(cw.g.cache.lease.view.Load()) {
+		if cw.g.cache.leases.DefersWrites(cw.g.cache.view.Load().View) {
 			return message.WriteReply{}, notOwner, errIncompleteView
 		}
 		reply, err := cw.g.committer.commit(ctx, req)
@@ -265,7 +265,7 @@ func (cw *router) ask(ctx context.Context, req *message.WriteRequest, n regions.
 		return message.WriteReply{}, notOwner, errNoOwner
 	}
 	req.Age = cw.g.cache.clock.Instant().Sub(req.Born)
-	req.Member = !cw.g.cache.isNew() && !cw.g.cache.isGuest() // which it may have become since the first request
+	req.Member = !cw.g.cache.leases.IsNew() && !cw.g.cache.isGuest() // which it may have become since the first request
 	if ctx.Err() != nil {
 		return message.WriteReply{}, notYet, context.Cause(ctx)
 	}

@@ -20,7 +20,7 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	if g == nil {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}, true
 	}
-	if req.Hop == peers.HopUpdate && g.home.mustRecall(h.cache.lease.view.Load(), req.Key) {
+	if req.Hop == peers.HopUpdate && g.home.mustRecall(h.cache.view.Load(), req.Key) {
 		return peers.Answer{}, false
 	}
 	a, ok := g.lookup(req.Key)

@@ -288,9 +288,9 @@ func (c *Cache) Stats() Stats {
 			s.Regions[i].Outbox = OutboxStats{b.Queued, b.InFlight, b.Bytes, b.Oldest, b.Sent, b.Resent, b.Coalesced, b.Lost, b.DroppedValues, b.Collapsed, b.Expired}
 		}
 	}
-	s.ServesCopies = int64(c.clock.Instant()) < c.lease.end.Load()
+	s.ServesCopies = c.leases.Held(c.clock.Instant())
 	s.Guest = top.Guest
-	s.LeaseLosses = c.lease.epoch.Load()
+	s.LeaseLosses = c.leases.Epoch()
 	s.Panics = c.guard.Failed() + c.logGuard.Failed()
 	s.LostPushes = c.replicator.inbox.Lost()
 	if c.transport != nil {

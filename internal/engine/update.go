@@ -160,7 +160,7 @@ func (us *updates) round(ctx context.Context, key string, round []*update) {
 		}
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		v := us.g.cache.lease.view.Load() // the regions are those that there are before the Swap
+		v := us.g.cache.view.Load() // the regions are those that there are before the Swap
 		home := us.g.home.region(v, key)
 		req, err := us.compute(ctx, key, home, round)
 		if errors.Is(err, origin.ErrGoexit) {
