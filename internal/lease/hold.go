@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -75,17 +76,19 @@ func (t *Table) Renew(v View) Renewal {
 	return Unchanged
 }
 
-// granted returns the earliest end of the leases that the other nodes of v have granted, or 0 if there are
-// none: a node that sees no other has nobody to tell it of writes.
-func (t *Table) granted(v View) (end expiry.Instant) {
+// granted returns the earliest end of the leases that the other nodes of v have granted. It is 0 if one of them has
+// granted none, and if there are none: a node that sees no other has nobody to tell it of writes.
+func (t *Table) granted(v View) expiry.Instant {
+	if len(v.Others) == 0 {
+		return 0
+	}
+	end := expiry.Instant(math.MaxInt64)
 	for _, id := range v.Others {
 		p, ok := t.peers.Load(id)
 		if !ok {
 			return 0
 		}
-		if e := p.End(); end == 0 || e < end {
-			end = e
-		}
+		end = min(end, p.End())
 	}
 	return end
 }
