@@ -30,21 +30,22 @@ func imports(t *testing.T, pkg string) []string {
 // who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
 	for pkg, allowed := range map[string][]string{
-		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
+		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid", "/internal/wire",
 			"/consistenthash", "/expiry", "/latency"},
 		"/peertls":         {},
-		"/peers":           {"/internal/valid", "/expiry", "/latency"},
+		"/peers":           {"/internal/valid", "/internal/wire", "/expiry", "/latency"},
 		"/regions":         {"/internal/valid", "/consistenthash", "/expiry"},
 		"/regions/consul":  {"/regions", "/internal/valid", "/consistenthash", "/expiry"},
 		"/internal/store":  {"/expiry"},
-		"/internal/note":   {"/expiry"},
-		"/internal/outbox": {"/internal/note", "/expiry"},
+		"/internal/note":   {"/internal/wire", "/expiry"},
+		"/internal/outbox": {"/internal/note", "/internal/wire", "/expiry"},
 		"/internal/behind": {"/expiry"},
 		"/internal/valid":  {},
+		"/internal/wire":   {"/expiry"},
 		"/consistenthash":  {},
 		"/expiry":          {},
 		"/latency":         {},
-		"/groupcompat": {"", "/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid",
+		"/groupcompat": {"", "/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid", "/internal/wire",
 			"/consistenthash", "/expiry", "/latency"},
 	} {
 		all := imports(t, module+pkg)

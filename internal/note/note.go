@@ -4,11 +4,12 @@
 package note
 
 import (
-	"encoding/binary"
+	"bytes"
 	"slices"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/wire"
 )
 
 // A Method says what a call between peers asks for, and so what its payload
@@ -97,35 +98,41 @@ func (n *Note) Size() int {
 }
 
 func (n *Note) append(b []byte) []byte {
-	b = appendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, n.Tagged && n.HasValue, n.Scope) // what is refused is not sent
-	b = appendString8(b, n.Group)
-	b = appendString16(b, n.Key)
-	b = appendStamp(b, n.Stamp)
+	b = wire.AppendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, n.Tagged && n.HasValue, n.Scope) // what is refused is not sent
+	b = wire.AppendString8(b, n.Group)
+	b = wire.AppendString16(b, n.Key)
+	b = wire.AppendStamp(b, n.Stamp)
 	if n.HasValue {
-		b = appendMicrosUp(b, n.Age) // taken for older than it is, never for younger
-		b = appendMicros(b, n.Life)
-		b = appendBytes32(b, n.Value)
+		b = wire.AppendMicrosUp(b, n.Age) // taken for older than it is, never for younger
+		b = wire.AppendMicros(b, n.Life)
+		b = wire.AppendBytes32(b, n.Value)
 	}
 	return b
 }
 
-func (n *Note) decode(d *decoder) {
-	d.flags(&n.Clear, &n.HasValue, &n.Dirty, &n.Folded, &n.Tagged, &n.Scope)
-	n.Group = d.string8()
-	n.Key = d.string16()
-	n.Stamp = d.stamp()
+func (n *Note) read(r *wire.Reader) {
+	r.Flags(&n.Clear, &n.HasValue, &n.Dirty, &n.Folded, &n.Tagged, &n.Scope)
+	n.Group = r.String8()
+	n.Key = r.String16()
+	n.Stamp = r.Stamp()
 	if n.HasValue {
-		n.Age = d.micros()
-		n.Life = d.micros()
-		n.Value = d.bytes32()
+		n.Age = r.Micros()
+		n.Life = r.Micros()
+		n.Value = bytes.Clone(r.Bytes32())
 	}
-	if n.Folded && !n.Clear || n.Tagged && !n.HasValue || n.Clear && (n.Key != "" || n.HasValue || !n.Stamp.IsRemoval()) {
-		d.bad = true
+	switch {
+	case n.Folded && !n.Clear:
+		r.Fail("a note is folded and not a clear")
+	case n.Tagged && !n.HasValue:
+		r.Fail("a note has tags and no value")
+	case n.Clear && (n.Key != "" || n.HasValue):
+		r.Fail("a clear has a key or a value")
+	case n.Clear && !n.Stamp.IsRemoval():
+		r.Fail("a clear has a stamp that is not a removal")
+	case n.Scope && (n.Clear || n.HasValue || n.Dirty):
+		r.Fail("a scope has more than a stamp")
 	}
-	if n.Scope && (n.Clear || n.HasValue || n.Dirty) {
-		d.bad = true
-	}
-	d.named(n.Key, n.Scope)
+	checkKey(r, n.Key, n.Scope)
 }
 
 func appendNotes(b []byte, notes []Note) []byte {
@@ -134,17 +141,17 @@ func appendNotes(b []byte, notes []Note) []byte {
 		size += notes[i].Size()
 	}
 	b = slices.Grow(b, size)
-	b = appendCount(b, len(notes))
+	b = wire.AppendCount(b, len(notes))
 	for i := range notes {
 		b = notes[i].append(b)
 	}
 	return b
 }
 
-func (d *decoder) notes() []Note {
-	notes := make([]Note, d.count(noteSize))
+func readNotes(r *wire.Reader) []Note {
+	notes := make([]Note, r.Count(noteSize))
 	for i := range notes {
-		if notes[i].decode(d); d.bad {
+		if notes[i].read(r); r.Err() != nil {
 			return nil
 		}
 	}
@@ -165,13 +172,13 @@ type Tell struct {
 
 // Append appends the encoding of m.
 func (m Tell) Append(b []byte) []byte {
-	return appendNotes(binary.BigEndian.AppendUint64(b, m.Sender), m.Notes)
+	return appendNotes(wire.AppendUint64(b, m.Sender), m.Notes)
 }
 
 // DecodeTell is the reverse of Append.
 func DecodeTell(b []byte) (Tell, error) {
-	d := &decoder{b: b}
-	return whole(d, Tell{Sender: d.uint64(), Notes: d.notes()})
+	r := wire.NewReader(b)
+	return whole(&r, Tell{Sender: r.Uint64(), Notes: readNotes(&r)})
 }
 
 // Push asks the owner of keys in another region to take notes in and tell its
@@ -191,16 +198,16 @@ type Push struct {
 
 // Append appends the encoding of m.
 func (m Push) Append(b []byte) []byte {
-	b = appendGeneration(b, m.Epoch)
-	b = binary.BigEndian.AppendUint64(b, m.Number)
-	b = binary.BigEndian.AppendUint64(b, m.Low)
+	b = wire.AppendGeneration(b, m.Epoch)
+	b = wire.AppendUint64(b, m.Number)
+	b = wire.AppendUint64(b, m.Low)
 	return appendNotes(b, m.Notes)
 }
 
 // DecodePush is the reverse of Append.
 func DecodePush(b []byte) (Push, error) {
-	d := &decoder{b: b}
-	return whole(d, Push{Epoch: d.generation(), Number: d.uint64(), Low: d.uint64(), Notes: d.notes()})
+	r := wire.NewReader(b)
+	return whole(&r, Push{Epoch: r.Generation(), Number: r.Uint64(), Low: r.Uint64(), Notes: readNotes(&r)})
 }
 
 // Pushed is the answer, given when the region has been told.
@@ -211,10 +218,10 @@ type Pushed struct {
 }
 
 // Append appends the encoding of m.
-func (m Pushed) Append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, m.Have) }
+func (m Pushed) Append(b []byte) []byte { return wire.AppendUint64(b, m.Have) }
 
 // DecodePushed is the reverse of Append.
 func DecodePushed(b []byte) (Pushed, error) {
-	d := &decoder{b: b}
-	return whole(d, Pushed{Have: d.uint64()})
+	r := wire.NewReader(b)
+	return whole(&r, Pushed{Have: r.Uint64()})
 }
