@@ -124,7 +124,7 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 	case kindAnswer:
 		ans, held, err := decodeAnswer(body)
 		if err != nil {
-			return refuse(ReasonProtocol, "an answer that is malformed")
+			return malformed(h.kind, err)
 		}
 		return c.deliver(h.id, ans, held, owned)
 	case kindPong:
@@ -143,14 +143,14 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 		return nil
 	case kindGoodbye:
 		if err := decodeEmpty(body); err != nil {
-			return refuse(ReasonProtocol, "a goodbye that is malformed")
+			return malformed(h.kind, err)
 		}
 		c.peer.leaving(c)
 		return nil
 	}
 	refused, err := decodeRefused(body)
 	if err != nil {
-		return refuse(ReasonProtocol, "a refusal that is malformed")
+		return malformed(h.kind, err)
 	}
 	return refused
 }

@@ -180,6 +180,11 @@ func refuse(reason Reason, format string, args ...any) *RefusedError {
 	return &RefusedError{Reason: reason, Text: fmt.Sprintf(format, args...)}
 }
 
+// malformed returns a refusal of a frame that could not be decoded because of err.
+func malformed(k kind, err error) *RefusedError {
+	return &RefusedError{Reason: ReasonProtocol, Text: fmt.Sprintf("a frame of %v: %v", k, err), err: err}
+}
+
 // refuseFor returns a refusal by this node that was caused by err.
 func refuseFor(reason Reason, err error) *RefusedError {
 	return &RefusedError{Reason: reason, Text: err.Error(), err: err}

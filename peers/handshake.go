@@ -75,14 +75,14 @@ func (t *Transport) greet(ctx context.Context, c net.Conn, to Endpoint, traffic 
 	if h.kind == kindRefused {
 		refused, err := decodeRefused(body)
 		if err != nil {
-			return nil, welcome{}, refuseFor(ReasonProtocol, err)
+			return nil, welcome{}, malformed(h.kind, err)
 		}
 		return nil, welcome{}, refused
 	}
 	m, err := decodeWelcome(body)
 	switch {
 	case err != nil:
-		return nil, m, refuse(ReasonProtocol, "a welcome that is malformed")
+		return nil, m, malformed(h.kind, err)
 	case m.version < lowestVersion || m.version > highestVersion:
 		return nil, m, refuse(ReasonVersion, "it chose protocol version %d, we speak %d to %d", m.version, lowestVersion, highestVersion)
 	case m.id != to.ID || m.region != to.Region:
@@ -153,7 +153,7 @@ func (t *Transport) checkHello(nc *conn, until time.Time) (hello, error) {
 	m, err := decodeHello(body)
 	switch {
 	case err != nil:
-		return m, refuse(ReasonProtocol, "a hello that is malformed")
+		return m, malformed(h.kind, err)
 	case m.highest < lowestVersion || m.lowest > highestVersion:
 		return m, refuse(ReasonVersion, "node %q speaks protocol versions %d to %d, node %q %d to %d", m.id, m.lowest, m.highest, t.config.ID, lowestVersion, highestVersion)
 	case m.cluster != t.config.Cluster:

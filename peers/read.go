@@ -97,7 +97,7 @@ func (r *reader) next() (h header, body []byte, owned bool, err error) {
 	}
 	h, err = parseHeader(r.buffer[r.start:r.end])
 	if err != nil {
-		return h, nil, false, refuse(ReasonProtocol, "a frame shorter than its header")
+		return h, nil, false, refuseFor(ReasonProtocol, err)
 	}
 	if limit, ok := r.accept(h.kind); !ok {
 		return h, nil, false, refuse(ReasonProtocol, "a frame of %v, which is unknown or out of order", h.kind)

@@ -229,7 +229,7 @@ func (s *serverConn) handle(h header, body []byte, owned bool) error {
 	case kindCancel:
 		ids, err := decodeCancel(body)
 		if err != nil {
-			return refuse(ReasonProtocol, "a cancel that is malformed")
+			return malformed(h.kind, err)
 		}
 		s.cancelLoads(ids)
 		return nil
@@ -242,8 +242,10 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 	limits := &s.transport.config.Limits
 	m, err := decodeFetch(body)
 	switch {
-	case err != nil || h.id+uint64(m.n) < h.id:
-		return refuse(ReasonProtocol, "a fetch that is malformed")
+	case err != nil:
+		return malformed(h.kind, err)
+	case h.id+uint64(m.n) < h.id:
+		return refuse(ReasonProtocol, "a fetch whose request numbers overflow")
 	case m.n > limits.MaxKeys:
 		return refuse(ReasonLimit, "a fetch of %d keys, at most %d are allowed", m.n, limits.MaxKeys)
 	}
@@ -256,7 +258,7 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 		floor, key, err := m.nextKey()
 		switch {
 		case err != nil:
-			return refuse(ReasonProtocol, "a fetch that is malformed")
+			return malformed(h.kind, err)
 		case len(key) > limits.MaxKey:
 			return refuse(ReasonLimit, "a key of %d bytes, at most %d are allowed", len(key), limits.MaxKey)
 		}
