@@ -142,7 +142,7 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 		}
 		return nil
 	case kindGoodbye:
-		if err := decodeEmpty(body); err != nil {
+		if err := decodeGoodbye(body); err != nil {
 			return malformed(h.kind, err)
 		}
 		c.peer.leaving(c)
@@ -292,7 +292,7 @@ func (c *clientConn) send(w *waiter, n, i int, value []byte, encode func(b []byt
 	}
 	c.mu.Unlock()
 
-	err := c.writer.queue(c.peer.transport.config.Limits.MaxQueued, value, func(b []byte) []byte {
+	err := c.writer.queue(c.peer.transport.config.Limits.maxQueued, value, func(b []byte) []byte {
 		return encode(b, sp.first)
 	})
 	if err == errQueueFull {

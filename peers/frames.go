@@ -102,9 +102,9 @@ func appendRefused(b []byte, clock expiry.Generation, reason Reason, text string
 	return endFrame(b, start, 0)
 }
 
-func decodeRefused(body []byte) (*RefusedError, error) {
+func decodeRefused(body []byte) (*refusal, error) {
 	r := wire.NewReader(body)
-	e := &RefusedError{Reason: Reason(r.Uint8()), Remote: true}
+	e := &refusal{Reason: Reason(r.Uint8()), Remote: true}
 	e.Text = readText(&r)
 	return e, r.Err()
 }
@@ -256,13 +256,12 @@ func decodeCancel(body []byte) ([]uint64, error) {
 	return ids, r.End()
 }
 
-// appendEmpty appends a frame without a body: a goodbye.
-func appendEmpty(b []byte, k kind, id uint64, clock expiry.Generation) []byte {
+func appendGoodbye(b []byte, clock expiry.Generation) []byte {
 	start := len(b)
-	return endFrame(beginFrame(b, k, id, clock), start, 0)
+	return endFrame(beginFrame(b, kindGoodbye, 0, clock), start, 0)
 }
 
-func decodeEmpty(body []byte) error {
+func decodeGoodbye(body []byte) error {
 	r := wire.NewReader(body)
 	return r.End()
 }

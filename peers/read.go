@@ -85,7 +85,7 @@ func allowance(few time.Duration, size int) time.Duration {
 // else it is overwritten by the next call.
 //
 // The error is io.EOF if the connection was closed between two frames,
-// errSilent, errYield, a *RefusedError, or whatever the connection returned.
+// errSilent, errYield, a *refusal, or whatever the connection returned.
 func (r *reader) next() (h header, body []byte, owned bool, err error) {
 	if r.body != nil {
 		return r.nextLarge()
