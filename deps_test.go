@@ -30,8 +30,8 @@ func imports(t *testing.T, pkg string) []string {
 // who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
 	for pkg, allowed := range map[string][]string{
-		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid", "/internal/wire",
-			"/consistenthash", "/expiry", "/latency"},
+		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note",
+			"/internal/valid", "/internal/wire", "/consistenthash", "/expiry", "/latency"},
 		"/peertls":         {},
 		"/peers":           {"/internal/valid", "/internal/wire", "/expiry", "/latency"},
 		"/regions":         {"/internal/valid", "/consistenthash", "/expiry"},
@@ -45,8 +45,8 @@ func TestImports(t *testing.T) {
 		"/consistenthash":  {},
 		"/expiry":          {},
 		"/latency":         {},
-		"/groupcompat": {"", "/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note", "/internal/valid", "/internal/wire",
-			"/consistenthash", "/expiry", "/latency"},
+		"/groupcompat": {"", "/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note",
+			"/internal/valid", "/internal/wire", "/consistenthash", "/expiry", "/latency"},
 	} {
 		all := imports(t, module+pkg)
 		for _, path := range all {

@@ -98,7 +98,8 @@ func (n *Note) Size() int {
 }
 
 func (n *Note) append(b []byte) []byte {
-	b = wire.AppendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, n.Tagged && n.HasValue, n.Scope) // what is refused is not sent
+	tagged := n.Tagged && n.HasValue // tags without a value are malformed
+	b = wire.AppendFlags(b, n.Clear, n.HasValue, n.Dirty, n.Folded, tagged, n.Scope)
 	b = wire.AppendString8(b, n.Group)
 	b = wire.AppendString16(b, n.Key)
 	b = wire.AppendStamp(b, n.Stamp)
