@@ -43,7 +43,7 @@ PLATFORMS := linux/386 linux/arm64 linux/s390x windows/amd64 darwin/arm64
 
 # What is run where an int has 32 bits, tests of much memory or time left out: numbers and bytes. There is no race
 # detector there.
-NARROW     := ./expiry ./internal/store ./consistenthash ./peers ./internal/note ./internal/valid
+NARROW     := ./expiry ./internal/store ./consistenthash ./peers ./internal/message ./internal/valid ./internal/canonical ./internal/lossless
 NARROWSKIP := TestTable$$|TestTraces|TestTorture|TestTheShareFollows|TestLargeRing|TestBalance|TestMovement|TestModel$$
 NARROWSKIP := $(NARROWSKIP)|Memory|Slow|Idle|Reader|Crowd|Aside|Lease|Health|Latency|Close|Restart|Busy
 
@@ -71,7 +71,7 @@ bench-quick:
 # Ten seconds for each decoder of the wire, of snapshots and of what discoveries say; make fuzz FUZZTIME=1h for long runs.
 FUZZTIME ?= 10s
 fuzz:
-	@set -e; for p in . ./peers ./regions ./regions/consul ./internal/note ./internal/valid; do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	@set -e; for p in . ./peers ./regions ./regions/consul ./internal/message ./internal/valid; do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 		go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
 
 # The real Consul, from its Go module: about 4 minutes, once.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"reflect"
-	"strconv"
 
 	"github.com/geocache/geocache/internal/valid"
 )
@@ -20,11 +19,11 @@ func (c *config) checkListen(option, address string) (errs []error) {
 	if _, err := net.LookupPort("tcp", port); err != nil { // it may be the name of one
 		errs = append(errs, fmt.Errorf("%s(%q): %w", option, address, err))
 	}
-	if err := valid.Host(host); err != nil && c.advertise == "" {
+	if err := valid.Host(host); err != nil && c.Advertise == "" {
 		errs = append(errs, fmt.Errorf("%s(%q): %w; name one by WithAdvertise", option, address, err))
 	}
 	ip := net.ParseIP(host)
-	if c.tls == nil && !c.plaintext && host != "localhost" && !ip.IsLoopback() {
+	if c.TLS == nil && !c.plaintext && host != "localhost" && !ip.IsLoopback() {
 		errs = append(errs, fmt.Errorf("%s(%q): beyond loopback use WithTLS, or say WithPlaintext", option, address))
 	}
 	return errs
@@ -35,16 +34,4 @@ func (c *config) checkListen(option, address string) (errs []error) {
 func isNil(v any) bool {
 	r := reflect.ValueOf(v)
 	return (r.Kind() == reflect.Func || r.Kind() == reflect.Pointer) && r.IsNil()
-}
-
-// dialable returns the address that others are told, which is what the user has named: that to
-// advertise, else that to listen on, with the port that it came to. The host is left
-// as the user has written it: a list of nodes may have it like that too. So is a port to advertise,
-// which may lead to this one from elsewhere, unless it is 0.
-func dialable(named string, bound net.Addr, listens bool) string {
-	host, port, _ := net.SplitHostPort(named)
-	if n, err := strconv.Atoi(port); listens || err == nil && n == 0 {
-		_, port, _ = net.SplitHostPort(bound.String())
-	}
-	return net.JoinHostPort(host, port)
 }

@@ -87,13 +87,13 @@ func TestWithoutAGetterInACluster(t *testing.T) {
 				require.Equal(t, negative > 0, absences > 0)
 
 				// Whatever absence is cached or was about to be, a write is seen at once.
-				require.NoError(t, groups["eu-1"].Set(ctx, "ada", "1", geocache.Ack(geocache.World)))
+				require.NoError(t, groups["eu-1"].Set(ctx, "ada", "1", geocache.WithAck(geocache.AckWorld)))
 				found("ada", "1")
-				require.NoError(t, groups["us-2"].Remove(ctx, "ada", geocache.Ack(geocache.World)))
+				require.NoError(t, groups["us-2"].Remove(ctx, "ada", geocache.WithAck(geocache.AckWorld)))
 				notFound("ada")
 
 				// The owner goes, its successor has the value. A new owner asks for it.
-				require.NoError(t, groups["eu-1"].Set(ctx, "bob", "2", geocache.Ack(geocache.World)))
+				require.NoError(t, groups["eu-1"].Set(ctx, "bob", "2", geocache.WithAck(geocache.AckWorld)))
 				owner := c.Owner("eu", "bob").Name
 				c.Node(owner).Crash()
 				delete(groups, owner)
@@ -132,7 +132,7 @@ func TestAMissWithoutAGetterAsksTheOriginRegion(t *testing.T) {
 				ctx := context.Background()
 				opts := []geocache.GroupOption{geocache.WithOriginRegion(region), geocache.WithTTL(time.Hour)}
 				groups := onAll(c, "aside", geocache.Getter[string](nil), opts...)
-				require.NoError(t, groups["us-1"].Set(ctx, "ada", "1", geocache.Ack(geocache.World)))
+				require.NoError(t, groups["us-1"].Set(ctx, "ada", "1", geocache.WithAck(geocache.AckWorld)))
 				eu := c.Nodes("eu")
 				for _, n := range eu {
 					n.Crash()

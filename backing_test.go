@@ -128,7 +128,7 @@ func TestSetWritesThrough(t *testing.T) {
 			require.Equal(t, "1", text(t, n, "ada"))
 		}
 		require.Equal(t, 1, c.Origin.Loads("ada"))
-		require.EqualValues(t, 1, c.Owner("eu", "ada").Group.Stats().Stored)
+		require.EqualValues(t, 1, c.Owner("eu", "ada").Group.Stats().OriginWrites)
 
 		db.does(nil)
 		_, err = c.Node("eu-1").Clear()
@@ -163,7 +163,7 @@ func TestTheOriginGetsWritesInTheOrderOfTheirStamps(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4, Group: db.options()}, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
 		const total = 40
-		generations := make([]geocache.Written, total)
+		generations := make([]geocache.Receipt, total)
 		var writers sync.WaitGroup
 		for i := range total {
 			writers.Go(func() {
@@ -218,7 +218,7 @@ func TestASetterThatFails(t *testing.T) {
 		var e *geocache.Error
 		require.ErrorAs(t, err, &e)
 		require.Equal(t, owner.Name, e.Node)
-		require.EqualValues(t, 2, owner.Group.Stats().StoreErrors)
+		require.EqualValues(t, 2, owner.Group.Stats().OriginErrors)
 	})
 }
 

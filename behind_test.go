@@ -23,7 +23,7 @@ func behind(db *database, more ...geocache.GroupOption) testcluster.Config {
 // queues sums up what nodes have still to write.
 func queues(nodes []*testcluster.Node) (queued, held int) {
 	for _, n := range nodes {
-		b := n.Group.Stats().Behind
+		b := n.Group.Stats().WriteBehind
 		queued += b.Queued
 		held += b.Held
 	}
@@ -47,7 +47,7 @@ func TestWriteBehind(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		queued, held := queues(c.Nodes())
 		require.Equal(t, []int{1, 1}, []int{queued, held}, "at the owner, and at its successor")
-		b := c.Owner("eu", "ada").Group.Stats().Behind
+		b := c.Owner("eu", "ada").Group.Stats().WriteBehind
 		require.Equal(t, 1, b.Queued)
 		require.Positive(t, b.QueuedBytes)
 		require.Equal(t, 2*time.Second, b.Lag.Round(time.Second))
@@ -58,7 +58,7 @@ func TestWriteBehind(t *testing.T) {
 		require.Equal(t, []string{"ada=0", "ada=9"}, db.history())
 		queued, held = queues(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held}, "the successor has heard of it")
-		require.EqualValues(t, 2, c.Owner("eu", "ada").Group.Stats().Stored)
+		require.EqualValues(t, 2, c.Owner("eu", "ada").Group.Stats().OriginWrites)
 		require.Zero(t, c.Origin.Total())
 	})
 }
@@ -89,7 +89,7 @@ func TestAReadSeesWhatTheOriginDoesNotHave(t *testing.T) {
 		check("after its time to live")
 		require.Zero(t, c.Origin.Loads("ada"))
 		require.Zero(t, c.Origin.Loads("bob"))
-		require.Greater(t, c.Owner("eu", "ada").Group.Stats().StoreErrors, uint64(5))
+		require.Greater(t, c.Owner("eu", "ada").Group.Stats().OriginErrors, uint64(5))
 
 		db.does(nil)
 		time.Sleep(40 * time.Second)
@@ -137,7 +137,7 @@ func TestCloseWritesWhatIsQueued(t *testing.T) {
 			mine++
 		}
 		require.GreaterOrEqual(t, mine, 10)
-		require.Zero(t, c.Node("eu-2").Group.Stats().Behind.Queued)
+		require.Zero(t, c.Node("eu-2").Group.Stats().WriteBehind.Queued)
 		time.Sleep(10 * time.Second)
 		for i := range 60 {
 			require.Equal(t, "1", db.row(fmt.Sprint(i)))
@@ -153,12 +153,12 @@ func TestCloseHandsOverWhatTheOriginDoesNotTake(t *testing.T) {
 		db.fails(errDatabase)
 		owner := c.Owner("eu", "ada")
 		next := c.Node(owner.Group.Locate("ada")[0].Successor.ID)
-		_, err := owner.Set("ada", "1", geocache.Ack(geocache.Owner))
+		_, err := owner.Set("ada", "1", geocache.WithAck(geocache.AckOwner))
 		require.NoError(t, err)
 		err = owner.Cache.Close()
 		require.ErrorContains(t, err, "1 writes have not reached the origin")
 		require.ErrorContains(t, err, "on strike")
-		require.Zero(t, owner.Group.Stats().Behind.Queued)
+		require.Zero(t, owner.Group.Stats().WriteBehind.Queued)
 		require.Equal(t, "1", what(t, next, "ada"))
 		db.does(nil)
 		time.Sleep(40 * time.Second)
@@ -194,7 +194,7 @@ func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
 				require.Equal(t, "1", what(t, n, fmt.Sprint(i)), n.Name)
 			}
 		}
-		require.Equal(t, len(moved), c.Node("eu-4").Group.Stats().Behind.Queued)
+		require.Equal(t, len(moved), c.Node("eu-4").Group.Stats().WriteBehind.Queued)
 		queued, _ := queues(c.Nodes())
 		require.Equal(t, 60, queued, "nobody writes what another one writes")
 		require.Zero(t, c.Origin.Total())
@@ -239,7 +239,7 @@ func TestAWriteThatIsBeingMadeWhenItsKeyMovesFollows(t *testing.T) {
 			}
 		}
 		require.NotZero(t, moved)
-		require.Equal(t, moved, c.Node("eu-4").Group.Stats().Behind.Queued)
+		require.Equal(t, moved, c.Node("eu-4").Group.Stats().WriteBehind.Queued)
 	})
 }
 
@@ -318,8 +318,8 @@ func TestAQueueThatIsFull(t *testing.T) {
 			require.ErrorIs(t, n.Group.Set(context.Background(), keys[5], strings.Repeat("x", 2000)), geocache.ErrTooLarge)
 			require.Less(t, time.Since(begun), time.Second, "it never fits, so nobody waits for room")
 		}
-		require.EqualValues(t, 3, owner.Group.Stats().Behind.Queued)
-		require.GreaterOrEqual(t, owner.Group.Stats().Behind.Refused, uint64(1))
+		require.EqualValues(t, 3, owner.Group.Stats().WriteBehind.Queued)
+		require.GreaterOrEqual(t, owner.Group.Stats().WriteBehind.Refused, uint64(1))
 
 		// One that waits for long is later than what was read meanwhile.
 		var waiting sync.WaitGroup
@@ -328,7 +328,7 @@ func TestAQueueThatIsFull(t *testing.T) {
 			require.NoError(t, err)
 		})
 		time.Sleep(3 * time.Second)
-		require.Equal(t, 1, owner.Group.Stats().Behind.Waiting)
+		require.Equal(t, 1, owner.Group.Stats().WriteBehind.Waiting)
 		for _, n := range c.Nodes() {
 			require.Contains(t, text(t, n, keys[4]), "load")
 		}
@@ -368,8 +368,8 @@ func TestAnUpdateWaitsForRoomInTheQueue(t *testing.T) {
 			})
 		}
 		time.Sleep(2 * time.Second)
-		require.EqualValues(t, 3, owner.Group.Stats().Behind.Queued)
-		require.Zero(t, owner.Group.Stats().Behind.Waiting)
+		require.EqualValues(t, 3, owner.Group.Stats().WriteBehind.Queued)
+		require.Zero(t, owner.Group.Stats().WriteBehind.Waiting)
 		db.does(nil)
 		updates.Wait()
 		time.Sleep(30 * time.Second)
@@ -386,7 +386,7 @@ func TestAQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 		time.Sleep(standing)
 		db.fails(errDatabase)
 		for i := range 30 {
-			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "1", geocache.Ack(geocache.World))
+			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "1", geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
 		}
 		c.Node("us-1").Crash() // its successors send to eu what it may not have sent
@@ -407,9 +407,9 @@ func TestAWriteInAnotherRegionOvertakesOneThatIsQueued(t *testing.T) {
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
 		db.fails(errDatabase)
-		_, err := c.Node("eu-1").Set("ada", "1", geocache.Ack(geocache.World))
+		_, err := c.Node("eu-1").Set("ada", "1", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
-		_, err = c.Node("us-1").Set("ada", "2", geocache.Ack(geocache.World))
+		_, err = c.Node("us-1").Set("ada", "2", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		queued, held := queues(c.Nodes("eu"))
 		require.Equal(t, []int{0, 0}, []int{queued, held})
@@ -423,9 +423,9 @@ func TestAWriteInAnotherRegionOvertakesOneThatIsQueued(t *testing.T) {
 			return nil
 		})
 		time.Sleep(20 * time.Second)
-		_, err = c.Node("eu-1").Set("ada", "3", geocache.Ack(geocache.World))
+		_, err = c.Node("eu-1").Set("ada", "3", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
-		_, err = c.Node("us-1").Set("ada", "4", geocache.Ack(geocache.World))
+		_, err = c.Node("us-1").Set("ada", "4", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		time.Sleep(time.Second)
 		close(slow)

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/geocache/geocache/internal/lossless"
 )
 
 // A Codec turns values into bytes, which travel between nodes and are what the
@@ -56,7 +58,7 @@ func defaultCodec[V any]() (Codec[V], error) {
 	case isProto:
 		return protoCodec[V]{}, checkProto[V]()
 	}
-	return jsonCodec[V]{}, checkJSON(t)
+	return jsonCodec[V]{}, lossless.CheckType(t)
 }
 
 // bytesCodec is for a V of kind []byte.
@@ -121,7 +123,10 @@ type jsonCodec[V any] struct{ JSON[V] }
 func (c jsonCodec[V]) Encode(v V) ([]byte, error) {
 	data, err := c.JSON.Encode(v)
 	if err == nil && bytes.Contains(data, []byte(`\ufffd`)) {
-		err = checkText(reflect.ValueOf(&v).Elem(), reflect.TypeFor[V]().String())
+		err = lossless.CheckValue(reflect.ValueOf(&v).Elem(), reflect.TypeFor[V]().String())
+		if err != nil {
+			err = fmt.Errorf("%w; WithCodec takes a codec that does not", err)
+		}
 	}
 	return data, err
 }
@@ -168,4 +173,31 @@ func checkProto[V any]() (err error) {
 		return fmt.Errorf("%v: its messages are %T, so what it has beside them would be lost", t, m)
 	}
 	return nil
+}
+
+// codecOf returns the codec of WithCodec, else the default one.
+func codecOf[V any](config *groupConfig) (Codec[V], error) {
+	t := reflect.TypeFor[V]()
+	if config.codec != nil {
+		codec, ok := config.codec.(Codec[V])
+		if !ok {
+			return nil, fmt.Errorf("WithCodec: %T is not a Codec[%v]", config.codec, t)
+		}
+		return codec, nil
+	}
+	codec, err := defaultCodec[V]()
+	if err != nil {
+		err = fmt.Errorf("not every %v comes back from the default codec: %w\n"+
+			"WithCodec takes a codec of your own, or JSON[%v] if that is as it should be", t, err, t)
+	}
+	return codec, err
+}
+
+// decodedSize returns what a decoded value takes beside its encoded bytes and as
+// many again, or 0 if it shares them.
+func decodedSize[V any](codec Codec[V]) int64 {
+	if formOf(codec) != coded {
+		return 0
+	}
+	return max(int64(reflect.TypeFor[V]().Size()), 1) // struct{} is decoded too
 }

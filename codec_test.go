@@ -195,7 +195,7 @@ func TestAValueThatDoesNotDecodeIsLoadedByTheAsker(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, item.Value)
 		require.Equal(t, geocache.SourceStore, item.Source, "and kept")
-		require.EqualValues(t, 1, numbers.Stats().Undecoded)
+		require.EqualValues(t, 1, numbers.Stats().DecodeErrors)
 		require.EqualValues(t, 1, numbers.Stats().Loads)
 		require.Contains(t, c.Log(), "value does not decode, loading it here")
 
@@ -207,7 +207,7 @@ func TestAValueThatDoesNotDecodeIsLoadedByTheAsker(t *testing.T) {
 		m, err := numbers.GetMany(c.T.Context(), append(others, key))
 		require.NoError(t, err)
 		require.Len(t, m, 3)
-		require.EqualValues(t, 2, numbers.Stats().Undecoded)
+		require.EqualValues(t, 2, numbers.Stats().DecodeErrors)
 		require.EqualValues(t, 5, numbers.Stats().Reads(), "each is counted once")
 	})
 }

@@ -25,28 +25,36 @@ func imports(t *testing.T, pkg string) []string {
 	return all
 }
 
-// Imports run one way: root → peers, regions, internal/store and the rest →
-// consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
+// Imports run one way: the root, which is a face, → internal/engine → peers, regions, internal/store
+// and the rest → consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
 // who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
+	leaves := []string{"/internal/lease", "/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind", "/internal/message", "/internal/valid", "/internal/wire",
+		"/consistenthash", "/expiry", "/latency"}
+	engine := append([]string{"/peers", "/regions"}, leaves...)
+	root := append([]string{"/internal/engine"}, engine...)
 	for pkg, allowed := range map[string][]string{
-		"": {"/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note",
-			"/internal/valid", "/internal/wire", "/consistenthash", "/expiry", "/latency"},
-		"/peertls":         {},
-		"/peers":           {"/internal/valid", "/internal/wire", "/expiry", "/latency"},
-		"/regions":         {"/internal/valid", "/consistenthash", "/expiry"},
-		"/regions/consul":  {"/regions", "/internal/valid", "/consistenthash", "/expiry"},
-		"/internal/store":  {"/expiry"},
-		"/internal/note":   {"/internal/wire", "/expiry"},
-		"/internal/outbox": {"/internal/note", "/internal/wire", "/expiry"},
-		"/internal/behind": {"/expiry"},
-		"/internal/valid":  {},
-		"/internal/wire":   {"/expiry"},
-		"/consistenthash":  {},
-		"/expiry":          {},
-		"/latency":         {},
-		"/groupcompat": {"", "/peers", "/regions", "/internal/store", "/internal/outbox", "/internal/behind", "/internal/note",
-			"/internal/valid", "/internal/wire", "/consistenthash", "/expiry", "/latency"},
+		"":                      root,
+		"/internal/engine":      engine,
+		"/internal/origin":      {},
+		"/internal/canonical":   {"/internal/message", "/internal/wire", "/expiry"},
+		"/internal/lossless":    {},
+		"/internal/keylock":     {},
+		"/internal/flight":      {"/expiry"},
+		"/peertls":              {},
+		"/peers":                {"/internal/lease", "/internal/valid", "/internal/wire", "/expiry", "/latency"},
+		"/regions":              {"/internal/valid", "/consistenthash", "/expiry"},
+		"/regions/consul":       {"/regions", "/internal/valid", "/consistenthash", "/expiry"},
+		"/internal/store":       {"/expiry"},
+		"/internal/message":     {"/internal/wire", "/expiry"},
+		"/internal/outbox":      {"/internal/message", "/internal/wire", "/expiry"},
+		"/internal/writebehind": {"/expiry"},
+		"/internal/valid":       {},
+		"/internal/wire":        {"/expiry"},
+		"/consistenthash":       {},
+		"/expiry":               {},
+		"/latency":              {},
+		"/groupcompat":          append([]string{""}, root...),
 	} {
 		all := imports(t, module+pkg)
 		for _, path := range all {

@@ -1,12 +1,11 @@
 package geocache
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"strings"
 
-	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/internal/engine"
 )
 
 var (
@@ -14,26 +13,43 @@ var (
 	// error that wraps it, to say so; it keeps its identity on its way
 	// through other nodes and regions. What else the getter's error wraps is
 	// not kept: that there is no value is cached, the error is not.
-	ErrNotFound = errors.New("geocache: key not found")
+	ErrNotFound = engine.ErrNotFound
 
 	// ErrClosed says that the Cache has been closed.
-	ErrClosed = errors.New("geocache: closed")
+	ErrClosed = engine.ErrClosed
 
 	// ErrTooLarge says that a key (4 KiB) or an encoded value (WithMaxValueBytes) is over the
 	// limit of what travels between nodes, or that a write could never find room in the queue of
 	// WithWriteBehind. A value that only does not fit in memory is not an
 	// error: it is returned and not kept.
-	ErrTooLarge = errors.New("geocache: key or value too large")
+	ErrTooLarge = engine.ErrTooLarge
 
 	// ErrOverloaded says that the node which owns the key has too many requests
 	// in flight, or no room for another write to the origin (WithWriteBehind). Others
 	// are not asked then: they would load what the owner is loading already.
-	ErrOverloaded = errors.New("geocache: overloaded")
+	ErrOverloaded = engine.ErrOverloaded
 
 	// ErrTimeout says that a load took longer than the group's load timeout.
 	// It is about the load; a caller whose own context ended gets that
 	// context's error.
-	ErrTimeout = errors.New("geocache: load timed out")
+	ErrTimeout = engine.ErrTimeout
+
+	// ErrUncertain says that a write may or may not have happened: the node
+	// that was to carry it out could not be reached any more, or the caller's time
+	// was up. A Set or a Remove can be done again without harm.
+	ErrUncertain = engine.ErrUncertain
+
+	// ErrUnconfirmed says that a write has happened, and that the caller's time
+	// was up before it had come as far as was asked. It goes on.
+	ErrUnconfirmed = engine.ErrUnconfirmed
+
+	// ErrHomeUnreachable says that an Update could not reach the home region of its
+	// key.
+	ErrHomeUnreachable = engine.ErrHomeUnreachable
+
+	// ErrSnapshot says that what Restore has read is no snapshot of this group, or not a whole
+	// one.
+	ErrSnapshot = engine.ErrSnapshot
 )
 
 // An Error is what a Group's methods return when a key could not be read or
@@ -95,51 +111,29 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// located says that err arose on this node.
-func (g *group) located(err error) error {
-	return &Error{Node: g.cache.node.ID, Region: g.cache.node.Region, Err: err}
-}
+func newPanicError(value any, stack []byte) error { return &PanicError{Value: value, Stack: stack} }
 
-// fromPeer turns what a peer said, or what the transport inferred, into an
-// error with the identities this package promises.
-func fromPeer(err error) error {
-	var pe *peers.Error
-	if !errors.As(err, &pe) {
-		return err
-	}
-	cause := error(pe)
-	switch pe.Code {
-	case peers.CodeTimeout:
-		cause = ErrTimeout
-	case peers.CodeBusy:
-		cause = detailed(ErrOverloaded, pe.Text)
-	case peers.CodeTooLarge:
-		cause = detailed(ErrTooLarge, cmp.Or(pe.Text, fmt.Sprint(pe.Unwrap())))
-	case peers.CodeUncertain:
-		cause = detailed(ErrUncertain, pe.Text)
-	case peers.CodeUnsettled:
-		cause = detailed(errNotRecalled, pe.Text)
-	case peers.CodeFailed:
-		cause = errors.New(pe.Text)
-	}
-	return &Error{Node: pe.Node, Region: pe.Region, Inferred: pe.Inferred, Err: cause}
-}
-
-// detailed is err with the text of another node, which may begin with err's own.
-func detailed(err error, text string) error {
-	text = strings.TrimPrefix(strings.TrimPrefix(text, err.Error()), ": ")
-	if text == "" {
-		return err
-	}
-	return fmt.Errorf("%w: %s", err, text)
-}
-
-// inCall completes err with what the caller asked for. An Error that err only
+// inCall completes err, if it is not nil, with what the caller asked for. An Error that err only
 // wraps is none of this call's: the getter has it from another group.
 func inCall(op, group, key string, err error) error {
+	if err == nil {
+		return nil
+	}
 	out := &Error{Op: op, Group: group, Key: key, Err: err}
-	if e, ok := err.(*Error); ok {
+	if e, ok := err.(*engine.Error); ok {
 		out.Node, out.Region, out.Inferred, out.Err = e.Node, e.Region, e.Inferred, e.Err
 	}
 	return out
+}
+
+// joined joins the errors of a call for many keys. more says how many are left out.
+func joined(op, group string, failed engine.KeyErrors, more string) error {
+	var errs []error
+	for _, e := range failed.First {
+		errs = append(errs, inCall(op, group, e.Key, e.Err))
+	}
+	if failed.More > 0 {
+		errs = append(errs, fmt.Errorf("geocache: %s %s: "+more, strings.ToLower(op), group, failed.More))
+	}
+	return errors.Join(errs...)
 }

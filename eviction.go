@@ -3,7 +3,6 @@ package geocache
 import (
 	"fmt"
 	"reflect"
-	"strings"
 
 	"github.com/geocache/geocache/internal/store"
 )
@@ -18,19 +17,19 @@ const (
 	// back soon after it was evicted, before it can cost an older one its place. How
 	// long it has time for that follows the workload. It keeps more of nearly
 	// every workload than the others, and scans do it no harm.
-	S3FIFO = Policy(store.S3FIFO)
+	S3FIFO Policy = iota
 
 	// LRU evicts the entry whose last read or write by this process is longest ago.
-	LRU = Policy(store.LRU)
+	LRU
 
 	// LFU evicts the entry that has been read least often since its key came in,
 	// and of those read equally often the one whose last read or write is
 	// longest ago. Reads beyond the first 1,048,575 are not told apart.
-	LFU = Policy(store.LFU)
+	LFU
 
 	// FIFO evicts the entry whose key came in first. An entry that replaces
 	// another of its key, when it is loaded anew or written, takes its place.
-	FIFO = Policy(store.FIFO)
+	FIFO
 )
 
 // String returns "S3-FIFO", "LRU", "LFU" or "FIFO".
@@ -47,19 +46,19 @@ func WithPolicy(p Policy) GroupOption { return groupOption(func(c *groupConfig) 
 // WithMaxEntries bounds the number of entries of this group in this process, beside
 // the bound in bytes; absences that WithNegativeTTL keeps count too. Default 0: not
 // bounded by number.
-func WithMaxEntries(n int) GroupOption { return groupOption(func(c *groupConfig) { c.maxEntries = n }) }
+func WithMaxEntries(n int) GroupOption { return groupOption(func(c *groupConfig) { c.MaxEntries = n }) }
 
 // Resize replaces the bounds of WithMaxBytes and WithMaxEntries: maxBytes must be
 // positive, maxEntries may be 0 for no bound. What is more than they allow has been
 // evicted when it returns; readers and writers go on meanwhile. The error reports every
 // mistake, and then nothing has changed.
 func (g *Group[V]) Resize(maxBytes int64, maxEntries int) error {
-	config := g.config
-	config.maxBytes, config.maxEntries = maxBytes, maxEntries
+	config := defaultGroupConfig()
+	config.MaxBytes, config.MaxEntries = maxBytes, maxEntries
 	if err := config.check(); err != nil {
-		return fmt.Errorf("geocache: group %q: resize: %w", g.name, err)
+		return fmt.Errorf("geocache: group %q: resize: %w", g.Name(), err)
 	}
-	g.store.Resize(maxBytes, maxEntries)
+	g.core.Resize(maxBytes, maxEntries)
 	return nil
 }
 
@@ -69,15 +68,15 @@ type EvictReason uint8
 // The reasons.
 const (
 	// EvictedCapacity: to make room for others.
-	EvictedCapacity = EvictReason(store.Capacity)
+	EvictedCapacity EvictReason = iota
 	// EvictedExpired: its time to live was over, and what WithStaleIfError or WithStaleWhileRevalidate adds.
-	EvictedExpired = EvictReason(store.Expired)
+	EvictedExpired
 	// EvictedRemoved: it was removed or cleared, or may no longer be served here,
 	// because another process has written its key or because this one may not have been
 	// told of all writes.
-	EvictedRemoved = EvictReason(store.Removed)
+	EvictedRemoved
 	// EvictedReplaced: its key was written or loaded anew here.
-	EvictedReplaced = EvictReason(store.Replaced)
+	EvictedReplaced
 )
 
 // String returns "capacity", "expired", "removed" or "replaced".
@@ -111,47 +110,4 @@ func onEvict[V any](option any) (func(string, V, EvictReason), error) {
 		return nil, fmt.Errorf("WithOnEvict: %T does not take a %v", option, reflect.TypeFor[V]())
 	}
 	return f, nil
-}
-
-// evictions prepares the store for calling f, and returns what does so until the
-// cache is closed.
-func (g *Group[V]) evictions(f func(string, V, EvictReason)) (run func()) {
-	const what = "function of WithOnEvict"
-	ready, take := g.store.Leavers()
-	tell := func() {
-		for l, ok := take(); ok; l, ok = take() {
-			_, _ = call(&g.guard, what, l.Key(), returning(func() error {
-				if v, err := g.decode(l.Entry); err == nil {
-					f(strings.Clone(l.Key()), v, EvictReason(l.Reason))
-				}
-				return nil
-			}))
-		}
-	}
-	return func() {
-		for closed := false; !closed; { // again each time that f has ended the goroutine
-			done, _ := apart(&g.guard, goroutine, what, "", func() (closed bool, err error) {
-				for {
-					tell()
-					select {
-					case <-ready:
-					case <-g.cache.ctx.Done():
-						tell()
-						return true, nil
-					}
-				}
-			})
-			closed = (<-done).value
-		}
-	}
-}
-
-// warnOfUntold logs how many values there have been since it was last called that the function
-// of WithOnEvict was not called for. It is called by housekeep alone.
-func (g *group) warnOfUntold() {
-	if n := g.store.Stats().Untold; n != g.untold {
-		g.cache.log.Warn("function of WithOnEvict is too slow, or hangs: values have left that it was not called for",
-			"group", g.name, "values", n-g.untold, "so far", n)
-		g.untold = n
-	}
 }

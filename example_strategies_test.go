@@ -139,7 +139,7 @@ func ExampleGroup_Warm() {
 	defer cache.Close()
 	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
 
-	s, err := users.Warm(ctx, slices.Values([]string{"ada", "bob", "grace"}), geocache.WarmRate(500))
+	s, err := users.Warm(ctx, slices.Values([]string{"ada", "bob", "grace"}), geocache.WithWarmRate(500))
 	fmt.Printf("%+v %v\n", s, err)
 	fmt.Println(users.Peek("ada"))
 	// Output:

@@ -161,14 +161,14 @@ func ExampleWithWriteBehind() {
 }
 
 // A write that waits for all regions, and says which have confirmed it.
-func ExampleInto() {
+func ExampleWithReceipt() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent, geocache.WithRegion("eu-west"))
 	defer cache.Close()
 	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
 
-	var w geocache.Written
-	err := users.Set(ctx, "ada", "Augusta Ada King", geocache.Ack(geocache.World), geocache.Into(&w))
+	var w geocache.Receipt
+	err := users.Set(ctx, "ada", "Augusta Ada King", geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w))
 	fmt.Println(err, w.Confirmed, w.Pending, w.Generation != 0)
 	// Output:
 	// <nil> [eu-west] [] true
@@ -261,26 +261,26 @@ func ExampleGroup_RemoveMany() {
 
 // A value with a life of its own, which is exact: only the group's time to live is shortened by
 // up to a tenth.
-func ExampleItemTTL() {
+func ExampleWithItemTTL() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
 	defer cache.Close()
 	codes, _ := geocache.NewGroup[string](cache, "codes", nil, geocache.WithTTL(time.Hour))
 
-	codes.Set(ctx, "ada", "1815", geocache.ItemTTL(time.Minute))
+	codes.Set(ctx, "ada", "1815", geocache.WithItemTTL(time.Minute))
 	item, _ := codes.GetItem(ctx, "ada")
 	fmt.Println(time.Until(item.Expires).Round(time.Second))
 	// Output: 1m0s
 }
 
 // A value with tags goes with any of them.
-func ExampleTags() {
+func ExampleWithTags() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
 	defer cache.Close()
 	pages, _ := geocache.NewGroup[string](cache, "pages", nil)
 
-	pages.Set(ctx, "/ada/posts/1", "On engines", geocache.Tags("user:ada", "posts"))
+	pages.Set(ctx, "/ada/posts/1", "On engines", geocache.WithTags("user:ada", "posts"))
 	pages.RemoveTag(ctx, "user:ada")
 	fmt.Println(pages.Contains("/ada/posts/1"))
 	// Output: false

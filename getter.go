@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/geocache/geocache/internal/engine"
 )
 
 // A Getter loads the value of a key from the origin when the cache does not
@@ -74,11 +76,104 @@ func checkGetter(getter any, c *groupConfig) error {
 	}
 	var errs []error
 	for option, given := range map[string]bool{
-		"WithOriginLag": c.originLag > 0, "WithRefreshAhead": c.refreshAhead > 0, "WithStaleWhileRevalidate": c.revalidate > 0,
+		"WithOriginLag": c.OriginLag > 0, "WithRefreshAhead": c.RefreshAhead > 0, "WithStaleWhileRevalidate": c.Revalidate > 0,
 	} {
 		if given {
 			errs = append(errs, fmt.Errorf("%s needs a getter", option))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// A BatchGetter is a Getter that can load many keys at once. The keys of a GetMany
+// that an owner has to load, it loads by one call of GetBatch; a single Get does not wait
+// for others and calls Get. What is refreshed in the background is loaded by GetBatch, too.
+//
+// A key that the origin does not have is missing from the map, and others in it are
+// ignored; ErrNotFound says that all are missing. Any other error fails all the keys, and
+// so does a panic. What is said of Get holds for
+// GetBatch too. One call loads at most 1,024 keys, more are several calls at the same time;
+// for WithMaxLoads a call is one load. The keys must not be modified.
+type BatchGetter[V any] interface {
+	Getter[V]
+	GetBatch(ctx context.Context, keys []string) (map[string]V, error)
+}
+
+// BatchGetterFunc makes a function that loads many keys a BatchGetter.
+type BatchGetterFunc[V any] func(ctx context.Context, keys []string) (map[string]V, error)
+
+// GetBatch calls f.
+func (f BatchGetterFunc[V]) GetBatch(ctx context.Context, keys []string) (map[string]V, error) {
+	return f(ctx, keys)
+}
+
+// Get calls f for one key.
+func (f BatchGetterFunc[V]) Get(ctx context.Context, key string) (V, error) {
+	m, err := f(ctx, []string{key})
+	v, ok := m[key]
+	if err == nil && !ok {
+		err = ErrNotFound
+	}
+	return v, err
+}
+
+// encodeLoaded encodes what a getter has returned. One that no other node would take is an error on
+// its owner too, or it would depend on where a key is read whether it can be.
+func encodeLoaded[V any](codec Codec[V], v V, most int) ([]byte, error) {
+	value, err := codec.Encode(v)
+	if err != nil {
+		return nil, fmt.Errorf("the getter's value cannot be encoded: %w", err)
+	}
+	if len(value) > most {
+		return nil, fmt.Errorf("%w: the getter's value has %d bytes, at most %d are allowed", ErrTooLarge, len(value), most)
+	}
+	return value, nil
+}
+
+// encoded returns a getter of encoded values of so many bytes at most.
+func encoded[V any](getter Getter[V], codec Codec[V], most int) func(context.Context, string) (engine.Loaded, error) {
+	load := func(ctx context.Context, key string) (Loaded[V], error) {
+		v, err := getter.Get(ctx, key)
+		return Loaded[V]{Value: v}, err
+	}
+	if ig, ok := getter.(ItemGetter[V]); ok {
+		load = ig.GetItem
+	}
+	return func(ctx context.Context, key string) (engine.Loaded, error) {
+		l, err := load(ctx, key)
+		if err != nil {
+			return engine.Loaded{}, err
+		}
+		if l.TTL < 0 {
+			return engine.Loaded{}, fmt.Errorf("the getter returned a negative TTL, %v", l.TTL)
+		}
+		value, err := encodeLoaded(codec, l.Value, most)
+		if err != nil {
+			return engine.Loaded{}, err
+		}
+		if err := checkTags(l.Tags); err != nil {
+			return engine.Loaded{}, fmt.Errorf("the getter's value: %w", err)
+		}
+		return engine.Loaded{Value: engine.WithTags(l.Tags, value), Tagged: len(l.Tags) > 0, TTL: l.TTL}, nil
+	}
+}
+
+// encodedMany returns a batch getter of encoded values of so many bytes at most.
+func encodedMany[V any](getter BatchGetter[V], codec Codec[V], most int) func(context.Context, []string) (map[string]engine.LoadedOrErr, error) {
+	return func(ctx context.Context, keys []string) (map[string]engine.LoadedOrErr, error) {
+		values, err := getter.GetBatch(ctx, keys)
+		if err != nil {
+			return nil, err
+		}
+		m := make(map[string]engine.LoadedOrErr, len(keys))
+		for _, key := range keys {
+			v, ok := values[key]
+			if !ok {
+				continue
+			}
+			value, err := encodeLoaded(codec, v, most)
+			m[key] = engine.LoadedOrErr{Loaded: engine.Loaded{Value: value}, Err: err}
+		}
+		return m, nil
+	}
 }

@@ -1,20 +1,15 @@
 package geocache
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"reflect"
-	"slices"
-	"sync/atomic"
+	"strings"
 	"time"
 
-	"github.com/puzpuzpuz/xsync/v4"
-	"golang.org/x/sync/semaphore"
-
-	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/engine"
+	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/internal/valid"
 	"github.com/geocache/geocache/regions"
@@ -26,68 +21,17 @@ import (
 //
 // Values are shared between their readers and must not be modified.
 type Group[V any] struct {
-	*group
-	codec   Codec[V]
-	form    form
-	updates updates[V]
+	core  *engine.Group
+	codec Codec[V]
+	form  form
 }
 
-// group is what a Group is without the type of its values: it deals in encoded
-// ones. It is a type of its own so that peers' requests can be answered without
-// knowing V.
-type group struct {
-	cache  *Cache
-	name   string
-	config groupConfig
-	get    func(ctx context.Context, key string) (loaded, error) // the user's getter; nil for a group without
-
-	// getMany is the user's getter if it is a BatchGetter, else nil. Keys that it does
-	// not know are missing.
-	getMany func(ctx context.Context, keys []string) (map[string]encodedValue, error)
-
-	store   *store.Store
-	floors  *expiry.Floors
-	loading *semaphore.Weighted // calls of the getter
-	stats   groupStats
-
-	guard     guard // of the user's functions
-	decodeLog throttle
-	untold    uint64 // see warnOfUntold
-
-	backing    backing
-	writing    locks
-	refreshing refreshing
-
-	// retries has the keys whose expired values are served without another load, since one
-	// has just failed, and until when.
-	retries *xsync.Map[string, expiry.Instant]
-
-	// recalled has the keys whose last write other regions have been asked for. See recall.
-	recalled *xsync.Map[string, struct{}]
-
-	// synced is true once the floors of the region's other nodes have been
-	// taken in.
-	synced atomic.Bool
-
-	// See the head of fill.go.
-	asks  *flights
-	owns  *flights
-	loads *flights
-}
-
-// loaded is what the getter returned, encoded.
-type loaded struct {
-	value  []byte
-	tagged bool          // tags come before the value
-	ttl    time.Duration // the item's own, or 0
-}
-
-// floorLimit is how many keys of a group can have a floor of their own before the oldest is
-// folded into the group's, and with it all that is as old turns into misses. So it is a
-// million at least, and one for each 256 bytes where that is more: a group that is filled by
-// Set alone has room for about as many values.
-func floorLimit(maxBytes int64) int {
-	return int(min(max(1<<20, maxBytes/256), math.MaxInt32))
+// NewGroupFunc is NewGroup with a function in the place of a Getter.
+func NewGroupFunc[V any](c *Cache, name string, load func(ctx context.Context, key string) (V, error), opts ...GroupOption) (*Group[V], error) {
+	if load == nil {
+		return nil, fmt.Errorf("geocache: group %q: the function is nil; NewGroup takes no getter", name)
+	}
+	return NewGroup(c, name, GetterFunc[V](load), opts...)
 }
 
 // NewGroup adds a group to the cache. Its name must be free in this cache, UTF-8, and at
@@ -136,125 +80,45 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 		return nil, fmt.Errorf("geocache: group %q: %w", name, err)
 	}
 
-	g := &Group[V]{
-		codec: codec,
-		form:  formOf(codec),
-		group: &group{
-			cache:  c,
-			name:   name,
-			guard:  guard{cache: c, group: name},
-			config: config,
-			store: store.New(store.Config{
-				MaxBytes:    config.maxBytes,
-				MaxEntries:  config.maxEntries,
-				Policy:      store.Policy(config.policy),
-				CopyShare:   config.copyShare,
-				DecodedSize: decodedSize[V](codec),
-			}),
-			floors:     expiry.NewFloors(cmp.Or(c.config.floors, floorLimit(config.maxBytes))),
-			loading:    semaphore.NewWeighted(int64(config.maxLoads)),
-			refreshing: newRefreshing(),
-			retries:    xsync.NewMap[string, expiry.Instant](),
-			recalled:   xsync.NewMap[string, struct{}](),
-			owns:       newFlights(c.ctx, config.loadTimeout, c.spawn),
-			loads:      newFlights(c.ctx, config.loadTimeout, c.spawn),
-			// Longer than the owner may take, so that what the owner falls
-			// back to is here before this node gives up on it.
-			asks: newFlights(c.ctx, config.loadTimeout+config.loadTimeout/4, c.spawn),
-		},
+	most := c.core.MaxValueBytes()
+	g := &Group[V]{codec: codec, form: formOf(codec)}
+	core := config.GroupConfig
+	core.Policy = store.Policy(config.policy)
+	core.DecodedSize = decodedSize[V](codec)
+	core.Codec = engine.Codec{
+		Encode: func(v any) ([]byte, error) { return codec.Encode(v.(V)) },
+		Decode: func(e *store.Entry) (any, error) { return g.decode(e) },
 	}
 	if getter != nil {
-		g.get = encoded(getter, codec, c.config.limits.MaxValue)
+		core.Get = encoded(getter, codec, most)
 	}
 	if isBatch {
-		g.getMany = encodedMany(batch, codec, c.config.limits.MaxValue)
-		g.refreshing.together = g.gather(1)
+		core.GetMany = encodedMany(batch, codec, most)
 	}
-	back(g.group, setter, codec)
-	var evicted func() // tells onEvict
+	if setter != nil {
+		core.Set = func(ctx context.Context, key string, value []byte) error {
+			v, err := codec.Decode(value)
+			if err != nil {
+				return fmt.Errorf("the value does not decode: %w", err)
+			}
+			return setter(ctx, key, v)
+		}
+	}
 	if onEvict != nil {
-		evicted = g.evictions(onEvict)
+		core.OnEvict = func(e *store.Entry, reason store.Reason) {
+			if v, err := g.decode(e); err == nil {
+				onEvict(strings.Clone(e.Key()), v, EvictReason(reason))
+			}
+		}
 	}
-	if err := c.add(g.group); err != nil {
+	if g.core, err = c.core.NewGroup(name, core); err != nil {
 		return nil, fmt.Errorf("geocache: group %q: %w", name, err)
 	}
-	if evicted != nil {
-		c.spawn(evicted)
-	}
-	c.join(g.group)
 	return g, nil
 }
 
-// codecOf returns the codec of WithCodec, else the default one.
-func codecOf[V any](config *groupConfig) (Codec[V], error) {
-	t := reflect.TypeFor[V]()
-	if config.codec != nil {
-		codec, ok := config.codec.(Codec[V])
-		if !ok {
-			return nil, fmt.Errorf("WithCodec: %T is not a Codec[%v]", config.codec, t)
-		}
-		return codec, nil
-	}
-	codec, err := defaultCodec[V]()
-	if err != nil {
-		err = fmt.Errorf("not every %v comes back from the default codec: %w\n"+
-			"WithCodec takes a codec of your own, or JSON[%v] if that is as it should be", t, err, t)
-	}
-	return codec, err
-}
-
-// decodedSize returns what a decoded value takes beside its encoded bytes and as
-// many again, or 0 if it shares them.
-func decodedSize[V any](codec Codec[V]) int64 {
-	if formOf(codec) != coded {
-		return 0
-	}
-	return max(int64(reflect.TypeFor[V]().Size()), 1) // struct{} is decoded too
-}
-
-// encodeLoaded encodes what a getter has returned. One that no other node would take is an error on
-// its owner too, or it would depend on where a key is read whether it can be.
-func encodeLoaded[V any](codec Codec[V], v V, most int) ([]byte, error) {
-	value, err := codec.Encode(v)
-	if err != nil {
-		return nil, fmt.Errorf("the getter's value cannot be encoded: %w", err)
-	}
-	if len(value) > most {
-		return nil, fmt.Errorf("%w: the getter's value has %d bytes, at most %d are allowed", ErrTooLarge, len(value), most)
-	}
-	return value, nil
-}
-
-// encoded returns a getter of encoded values of so many bytes at most.
-func encoded[V any](getter Getter[V], codec Codec[V], most int) func(context.Context, string) (loaded, error) {
-	load := func(ctx context.Context, key string) (Loaded[V], error) {
-		v, err := getter.Get(ctx, key)
-		return Loaded[V]{Value: v}, err
-	}
-	if ig, ok := getter.(ItemGetter[V]); ok {
-		load = ig.GetItem
-	}
-	return func(ctx context.Context, key string) (loaded, error) {
-		l, err := load(ctx, key)
-		if err != nil {
-			return loaded{}, err
-		}
-		if l.TTL < 0 {
-			return loaded{}, fmt.Errorf("the getter returned a negative TTL, %v", l.TTL)
-		}
-		value, err := encodeLoaded(codec, l.Value, most)
-		if err != nil {
-			return loaded{}, err
-		}
-		if err := checkTags(l.Tags); err != nil {
-			return loaded{}, fmt.Errorf("the getter's value: %w", err)
-		}
-		return loaded{withTags(l.Tags, value), len(l.Tags) > 0, l.TTL}, nil
-	}
-}
-
 // Name returns the group's name.
-func (g *group) Name() string { return g.name }
+func (g *Group[V]) Name() string { return g.core.Name() }
 
 // Get returns the value of key: from this process's memory, else from the owner
 // in this region, else from the getter, else from another region. If the origin
@@ -264,31 +128,41 @@ func (g *group) Name() string { return g.name }
 // and ends when nobody does. Errors are of type *Error; ErrNotFound and ctx's own
 // error are found in it by errors.Is.
 func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
-	if e, ok := g.store.Get(key); ok && g.valid(e) && g.cache.before(e.Expires) {
-		if v, ok := g.decoded(e); ok && (!g.stats.hits.add() || g.cache.exactlyBefore(e.Expires)) {
-			if g.config.refreshAhead > 0 && g.cache.reached(e.Expires.Add(-g.config.refreshAhead)) {
-				g.ahead(e)
-			}
+	if e, ok := g.core.Hit(key); ok {
+		if v, ok := g.decoded(e); ok && g.core.CountHit(e) {
 			return v, nil
 		}
 	}
-	v, _, _, err := g.read(ctx, "Get", key)
-	return v, err
+	v, _, err := g.read(ctx, key)
+	return v, inCall("Get", g.Name(), key, err)
+}
+
+// read reads a value that is not at hand.
+func (g *Group[V]) read(ctx context.Context, key string) (v V, r engine.Read, err error) {
+	r, err = g.core.Read(ctx, key, func(e *store.Entry) (err error) {
+		v, err = g.decode(e)
+		return err
+	})
+	return v, r, err
 }
 
 // GetItem is Get, and tells where the value came from and how old it is.
 func (g *Group[V]) GetItem(ctx context.Context, key string) (Item[V], error) {
-	v, a, at, err := g.read(ctx, "GetItem", key)
+	v, r, err := g.read(ctx, key)
 	if err != nil {
-		return Item[V]{}, err
+		return Item[V]{}, inCall("GetItem", g.Name(), key, err)
 	}
+	return g.itemOf(v, r), nil
+}
+
+func (g *Group[V]) itemOf(v V, r engine.Read) Item[V] {
 	return Item[V]{
 		Value:      v,
-		Generation: a.entry.Generation,
-		Age:        at.Sub(a.entry.Born()),
-		Expires:    g.cache.clock.Wall().Add(a.entry.Expires.Sub(at)),
-		Source:     a.source,
-	}, nil
+		Generation: Generation(r.Entry.Generation),
+		Age:        r.Age(),
+		Expires:    g.core.Expires(r),
+		Source:     Source(r.Source),
+	}
 }
 
 // GetMany returns the values of many keys with one request to each owner, all
@@ -299,87 +173,70 @@ func (g *Group[V]) GetItem(ctx context.Context, key string) (Item[V], error) {
 // A value that expires while others are waited for is asked for again, unless it was loaded
 // for this call: then it is in the map, if it lives shorter than the others take.
 func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, error) {
-	type found struct {
-		key string
-		answer
-	}
-	begun := g.cache.clock.Instant()
 	values := make(map[string]V, len(keys))
-	seen := make(map[string]bool, len(keys))
-	missed := keys[:0:0]
-	all := make([]found, 0, len(keys))
-	for _, key := range keys {
-		if seen[key] {
-			continue
-		}
-		seen[key] = true
-		if a, ok := g.atHand(key); ok {
-			all = append(all, found{key, a})
-		} else {
-			missed = append(missed, key)
-		}
-	}
-	var at expiry.Instant
-	for decoded := 0; ; {
-		if len(missed) > 0 {
-			g.fillMany(ctx, missed, func(key string, a answer) { all = append(all, found{key, a}) })
-		}
-		until := expiry.Instant(math.MaxInt64)
-		for i := range all {
-			f := &all[i]
-			if i >= decoded {
-				var v V
-				if v, f.answer = g.decodeOrLoad(ctx, f.answer); f.err == nil && !f.entry.Absent() {
-					values[f.key] = v
-				}
+	decode := func(key string) engine.Decode {
+		return func(e *store.Entry) error {
+			v, err := g.decode(e)
+			if err == nil {
+				values[key] = v
 			}
-			until = min(until, g.until(f.answer, begun))
-		}
-		if at = g.cache.clock.Instant(); at < until { // the last look, at all of them
-			break
-		}
-		missed = missed[:0]
-		all = slices.DeleteFunc(all, func(f found) bool {
-			late := at >= g.until(f.answer, begun)
-			if late {
-				delete(values, f.key)
-				missed = append(missed, f.key)
-			}
-			return late
-		})
-		decoded = len(all)
-	}
-	var errs []error
-	more := 0
-	for _, f := range all {
-		err := g.counted(ctx, "GetMany", f.key, g.marked(f.answer, at))
-		switch {
-		case err == nil || errors.Is(err, ErrNotFound):
-		case len(errs) < maxErrors:
-			errs = append(errs, err)
-		default:
-			more++
+			return err
 		}
 	}
-	if more > 0 {
-		errs = append(errs, fmt.Errorf("geocache: getmany %s: %d more keys could not be read", g.name, more))
-	}
-	return values, errors.Join(errs...)
+	failed := g.core.ReadMany(ctx, keys, decode, func(key string) { delete(values, key) })
+	return values, joined("GetMany", g.Name(), failed, "%d more keys could not be read")
 }
-
-// maxErrors is how many errors GetMany joins: enough to see what is wrong.
-const maxErrors = 20
 
 // Peek returns the value of key if this process has it in memory and it has not
 // expired. It asks nobody, is not counted, and leaves the order of eviction as it
 // is.
-func (g *Group[V]) Peek(key string) (V, bool) {
-	e, ok := g.store.Peek(key)
+func (g *Group[V]) Peek(key string) (v V, ok bool) {
+	e, ok := g.core.Peek(key)
 	if !ok {
-		var none V
-		return none, false
+		return v, false
 	}
 	return g.living(e)
+}
+
+// living returns the value of an entry that was alive a moment ago. What has expired while it was
+// decoded may not be served.
+func (g *Group[V]) living(e *store.Entry) (v V, ok bool) {
+	decoded, err := g.decode(e)
+	if err != nil || !g.core.Alive(e) {
+		return v, false
+	}
+	return decoded, true
+}
+
+// decode returns the entry's decoded value, and leaves it there for the next
+// reader.
+func (g *Group[V]) decode(e *store.Entry) (V, error) {
+	if v, ok := g.decoded(e); ok {
+		return v, nil
+	}
+	v, err := origin.Call(g.core.Guard(), "codec", e.Key(), func() (V, error) { return g.codec.Decode(e.Payload()) })
+	if err != nil {
+		return v, err
+	}
+	return *store.SetDecoded(e, &v), nil
+}
+
+// decoded returns the entry's decoded value, if it has one and that is at hand. It
+// does not allocate.
+func (g *Group[V]) decoded(e *store.Entry) (v V, ok bool) {
+	if e.Absent() {
+		return v, false
+	}
+	switch g.form {
+	case plainBytes:
+		return asBytes[V](e.Payload()), true
+	case plainString:
+		return asString[V](e.Payload()), true
+	}
+	if kept := store.Decoded[V](e); kept != nil {
+		return *kept, true
+	}
+	return v, false
 }
 
 // A Location is where a key is at home in one region.
@@ -395,26 +252,9 @@ type Location struct {
 
 // Locate returns where key is at home: this node's region first, then the
 // others, nearest first, as this node sees them now.
-func (g *group) Locate(key string) []Location {
-	top := g.cache.topology()
-	var locations []Location
-	for _, r := range top.Regions() {
-		l := Location{Region: r.Name, Distance: r.Distance}
-		owners := r.Owners(key, 2)
-		l.Owner = owners[0]
-		if len(owners) > 1 {
-			l.Successor = owners[1]
-		}
-		locations = append(locations, l)
+func (g *Group[V]) Locate(key string) (locations []Location) {
+	for _, l := range g.core.Locate(key) {
+		locations = append(locations, Location(l))
 	}
 	return locations
-}
-
-// A throttle lets one in a second through: of a thousand equal warnings one is
-// read. The zero value is ready.
-type throttle struct{ next atomic.Int64 }
-
-func (t *throttle) ok(now expiry.Instant) bool {
-	next := t.next.Load()
-	return int64(now) >= next && t.next.CompareAndSwap(next, int64(now.Add(time.Second)))
 }

@@ -8,12 +8,6 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// identity is how nodes know each other.
-type identity struct {
-	tls       func() *tls.Config // nil without TLS
-	peerNames []string           // nil if they were not named
-}
-
 // WithTLS encrypts and authenticates the connections between nodes, in both
 // directions with the same configuration: it needs a certificate for this node,
 // which is both a server's and a client's, RootCAs to check servers by, and ClientCAs to check clients by.
@@ -30,10 +24,10 @@ type identity struct {
 // Package peertls makes a configuration from files, for WithTLSFunc.
 func WithTLS(t *tls.Config) Option {
 	return cacheOption(func(c *config) {
-		c.tls = nil
+		c.TLS = nil
 		if t != nil { // an option may be used for several Caches
 			own := t.Clone()
-			c.tls = func() *tls.Config { return own }
+			c.TLS = func() *tls.Config { return own }
 		}
 	})
 }
@@ -43,7 +37,7 @@ func WithTLS(t *tls.Config) Option {
 // must return the same pointer as before if nothing has changed, and must not change what it has
 // returned. For another one all connections are made anew, without failing requests; those end that it
 // would refuse.
-func WithTLSFunc(f func() *tls.Config) Option { return cacheOption(func(c *config) { c.tls = f }) }
+func WithTLSFunc(f func() *tls.Config) Option { return cacheOption(func(c *config) { c.TLS = f }) }
 
 // WithPeerNames sets for which names the certificate of a node must be valid, be it client or server: for one
 // of them. A name is a DNS name or IP address, as certificates for hosts have it, or a SPIFFE ID:
@@ -56,26 +50,26 @@ func WithTLSFunc(f func() *tls.Config) Option { return cacheOption(func(c *confi
 // It needs WithTLS or WithTLSFunc. With it, VerifyPeerCertificate of a configuration is called without
 // verified chains; VerifyConnection has them.
 func WithPeerNames(names ...string) Option {
-	return cacheOption(func(c *config) { c.peerNames = append([]string{}, names...) })
+	return cacheOption(func(c *config) { c.PeerNames = append([]string{}, names...) })
 }
 
-// checkIdentity returns everything that is wrong with c.identity.
+// checkIdentity returns everything that is wrong with the identity.
 func (c *config) checkIdentity() (errs []error) {
-	if c.tls != nil {
-		for _, err := range peers.CheckTLS(c.tls()) {
+	if c.TLS != nil {
+		for _, err := range peers.CheckTLS(c.TLS()) {
 			errs = append(errs, fmt.Errorf("WithTLS: %w", err))
 		}
 	}
-	if c.peerNames == nil {
+	if c.PeerNames == nil {
 		return errs
 	}
 	switch {
-	case len(c.peerNames) == 0:
+	case len(c.PeerNames) == 0:
 		errs = append(errs, errors.New("WithPeerNames: no name, so nobody could connect"))
-	case c.tls == nil:
+	case c.TLS == nil:
 		errs = append(errs, errors.New("WithPeerNames needs WithTLS: without it nobody shows a name"))
 	}
-	for _, name := range c.peerNames {
+	for _, name := range c.PeerNames {
 		if err := peers.CheckName(name); err != nil {
 			errs = append(errs, fmt.Errorf("WithPeerNames: %w", err))
 		}

@@ -18,7 +18,6 @@ import (
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
 	"github.com/geocache/geocache/internal/testcluster/authority"
-	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/peertls"
 	"github.com/geocache/geocache/regions"
 )
@@ -52,12 +51,12 @@ func intrude(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 	for _, key := range known {
 		_, err := g.Get(ctx, key)
 		require.Error(t, err, "it read %s", key)
-		_ = g.Set(ctx, key, "poison", geocache.Ack(geocache.World))
+		_ = g.Set(ctx, key, "poison", geocache.WithAck(geocache.AckWorld))
 	}
 	for _, n := range nodes {
 		require.Eventually(t, func() bool {
 			refused := n.Stats().Refused
-			return refused[peers.ReasonName]+refused[peers.ReasonTLS]+refused[peers.ReasonUnlisted] > 0
+			return refused["name"]+refused["tls"]+refused["unlisted"] > 0
 		}, 10*time.Second, 5*time.Millisecond)
 	}
 	readThrough(t, known, nodes...)
@@ -152,7 +151,7 @@ func TestANodeThatIsNeverToldAndLetsNobodyIn(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{byAddress(t, 4)}}, func(c *testcluster.Cluster) {
 		lonely := c.Add("eu", geocache.WithDiscovery(blinkered{c.Directory, nil}), geocache.WithJoinWait(0))
 		time.Sleep(2 * time.Minute)
-		require.Positive(t, lonely.Cache.Stats().Refused[peers.ReasonUnlisted])
+		require.Positive(t, lonely.Cache.Stats().Refused["unlisted"])
 		old := c.Node("eu-1")
 		key := c.KeyOf(old.Name)
 		old.MustGet(key)
@@ -267,7 +266,7 @@ func TestRotation(t *testing.T) {
 
 	intrude(t, nodes, geocache.WithTLS(old.Config(old.Issue(authority.URI(id(4))), old, young)), geocache.WithPeerNames("spiffe://example.org/*"))
 	for _, n := range nodes {
-		require.Positive(t, n.Stats().Refused[peers.ReasonTLS])
+		require.Positive(t, n.Stats().Refused["tls"])
 		require.NoError(t, n.Close())
 	}
 }

@@ -59,7 +59,7 @@ func TestIncrementInACluster(t *testing.T) {
 			}
 		}
 		all.Wait()
-		n, err := geocache.Increment(context.Background(), groups["us-2"], "ada", 0, geocache.Ack(geocache.World))
+		n, err := geocache.Increment(context.Background(), groups["us-2"], "ada", 0, geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Equal(t, 120, n)
 		for node, g := range groups {

@@ -2,7 +2,6 @@ package geocache
 
 import (
 	"iter"
-	"slices"
 	"strings"
 )
 
@@ -13,23 +12,15 @@ import (
 // Contains reports whether Peek would return a value: whether this process has one
 // of key in memory that may be served now. It does not decode it.
 func (g *Group[V]) Contains(key string) bool {
-	e, ok := g.store.Peek(key)
-	return ok && !e.Absent() && g.alive(e)
+	_, ok := g.core.Peek(key)
+	return ok
 }
 
 // Len returns the number of keys of which this process has a value in memory that
 // may be served now, be they its own or copies of other nodes' entries. Expired
 // values, stale ones, and absences are not among them. It looks at each entry; the
 // number of all, the dead included, is at hand as Stats().Entries.
-func (g *Group[V]) Len() int {
-	n := 0
-	for e := range g.store.All() {
-		if !e.Absent() && g.alive(e) {
-			n++
-		}
-	}
-	return n
-}
+func (g *Group[V]) Len() int { return g.core.Len() }
 
 // All returns the keys and values that Len counts. With LRU, LFU and FIFO they come in the
 // order of eviction, the one that would leave last first, and copies of other nodes'
@@ -40,11 +31,7 @@ func (g *Group[V]) Len() int {
 // its old and its new value. A value that does not decode is left out.
 func (g *Group[V]) All() iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
-		entries := g.store.All()
-		if g.config.policy != S3FIFO {
-			entries = slices.Values(g.store.InOrder())
-		}
-		for e := range entries {
+		for e := range g.core.All() {
 			if v, ok := g.living(e); ok && !yield(strings.Clone(e.Key()), v) {
 				return
 			}

@@ -227,7 +227,7 @@ func TestOptionsAtTheirLimits(t *testing.T) {
 		v, err := g.Get(t.Context(), key)
 		require.NoError(t, err)
 		require.Equal(t, "value of "+key, v)
-		require.NoError(t, g.Set(t.Context(), key, "set", geocache.ItemTTL(most), geocache.Into(nil)))
+		require.NoError(t, g.Set(t.Context(), key, "set", geocache.WithItemTTL(most), geocache.WithReceipt(nil)))
 		item, err := g.GetItem(t.Context(), key)
 		require.NoError(t, err)
 		require.Equal(t, "set", item.Value)

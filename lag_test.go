@@ -27,11 +27,14 @@ func lagging() testcluster.Config {
 func TestALaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 	writes := map[string]func(n *testcluster.Node) error{
 		"Set": func(n *testcluster.Node) error {
-			_, err := n.Set("ada", "1", geocache.Ack(geocache.World))
+			_, err := n.Set("ada", "1", geocache.WithAck(geocache.AckWorld))
 			return err
 		},
-		"Remove": func(n *testcluster.Node) error { _, err := n.Remove("ada", geocache.Ack(geocache.World)); return err },
-		"Clear":  func(n *testcluster.Node) error { _, err := n.Clear(geocache.Ack(geocache.World)); return err },
+		"Remove": func(n *testcluster.Node) error {
+			_, err := n.Remove("ada", geocache.WithAck(geocache.AckWorld))
+			return err
+		},
+		"Clear": func(n *testcluster.Node) error { _, err := n.Clear(geocache.WithAck(geocache.AckWorld)); return err },
 	}
 	for name, write := range writes {
 		for _, writer := range []string{"eu-1", "us-1"} {
@@ -63,7 +66,7 @@ func TestALaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 func TestALaggingOriginWhileTheOtherIsCutOff(t *testing.T) {
 	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		_, err := c.Node("eu-1").Remove("ada", geocache.Ack(geocache.World))
+		_, err := c.Node("eu-1").Remove("ada", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Net.Cut("eu", "us")
 		for _, n := range c.Nodes("us") {
@@ -82,7 +85,7 @@ func TestALaggingOriginWhileTheOtherIsCutOff(t *testing.T) {
 func TestALaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
 	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		_, err := c.Node("eu-1").Remove("ada", geocache.Ack(geocache.World))
+		_, err := c.Node("eu-1").Remove("ada", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Origin.Behave(testcluster.Failing(errDatabase), "eu")
 		_, err = c.Node("eu-2").Get("ada")
@@ -94,7 +97,7 @@ func TestALaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
 // Which tags a value bears is known only when it has been loaded. If one of them, or whatever else,
 // has been removed a moment ago, the origin that lags is not believed, whoever has it asked.
 func TestALaggingOriginIsNotBelievedAfterARemovalByAnotherName(t *testing.T) {
-	ctx, world := context.Background(), geocache.Ack(geocache.World)
+	ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 	removals := map[string]func(n *testcluster.Node) error{
 		"RemoveTag":    func(n *testcluster.Node) error { return n.Group.RemoveTag(ctx, "origin", world) },
 		"RemovePrefix": func(n *testcluster.Node) error { return n.Group.RemovePrefix(ctx, "ad", world) },
@@ -155,7 +158,7 @@ func TestALongLoadFromALaggingOrigin(t *testing.T) {
 	config.Group = []geocache.GroupOption{geocache.WithHomeRegion("eu"), geocache.WithOriginLag(time.Second)}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Origin.Behave(testcluster.After(3*time.Second), "us")
 		require.Contains(t, text(t, c.Node("us-2"), "ada"), "in eu")
@@ -167,7 +170,7 @@ func TestALongLoadFromALaggingOrigin(t *testing.T) {
 func TestALaggingOriginAfterARemovalWhileTheOtherIsCutOff(t *testing.T) {
 	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Net.Cut("eu", "us")
 		for _, n := range c.Nodes("us") {
@@ -180,7 +183,7 @@ func TestALaggingOriginAfterARemovalWhileTheOtherIsCutOff(t *testing.T) {
 	config.Group = append(config.Group, geocache.WithStaleIfError(time.Minute))
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Contains(t, text(t, c.Node("us-1"), "ada"), "in eu")
 		c.Net.Cut("eu", "us")
@@ -218,7 +221,7 @@ func TestALaggingOriginAmongOthers(t *testing.T) {
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("us", "eu", 100*time.Millisecond)
 		time.Sleep(time.Minute) // round trips are measured anew
-		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Contains(t, text(t, c.Node("us-1"), "ada"), "in eu")
 		require.Zero(t, c.Origin.Total("ap"))
@@ -236,7 +239,7 @@ func TestAnUpdateInARegionWhoseOriginLags(t *testing.T) {
 	config.Group = []geocache.GroupOption{geocache.WithOriginRegion("eu"), geocache.WithOriginLag(time.Minute)}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.Ack(geocache.World))
+		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		for i, key := range keys(10) { // some are at home in us
 			n := c.Nodes()[i%6]

@@ -28,7 +28,7 @@ func fastUS(nodes int) testcluster.Config {
 // What was loaded in us between a write there and one in eu is gone when the second has been
 // acknowledged by the world.
 func TestALateWriteOfAnyKind(t *testing.T) {
-	ctx, world := context.Background(), geocache.Ack(geocache.World)
+	ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 	kinds := map[string]func(n *testcluster.Node) error{
 		"Remove":       func(n *testcluster.Node) error { return n.Group.Remove(ctx, "ada", world) },
 		"Clear":        func(n *testcluster.Node) error { return n.Group.Clear(ctx, world) },
@@ -71,12 +71,12 @@ func TestALateWriteAndALoadUnderWay(t *testing.T) {
 			return v, nil
 		}))
 		time.Sleep(standing)
-		require.NoError(t, groups["us-1"].Remove(c.T.Context(), "ada", geocache.Ack(geocache.Owner)))
+		require.NoError(t, groups["us-1"].Remove(c.T.Context(), "ada", geocache.WithAck(geocache.AckOwner)))
 		time.Sleep(time.Millisecond)
 		go groups["us-1"].Get(context.Background(), "ada")
 		time.Sleep(time.Millisecond)
 		row.Store("new")
-		require.NoError(t, groups["eu-1"].Remove(c.T.Context(), "ada", geocache.Ack(geocache.World)))
+		require.NoError(t, groups["eu-1"].Remove(c.T.Context(), "ada", geocache.WithAck(geocache.AckWorld)))
 		v, err := groups["us-1"].Get(c.T.Context(), "ada")
 		require.NoError(t, err)
 		require.Equal(t, "new", v)
@@ -98,7 +98,7 @@ func TestALateWriteThatAnOwnerHasMissed(t *testing.T) {
 		c.Net.Cut("us-1", "us")
 		c.Net.Cut("us-1", "eu")
 		changed := time.Now()
-		_, err = c.Owner("eu", key).Remove(key, geocache.Ack(geocache.World))
+		_, err = c.Owner("eu", key).Remove(key, geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		time.Sleep(20 * time.Second)
 		c.Net.HealAll()

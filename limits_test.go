@@ -38,7 +38,7 @@ func pair[V any](t *testing.T, getter geocache.Getter[V], opts ...geocache.Optio
 // What is as long as it may be works like everything else, wherever its owner is; one more is refused.
 func TestLimits(t *testing.T) {
 	const most = 1000
-	ctx, world := t.Context(), geocache.Ack(geocache.World)
+	ctx, world := t.Context(), geocache.WithAck(geocache.AckWorld)
 	g := pair[string](t, nil, geocache.WithMaxValueBytes(most), geocache.WithCluster(strings.Repeat("c", 255)))
 	key := func(i, length int) string { return fmt.Sprintf("%03d", i) + strings.Repeat("\xff", length-3) }
 	tags := make([]string, 255)
@@ -70,14 +70,14 @@ func TestLimits(t *testing.T) {
 			"RemoveMany":   func() error { return g[0].RemoveMany(ctx, []string{k, key(i+1, 4096)}, world) },
 			"in 257 parts": func() error { return g[0].RemoveMany(ctx, many(k), world) },
 		} {
-			require.NoError(t, g[1].Set(ctx, k, value, geocache.Tags(tags...), world), what)
+			require.NoError(t, g[1].Set(ctx, k, value, geocache.WithTags(tags...), world), what)
 			everywhere(true, k)
 			require.NoError(t, remove(), what)
 			everywhere(false, k)
 		}
-		_, err := g[1].Update(ctx, k, func(string, bool) (string, error) { return value, nil }, geocache.Tags(tags...))
+		_, err := g[1].Update(ctx, k, func(string, bool) (string, error) { return value, nil }, geocache.WithTags(tags...))
 		require.NoError(t, err)
-		_, err = g[1].Update(ctx, k, func(old string, ok bool) (string, error) { return old, nil }, geocache.Tags(tags...))
+		_, err = g[1].Update(ctx, k, func(old string, ok bool) (string, error) { return old, nil }, geocache.WithTags(tags...))
 		require.NoError(t, err)
 	}
 
@@ -96,7 +96,7 @@ func TestLimits(t *testing.T) {
 	require.ErrorIs(t, err, geocache.ErrTooLarge)
 	_, err = g[0].GetMany(ctx, []string{"a", long})
 	require.ErrorIs(t, err, geocache.ErrTooLarge)
-	require.ErrorContains(t, g[0].Set(ctx, "a", "", geocache.Tags(append(tags, "x")...)), "256 tags")
+	require.ErrorContains(t, g[0].Set(ctx, "a", "", geocache.WithTags(append(tags, "x")...)), "256 tags")
 	require.ErrorContains(t, g[0].RemoveTag(ctx, strings.Repeat("t", 256)), "256 bytes")
 	require.ErrorContains(t, g[0].RemoveTag(ctx, ""), "tag")
 	require.ErrorContains(t, g[0].RemovePrefix(ctx, ""), "empty")
@@ -183,7 +183,7 @@ func TestLimitsInASnapshot(t *testing.T) {
 	long, value := strings.Repeat("\xff", 4096), strings.Repeat("v", 1000)
 	tag := strings.Repeat("t", 255)
 	for _, key := range []string{"", "a", long} {
-		require.NoError(t, g.Set(t.Context(), key, value, geocache.Tags(tag)))
+		require.NoError(t, g.Set(t.Context(), key, value, geocache.WithTags(tag)))
 	}
 	require.NoError(t, g.RemovePrefix(t.Context(), long[:4095]+"x"))
 	require.NoError(t, g.RemovePrefix(t.Context(), long))
@@ -199,7 +199,7 @@ func TestLimitsInASnapshot(t *testing.T) {
 		v, ok := other.Peek(key)
 		require.True(t, ok && v == value, "%q", key)
 	}
-	require.Equal(t, g.Stats().FloorsHeld, other.Stats().FloorsHeld)
+	require.Equal(t, g.Stats().Floors, other.Stats().Floors)
 	for cut := 0; cut < b.Len(); cut += 97 {
 		_, err := other.Restore(bytes.NewReader(b.Bytes()[:cut]))
 		require.ErrorIs(t, err, geocache.ErrSnapshot, "%d bytes", cut)
@@ -216,18 +216,18 @@ func TestWarmAtItsLimits(t *testing.T) {
 	g, err := geocache.NewGroup(cache, "g", ada)
 	require.NoError(t, err)
 	for _, rate := range []float64{0, -1, math.NaN(), math.Inf(-1), 1e-300, math.SmallestNonzeroFloat64} {
-		_, err := g.Warm(t.Context(), slices.Values([]string{"a"}), geocache.WarmRate(rate))
+		_, err := g.Warm(t.Context(), slices.Values([]string{"a"}), geocache.WithWarmRate(rate))
 		requireMistakes(t, err, "WarmRate(")
 	}
 	for _, n := range []int{0, -1, math.MinInt, 1025, math.MaxInt} {
-		_, err := g.Warm(t.Context(), slices.Values([]string{"a"}), geocache.WarmConcurrency(n))
+		_, err := g.Warm(t.Context(), slices.Values([]string{"a"}), geocache.WithWarmConcurrency(n))
 		requireMistakes(t, err, "WarmConcurrency(")
 	}
-	_, err = g.Warm(t.Context(), nil, geocache.WarmRate(-1), geocache.WarmConcurrency(-1))
+	_, err = g.Warm(t.Context(), nil, geocache.WithWarmRate(-1), geocache.WithWarmConcurrency(-1))
 	requireMistakes(t, err, "WarmRate(-1)", "WarmConcurrency(-1)", "keys is nil")
 
 	for _, rate := range []float64{1, 1e300, math.MaxFloat64, math.Inf(1)} {
-		stats, err := g.Warm(t.Context(), slices.Values([]string{"", strings.Repeat("k", 4096)}), geocache.WarmRate(rate), geocache.WarmConcurrency(1024))
+		stats, err := g.Warm(t.Context(), slices.Values([]string{"", strings.Repeat("k", 4096)}), geocache.WithWarmRate(rate), geocache.WithWarmConcurrency(1024))
 		require.NoError(t, err)
 		require.Equal(t, 2, stats.Loaded+stats.Present)
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
-	"github.com/geocache/geocache/peers"
 )
 
 // calm is an option for a cluster that sends no heartbeat while a test counts
@@ -20,8 +19,8 @@ import (
 var calm = []geocache.Option{geocache.WithLease(time.Minute)}
 
 // peersOf returns what a node, as a client, has had to do with its peers.
-func peersOf(n *testcluster.Node) map[string]peers.PeerStats {
-	all := map[string]peers.PeerStats{}
+func peersOf(n *testcluster.Node) map[string]geocache.PeerStats {
+	all := map[string]geocache.PeerStats{}
 	for _, p := range n.Cache.Stats().Peers {
 		all[p.ID] = p
 	}
@@ -198,7 +197,7 @@ func TestAValueThatExpiresOnItsWay(t *testing.T) {
 				require.NoError(t, get(c.Node("eu-1"), key))
 				require.Equal(t, 2, c.Origin.Loads(key))
 				require.EqualValues(t, 2, c.Node("eu-2").Group.Stats().Loads)
-				require.Zero(t, c.Node("eu-1").Group.Stats().Takeovers)
+				require.Zero(t, c.Node("eu-1").Group.Stats().OwnerFallbacks)
 				require.Zero(t, c.Node("eu-3").Group.Stats().Served)
 			})
 		})

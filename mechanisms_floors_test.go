@@ -117,7 +117,7 @@ func TestMechanismTheFirstOfItsRegionTakesAJournal(t *testing.T) {
 	config.Nodes = 1
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		_, err := c.Node("eu-1").Remove("ada", geocache.Ack(geocache.World))
+		_, err := c.Node("eu-1").Remove("ada", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		restarted := c.Node("us-1")
 		restarted.Crash()
@@ -151,7 +151,7 @@ func TestMechanismANewGroupTriesAgainToTakeTheJournals(t *testing.T) {
 		for i := range 40 {
 			if c.Owner("us", fmt.Sprint(i)) == late {
 				keys = append(keys, fmt.Sprint(i))
-				require.NoError(t, c.Node("eu-1").Group.Remove(c.T.Context(), fmt.Sprint(i), geocache.Ack(geocache.World)))
+				require.NoError(t, c.Node("eu-1").Group.Remove(c.T.Context(), fmt.Sprint(i), geocache.WithAck(geocache.AckWorld)))
 			}
 		}
 		require.NotEmpty(t, keys)

@@ -144,7 +144,7 @@ func TestMechanismACopyThatWasAskedForBeforeALapse(t *testing.T) {
 		removed := time.Now()
 		work.Go(func() {
 			time.Sleep(time.Millisecond) // before eu has heard of the first
-			_, err := c.Owner("eu", key).Remove(key, geocache.Ack(geocache.World))
+			_, err := c.Owner("eu", key).Remove(key, geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
 			require.Equal(t, 1, c.Origin.Running())
 			owner.Admit(reader.Name)

@@ -19,7 +19,7 @@ func TestMechanismASwapOfAValueThatIsDeadByItsTag(t *testing.T) {
 		owner := c.Node("eu-1")
 		for _, n := range c.Nodes() {
 			key := c.KeyOf(owner.Name)
-			_, err := owner.Set(key, "removed", geocache.Tags("red"))
+			_, err := owner.Set(key, "removed", geocache.WithTags("red"))
 			require.NoError(t, err)
 			read, removed := make(chan struct{}), make(chan struct{})
 			var updating sync.WaitGroup

@@ -64,7 +64,7 @@ func TestMechanismAValueAgesOnItsWay(t *testing.T) {
 		}
 		c.Net.Cut("eu", "us")
 		begun := time.Now()
-		_, err := c.Node("eu-1").Set("waited", "written", geocache.ItemTTL(life))
+		_, err := c.Node("eu-1").Set("waited", "written", geocache.WithItemTTL(life))
 		require.NoError(t, err)
 		time.Sleep(3 * time.Second)
 		c.Net.HealAll()
@@ -73,7 +73,7 @@ func TestMechanismAValueAgesOnItsWay(t *testing.T) {
 
 		c.Net.SetLatency("eu", "us", way)
 		begun = time.Now()
-		_, err = c.Node("eu-1").Set("travelled", "written", geocache.ItemTTL(life))
+		_, err = c.Node("eu-1").Set("travelled", "written", geocache.WithItemTTL(life))
 		require.NoError(t, err)
 		time.Sleep(way + 100*time.Millisecond)
 		check("travelled", begun)
@@ -343,7 +343,7 @@ func TestMechanismLostMessages(t *testing.T) {
 		for i := range 20 {
 			key := fmt.Sprint(i)
 			writing.Go(func() {
-				_, err := c.Owner("eu", key).Set(key, "written", geocache.ItemTTL(20*time.Second))
+				_, err := c.Owner("eu", key).Set(key, "written", geocache.WithItemTTL(20*time.Second))
 				require.NoError(t, err)
 			})
 		}

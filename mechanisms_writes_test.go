@@ -97,7 +97,7 @@ func TestMechanismAWriteInABufferIsWaitedFor(t *testing.T) {
 			var writing sync.WaitGroup
 			writing.Go(func() {
 				for _, value := range []string{"first", "second"} {
-					_, err := writer.Set(key, value, geocache.Ack(geocache.Owner))
+					_, err := writer.Set(key, value, geocache.WithAck(geocache.AckOwner))
 					require.NoError(t, err)
 				}
 			})
@@ -140,7 +140,7 @@ func TestMechanismAWriteIsWaitedForSinceItWasSent(t *testing.T) {
 		var writing sync.WaitGroup
 		writing.Go(func() {
 			for _, value := range []string{"first", "second"} {
-				require.NoError(t, writer.Group.Set(c.T.Context(), key, value, geocache.Ack(geocache.Owner)))
+				require.NoError(t, writer.Group.Set(c.T.Context(), key, value, geocache.WithAck(geocache.AckOwner)))
 			}
 		})
 		time.Sleep(600 * time.Millisecond)
@@ -176,7 +176,7 @@ func TestMechanismAPushIsAnsweredWhenItsRegionHasBeenTold(t *testing.T) {
 		_, ok := reader.Group.Peek(key)
 		require.True(t, ok)
 		c.Net.Cut(owner.Name, reader.Name)
-		_, err := c.Node("eu-1").Set(key, "written", geocache.Ack(geocache.World))
+		_, err := c.Node("eu-1").Set(key, "written", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		if old, ok := reader.Group.Peek(key); ok {
 			v, _ := testcluster.ParseValue(old)

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+
+	"github.com/geocache/geocache/internal/canonical"
+	"github.com/geocache/geocache/internal/origin"
 )
 
 // Memoize makes fn a function whose results are cached in the whole cluster: called with
@@ -33,7 +36,7 @@ import (
 // argument needs another name. In an *Error of the function, Key is the argument as
 // fmt.Sprintf("%+v") shows it, or its type if it has no key: it may contain itself.
 func Memoize[A, V any](c *Cache, name string, fn func(ctx context.Context, arg A) (V, error), opts ...GroupOption) (func(ctx context.Context, arg A) (V, error), error) {
-	args, err := newCanonical(reflect.TypeFor[A]())
+	args, err := canonical.New(reflect.TypeFor[A]())
 	if fn == nil {
 		err = errors.Join(err, errors.New("the function is nil"))
 	}
@@ -42,20 +45,23 @@ func Memoize[A, V any](c *Cache, name string, fn func(ctx context.Context, arg A
 	}
 	getter := func(ctx context.Context, key string) (v V, err error) {
 		var arg A
-		if err := args.decode(key, reflect.ValueOf(&arg).Elem()); err != nil {
+		if err := args.Decode(key, reflect.ValueOf(&arg).Elem()); err != nil {
 			return v, err
 		}
 		return fn(ctx, arg)
 	}
-	if !args.plain {
-		name = fmt.Sprintf("%s#%08x", name, args.hash)
+	if !args.IsPlain() {
+		name = fmt.Sprintf("%s#%08x", name, args.Hash())
 	}
 	g, err := NewGroup(c, name, GetterFunc[V](getter), opts...)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context, arg A) (v V, err error) {
-		key, err := call(&g.guard, "method of an argument", "", func() (string, error) { return args.encode(reflect.ValueOf(&arg).Elem()) })
+		key, err := origin.Call(g.core.Guard(), "method of an argument", "", func() (string, error) { return args.Encode(reflect.ValueOf(&arg).Elem()) })
+		if errors.Is(err, canonical.ErrLong) {
+			err = fmt.Errorf("%w: %w", ErrTooLarge, err)
+		}
 		if err != nil {
 			// The argument may have no end, which fmt would not notice.
 			return v, inCall("Get", name, fmt.Sprintf("a %T", arg), err)
@@ -86,7 +92,7 @@ func MemoizeBy[A, V any](c *Cache, name string, key func(arg A) string, parse fu
 		return nil, err
 	}
 	return func(ctx context.Context, arg A) (v V, err error) {
-		k, err := call(&g.guard, "key function", "", func() (string, error) { return key(arg), nil })
+		k, err := origin.Call(g.core.Guard(), "key function", "", func() (string, error) { return key(arg), nil })
 		if err != nil {
 			return v, inCall("Get", name, "", err)
 		}

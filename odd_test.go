@@ -56,7 +56,7 @@ func TestKeysThatLookLikeScopes(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 5 * time.Minute}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		ctx, world := context.Background(), geocache.Ack(geocache.World)
+		ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 		everywhere := func(key, want string) {
 			t.Helper()
 			for _, n := range c.Nodes() {
@@ -81,12 +81,18 @@ func TestKeysThatLookLikeScopes(t *testing.T) {
 		}
 		// They bear no tags. The prefixes are none of theirs.
 		for _, remove := range []func(n *testcluster.Node) error{
-			func(n *testcluster.Node) error { return n.Group.RemoveTag(ctx, "origin", geocache.Ack(geocache.World)) },
 			func(n *testcluster.Node) error {
-				return n.Group.RemoveTag(ctx, "\xfftorigin", geocache.Ack(geocache.World))
+				return n.Group.RemoveTag(ctx, "origin", geocache.WithAck(geocache.AckWorld))
 			},
-			func(n *testcluster.Node) error { return n.Group.RemovePrefix(ctx, "o", geocache.Ack(geocache.World)) },
-			func(n *testcluster.Node) error { return n.Group.RemovePrefix(ctx, "t", geocache.Ack(geocache.World)) },
+			func(n *testcluster.Node) error {
+				return n.Group.RemoveTag(ctx, "\xfftorigin", geocache.WithAck(geocache.AckWorld))
+			},
+			func(n *testcluster.Node) error {
+				return n.Group.RemovePrefix(ctx, "o", geocache.WithAck(geocache.AckWorld))
+			},
+			func(n *testcluster.Node) error {
+				return n.Group.RemovePrefix(ctx, "t", geocache.WithAck(geocache.AckWorld))
+			},
 		} {
 			time.Sleep(2 * time.Second)
 			require.NoError(t, remove(c.Node("us-2")))

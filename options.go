@@ -10,6 +10,8 @@ import (
 
 	"github.com/geocache/geocache/consistenthash"
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/engine"
+	"github.com/geocache/geocache/internal/origin"
 	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/internal/valid"
 	"github.com/geocache/geocache/peers"
@@ -29,87 +31,66 @@ func (o cacheOption) applyCache(c *config) { o(c) }
 
 // config is what the options of a Cache come to.
 type config struct {
-	cluster   string
-	id        string
-	region    string
-	weight    float64
-	seed      uint64
-	listen    string
-	listener  net.Listener
-	advertise string
-	dial      func(ctx context.Context, address string) (net.Conn, error)
+	engine.Config
 	plaintext bool
-	discovery regions.Discovery
-	limits    peers.Limits
-	lease     time.Duration
-	grace     time.Duration
-	joinWait  time.Duration
-	maxDrift  time.Duration
-	clock     func() time.Time
-	logger    *slog.Logger
-	identity
-
-	// What is remembered of writes, where a test wants it to be less than usual: how many
-	// floors a group has, and how many bytes wait for a region.
-	floors int
-	outbox int64
 }
 
 func defaultConfig() config {
-	return config{
-		cluster:  "geocache",
-		weight:   1,
-		lease:    time.Second,
-		grace:    time.Minute,
-		joinWait: 5 * time.Second,
-		maxDrift: expiry.DefaultMaxDrift,
-		limits:   peers.Limits{MaxKey: maxKey, MaxValue: 64 << 20},
-	}
+	return config{Config: engine.Config{
+		Cluster:       "geocache",
+		Weight:        1,
+		Lease:         time.Second,
+		Grace:         time.Minute,
+		JoinWait:      5 * time.Second,
+		MaxDrift:      expiry.DefaultMaxDrift,
+		Limits:        peers.Limits{MaxKey: engine.MaxKey, MaxValue: 64 << 20},
+		NewPanicError: newPanicError,
+	}}
 }
 
 // WithCluster names the cluster. Nodes of different clusters refuse each other,
 // so a mix-up of addresses does no harm. Default "geocache".
-func WithCluster(name string) Option { return cacheOption(func(c *config) { c.cluster = name }) }
+func WithCluster(name string) Option { return cacheOption(func(c *config) { c.Cluster = name }) }
 
 // WithRegion names the region this process is in. Default: what the discovery
 // says (for Consul the datacenter), else "local".
-func WithRegion(name string) Option { return cacheOption(func(c *config) { c.region = name }) }
+func WithRegion(name string) Option { return cacheOption(func(c *config) { c.Region = name }) }
 
 // WithNodeID names this process, uniquely in the cluster. Its share of the keys
 // follows from it, so a process that is restarted under its old ID gets its old
 // keys. Default: the advertised address; "alone" without a listener.
-func WithNodeID(id string) Option { return cacheOption(func(c *config) { c.id = id }) }
+func WithNodeID(id string) Option { return cacheOption(func(c *config) { c.ID = id }) }
 
 // WithWeight sets the share of its region's keys that this process owns,
 // relative to the others', from 0.01 to 100. Default 1.
-func WithWeight(w float64) Option { return cacheOption(func(c *config) { c.weight = w }) }
+func WithWeight(w float64) Option { return cacheOption(func(c *config) { c.Weight = w }) }
 
 // WithSeed sets the seed of the rings, which decides who owns which key. It
 // must be the same in the whole cluster: nodes with another one are refused.
 // Where users of a service choose keys, a secret seed keeps them from choosing
 // keys that all land on one node. Default 0.
-func WithSeed(seed uint64) Option { return cacheOption(func(c *config) { c.seed = seed }) }
+func WithSeed(seed uint64) Option { return cacheOption(func(c *config) { c.Seed = seed }) }
 
 // WithListen sets the TCP address, host:port, at which peers reach this
 // process. Port 0 chooses a free one. Without it, and without WithListener, the
 // Cache has no peers.
-func WithListen(address string) Option { return cacheOption(func(c *config) { c.listen = address }) }
+func WithListen(address string) Option { return cacheOption(func(c *config) { c.Listen = address }) }
 
 // WithListener is WithListen with a listener of the caller's making. Once Open
 // has found the options good, the Cache closes it.
-func WithListener(l net.Listener) Option { return cacheOption(func(c *config) { c.listener = l }) }
+func WithListener(l net.Listener) Option { return cacheOption(func(c *config) { c.Listener = l }) }
 
 // WithAdvertise sets the address that other nodes are told to dial: a host that they can dial, and a
 // port, of which 0 stands for the one that this process listens on. Default:
 // the one given to WithListen, as it was written. It is required if that is a wildcard such as ":7946".
 func WithAdvertise(address string) Option {
-	return cacheOption(func(c *config) { c.advertise = address })
+	return cacheOption(func(c *config) { c.Advertise = address })
 }
 
 // WithDialer sets how peers are dialled. The function should return when its context
 // ends: otherwise it is left behind, and Close waits for it. Default: TCP.
 func WithDialer(dial func(ctx context.Context, address string) (net.Conn, error)) Option {
-	return cacheOption(func(c *config) { c.dial = dial })
+	return cacheOption(func(c *config) { c.Dial = dial })
 }
 
 // WithPlaintext allows peers to be reached without TLS beyond the loopback
@@ -120,113 +101,113 @@ func WithPlaintext() Option { return cacheOption(func(c *config) { c.plaintext =
 // WithDiscovery sets how nodes find each other: consul.New from package
 // regions/consul, or regions.Static. Without it the Cache is alone.
 func WithDiscovery(d regions.Discovery) Option {
-	return cacheOption(func(c *config) { c.discovery = d })
+	return cacheOption(func(c *config) { c.Discovery = d })
 }
 
 // WithMaxValueBytes limits the size of an encoded value: nodes take no larger one from each
 // other, nor one from Set or from a getter, which is ErrTooLarge. It must be the same on all
 // nodes. Default 64 MiB, at most 1 GiB.
 func WithMaxValueBytes(n int) Option {
-	return cacheOption(func(c *config) { c.limits.MaxValue = n })
+	return cacheOption(func(c *config) { c.Limits.MaxValue = n })
 }
 
 // WithLease sets how long a node may be silent before the others take it to be
 // down; heartbeats are sent four times as often. It bounds how long readers
 // wait for a node that vanished. It must be the same on all nodes of a region, or a write can
 // return while one of them still serves what is older. Default 1 s, at least 10 ms, at most 1 h.
-func WithLease(d time.Duration) Option { return cacheOption(func(c *config) { c.lease = d }) }
+func WithLease(d time.Duration) Option { return cacheOption(func(c *config) { c.Lease = d }) }
 
 // WithGrace sets how long a node that still answers is kept after the discovery
 // has stopped listing it. Then it leaves its region's ring by itself, after it has handed over
 // what it owns, and goes on as a guest: its reads and writes go to the keys' owners, until it is
 // listed again. See Stats.Guest. Default 1 min.
-func WithGrace(d time.Duration) Option { return cacheOption(func(c *config) { c.grace = d }) }
+func WithGrace(d time.Duration) Option { return cacheOption(func(c *config) { c.Grace = d }) }
 
 // WithJoinWait sets how long Open waits at most for the discovery and the
 // first connections to the nodes it finds, so that the first reads are answered
 // by the cluster. When the time is up Open goes on all the same. Default 5 s; 0
 // does not wait.
-func WithJoinWait(d time.Duration) Option { return cacheOption(func(c *config) { c.joinWait = d }) }
+func WithJoinWait(d time.Duration) Option { return cacheOption(func(c *config) { c.JoinWait = d }) }
 
 // WithMaxDrift sets how far ahead of this node's clock another's may be.
 // Nodes further ahead are refused. Default 500 ms, at most 1 h.
-func WithMaxDrift(d time.Duration) Option { return cacheOption(func(c *config) { c.maxDrift = d }) }
+func WithMaxDrift(d time.Duration) Option { return cacheOption(func(c *config) { c.MaxDrift = d }) }
 
 // WithClock sets the wall clock, for tests. It must never return a time that
 // its caller has not reached yet. Default: time.Now, which hits read through a
 // clock that is updated every 20 ms (nearer to an expiry than that they read the exact one); a clock that is set here is read
 // exactly, and that ticker does not run.
-func WithClock(now func() time.Time) Option { return cacheOption(func(c *config) { c.clock = now }) }
+func WithClock(now func() time.Time) Option { return cacheOption(func(c *config) { c.Clock = now }) }
 
 // WithLogger sets where the Cache logs. Its handler is called on goroutines of its own, one record
 // after the other where they come from one goroutine. While a call has not returned for a second,
 // records are lost. Default slog.Default().
-func WithLogger(l *slog.Logger) Option { return cacheOption(func(c *config) { c.logger = l }) }
+func WithLogger(l *slog.Logger) Option { return cacheOption(func(c *config) { c.Logger = l }) }
 
 // check returns everything that is wrong with c.
 func (c *config) check() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 
-	if err := valid.Name(c.cluster); err != nil {
+	if err := valid.Name(c.Cluster); err != nil {
 		bad("WithCluster: %w", err)
 	}
-	if err := valid.Name(c.id); err != nil && c.id != "" {
+	if err := valid.Name(c.ID); err != nil && c.ID != "" {
 		bad("WithNodeID: %w", err)
 	}
-	if err := valid.Name(c.region); err != nil && c.region != "" {
+	if err := valid.Name(c.Region); err != nil && c.Region != "" {
 		bad("WithRegion: %w", err)
 	}
-	if !(c.weight >= consistenthash.MinWeight && c.weight <= consistenthash.MaxWeight) { // NaN too
-		bad("WithWeight(%v): must be from %v to %v", c.weight, consistenthash.MinWeight, consistenthash.MaxWeight)
+	if !(c.Weight >= consistenthash.MinWeight && c.Weight <= consistenthash.MaxWeight) { // NaN too
+		bad("WithWeight(%v): must be from %v to %v", c.Weight, consistenthash.MinWeight, consistenthash.MaxWeight)
 	}
-	if c.lease < 10*time.Millisecond || c.lease > time.Hour {
-		bad("WithLease(%v): must be from 10ms to 1 hour", c.lease)
+	if c.Lease < 10*time.Millisecond || c.Lease > time.Hour {
+		bad("WithLease(%v): must be from 10ms to 1 hour", c.Lease)
 	}
-	if c.grace < 0 {
-		bad("WithGrace(%v): must not be negative", c.grace)
+	if c.Grace < 0 {
+		bad("WithGrace(%v): must not be negative", c.Grace)
 	}
-	if c.joinWait < 0 {
-		bad("WithJoinWait(%v): must not be negative", c.joinWait)
+	if c.JoinWait < 0 {
+		bad("WithJoinWait(%v): must not be negative", c.JoinWait)
 	}
-	if c.maxDrift <= 0 || c.maxDrift > time.Hour {
-		bad("WithMaxDrift(%v): must be positive, and 1 hour at most", c.maxDrift)
+	if c.MaxDrift <= 0 || c.MaxDrift > time.Hour {
+		bad("WithMaxDrift(%v): must be positive, and 1 hour at most", c.MaxDrift)
 	}
-	if c.limits.MaxValue < 1 || c.limits.MaxValue > 1<<30 {
-		bad("WithMaxValueBytes(%d): must be from 1 to 1 GiB", c.limits.MaxValue)
+	if c.Limits.MaxValue < 1 || c.Limits.MaxValue > 1<<30 {
+		bad("WithMaxValueBytes(%d): must be from 1 to 1 GiB", c.Limits.MaxValue)
 	}
-	if isNil(c.discovery) {
-		bad("WithDiscovery: it is a nil %T", c.discovery)
-		c.discovery = nil // which is not asked for more
+	if isNil(c.Discovery) {
+		bad("WithDiscovery: it is a nil %T", c.Discovery)
+		c.Discovery = nil // which is not asked for more
 	}
-	if isNil(c.listener) {
-		bad("WithListener: it is a nil %T", c.listener)
-		c.listener = nil
+	if isNil(c.Listener) {
+		bad("WithListener: it is a nil %T", c.Listener)
+		c.Listener = nil
 	}
-	if v, ok := c.discovery.(interface{ Validate() error }); ok {
-		if _, err := call(nil, "discovery", "", returning(v.Validate)); err != nil {
+	if v, ok := c.Discovery.(interface{ Validate() error }); ok {
+		if _, err := origin.Call(&origin.Guard{NewPanicError: newPanicError}, "discovery", "", origin.NoValue(v.Validate)); err != nil {
 			bad("WithDiscovery: %w", err)
 		}
 	}
 	switch {
-	case c.listen != "" && c.listener != nil:
+	case c.Listen != "" && c.Listener != nil:
 		bad("WithListen and WithListener exclude each other")
-	case c.listen != "":
-		errs = append(errs, c.checkListen("WithListen", c.listen)...)
-	case c.listener != nil:
-		if a, ok := c.listener.Addr().(*net.TCPAddr); ok {
+	case c.Listen != "":
+		errs = append(errs, c.checkListen("WithListen", c.Listen)...)
+	case c.Listener != nil:
+		if a, ok := c.Listener.Addr().(*net.TCPAddr); ok {
 			errs = append(errs, c.checkListen("WithListener", a.String())...)
-		} else if err := valid.Address(c.listener.Addr().String()); err != nil && c.advertise == "" {
+		} else if err := valid.Address(c.Listener.Addr().String()); err != nil && c.Advertise == "" {
 			bad("WithListener: %w; name an address by WithAdvertise", err)
 		}
-	case c.discovery != nil:
+	case c.Discovery != nil:
 		bad("WithDiscovery needs WithListen or WithListener: nodes that find this one must be able to reach it")
-	case c.advertise != "":
+	case c.Advertise != "":
 		bad("WithAdvertise needs WithListen or WithListener")
 	}
-	if c.advertise != "" {
-		if err := valid.Unbound(c.advertise); err != nil {
-			bad("WithAdvertise(%q): %w", c.advertise, err)
+	if c.Advertise != "" {
+		if err := valid.Unbound(c.Advertise); err != nil {
+			bad("WithAdvertise(%q): %w", c.Advertise, err)
 		}
 	}
 	errs = append(errs, c.checkIdentity()...)
@@ -243,38 +224,21 @@ func (o groupOption) applyGroup(c *groupConfig) { o(c) }
 
 // groupConfig is what the options of a Group come to.
 type groupConfig struct {
-	ttl          time.Duration
-	negativeTTL  time.Duration
-	staleIfError time.Duration
-	refreshAhead time.Duration
-	revalidate   time.Duration
-	loadTimeout  time.Duration
-	maxBytes     int64
-	maxEntries   int
-	policy       Policy
-	onEvict      any // a func(string, V, EvictReason), or nil
-	copyShare    float64
-	maxLoads     int
-	originRegion string
-	homeRegion   string
-	originLag    time.Duration
-	setter       any // a func(context.Context, string, V) error, or nil
-	remover      func(ctx context.Context, key string) error
-	behind       int64
-	codec        any // a Codec[V], or nil
+	engine.GroupConfig
+	policy  Policy
+	onEvict any // a func(string, V, EvictReason), or nil
+	setter  any // a func(context.Context, string, V) error, or nil
+	codec   any // a Codec[V], or nil
 }
 
-// staleness is for how long past its life a value may be served, marked.
-func (c *groupConfig) staleness() time.Duration { return max(c.staleIfError, c.revalidate) }
-
 func defaultGroupConfig() groupConfig {
-	return groupConfig{
-		ttl:         5 * time.Minute,
-		loadTimeout: 10 * time.Second,
-		maxBytes:    64 << 20,
-		copyShare:   0.25,
-		maxLoads:    1000,
-	}
+	return groupConfig{GroupConfig: engine.GroupConfig{
+		TTL:         5 * time.Minute,
+		LoadTimeout: 10 * time.Second,
+		MaxBytes:    64 << 20,
+		CopyShare:   0.25,
+		MaxLoads:    1000,
+	}, policy: S3FIFO}
 }
 
 // maxTTL keeps instants and generations far from overflow.
@@ -284,19 +248,19 @@ const maxTTL = 10 * 365 * 24 * time.Hour
 // ago, but for WithStaleIfError and WithStaleWhileRevalidate. Each key lives up to a tenth shorter, so that
 // keys loaded together do not expire together. Default 5 min, at least 1 ms, at most 10
 // years: there is no "never".
-func WithTTL(d time.Duration) GroupOption { return groupOption(func(c *groupConfig) { c.ttl = d }) }
+func WithTTL(d time.Duration) GroupOption { return groupOption(func(c *groupConfig) { c.TTL = d }) }
 
 // WithNegativeTTL caches ErrNotFound for d, at most the group's TTL. Default 0:
 // each Get of a key that the origin does not have asks the origin.
 func WithNegativeTTL(d time.Duration) GroupOption {
-	return groupOption(func(c *groupConfig) { c.negativeTTL = d })
+	return groupOption(func(c *groupConfig) { c.NegativeTTL = d })
 }
 
 // WithStaleIfError lets a value be served for up to d past its time to live
 // when a load fails and no region has a fresh one. Item.Source is then SourceStale;
 // the origin is tried again after a second. Default 0: not at all.
 func WithStaleIfError(d time.Duration) GroupOption {
-	return groupOption(func(c *groupConfig) { c.staleIfError = d })
+	return groupOption(func(c *groupConfig) { c.StaleIfError = d })
 }
 
 // WithRefreshAhead has the value of a key that is read within the last d of its life
@@ -310,7 +274,7 @@ func WithStaleIfError(d time.Duration) GroupOption {
 // shorter. A value that lives shorter than 2d by a TTL of its own is loaded anew from half of
 // its life on. d must be below the group's TTL. Default 0: not at all.
 func WithRefreshAhead(d time.Duration) GroupOption {
-	return groupOption(func(c *groupConfig) { c.refreshAhead = d })
+	return groupOption(func(c *groupConfig) { c.RefreshAhead = d })
 }
 
 // WithStaleWhileRevalidate has a value served for up to d past its time to live while
@@ -320,7 +284,7 @@ func WithRefreshAhead(d time.Duration) GroupOption {
 // write is never served so. If loading fails, it is tried again by one of the next reads, after
 // a second at most. Default 0: not at all.
 func WithStaleWhileRevalidate(d time.Duration) GroupOption {
-	return groupOption(func(c *groupConfig) { c.revalidate = d })
+	return groupOption(func(c *groupConfig) { c.Revalidate = d })
 }
 
 // WithLoadTimeout sets how long a load may take, from the miss to the value,
@@ -328,14 +292,14 @@ func WithStaleWhileRevalidate(d time.Duration) GroupOption {
 // quarters of it, so that time is left to ask there if it fails. A write, too, looks for no
 // longer than that for a node to carry it out. Default 10 s, at least 1 ms.
 func WithLoadTimeout(d time.Duration) GroupOption {
-	return groupOption(func(c *groupConfig) { c.loadTimeout = d })
+	return groupOption(func(c *groupConfig) { c.LoadTimeout = d })
 }
 
 // WithMaxLoads bounds the calls of this group's getter that run at the same time in this
 // process; further loads wait for their turn, within the load timeout. A getter
 // that does not return keeps its place, and one that reads from its own group
 // takes another for what that has to load. Default 1,000.
-func WithMaxLoads(n int) GroupOption { return groupOption(func(c *groupConfig) { c.maxLoads = n }) }
+func WithMaxLoads(n int) GroupOption { return groupOption(func(c *groupConfig) { c.MaxLoads = n }) }
 
 // WithMaxBytes bounds the memory of this one group in this process: keys, encoded
 // values, and what the cache itself needs for each entry, exactly; and decoded
@@ -343,13 +307,13 @@ func WithMaxLoads(n int) GroupOption { return groupOption(func(c *groupConfig) {
 // []byte and string, which need nothing more. What is remembered of writes comes on top, about
 // 150 bytes for each key written within a TTL, of a million keys, or of one for each 256 bytes of n
 // if that is more. See also WithMaxEntries and Resize. Default 64 MiB.
-func WithMaxBytes(n int64) GroupOption { return groupOption(func(c *groupConfig) { c.maxBytes = n }) }
+func WithMaxBytes(n int64) GroupOption { return groupOption(func(c *groupConfig) { c.MaxBytes = n }) }
 
 // WithCopyShare sets the most of MaxBytes, and of MaxEntries, that may be taken up by copies of
 // keys that other nodes own, from 0 to 1. Copies save round trips for keys that
 // are read often; what they do not use is there for the keys owned. Default 0.25.
 func WithCopyShare(share float64) GroupOption {
-	return groupOption(func(c *groupConfig) { c.copyShare = share })
+	return groupOption(func(c *groupConfig) { c.CopyShare = share })
 }
 
 // WithOriginRegion names the region that is near the origin: its nodes load the
@@ -357,14 +321,14 @@ func WithCopyShare(share float64) GroupOption {
 // cannot be reached, or its getter fails, they load by themselves. Default: each
 // region loads for itself.
 func WithOriginRegion(region string) GroupOption {
-	return groupOption(func(c *groupConfig) { c.originRegion = region })
+	return groupOption(func(c *groupConfig) { c.OriginRegion = region })
 }
 
 // WithHomeRegion names the region in which Update takes place. Default: one of the
 // regions for each key, chosen by the key; then all processes must know the same
 // regions, and while they come to know a new one, Updates of some keys may be lost.
 func WithHomeRegion(region string) GroupOption {
-	return groupOption(func(c *groupConfig) { c.homeRegion = region })
+	return groupOption(func(c *groupConfig) { c.HomeRegion = region })
 }
 
 // WithSetter has Set and Update write to the origin. They do so at the key's owner,
@@ -386,7 +350,7 @@ func WithSetter[V any](set func(ctx context.Context, key string, v V) error) Gro
 // WithRemover is WithSetter for Remove. Default: Remove drops what the cache has
 // and leaves the origin alone. Clear always does.
 func WithRemover(remove func(ctx context.Context, key string) error) GroupOption {
-	return groupOption(func(c *groupConfig) { c.remover = remove })
+	return groupOption(func(c *groupConfig) { c.Remove = remove })
 }
 
 // WithWriteBehind has the setter and the remover, both of which it needs, called after Set, Update
@@ -402,7 +366,7 @@ func WithRemover(remove func(ctx context.Context, key string) error) GroupOption
 // where another node is the owner, with ErrOverloaded. What would never fit is ErrTooLarge at
 // once. 0, the default, writes through.
 func WithWriteBehind(maxBytes int64) GroupOption {
-	return groupOption(func(c *groupConfig) { c.behind = maxBytes })
+	return groupOption(func(c *groupConfig) { c.WriteBehind = maxBytes })
 }
 
 // WithOriginLag says that the origins of all regions but one are replicas that may
@@ -412,7 +376,7 @@ func WithWriteBehind(maxBytes int64) GroupOption {
 // tells the tags. If that region cannot be reached the load
 // fails. Default 0.
 func WithOriginLag(d time.Duration) GroupOption {
-	return groupOption(func(c *groupConfig) { c.originLag = d })
+	return groupOption(func(c *groupConfig) { c.OriginLag = d })
 }
 
 // WithCodec sets how values become bytes. Default: kinds of []byte and string as they
@@ -434,56 +398,56 @@ func WithCodec[V any](codec Codec[V]) GroupOption {
 func (c *groupConfig) check() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if c.ttl < time.Millisecond || c.ttl > maxTTL {
-		bad("WithTTL(%v): must be from 1ms to 10 years", c.ttl)
+	if c.TTL < time.Millisecond || c.TTL > maxTTL {
+		bad("WithTTL(%v): must be from 1ms to 10 years", c.TTL)
 	}
-	if c.negativeTTL < 0 || c.negativeTTL > max(c.ttl, 0) {
-		bad("WithNegativeTTL(%v): must be from 0 to the TTL, %v", c.negativeTTL, c.ttl)
+	if c.NegativeTTL < 0 || c.NegativeTTL > max(c.TTL, 0) {
+		bad("WithNegativeTTL(%v): must be from 0 to the TTL, %v", c.NegativeTTL, c.TTL)
 	}
-	if c.staleIfError < 0 || c.staleIfError > maxTTL {
-		bad("WithStaleIfError(%v): must be from 0 to 10 years", c.staleIfError)
+	if c.StaleIfError < 0 || c.StaleIfError > maxTTL {
+		bad("WithStaleIfError(%v): must be from 0 to 10 years", c.StaleIfError)
 	}
-	if c.refreshAhead < 0 || c.refreshAhead > 0 && c.refreshAhead >= c.ttl {
-		bad("WithRefreshAhead(%v): must be from 0 to less than the TTL, %v", c.refreshAhead, c.ttl)
+	if c.RefreshAhead < 0 || c.RefreshAhead > 0 && c.RefreshAhead >= c.TTL {
+		bad("WithRefreshAhead(%v): must be from 0 to less than the TTL, %v", c.RefreshAhead, c.TTL)
 	}
-	if c.revalidate < 0 || c.revalidate > maxTTL {
-		bad("WithStaleWhileRevalidate(%v): must be from 0 to 10 years", c.revalidate)
+	if c.Revalidate < 0 || c.Revalidate > maxTTL {
+		bad("WithStaleWhileRevalidate(%v): must be from 0 to 10 years", c.Revalidate)
 	}
-	if c.loadTimeout < time.Millisecond || c.loadTimeout > maxTTL {
-		bad("WithLoadTimeout(%v): must be from 1ms to 10 years", c.loadTimeout)
+	if c.LoadTimeout < time.Millisecond || c.LoadTimeout > maxTTL {
+		bad("WithLoadTimeout(%v): must be from 1ms to 10 years", c.LoadTimeout)
 	}
-	if c.maxLoads < 1 {
-		bad("WithMaxLoads(%d): must be positive", c.maxLoads)
+	if c.MaxLoads < 1 {
+		bad("WithMaxLoads(%d): must be positive", c.MaxLoads)
 	}
-	if c.maxBytes < 1 {
-		bad("WithMaxBytes(%d): must be positive", c.maxBytes)
+	if c.MaxBytes < 1 {
+		bad("WithMaxBytes(%d): must be positive", c.MaxBytes)
 	}
-	if c.maxEntries < 0 {
-		bad("WithMaxEntries(%d): must not be negative", c.maxEntries)
+	if c.MaxEntries < 0 {
+		bad("WithMaxEntries(%d): must not be negative", c.MaxEntries)
 	}
 	if !store.Policy(c.policy).Valid() {
 		bad("WithPolicy(%v): no such policy", c.policy)
 	}
-	if c.originLag < 0 || c.originLag > maxTTL {
-		bad("WithOriginLag(%v): must be from 0 to 10 years", c.originLag)
+	if c.OriginLag < 0 || c.OriginLag > maxTTL {
+		bad("WithOriginLag(%v): must be from 0 to 10 years", c.OriginLag)
 	}
-	if c.originLag > 0 && c.homeRegion == "" && c.originRegion == "" {
+	if c.OriginLag > 0 && c.HomeRegion == "" && c.OriginRegion == "" {
 		bad("WithOriginLag needs WithHomeRegion or WithOriginRegion: the region whose origin does not lag")
 	}
-	if c.behind > 0 && (c.setter == nil || c.remover == nil) {
+	if c.WriteBehind > 0 && (c.setter == nil || c.Remove == nil) {
 		bad("WithWriteBehind needs WithSetter and WithRemover")
 	}
-	if c.behind < 0 {
-		bad("WithWriteBehind(%d): must not be negative", c.behind)
+	if c.WriteBehind < 0 {
+		bad("WithWriteBehind(%d): must not be negative", c.WriteBehind)
 	}
-	if err := valid.Name(c.originRegion); err != nil && c.originRegion != "" {
+	if err := valid.Name(c.OriginRegion); err != nil && c.OriginRegion != "" {
 		bad("WithOriginRegion: %w", err)
 	}
-	if err := valid.Name(c.homeRegion); err != nil && c.homeRegion != "" {
+	if err := valid.Name(c.HomeRegion); err != nil && c.HomeRegion != "" {
 		bad("WithHomeRegion: %w", err)
 	}
-	if !(c.copyShare >= 0 && c.copyShare <= 1) { // NaN too
-		bad("WithCopyShare(%v): must be from 0 to 1", c.copyShare)
+	if !(c.CopyShare >= 0 && c.CopyShare <= 1) { // NaN too
+		bad("WithCopyShare(%v): must be from 0 to 1", c.CopyShare)
 	}
 	return errors.Join(errs...)
 }

@@ -36,7 +36,7 @@ func TestAWriteWhoseOwnerStandsStill(t *testing.T) {
 		var standsStill atomic.Bool
 		var pauses atomic.Int64
 		owner, writer := c.Add("eu", geocache.WithClock(func() time.Time {
-			if standsStill.Load() && within("(*group).stamp") {
+			if standsStill.Load() && within("(*committer).stamp") {
 				pauses.Add(1)
 				time.Sleep(600 * time.Millisecond)
 			}
@@ -48,7 +48,7 @@ func TestAWriteWhoseOwnerStandsStill(t *testing.T) {
 		var writing sync.WaitGroup
 		writing.Go(func() {
 			for _, value := range []string{"first", "second"} {
-				_, err := writer.Set(key, value, geocache.Ack(geocache.Owner))
+				_, err := writer.Set(key, value, geocache.WithAck(geocache.AckOwner))
 				require.NoError(t, err)
 			}
 		})

@@ -206,7 +206,7 @@ func TestAHitInTheWindowAllocatesNothing(t *testing.T) {
 	hangs := geocache.GetterFunc[string](func(context.Context, string) (string, error) { <-down; return "", errDatabase })
 	g, err := geocache.NewGroup(cache, "g", hangs, geocache.WithTTL(time.Hour), geocache.WithRefreshAhead(time.Hour-1))
 	require.NoError(t, err)
-	require.NoError(t, g.Set(t.Context(), "ada", "v", geocache.ItemTTL(4*time.Second)))
+	require.NoError(t, g.Set(t.Context(), "ada", "v", geocache.WithItemTTL(4*time.Second)))
 	require.Eventually(t, func() bool { _, _ = g.Get(t.Context(), "ada"); return g.Stats().Refreshes > 0 }, 10*time.Second, 10*time.Millisecond)
 	ctx := t.Context()
 	require.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = g.Get(ctx, "ada") }))
@@ -304,7 +304,7 @@ func TestWhatWasWrittenOverIsNotServedWhileRevalidating(t *testing.T) {
 		time.Sleep(testcluster.TTL + 30*time.Second)
 		held := 0
 		for _, n := range c.Nodes() {
-			held += n.Group.Stats().FloorsHeld
+			held += n.Group.Stats().Floors
 		}
 		require.Equal(t, 3, held, "as long as there may be anything below")
 	})

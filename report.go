@@ -8,9 +8,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/geocache/geocache/latency"
-	"github.com/geocache/geocache/peers"
 )
 
 // This file is Stats and GroupStats as a person reads them in a terminal.
@@ -27,27 +24,27 @@ func (s Stats) String() string {
 	switch {
 	case s.Guest:
 		b.WriteString("a guest of its region, which does not list it  ")
-	case s.Copies:
+	case s.ServesCopies:
 		b.WriteString("copies served  ")
 	case len(s.Peers) > 0: // there could be some
 		b.WriteString("copies not served  ")
 	}
-	fmt.Fprintf(&b, "lapses %s  gaps %s  panics %s", count(s.Lapses), count(s.Gaps), count(s.Panics))
+	fmt.Fprintf(&b, "lease losses %s  lost pushes %s  panics %s", count(s.LeaseLosses), count(s.LostPushes), count(s.Panics))
 	if !s.Certificate.IsZero() {
 		fmt.Fprintf(&b, "  certificate ends %s", s.Certificate.UTC().Format(time.DateTime))
 	}
 	for _, reason := range slices.Sorted(maps.Keys(s.Refused)) {
-		fmt.Fprintf(&b, "  refused (%v) %s", reason, count(s.Refused[reason]))
+		fmt.Fprintf(&b, "  refused (%s) %s", reason, count(s.Refused[reason]))
 	}
 	b.WriteByte('\n')
 
 	regions := [][]string{append([]string{"region", "nodes", "distance"}, exchangesHead...)}
-	outboxes := [][]string{{"to region", "queued", "in flight", "bytes", "lag", "sent", "resent", "coalesced", "gaps", "stripped", "folded", "expired"}}
+	outboxes := [][]string{{"to region", "queued", "in flight", "bytes", "lag", "sent", "resent", "coalesced", "lost", "dropped values", "collapsed", "expired"}}
 	for _, r := range s.Regions {
 		regions = append(regions, append([]string{r.Name, strconv.Itoa(r.Nodes), known(r.Distance)}, exchangesRow(r.Exchanges)...))
 		if o := r.Outbox; r.Name != s.Node.Region {
 			outboxes = append(outboxes, []string{r.Name, count(o.Queued), count(o.InFlight), size(o.Bytes), short(o.Lag),
-				count(o.Sent), count(o.Resent), count(o.Coalesced), count(o.Gaps), count(o.Stripped), count(o.Folded), count(o.Expired)})
+				count(o.Sent), count(o.Resent), count(o.Coalesced), count(o.Lost), count(o.DroppedValues), count(o.Collapsed), count(o.Expired)})
 		}
 	}
 	nodes := [][]string{append([]string{"peer", "region", "state", "rtt"}, exchangesHead...)}
@@ -86,24 +83,24 @@ func (s GroupStats) String() string {
 	l := s.LoadLatency
 	line("loads", count(s.Loads), "errors "+count(s.LoadErrors), "abandoned "+count(s.Abandoned), "refreshes "+count(s.Refreshes),
 		"p50 "+quantile(l, l.P50), "p99 "+quantile(l, l.P99), "p999 "+quantile(l, l.P999), "max "+quantile(l, l.Max))
-	line("peers", "served "+count(s.Served), "unanswered "+count(s.Unanswered), "takeovers "+count(s.Takeovers), "undecoded "+count(s.Undecoded))
+	line("peers", "served "+count(s.Served), "unanswered "+count(s.Unanswered), "owner fallbacks "+count(s.OwnerFallbacks), "decode errors "+count(s.DecodeErrors))
 
 	entries := "entries " + count(s.Entries)
 	if s.MaxEntries > 0 {
 		entries += " of " + count(s.MaxEntries)
 	}
 	line("memory", fmt.Sprintf("%s of %s (%s)", size(s.Bytes), size(s.MaxBytes), percent(uint64(s.Bytes), uint64(s.MaxBytes))),
-		entries, "floors "+count(s.FloorsHeld))
+		entries, "floors "+count(s.Floors))
 	line("copies", size(s.CopyBytes), "entries "+count(s.Copies))
 	line("gone", "evicted "+count(s.Evicted), "expired "+count(s.Expired), "removed "+count(s.Removed), "replaced "+count(s.Replaced), "too large "+count(s.TooLarge))
 
-	line("code", "panics "+count(s.Panics), fmt.Sprintf("leaving %s (%s)", count(s.Leaving), size(s.LeavingBytes)), "untold "+count(s.Untold))
+	line("code", "panics "+count(s.Panics), fmt.Sprintf("evict queue %s (%s)", count(s.EvictQueue), size(s.EvictQueueBytes)), "evict dropped "+count(s.EvictDropped))
 
-	line("writes", count(s.Writes), "errors "+count(s.WriteErrors), "doubts "+count(s.Doubts), "retried "+count(s.Retried), "repaired "+count(s.Repaired))
-	if s.Stored+s.StoreErrors > 0 {
-		line("origin", "stored "+count(s.Stored), "errors "+count(s.StoreErrors))
+	line("writes", count(s.Writes), "errors "+count(s.WriteErrors), "rejected loads "+count(s.RejectedLoads), "retries "+count(s.UpdateRetries), "repaired "+count(s.Repaired))
+	if s.OriginWrites+s.OriginErrors > 0 {
+		line("origin", "writes "+count(s.OriginWrites), "errors "+count(s.OriginErrors))
 	}
-	if q := s.Behind; q != (BehindStats{}) {
+	if q := s.WriteBehind; q != (WriteBehindStats{}) {
 		line("behind", fmt.Sprintf("queued %s (%s)", count(q.Queued), size(q.QueuedBytes)), fmt.Sprintf("held %s (%s)", count(q.Held), size(q.HeldBytes)),
 			"waiting "+count(q.Waiting), "lag "+short(q.Lag), "coalesced "+count(q.Coalesced), "refused "+count(q.Refused))
 	}
@@ -112,9 +109,9 @@ func (s GroupStats) String() string {
 
 var exchangesHead = []string{"requests", "errors", "fetches", "p50", "p99", "max", "calls", "p50", "p99", "max"}
 
-func exchangesRow(e peers.Exchanges) []string {
+func exchangesRow(e Exchanges) []string {
 	row := []string{count(e.Requests), count(e.Errors)}
-	for _, l := range []latency.Distribution{e.FetchLatency, e.CallLatency} {
+	for _, l := range []Latency{e.FetchLatency, e.CallLatency} {
 		row = append(row, count(l.Count), quantile(l, l.P50), quantile(l, l.P99), quantile(l, l.Max))
 	}
 	return row
@@ -191,7 +188,7 @@ func known(d time.Duration) string {
 }
 
 // quantile is short of a quantile of l, which may have none.
-func quantile(l latency.Distribution, d time.Duration) string {
+func quantile(l Latency, d time.Duration) string {
 	if l.Count == 0 {
 		return "-"
 	}

@@ -12,39 +12,39 @@ import (
 
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/latency"
-	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
 
-// distribution returns that of durations so many of which took so long.
-func distribution(many map[time.Duration]int) latency.Distribution {
+// distribution returns what a Stats would say of durations so many of which took so long.
+func distribution(many map[time.Duration]int) geocache.Latency {
 	var h latency.Histogram
 	for took, n := range many {
 		for range n {
 			h.Record(took)
 		}
 	}
-	return h.Distribution()
+	d := h.Distribution()
+	return geocache.Latency{Count: d.Count, Sum: d.Sum, P50: d.P50, P99: d.P99, P999: d.P999, Max: d.Max}
 }
 
 // reported is a Stats with something in every figure.
 func reported() geocache.Stats {
-	near := peers.Exchanges{
+	near := geocache.Exchanges{
 		Requests: 12_103, Errors: 2,
 		FetchLatency: distribution(map[time.Duration]int{180 * time.Microsecond: 980, 14 * time.Millisecond: 19, 1200 * time.Millisecond: 1}),
 		CallLatency:  distribution(map[time.Duration]int{210 * time.Microsecond: 100}),
 	}
-	far := peers.Exchanges{Requests: 40, CallLatency: distribution(map[time.Duration]int{81 * time.Millisecond: 40})}
+	far := geocache.Exchanges{Requests: 40, CallLatency: distribution(map[time.Duration]int{81 * time.Millisecond: 40})}
 	return geocache.Stats{
 		Node: regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946"},
 		Regions: []geocache.RegionStats{
 			{Name: "eu", Nodes: 2, Distance: 175 * time.Microsecond, Exchanges: near},
 			{Name: "us-east", Nodes: 1, Distance: 80123 * time.Microsecond, Exchanges: far, Outbox: geocache.OutboxStats{
 				Queued: 1200, InFlight: 64, Bytes: 3 << 20, Lag: 2345 * time.Millisecond, Sent: 98_765, Resent: 3,
-				Coalesced: 12, Gaps: 1, Stripped: 4, Folded: 2, Expired: 9}},
+				Coalesced: 12, Lost: 1, DroppedValues: 4, Collapsed: 2, Expired: 9}},
 			{Name: "ap"},
 		},
-		Peers: []peers.PeerStats{
+		Peers: []geocache.PeerStats{
 			{ID: "eu-2", Region: "eu", Up: true, RTT: 175 * time.Microsecond, Exchanges: near},
 			{ID: "us-1", Region: "us-east", Up: true, RTT: 80123 * time.Microsecond, Exchanges: far},
 			{ID: "ap-1", Region: "ap"},
@@ -54,15 +54,15 @@ func reported() geocache.Stats {
 				Store: 1_000_000, Owner: 9000, Region: 9, Getter: 1900, Stale: 11, NotFound: 70, Errors: 10,
 				Loads: 1902, LoadErrors: 3, Panics: 1, Abandoned: 2,
 				LoadLatency: distribution(map[time.Duration]int{12 * time.Millisecond: 1880, 90 * time.Millisecond: 18, 3 * time.Second: 1}),
-				Served:      5123, Unanswered: 2, Takeovers: 1, Undecoded: 4,
-				Entries: 12_345, Copies: 2345, Bytes: 47_395_635, CopyBytes: 11 << 20, Evicted: 10, Expired: 11, Removed: 12, Replaced: 13, TooLarge: 1, MaxBytes: 64 << 20, MaxEntries: 20_000, FloorsHeld: 300,
-				Writes: 120, WriteErrors: 1, Doubts: 5, Retried: 2, Repaired: 6, Stored: 118, StoreErrors: 2,
-				Behind: geocache.BehindStats{Queued: 3, QueuedBytes: 1234, Held: 7, HeldBytes: 900, Waiting: 1, Lag: 20 * time.Millisecond, Coalesced: 4, Refused: 8},
+				Served:      5123, Unanswered: 2, OwnerFallbacks: 1, DecodeErrors: 4,
+				Entries: 12_345, Copies: 2345, Bytes: 47_395_635, CopyBytes: 11 << 20, Evicted: 10, Expired: 11, Removed: 12, Replaced: 13, TooLarge: 1, MaxBytes: 64 << 20, MaxEntries: 20_000, Floors: 300,
+				Writes: 120, WriteErrors: 1, RejectedLoads: 5, UpdateRetries: 2, Repaired: 6, OriginWrites: 118, OriginErrors: 2,
+				WriteBehind: geocache.WriteBehindStats{Queued: 3, QueuedBytes: 1234, Held: 7, HeldBytes: 900, Waiting: 1, Lag: 20 * time.Millisecond, Coalesced: 4, Refused: 8},
 			},
 			"idle": {MaxBytes: 1 << 30},
 		},
-		Refused: map[peers.Reason]uint64{peers.ReasonTLS: 3, peers.ReasonClock: 1},
-		Copies:  true, Lapses: 1, Gaps: 2,
+		Refused:      map[string]uint64{"tls": 3, "clock": 1},
+		ServesCopies: true, LeaseLosses: 1, LostPushes: 2,
 	}
 }
 
@@ -72,22 +72,22 @@ func TestReport(t *testing.T) {
 	require.Equal(t, string(want), reported().String())
 
 	s := reported()
-	s.Copies = false
+	s.ServesCopies = false
 	require.Equal(t, strings.Replace(string(want), "copies served", "copies not served", 1), s.String())
 }
 
 // Nothing that is counted is missing in the report: a figure that is changes nothing here.
 func TestEveryFigureIsReported(t *testing.T) {
 	everyFigure(t, geocache.GroupStats{}, geocache.GroupStats.String)
-	everyFigure(t, geocache.BehindStats{}, func(b geocache.BehindStats) string { return geocache.GroupStats{Behind: b}.String() })
+	everyFigure(t, geocache.WriteBehindStats{}, func(b geocache.WriteBehindStats) string { return geocache.GroupStats{WriteBehind: b}.String() })
 	everyFigure(t, geocache.OutboxStats{}, func(o geocache.OutboxStats) string {
 		return geocache.Stats{Regions: []geocache.RegionStats{{Name: "us", Outbox: o}}}.String()
 	})
-	everyFigure(t, peers.Exchanges{}, func(e peers.Exchanges) string {
+	everyFigure(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
 		return geocache.Stats{Regions: []geocache.RegionStats{{Exchanges: e}}}.String()
 	})
-	everyFigure(t, peers.Exchanges{}, func(e peers.Exchanges) string {
-		return geocache.Stats{Peers: []peers.PeerStats{{Exchanges: e}}}.String()
+	everyFigure(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
+		return geocache.Stats{Peers: []geocache.PeerStats{{Exchanges: e}}}.String()
 	})
 }
 
@@ -102,10 +102,10 @@ func everyFigure[S any](t *testing.T, zero S, report func(S) string) {
 			f.SetUint(12345)
 		case v.CanInt():
 			f.SetInt(12345)
-		case v.Type() == reflect.TypeFor[latency.Distribution]():
+		case v.Type() == reflect.TypeFor[geocache.Latency]():
 			f.Set(reflect.ValueOf(distribution(map[time.Duration]int{time.Second: 1})))
 		default:
-			require.Equal(t, reflect.TypeFor[geocache.BehindStats](), v.Type(), "a type that this test does not know")
+			require.Equal(t, reflect.TypeFor[geocache.WriteBehindStats](), v.Type(), "a type that this test does not know")
 			continue
 		}
 		require.NotEqual(t, report(zero), report(s), "%T.%s is not in the report", zero, field.Name)
@@ -118,7 +118,7 @@ func TestReportOfOneAlone(t *testing.T) {
 	require.NoError(t, err)
 	defer cache.Close()
 	require.Equal(t, `node alone in region local
-lapses 0  gaps 0  panics 0
+lease losses 0  lost pushes 0  panics 0
 
 region  nodes  distance  requests  errors  fetches  p50  p99  max  calls  p50  p99  max
 local       1         -         0       0        0    -    -    -      0    -    -    -
@@ -136,9 +136,9 @@ func TestReportOfSmallAndLarge(t *testing.T) {
 		{geocache.GroupStats{Writes: 999}, "writes   999 "},
 		{geocache.GroupStats{Writes: 1000}, "writes   1,000 "},
 		{geocache.GroupStats{Writes: 1_234_567_890}, "writes   1,234,567,890 "},
-		{geocache.GroupStats{Behind: geocache.BehindStats{Lag: 999}}, "lag 999ns"},
-		{geocache.GroupStats{Behind: geocache.BehindStats{Lag: 83456 * time.Millisecond}}, "lag 1m23.5s"},
-		{geocache.GroupStats{Behind: geocache.BehindStats{Lag: 26*time.Hour + 7*time.Second}}, "lag 26h0m0s"},
+		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 999}}, "lag 999ns"},
+		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 83456 * time.Millisecond}}, "lag 1m23.5s"},
+		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 26*time.Hour + 7*time.Second}}, "lag 26h0m0s"},
 	} {
 		require.Contains(t, c.stats.String(), c.want)
 	}

@@ -32,7 +32,7 @@ func TestRemoveTag(t *testing.T) {
 			_, err := g.Get(t.Context(), key)
 			require.NoError(t, err)
 		}
-		require.NoError(t, g.Set(t.Context(), "set", "v", geocache.Tags("red")))
+		require.NoError(t, g.Set(t.Context(), "set", "v", geocache.WithTags("red")))
 		require.NoError(t, g.Set(t.Context(), "plain", "v"))
 		time.Sleep(time.Second)
 		there := func() (keys []string) {
@@ -100,10 +100,10 @@ func TestTagsAreChecked(t *testing.T) {
 	alone(t, getter, nil, func(t *testing.T, g *geocache.Group[string]) {
 		for _, tags := range [][]string{{""}, {"a", strings.Repeat("x", 256)}, make([]string, 256)} {
 			bad = tags
-			require.ErrorContains(t, g.Set(t.Context(), "k", "v", geocache.Tags(tags...)), "tag")
+			require.ErrorContains(t, g.Set(t.Context(), "k", "v", geocache.WithTags(tags...)), "tag")
 			_, err := g.Get(t.Context(), "k")
 			require.ErrorContains(t, err, "tag")
-			_, err = g.Update(t.Context(), "k", func(string, bool) (string, error) { return "", nil }, geocache.Tags(tags...))
+			_, err = g.Update(t.Context(), "k", func(string, bool) (string, error) { return "", nil }, geocache.WithTags(tags...))
 			require.ErrorContains(t, err, "tag")
 		}
 		require.Error(t, g.RemoveTag(t.Context(), ""))
@@ -176,7 +176,7 @@ func TestTagsAndTheOrigin(t *testing.T) {
 				geocache.WithRemover(func(_ context.Context, key string) error { set(key); return nil }))
 			var loads atomic.Int64
 			alone(t, counted(&loads, ada), opts, func(t *testing.T, g *geocache.Group[string]) {
-				require.NoError(t, g.Set(t.Context(), "k", "v", geocache.Tags("red")))
+				require.NoError(t, g.Set(t.Context(), "k", "v", geocache.WithTags("red")))
 				time.Sleep(time.Second)
 				require.Equal(t, []string{"k=v"}, set())
 				require.NoError(t, g.RemoveTag(t.Context(), "red"))
@@ -190,7 +190,7 @@ func TestTagsAndTheOrigin(t *testing.T) {
 
 				if name == "behind" { // what is queued is removed from the cache, and still gets to the origin
 					down.Store(true)
-					require.NoError(t, g.Set(t.Context(), "q", "v2", geocache.Tags("blue")))
+					require.NoError(t, g.Set(t.Context(), "q", "v2", geocache.WithTags("blue")))
 					require.Equal(t, "v2", must(g.Get(t.Context(), "q")))
 					require.NoError(t, g.RemoveTag(t.Context(), "blue"))
 					time.AfterFunc(time.Second, func() { down.Store(false) })
@@ -281,7 +281,7 @@ func TestMechanismARegionThatHasNotHeard(t *testing.T) {
 				}
 				tried++
 				time.Sleep(2 * time.Second)
-				require.NoError(t, c.Node("us-1").Group.Clear(context.Background(), geocache.Ack(geocache.World)))
+				require.NoError(t, c.Node("us-1").Group.Clear(context.Background(), geocache.WithAck(geocache.AckWorld)))
 				time.Sleep(2 * time.Second)
 				c.Net.Cut("eu-1", "us")         // who removes is not heard, who asks is
 				c.Owner("us", key).MustGet(key) // with a generation that eu has not heard of
@@ -309,9 +309,9 @@ func TestRemoveManyReportsForAll(t *testing.T) {
 			c.Node("us-1").MustGet(key)
 		}
 		n := c.Node("eu-1")
-		var w geocache.Written
+		var w geocache.Receipt
 		before := time.Now()
-		require.NoError(t, n.Group.RemoveMany(c.T.Context(), keys, geocache.Ack(geocache.World), geocache.Into(&w)))
+		require.NoError(t, n.Group.RemoveMany(c.T.Context(), keys, geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w)))
 		require.Equal(t, []string{"eu", "us"}, w.Confirmed)
 		require.Empty(t, w.Pending)
 		require.NotZero(t, w.Generation)
@@ -321,7 +321,7 @@ func TestRemoveManyReportsForAll(t *testing.T) {
 			require.False(t, ok)
 		}
 		c.Net.Cut("eu", "us")
-		err := n.Group.RemoveMany(c.T.Context(), append(keys, strings.Repeat("x", 5000)), geocache.Into(&w))
+		err := n.Group.RemoveMany(c.T.Context(), append(keys, strings.Repeat("x", 5000)), geocache.WithReceipt(&w))
 		require.ErrorIs(t, err, geocache.ErrTooLarge)
 		require.NotErrorIs(t, err, geocache.ErrUnconfirmed)
 		require.NoError(t, n.Group.RemoveMany(c.T.Context(), nil))
@@ -390,12 +390,12 @@ func TestATaggedValueThatExpiresOnItsWay(t *testing.T) {
 		eu, us := c.Node("eu-1"), c.Node("us-1")
 		us.MustGet("ada")
 		c.Net.Cut("eu", "us")
-		_, err := eu.Set("ada", "1", geocache.Tags("red"), geocache.ItemTTL(time.Second))
+		_, err := eu.Set("ada", "1", geocache.WithTags("red"), geocache.WithItemTTL(time.Second))
 		require.NoError(t, err)
 		time.Sleep(5 * time.Second)
 		c.Net.HealAll()
 		time.Sleep(4 * time.Second)
-		_, err = eu.Set("bob", "2", geocache.Ack(geocache.World))
+		_, err = eu.Set("bob", "2", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Equal(t, "2", text(t, us, "bob"))
 	})

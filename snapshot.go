@@ -1,48 +1,9 @@
 package geocache
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
-
-	"github.com/zeebo/xxh3"
-
-	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
-	"github.com/geocache/geocache/internal/store"
 )
-
-// This file is Snapshot. Its output is
-//
-//	magic   which has the version
-//	blocks  header, floors…, entries…, end
-//
-// and a block is, big endian,
-//
-//	u8   kind
-//	u32  length
-//	     as many bytes
-//	u64  xxh3 of kind, length and bytes, with that of the block before as its seed
-//
-// so that blocks that are damaged, left out or changed in order are found. Every floor comes
-// before every entry: who takes in what has come by any block has nothing that was
-// written over.
-//
-//	header   string8 group, u64 nanoseconds of the wall clock since 1970, u64 generation
-//	floors   a note.Floors
-//	entries  a note.Tell; ages are those at the header's time
-//	end      u64 number of floors of keys, u64 number of entries
-
-const snapshotMagic = "geocache snapshot 1\n"
-
-const (
-	blockHeader byte = iota + 1
-	blockFloors
-	blockEntries
-	blockEnd
-)
-
-const blockHead = 1 + 4 // kind and length
 
 // Snapshot writes what this process has in memory of the keys that it owns to w, the
 // entries that have been read since they came before the others, together with what it knows of
@@ -52,97 +13,31 @@ const blockHead = 1 + 4 // kind and length
 //
 // Snapshot may be called at any time, after Close too, when nothing changes any more. It does
 // not stop reads and writes; what is written meanwhile may be in it or not.
-func (g *group) Snapshot(w io.Writer) error {
-	if w == nil {
-		return fmt.Errorf("geocache: snapshot of %s: the writer is nil", g.name)
-	}
-	s := &snapshot{g: g, w: w, start: g.cache.clock.Instant()}
-	header := append([]byte{byte(len(g.name))}, g.name...)
-	header = binary.BigEndian.AppendUint64(header, uint64(g.cache.clock.Wall().UnixNano()))
-	header = binary.BigEndian.AppendUint64(header, uint64(g.cache.clock.Read()))
-	_, s.err = io.WriteString(w, snapshotMagic)
-	s.block(blockHeader, header)
-	s.floors()
-	for _, used := range []bool{true, false} {
-		s.entries(used)
-	}
-	s.block(blockEnd, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.floorsWritten), s.entriesWritten))
-	if s.err != nil {
-		return fmt.Errorf("geocache: snapshot of %s: %w", g.name, s.err)
+func (g *Group[V]) Snapshot(w io.Writer) error {
+	if err := g.core.Snapshot(w); err != nil {
+		return fmt.Errorf("geocache: snapshot of %s: %w", g.Name(), err)
 	}
 	return nil
 }
 
-// A snapshot is one call of Snapshot.
-type snapshot struct {
-	g     *group
-	w     io.Writer
-	start expiry.Instant // of the header's time
-	sum   uint64
-	err   error // of w; then nothing more is written
-
-	floorsWritten, entriesWritten uint64
-}
-
-func (s *snapshot) block(kind byte, payload []byte) {
-	if s.err != nil {
-		return
+// Restore takes in what Snapshot has written, and returns how many entries it has put
+// into memory. It is to be called right after NewGroup, by a process that owns about the same
+// keys: one with the ID of the one that made the snapshot. It may run while the group is in use.
+//
+// Nothing is served for longer than it would have been: the time since the snapshot counts, as
+// the wall clock tells it and with the drift that is allowed on top, and a clock that has been set
+// back makes nothing younger. What has expired, what is below the floor of a write that this node knows
+// of, and what may be, is left out, and so is what there is no room for. A write of the time in
+// between that nobody in this region remembers, because all of it was down, is not known:
+// until it hears of it from another region, or the value expires, this one may serve what was there before.
+//
+// The error wraps ErrSnapshot if r is damaged, cut off, of another group or version, or from the future.
+// A block is checked before anything of it is used, so what has been restored by then is good and stays.
+// Restore reads no further than the snapshot's end, in small pieces too: r should be buffered.
+func (g *Group[V]) Restore(r io.Reader) (n int, err error) {
+	n, err = g.core.Restore(r)
+	if err != nil {
+		err = fmt.Errorf("geocache: restoring %s: %w", g.Name(), err)
 	}
-	b := make([]byte, 0, blockHead+len(payload)+8)
-	b = append(b, kind)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
-	b = append(b, payload...)
-	s.sum = xxh3.HashSeed(b, s.sum)
-	_, s.err = s.w.Write(binary.BigEndian.AppendUint64(b, s.sum))
-}
-
-// floors writes what another node would get as this one's journal.
-func (s *snapshot) floors() {
-	m := note.Journal{Group: s.g.name}
-	for s.err == nil {
-		page := s.g.giveJournal(&m).Value
-		f, err := note.DecodeFloors(page)
-		if err != nil {
-			s.err = err
-			return
-		}
-		s.floorsWritten += uint64(len(f.Keys))
-		if s.block(blockFloors, page); !f.More {
-			return
-		}
-		m.Cursor = f.Next
-	}
-}
-
-// entries writes the entries that have been read since they came, or the others.
-func (s *snapshot) entries(used bool) {
-	g := s.g
-	var notes []note.Note
-	size := 0
-	flush := func() {
-		if len(notes) > 0 {
-			s.entriesWritten += uint64(len(notes))
-			s.block(blockEntries, note.Tell{Notes: notes}.Append(nil))
-			notes, size = nil, 0
-		}
-	}
-	for e := range g.store.All() {
-		if s.err != nil {
-			return
-		}
-		if e.Class() != store.Owned || e.Leased() || e.Absent() || e.Used() != used || len(e.Payload()) > g.cache.config.limits.MaxValue ||
-			g.cache.clock.Instant() >= e.Expires || e.Below(g.floors.Floor(e.Key())) || g.covered(e) {
-			continue
-		}
-		n := g.noteOf(e)
-		n.Group, n.Age = "", max(s.start.Sub(e.Born()), 0)
-		if size > 0 && size+len(n.Value) > handoffBytes {
-			flush()
-		}
-		notes = append(notes, n)
-		if size += n.Size(); size >= handoffBytes {
-			flush()
-		}
-	}
-	flush()
+	return n, err
 }

@@ -55,7 +55,7 @@ func TestSnapshot(t *testing.T) {
 		n, err := after.Restore(io.MultiReader(bytes.NewReader(data), strings.NewReader("what follows")))
 		require.NoError(t, err)
 		require.Equal(t, 1000, n, "one was removed, one set")
-		require.Equal(t, before.Stats().FloorsHeld, after.Stats().FloorsHeld)
+		require.Equal(t, before.Stats().Floors, after.Stats().Floors)
 		for key, was := range items {
 			if key == "key-0" {
 				continue
@@ -119,7 +119,7 @@ func TestASnapshotOfManyWrites(t *testing.T) {
 		n, err := after.Restore(bytes.NewReader(data))
 		require.NoError(t, err)
 		require.Equal(t, 749, n)
-		require.Equal(t, 1499, after.Stats().FloorsHeld)
+		require.Equal(t, 1499, after.Stats().Floors)
 	})
 }
 
@@ -334,7 +334,7 @@ func TestASnapshotWithTags(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before := restarted(t, 0, ada)
 		for _, key := range []string{"a", "b", "p/1"} {
-			require.NoError(t, before.Set(t.Context(), key, "set", geocache.Tags("tag of "+key)))
+			require.NoError(t, before.Set(t.Context(), key, "set", geocache.WithTags("tag of "+key)))
 		}
 		time.Sleep(time.Second)
 		early := snapshot(t, before)

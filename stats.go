@@ -1,12 +1,10 @@
 package geocache
 
 import (
-	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/internal/engine"
 	"github.com/geocache/geocache/latency"
 	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
@@ -31,8 +29,6 @@ const (
 	// WithStaleWhileRevalidate
 	// allows, or one whose loading, for this read, took longer than it lives.
 	SourceStale
-
-	sources
 )
 
 // String returns "store", "owner", "region", "getter" or "stale".
@@ -52,13 +48,23 @@ func (s Source) String() string {
 	return "unknown"
 }
 
+// A Generation is a place in the order of all loads and writes of the cluster: of two events of which one could
+// have known of the other, the later one has the higher Generation. Zero is that of no event.
+type Generation uint64
+
+// Time returns the time of g by the wall clock of the node that made it, to the microsecond.
+func (g Generation) Time() time.Time { return expiry.Generation(g).Time() }
+
+// String shows g as a time and a counter, such as "2026-11-22T17:04:05.000123Z/7".
+func (g Generation) String() string { return expiry.Generation(g).String() }
+
 // An Item is a value with what is known about it.
 type Item[V any] struct {
 	Value V
 
 	// Generation is when the load began, as the cluster orders events. Its
 	// Time method gives the wall-clock time on the node that loaded.
-	Generation expiry.Generation
+	Generation Generation
 
 	// Age is how long ago the load began, at most: the time that an answer
 	// travelled counts twice rather than not at all.
@@ -107,22 +113,22 @@ type GroupStats struct {
 
 	// LoadLatency is how long those loads took that ended without an error. What
 	// fails slowly is not in it: see LoadErrors and Abandoned.
-	LoadLatency latency.Distribution
+	LoadLatency Latency
 
-	Writes      uint64 // calls of Set, Update, Increment and all that remove, in this process
-	WriteErrors uint64 // of these, ended by an error
-	Doubts      uint64 // loaded values that were not taken in, because they may be from before a write although their generation is higher
-	Retried     uint64 // rounds of Update that had to begin anew, because another process was first
-	Repaired    uint64 // floors found missing by comparing with another region
+	Writes        uint64 // calls of Set, Update, Increment and all that remove, in this process
+	WriteErrors   uint64 // of these, ended by an error
+	RejectedLoads uint64 // loaded values that were not taken in, because they may be from before a write although their generation is higher
+	UpdateRetries uint64 // rounds of Update that had to begin anew, because another process was first
+	Repaired      uint64 // floors found missing by comparing with another region
 
-	Stored      uint64      // writes that the origin has taken from this process
-	StoreErrors uint64      // calls of the setter or remover that failed
-	Behind      BehindStats // of WithWriteBehind
+	OriginWrites uint64           // writes that the origin has taken from this process
+	OriginErrors uint64           // calls of the setter or remover that failed
+	WriteBehind  WriteBehindStats // of WithWriteBehind
 
-	Served     uint64 // keys that peers asked this process for, but for peeks that missed
-	Unanswered uint64 // requests that a peer did not answer, so that the next was tried
-	Takeovers  uint64 // fills in place of an owner that did not answer
-	Undecoded  uint64 // values that did not decode and were loaded anew
+	Served         uint64 // keys that peers asked this process for, but for peeks that missed
+	Unanswered     uint64 // requests that a peer did not answer, so that the next was tried
+	OwnerFallbacks uint64 // fills in place of an owner that did not answer
+	DecodeErrors   uint64 // values that did not decode and were loaded anew
 
 	Entries    int   // held now, copies included, expired or not
 	Copies     int   // of these, copies of keys that other nodes own
@@ -131,7 +137,7 @@ type GroupStats struct {
 	TooLarge   uint64 // values not kept because they alone are over the bound
 	MaxBytes   int64  // as configured, or as Resize has set it
 	MaxEntries int    // the same; 0 is no bound
-	FloorsHeld int    // keys with a floor of their own
+	Floors     int    // keys with a floor of their own
 
 	// Entries that have left this process's memory, by reason; see EvictReason.
 	Evicted, Expired, Removed, Replaced uint64
@@ -139,14 +145,14 @@ type GroupStats struct {
 	// Values that have left and that the function of WithOnEvict has still to be called for, what they are
 	// charged, at most MaxBytes (the highest that there has been), and those for which there was no room beyond that:
 	// it was never called for them.
-	Leaving      int
-	LeavingBytes int64
-	Untold       uint64
+	EvictQueue      int
+	EvictQueueBytes int64
+	EvictDropped    uint64
 }
 
-// BehindStats is what a group with WithWriteBehind has still to write to the
+// WriteBehindStats is what a group with WithWriteBehind has still to write to the
 // origin.
-type BehindStats struct {
+type WriteBehindStats struct {
 	Queued      int           // writes that this process is to make
 	QueuedBytes int64         // their size
 	Held        int           // writes that it keeps for the nodes that are to make them
@@ -171,142 +177,29 @@ func (s GroupStats) HitRatio() float64 {
 	return float64(s.Store+s.Owner) / float64(s.Reads())
 }
 
-// A hitCounter counts hits. It is striped: an atomic that all cores write costs more
-// than the hit. The count also says which hit is to read the exact clock, so that
-// no random number need be drawn for that. One that this clock finds to be late has been counted,
-// and is counted again as what it becomes. (xsync.Counter and math/rand did the same for
-// a fifth of the time of a hit.)
-type hitCounter struct {
-	stripes [hitStripes]struct {
-		n atomic.Uint64
-		_ [56]byte // the rest of a cache line
-	}
-}
-
-const hitStripes = 32
-
-// add counts a hit, and reports whether it is the one in 64 that is to read the exact clock.
-func (c *hitCounter) add() (exact bool) {
-	// Goroutines have stacks of 2 KiB and more, so the address of a variable tells them
-	// apart, mostly, and one has the same for some time.
-	var here byte
-	goroutine := uint64(uintptr(unsafe.Pointer(&here)) >> 11)
-	return c.stripes[goroutine*0x9e3779b97f4a7c15>>59].n.Add(1)%64 == 0 // Fibonacci hashing (Knuth), to 5 bits
-}
-
-func (c *hitCounter) value() (sum uint64) {
-	for i := range c.stripes {
-		sum += c.stripes[i].n.Load()
-	}
-	return sum
-}
-
-// groupStats holds the counters of a group. The one for reads answered by this
-// process's memory is the only one on the path of a hit; it is striped, since an
-// atomic that all cores write costs more than the hit.
-type groupStats struct {
-	hits       hitCounter
-	bySource   [sources]atomic.Uint64 // of reads; SourceStore is in hits
-	notFound   atomic.Uint64
-	errors     atomic.Uint64
-	loads      atomic.Uint64
-	loadErrors atomic.Uint64
-	abandoned  atomic.Uint64
-	refreshes  atomic.Uint64
-	served     atomic.Uint64
-	unanswered atomic.Uint64
-	takeovers  atomic.Uint64
-	undecoded  atomic.Uint64
-
-	writes, writeErrors, stored, storeErrors, doubts, retried, repaired atomic.Uint64
-
-	loadLatency latency.Histogram
-}
-
-// Stats returns what the group has done and holds in this process. It may be
-// called at any time; GroupStats says what its figures have to do with each other.
-func (g *group) Stats() GroupStats {
-	held := g.store.Stats()
-	s := &g.stats
-	// Parts are read before the whole, and counted after it: so they are not more.
-	loaded := s.loadLatency.Distribution()
-	loadErrors, abandoned, writeErrors := s.loadErrors.Load(), s.abandoned.Load(), s.writeErrors.Load()
-	var b BehindStats
-	if q := g.backing.behind; q != nil {
-		s := q.Stats()
-		b = BehindStats{s.Queued, s.QueuedBytes, s.Held, s.HeldBytes, s.Waiting, s.Oldest, s.Coalesced, s.Refused}
-	}
-	return GroupStats{
-		Writes:      s.writes.Load(),
-		WriteErrors: writeErrors,
-		Doubts:      s.doubts.Load(),
-		Retried:     s.retried.Load(),
-		Repaired:    s.repaired.Load(),
-		Stored:      s.stored.Load(),
-		StoreErrors: s.storeErrors.Load(),
-		Behind:      b,
-
-		Store:    s.hits.value(),
-		Owner:    s.bySource[SourceOwner].Load(),
-		Region:   s.bySource[SourceRegion].Load(),
-		Getter:   s.bySource[SourceGetter].Load(),
-		Stale:    s.bySource[SourceStale].Load(),
-		NotFound: s.notFound.Load(),
-		Errors:   s.errors.Load(),
-
-		Loads:       s.loads.Load(),
-		LoadErrors:  loadErrors,
-		Panics:      g.guard.failed.Load(),
-		Abandoned:   abandoned,
-		Refreshes:   s.refreshes.Load(),
-		LoadLatency: loaded,
-
-		Served:     s.served.Load(),
-		Unanswered: s.unanswered.Load(),
-		Takeovers:  s.takeovers.Load(),
-		Undecoded:  s.undecoded.Load(),
-		Entries:    held.Entries(),
-		Copies:     held.Copies.Entries,
-		Bytes:      held.Bytes(),
-		CopyBytes:  held.Copies.Bytes,
-		TooLarge:   held.TooLarge,
-		MaxBytes:   held.MaxBytes,
-		MaxEntries: held.MaxEntries,
-		FloorsHeld: g.floors.Len(),
-		Evicted:    held.Left(store.Capacity),
-		Expired:    held.Left(store.Expired),
-		Removed:    held.Left(store.Removed),
-		Replaced:   held.Left(store.Replaced),
-
-		Leaving:      held.Leaving,
-		LeavingBytes: held.LeavingBytes,
-		Untold:       held.Untold,
-	}
-}
-
 // Stats is what a Cache has done and knows now.
 type Stats struct {
-	Node    regions.Node            // this process
-	Regions []RegionStats           // this process's own first, then nearest first
-	Peers   []peers.PeerStats       // every other member, by ID, whether it answers or not
-	Groups  map[string]GroupStats   // by name
-	Refused map[peers.Reason]uint64 // connections refused or closed for what came over them
+	Node    regions.Node          // this process
+	Regions []RegionStats         // this process's own first, then nearest first
+	Peers   []PeerStats           // every other member, by ID, whether it answers or not
+	Groups  map[string]GroupStats // by name
+	Refused map[string]uint64     // connections refused or closed for what came over them
 
 	// Certificate is when the certificate ends that this process shows to its peers, the first in the
 	// configuration. It is zero without TLS, or if a callback chooses the certificate.
 	Certificate time.Time
 
-	// Copies is whether copies of other nodes' entries are served now. They are
+	// ServesCopies is whether copies of other nodes' entries are served now. They are
 	// not while the nodes of the region do not agree about who is there.
-	Copies bool
-	Lapses uint64 // how often this node has had to catch up with the others' writes before it served copies: when it came, and each time that it had not heard from all of them for a lease
+	ServesCopies bool
+	LeaseLosses  uint64 // how often this node has had to catch up with the others' writes before it served copies: when it came, and each time that it had not heard from all of them for a lease
 
 	// Guest reports whether this node is a guest of its region: most nodes there no longer list it, or
 	// cannot reach it. It owns no keys, and asks the owners, until it is listed again.
 	Guest bool
 
-	Panics uint64 // calls of the discovery, the dialer, the listener and the logger that panicked or called runtime.Goexit
-	Gaps   uint64 // pushes from other regions that showed that one before them had been lost
+	Panics     uint64 // calls of the discovery, the dialer, the listener and the logger that panicked or called runtime.Goexit
+	LostPushes uint64 // pushes from other regions that showed that one before them had been lost
 }
 
 // RegionStats is a region as this process sees it.
@@ -317,7 +210,7 @@ type RegionStats struct {
 
 	// Exchanges are with all nodes of the region that there are and have been, so
 	// they do not fall when one leaves. With a node that is a member now: see Stats.Peers.
-	peers.Exchanges
+	Exchanges
 
 	// Outbox is what this process has to tell the region; zero for its own.
 	Outbox OutboxStats
@@ -330,47 +223,166 @@ type OutboxStats struct {
 	Bytes    int64         // of both
 	Lag      time.Duration // for how long the oldest of them has been waiting
 
-	Sent      uint64 // notes sent, those that were sent again included
-	Resent    uint64 // notes sent again
-	Coalesced uint64 // notes that were not sent because of a newer one
-	Gaps      uint64 // messages that the region had not received and was sent again
-	Stripped  uint64 // values that were dropped to keep the bound: the region has a miss
-	Folded    uint64 // notes that became one floor for their group for the same reason
-	Expired   uint64 // notes that were never sent because they no longer mattered
+	Sent          uint64 // notes sent, those that were sent again included
+	Resent        uint64 // notes sent again
+	Coalesced     uint64 // notes that were not sent because of a newer one
+	Lost          uint64 // messages that the region had not received and was sent again
+	DroppedValues uint64 // values that were dropped to keep the bound: the region has a miss
+	Collapsed     uint64 // notes that became one floor for their group for the same reason
+	Expired       uint64 // notes that were never sent because they no longer mattered
 }
+
+// PeerStats is what this node, as a client, has had to do with a peer.
+type PeerStats struct {
+	ID, Region, Address string
+
+	Up       bool
+	RTT      time.Duration // zero if not yet measured
+	InFlight int           // requests waiting for an answer now
+	Connects uint64        // completed handshakes
+	Exchanges
+	Traffic Traffic
+}
+
+// Exchanges is what requests have come to, as seen by the node that made them. Each
+// is counted among Requests when it begins, and when it has ended once more: among
+// Errors, or in one of the two latencies. So Errors and the two counts are together
+// never more than Requests, and as many when nothing is in flight. (In the sum of a
+// region, what was in flight when a peer's last connection ended may have no end.)
+type Exchanges struct {
+	Requests uint64 // keys asked for, and calls
+	Errors   uint64 // of these, ended without an answer or by one that is an error, for whatever reason
+
+	// FetchLatency is for how long the others waited that asked for a key, loads at
+	// the peer included. Each key of a FetchMany counts from when all were asked for.
+	FetchLatency Latency
+
+	// CallLatency is how long calls took, until the answer was here.
+	CallLatency Latency
+}
+
+// Traffic is counted as it enters and leaves the wire, before TLS.
+type Traffic struct {
+	FramesIn, FramesOut uint64
+	BytesIn, BytesOut   uint64
+}
+
+// Latency is how long a number of things took. Its zero value is that of none.
+//
+// The quantiles are upper bounds: half of the things took no longer than P50, 99 in
+// 100 no longer than P99, 999 in 1,000 no longer than P999. Each is above the exact
+// quantile by less than an eighth of it or than a microsecond, whichever is more, and
+// never above Max; where the exact one is above 62.9 s, it is Max. Sum and Max are exact. If
+// things are being counted at that moment, Sum and Max may have some that Count has not.
+type Latency struct {
+	Count          uint64
+	Sum            time.Duration
+	P50, P99, P999 time.Duration
+	Max            time.Duration
+
+	distribution latency.Distribution
+}
+
+// AtMost returns how many took no longer than limit. It is exact where limit is a
+// power of two times a microsecond, up to 2²⁵ µs (33.6 s); otherwise it may leave out some that took
+// less than limit by an eighth or a microsecond.
+func (l Latency) AtMost(limit time.Duration) uint64 { return l.distribution.AtMost(limit) }
+
+// Stats returns what the group has done and holds in this process. It may be
+// called at any time; GroupStats says what its figures have to do with each other.
+func (g *Group[V]) Stats() GroupStats { return groupStats(g.core.Stats()) }
 
 // Stats returns what the cache has done and knows now.
 func (c *Cache) Stats() Stats {
-	top := c.topology()
-	s := Stats{Node: c.node, Groups: map[string]GroupStats{}}
-	for _, r := range top.Regions() {
-		s.Regions = append(s.Regions, RegionStats{Name: r.Name, Nodes: len(r.Nodes), Distance: r.Distance})
+	core := c.core.Stats()
+	s := Stats{
+		Node:         core.Node,
+		Groups:       make(map[string]GroupStats, len(core.Groups)),
+		Certificate:  core.Certificate,
+		ServesCopies: core.ServesCopies,
+		LeaseLosses:  core.LeaseLosses,
+		Guest:        core.Guest,
+		Panics:       core.Panics,
+		LostPushes:   core.LostPushes,
 	}
-	for _, name := range c.remoteRegions() { // those that do not answer, too
-		if top.Region(name) == nil {
-			s.Regions = append(s.Regions, RegionStats{Name: name})
-		}
+	for _, r := range core.Regions {
+		s.Regions = append(s.Regions, RegionStats{r.Name, r.Nodes, r.Distance, exchangesOf(r.Exchanges), OutboxStats(r.Outbox)})
 	}
-	for i := range s.Regions {
-		if o, ok := c.outboxes.Load(s.Regions[i].Name); ok {
-			b := o.Stats(c.clock.Instant())
-			s.Regions[i].Outbox = OutboxStats{b.Queued, b.InFlight, b.Bytes, b.Oldest, b.Sent, b.Resent, b.Coalesced, b.Gaps, b.Stripped, b.Folded, b.Expired}
-		}
+	for _, p := range core.Peers {
+		s.Peers = append(s.Peers, PeerStats{
+			p.ID, p.Region, p.Address, p.Up, p.RTT, p.InFlight, p.Connects, exchangesOf(p.Exchanges), Traffic(p.Traffic),
+		})
 	}
-	s.Copies = int64(c.clock.Instant()) < c.standing.copies.Load()
-	s.Guest = top.Guest
-	s.Lapses = c.standing.period.Load()
-	s.Panics = c.guard.failed.Load()
-	s.Gaps = c.inbox.Gaps()
-	if c.transport != nil {
-		t := c.transport.Stats()
-		s.Peers, s.Refused, s.Certificate = t.Peers, t.Refused, t.Certificate
-		for i := range s.Regions {
-			s.Regions[i].Exchanges = t.Regions[s.Regions[i].Name]
-		}
+	if core.Refused != nil {
+		s.Refused = make(map[string]uint64, len(core.Refused))
 	}
-	for name, g := range *c.groups.Load() {
-		s.Groups[name] = g.Stats()
+	for reason, n := range core.Refused {
+		s.Refused[reason.String()] = n
+	}
+	for name, g := range core.Groups {
+		s.Groups[name] = groupStats(g)
 	}
 	return s
+}
+
+func latencyOf(d latency.Distribution) Latency {
+	return Latency{d.Count, d.Sum, d.P50, d.P99, d.P999, d.Max, d}
+}
+
+func exchangesOf(e peers.Exchanges) Exchanges {
+	return Exchanges{e.Requests, e.Errors, latencyOf(e.FetchLatency), latencyOf(e.CallLatency)}
+}
+
+func groupStats(s engine.GroupStats) GroupStats {
+	return GroupStats{
+		Store:    s.Store,
+		Owner:    s.Owner,
+		Region:   s.Region,
+		Getter:   s.Getter,
+		Stale:    s.Stale,
+		NotFound: s.NotFound,
+		Errors:   s.Errors,
+
+		Loads:      s.Loads,
+		LoadErrors: s.LoadErrors,
+		Abandoned:  s.Abandoned,
+		Refreshes:  s.Refreshes,
+
+		Panics: s.Panics,
+
+		LoadLatency: latencyOf(s.LoadLatency),
+
+		Writes:        s.Writes,
+		WriteErrors:   s.WriteErrors,
+		RejectedLoads: s.RejectedLoads,
+		UpdateRetries: s.UpdateRetries,
+		Repaired:      s.Repaired,
+
+		OriginWrites: s.OriginWrites,
+		OriginErrors: s.OriginErrors,
+		WriteBehind:  WriteBehindStats(s.WriteBehind),
+
+		Served:         s.Served,
+		Unanswered:     s.Unanswered,
+		OwnerFallbacks: s.OwnerFallbacks,
+		DecodeErrors:   s.DecodeErrors,
+
+		Entries:    s.Entries,
+		Copies:     s.Copies,
+		Bytes:      s.Bytes,
+		CopyBytes:  s.CopyBytes,
+		TooLarge:   s.TooLarge,
+		MaxBytes:   s.MaxBytes,
+		MaxEntries: s.MaxEntries,
+		Floors:     s.Floors,
+
+		Evicted:  s.Evicted,
+		Expired:  s.Expired,
+		Removed:  s.Removed,
+		Replaced: s.Replaced,
+
+		EvictQueue:      s.EvictQueue,
+		EvictQueueBytes: s.EvictQueueBytes,
+		EvictDropped:    s.EvictDropped,
+	}
 }

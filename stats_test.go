@@ -65,18 +65,18 @@ func TestLatencies(t *testing.T) {
 // region that leaves.
 func TestLapses(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().Lapses)
+		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().LeaseLosses)
 		c.Node("eu-3").Close()
 		c.Settle()
 		c.Add("eu")
 		c.Settle()
-		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().Lapses, "a deploy costs no copies")
+		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().LeaseLosses, "a deploy costs no copies")
 		c.Node("eu-2").Crash()
 		c.Settle()
 		s := c.Node("eu-1").Cache.Stats()
-		require.EqualValues(t, 2, s.Lapses)
-		require.True(t, s.Copies)
-		require.EqualValues(t, 1, c.Node("us-1").Cache.Stats().Lapses)
+		require.EqualValues(t, 2, s.LeaseLosses)
+		require.True(t, s.ServesCopies)
+		require.EqualValues(t, 1, c.Node("us-1").Cache.Stats().LeaseLosses)
 	})
 }
 
@@ -164,7 +164,7 @@ func TestStatsAreConsistent(t *testing.T) {
 				case n%2 == 0:
 					_ = g.Set(t.Context(), key, make([]byte, 1000))
 				default:
-					_ = g.Set(t.Context(), key, nil, geocache.ItemTTL(-1)) // an error
+					_ = g.Set(t.Context(), key, nil, geocache.WithItemTTL(-1)) // an error
 				}
 			}
 		})

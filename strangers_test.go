@@ -44,7 +44,7 @@ func TestANodeThatTheOwnerCannotReach(t *testing.T) {
 		key := c.KeyOf("eu-1")
 		for i := range 20 { // some of which are eu-3's to remove
 			tag := fmt.Sprint("tag ", i)
-			_, err := c.Node("eu-1").Set(key, "written", geocache.Tags(tag))
+			_, err := c.Node("eu-1").Set(key, "written", geocache.WithTags(tag))
 			require.NoError(t, err)
 			require.NoError(t, c.Node("eu-1").Group.RemoveTag(c.T.Context(), tag))
 			require.NotEqual(t, "written", text(t, c.Node("eu-1"), key))

@@ -44,10 +44,16 @@ func slowUpdate(t *testing.T, n *testcluster.Node, meanwhile func()) (given []st
 func TestAnUpdateOfWhatIsRemovedMeanwhile(t *testing.T) {
 	ctx := context.Background()
 	removals := map[string]func(n *testcluster.Node) error{
-		"RemoveTag":    func(n *testcluster.Node) error { return n.Group.RemoveTag(ctx, "red", geocache.Ack(geocache.World)) },
-		"RemovePrefix": func(n *testcluster.Node) error { return n.Group.RemovePrefix(ctx, "ad", geocache.Ack(geocache.World)) },
-		"Remove":       func(n *testcluster.Node) error { return n.Group.Remove(ctx, "ada", geocache.Ack(geocache.World)) },
-		"Clear":        func(n *testcluster.Node) error { return n.Group.Clear(ctx, geocache.Ack(geocache.World)) },
+		"RemoveTag": func(n *testcluster.Node) error {
+			return n.Group.RemoveTag(ctx, "red", geocache.WithAck(geocache.AckWorld))
+		},
+		"RemovePrefix": func(n *testcluster.Node) error {
+			return n.Group.RemovePrefix(ctx, "ad", geocache.WithAck(geocache.AckWorld))
+		},
+		"Remove": func(n *testcluster.Node) error {
+			return n.Group.Remove(ctx, "ada", geocache.WithAck(geocache.AckWorld))
+		},
+		"Clear": func(n *testcluster.Node) error { return n.Group.Clear(ctx, geocache.WithAck(geocache.AckWorld)) },
 	}
 	for name, remove := range removals {
 		for _, gone := range []string{"swept", "evicted", "still there"} {
@@ -60,7 +66,7 @@ func TestAnUpdateOfWhatIsRemovedMeanwhile(t *testing.T) {
 					testcluster.Run(t, config, func(c *testcluster.Cluster) {
 						time.Sleep(standing)
 						n := c.Node(by)
-						_, err := n.Set("ada", "set", geocache.Tags("red", "blue"), geocache.Ack(geocache.World))
+						_, err := n.Set("ada", "set", geocache.WithTags("red", "blue"), geocache.WithAck(geocache.AckWorld))
 						require.NoError(t, err)
 						owner := c.Owner("eu", "ada")
 						given := slowUpdate(t, n, func() {
@@ -89,7 +95,7 @@ func TestAnUpdateOfWhatIsEvictedMeanwhile(t *testing.T) {
 				want := ""
 				if set {
 					want = "set"
-					_, err := owner.Set("ada", want, geocache.Tags("red"))
+					_, err := owner.Set("ada", want, geocache.WithTags("red"))
 					require.NoError(t, err)
 				}
 				given := slowUpdate(t, c.Node("us-1"), func() {
@@ -110,11 +116,11 @@ func TestAnUpdateOfWhatIsSetMeanwhile(t *testing.T) {
 		testcluster.Run(t, swapping(), func(c *testcluster.Cluster) {
 			time.Sleep(standing)
 			n := c.Node("eu-1")
-			_, err := n.Set("ada", "1", geocache.Tags("red"))
+			_, err := n.Set("ada", "1", geocache.WithTags("red"))
 			require.NoError(t, err)
 			given := slowUpdate(t, n, func() {
 				require.NoError(t, c.Node("eu-2").Group.RemoveTag(context.Background(), "red"))
-				_, err := c.Node("eu-3").Set("ada", "2", geocache.Tags(tags...))
+				_, err := c.Node("eu-3").Set("ada", "2", geocache.WithTags(tags...))
 				require.NoError(t, err)
 			})
 			require.Equal(t, []string{"1", "2"}, given)

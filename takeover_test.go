@@ -119,7 +119,7 @@ func TestRegionsCompareAllFloorsThatMatter(t *testing.T) {
 		c.Net.Cut("us", "eu")
 		c.Net.Cut("us", "ap")
 		time.Sleep(2 * time.Second)
-		_, err := c.Node("eu-1").Set("ada", "written", geocache.ItemTTL(time.Second))
+		_, err := c.Node("eu-1").Set("ada", "written", geocache.WithItemTTL(time.Second))
 		require.NoError(t, err)
 		c.Node("us-1").MustGet("ada") // after the write, of which us does not know
 		time.Sleep(time.Second)
@@ -127,7 +127,7 @@ func TestRegionsCompareAllFloorsThatMatter(t *testing.T) {
 		time.Sleep(ttl - 30*time.Second)
 		c.Net.Heal("us", "ap")
 		time.Sleep(15 * time.Second)
-		w := c.Node("us-1").Group.Stats().FloorsHeld
+		w := c.Node("us-1").Group.Stats().Floors
 		require.NotZero(t, w, "the floor has come")
 	})
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster/authority"
-	"github.com/geocache/geocache/peers"
 	"github.com/geocache/geocache/regions"
 )
 
@@ -130,7 +129,7 @@ func TestMutualTLS(t *testing.T) {
 		require.EqualValues(t, 110+10*i, n.loads.Load())
 	}
 	for _, n := range nodes {
-		require.Eventually(t, func() bool { return n.Stats().Refused[peers.ReasonTLS] >= 3 }, 10*time.Second, 5*time.Millisecond, "%s", n.Node().ID)
+		require.Eventually(t, func() bool { return n.Stats().Refused["tls"] >= 3 }, 10*time.Second, 5*time.Millisecond, "%s", n.Node().ID)
 	}
 	require.Equal(t, 2, nodes[0].Stats().Regions[0].Nodes, "still")
 	for _, n := range nodes {

@@ -85,7 +85,7 @@ func shunned(t *testing.T, hide func(c *testcluster.Cluster), during func(c *tes
 		count := counting(countersOf(c), 8, 59*time.Millisecond)
 		time.Sleep(unlistedGrace + 5*time.Second)
 		for _, name := range []string{"eu-1", "eu-2"} {
-			require.True(t, c.Node(name).Cache.Stats().Copies, "%s serves copies", name)
+			require.True(t, c.Node(name).Cache.Stats().ServesCopies, "%s serves copies", name)
 		}
 		during(c)
 		close(stop)
@@ -105,7 +105,7 @@ func TestANodeThatIsNoLongerListed(t *testing.T) {
 	shunned(t, func(c *testcluster.Cluster) { c.Directory.Unlist("eu-3") }, func(c *testcluster.Cluster) {
 		out := c.Node("eu-3")
 		require.True(t, out.Cache.Stats().Guest)
-		require.False(t, out.Cache.Stats().Copies)
+		require.False(t, out.Cache.Stats().ServesCopies)
 		require.Contains(t, c.Log(), "it owns nothing now")
 		for _, n := range c.Nodes() {
 			require.Equal(t, 2, n.Cache.Stats().Regions[0].Nodes, n.Name)
@@ -121,7 +121,7 @@ func TestANodeThatIsNoLongerListed(t *testing.T) {
 		require.False(t, out.Cache.Stats().Guest)
 		for _, n := range c.Nodes() {
 			require.Equal(t, 3, n.Cache.Stats().Regions[0].Nodes, n.Name)
-			require.True(t, n.Cache.Stats().Copies, n.Name)
+			require.True(t, n.Cache.Stats().ServesCopies, n.Name)
 			for _, key := range keys(60) {
 				n.MustGet(key)
 			}
@@ -147,14 +147,14 @@ func TestANodeThatAllButOneList(t *testing.T) {
 			require.False(t, n.Cache.Stats().Guest)
 			require.Equal(t, 3, n.Cache.Stats().Regions[0].Nodes, n.Name)
 		}
-		require.True(t, c.Node("eu-3").Cache.Stats().Copies)
+		require.True(t, c.Node("eu-3").Cache.Stats().ServesCopies)
 	})
 }
 
 func TestANodeThatDoesNotSeeItself(t *testing.T) {
 	shunned(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-3", "eu-3") }, func(c *testcluster.Cluster) {
 		require.False(t, c.Node("eu-3").Cache.Stats().Guest)
-		require.True(t, c.Node("eu-3").Cache.Stats().Copies)
+		require.True(t, c.Node("eu-3").Cache.Stats().ServesCopies)
 	})
 }
 
@@ -165,7 +165,7 @@ func TestTwoNodesThatDoNotListEachOther(t *testing.T) {
 	}, func(c *testcluster.Cluster) {
 		for _, n := range c.Nodes() {
 			require.False(t, n.Cache.Stats().Guest)
-			require.True(t, n.Cache.Stats().Copies)
+			require.True(t, n.Cache.Stats().ServesCopies)
 		}
 	})
 }
@@ -175,7 +175,7 @@ func TestADirectoryThatForgetsWhileAllWrite(t *testing.T) {
 	shunned(t, func(c *testcluster.Cluster) { c.Directory.Forget() }, func(c *testcluster.Cluster) {
 		for _, n := range c.Nodes() {
 			require.False(t, n.Cache.Stats().Guest)
-			require.True(t, n.Cache.Stats().Copies)
+			require.True(t, n.Cache.Stats().ServesCopies)
 		}
 	})
 }
@@ -224,7 +224,7 @@ func TestAGuestThatAnotherRegionStillLists(t *testing.T) {
 			key := fmt.Sprint(i)
 			from, to := c.Nodes()[i%6], c.Nodes()[(i+3)%6] // of the other region
 			began := c.Now()
-			_, err := from.Set(key, "set", geocache.Ack(geocache.World))
+			_, err := from.Set(key, "set", geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
 			require.Less(t, c.Now().Sub(began), lease)
 			require.Equal(t, "set", text(t, to, key), "at %s", to.Name)

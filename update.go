@@ -4,19 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"slices"
-	"strings"
-	"sync"
-	"time"
 
-	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/engine"
+	"github.com/geocache/geocache/internal/store"
 )
-
-// ErrHomeUnreachable says that an Update could not reach the home region of its
-// key.
-var ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be reached")
 
 // Update replaces the value of key by what f makes of it, atomically: no other
 // Update of this key comes in between, from whichever region. ok is false if
@@ -38,334 +29,99 @@ var ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be r
 // not return within the load timeout. If it returns an error nothing is written and Update returns that error, in
 // an *Error; if it panics, a *PanicError.
 //
-// The value's life begins anew, the group's or ItemTTL's, whatever that of the old one was.
+// The value's life begins anew, the group's or WithItemTTL's, whatever that of the old one was.
 //
 // With WithSetter, an Update whose key gets another owner while the setter runs is
 // ErrUncertain.
 func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool) (V, error), opts ...WriteOption) (V, error) {
-	config := configOf(opts)
-	key = strings.Clone(key)
-	u := &update[V]{f: f, config: config, lock: make(chan struct{}, 1), done: make(chan struct{})}
-	err := g.refuseWrite(ctx, &note.Write{Key: key}, &config)
-	if f == nil {
-		err = errors.New("the function is nil")
+	var update engine.UpdateFunc
+	if f != nil {
+		update = func(old any, ok bool, _ *store.Entry) (any, error) { return f(valueOf[V](old), ok) }
 	}
-	for _, write := range []bool{false, true} { // it does both
-		if err == nil {
-			var done func()
-			if done, err = g.waitFor(ctx, key, write); err == nil {
-				defer done()
-			}
-		}
-	}
-	if err == nil {
-		err = g.updates.add(g, key, u)
-	}
-	if err == nil {
-		select {
-		case <-u.done:
-			u.abandon() // if the round has left it behind, it is not called any more when Update returns
-			err = u.err
-			if err == nil && config.ack == World {
-				err = g.confirmedByWorld(ctx, key, u.by, u.regions, &u.result)
-			}
-		case <-ctx.Done():
-			if err = ctx.Err(); u.abandon() {
-				err = fmt.Errorf("%w: %w", ErrUncertain, err)
-			}
-			u = &update[V]{} // the other one may still be written to
-		}
-	}
-	if config.into != nil {
-		*config.into = u.result
-	}
-	g.stats.writes.Add(1)
-	if err != nil {
-		g.stats.writeErrors.Add(1)
-	}
-	return u.value, inWrite("Update", g.name, key, err)
+	v, err := g.update(ctx, key, update, opts)
+	return v, inCall("Update", g.Name(), key, err)
 }
 
-// An update is one call of Update.
-type update[V any] struct {
-	config writeConfig
-
-	lock    chan struct{}            // has one while somebody has the following; also while f is called, which may take long
-	f       func(V, bool) (V, error) // nil once the caller has gone
-	applied bool                     // f has returned a value that may be written
-
-	// The following are set before done is closed.
-	done    chan struct{}
-	value   V
-	by      string   // the node that has written it
-	regions []string // that there were before
-	result  Written
-	err     error
+func (g *Group[V]) update(ctx context.Context, key string, f engine.UpdateFunc, opts []WriteOption) (V, error) {
+	o := writeOptions(opts)
+	v, err := g.core.Update(ctx, key, f, &o.WriteOptions)
+	o.done()
+	return valueOf[V](v), err
 }
 
-// updates are the calls of Update in this process. Those of one key go together:
-// who comes while a round is under way waits for the next, in which all their
-// functions are applied one after the other to one value, and one Swap brings
-// home what comes out. However many callers there are, the home region sees one of this
-// process at a time.
-type updates[V any] struct {
-	mu      sync.Mutex
-	waiting map[string][]*update[V] // guarded by mu; there for a key as long as a round is under way
+// valueOf returns v, which is a V or nil.
+func valueOf[V any](v any) V {
+	value, _ := v.(V)
+	return value
 }
 
-// add has u take part in the next round.
-func (us *updates[V]) add(g *Group[V], key string, u *update[V]) error {
-	us.mu.Lock()
-	defer us.mu.Unlock()
-	if us.waiting == nil {
-		us.waiting = make(map[string][]*update[V])
+// SetIfAbsent makes v the value of key if there is none, and reports whether it has. A value that the getter
+// finds is one. It is an Update: it takes place in the key's home region, and its errors are Update's.
+func (g *Group[V]) SetIfAbsent(ctx context.Context, key string, v V, opts ...WriteOption) (stored bool, err error) {
+	_, err = g.update(ctx, key, func(_ any, ok bool, _ *store.Entry) (any, error) {
+		if ok {
+			return nil, engine.ErrUnchanged
+		}
+		return v, nil
+	}, opts)
+	if errors.Is(err, engine.ErrUnchanged) {
+		return false, nil
 	}
-	queue, running := us.waiting[key]
-	if !running && !g.cache.spawn(func() { us.run(g, key) }) {
-		return ErrClosed
-	}
-	us.waiting[key] = append(queue, u)
-	return nil
+	return err == nil, inCall("SetIfAbsent", g.Name(), key, err)
 }
 
-// run makes rounds until nobody waits.
-func (us *updates[V]) run(g *Group[V], key string) {
-	for {
-		us.mu.Lock()
-		round := us.waiting[key]
-		if len(round) == 0 {
-			delete(us.waiting, key)
-			us.mu.Unlock()
-			return
-		}
-		us.waiting[key] = nil
-		us.mu.Unlock()
+// ErrChanged says that a CompareAndSet found another value than the one it was to replace.
+var ErrChanged = errors.New("geocache: the value has changed")
 
-		us.round(g, key, round)
-	}
-}
-
-// round makes a round.
-func (us *updates[V]) round(g *Group[V], key string, round []*update[V]) {
-	ctx, cancel := context.WithTimeoutCause(g.cache.ctx, g.config.loadTimeout, ErrTimeout)
-	defer cancel()
-	g.round(ctx, key, round)
-	for _, u := range round {
-		close(u.done)
-	}
-}
-
-// round applies the updates and has the home region take the result.
-func (g *Group[V]) round(ctx context.Context, key string, round []*update[V]) {
-	round = slices.Clone(round) // those who still take part
-	fail := func(err error) {
-		for _, u := range round {
-			if u.err == nil {
-				u.err = err
-			}
-		}
-	}
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		v := g.cache.standing.view.Load() // the regions are those that there are before the Swap
-		home := g.home(v, key)
-		w, err := g.compute(ctx, key, home, round)
-		if errors.Is(err, errGoexit) {
-			// The others begin anew without the one whose function it was. If it was the codec, nobody can.
-			all := len(round)
-			round = slices.DeleteFunc(round, func(u *update[V]) bool { return errors.Is(u.err, errGoexit) })
-			if len(round) < all {
-				continue
-			}
-		}
-		if err != nil {
-			fail(err)
-			return
-		}
-		if w == nil { // all have failed by themselves
-			return
-		}
-		if g.config.homeRegion == "" {
-			w.Regions = v.list
-		}
-		wrote, by, err := g.route(ctx, w, home)
-		if err != nil {
-			fail(homeError(home, inRound(ctx, err)))
-			return
-		}
-		if wrote.Swapped {
-			for _, u := range round {
-				u.by, u.regions = by, v.regions
-			}
-			g.bringHome(ctx, w, wrote, home, by, round, fail)
-			return
-		}
-		g.stats.retried.Add(1)
-		select {
-		case <-time.After(rand.N(pause)):
-		case <-ctx.Done():
-			fail(endOf(context.Cause(ctx)))
-			return
-		}
-	}
-}
-
-// inRound is err with the reason for which the context of a round ended in place of the context's own
-// error, which the callers would take for that of theirs.
-func inRound(ctx context.Context, err error) error {
-	end := ctx.Err()
-	switch {
-	case end == nil || !errors.Is(err, end):
-		return err
-	case errors.Is(err, ErrUncertain):
-		return fmt.Errorf("%w: %w", ErrUncertain, endOf(context.Cause(ctx)))
-	}
-	return endOf(context.Cause(ctx))
-}
-
-// compute reads the value and applies the updates to it. It returns nil if none
-// of them changes it, and errGoexit if one of the user's functions has called that.
-func (g *Group[V]) compute(ctx context.Context, key, home string, round []*update[V]) (*note.Write, error) {
-	for begun := g.cache.clock.Instant(); ; {
-		a, err := g.readHome(ctx, key, home)
-		if err != nil {
-			return nil, err
-		}
-		r := &applied[V]{values: make([]V, len(round)), errs: make([]error, len(round))}
-		done, ok := apart(&g.guard, g.cache.spawn, "codec or function of Update", key,
-			returning(func() error { return g.apply(r, a, begun, key, round) }))
-		if !ok {
-			return nil, ErrClosed
-		}
-		o, ok := heeded(ctx, done)
-		if !ok {
-			return nil, endOf(context.Cause(ctx)) // r is being written to yet
-		}
-		for i, u := range round {
-			u.value, u.err = r.values[i], r.errs[i]
-		}
+// CompareAndSet makes v the value of key if the present one has the generation old, which GetItem or a
+// Receipt told. It returns the value that key has afterwards, and its generation: v if the error is nil;
+// with ErrChanged the value that is there instead, or zeros if there is none. It is an Update: it takes
+// place in the key's home region, and its other errors are Update's.
+//
+// Each region that loads a value with its getter gives it a generation of its own. So a first attempt
+// may fail although nobody has written. Try again with what it returned.
+func (g *Group[V]) CompareAndSet(ctx context.Context, key string, old Generation, v V, opts ...WriteOption) (current V, generation Generation, err error) {
+	var receipt Receipt
+	o := writeOptions(append([]WriteOption{WithReceipt(&receipt)}, opts...))
+	_, err = g.core.Update(ctx, key, func(there any, ok bool, e *store.Entry) (any, error) {
 		switch {
-		case o.err != nil:
-			return nil, o.err
-		case r.late:
-			continue
-		case !r.changed:
-			return nil, nil
+		case ok && e == nil: // another call of the same round has made it: its generation is not known yet
+			return nil, engine.ErrNextRound
+		case ok && Generation(e.Generation) == old:
+			return v, nil
+		case ok:
+			current, generation = valueOf[V](there), Generation(e.Generation)
 		}
-		w := &note.Write{Group: g.name, Key: key, Op: note.Swap, Expected: a.entry.Stamp, Absent: a.entry.Absent(),
-			Tags: a.entry.Tags(), Born: a.entry.Born(), Life: r.life, Value: r.value, Tagged: len(r.tags) > 0}
-		err = g.refuseWrite(g.cache.ctx, w, &writeConfig{}) // tags come on top of the largest value
-		w.Value = withTags(r.tags, w.Value)
-		return w, err
+		return nil, engine.ErrUnchanged
+	}, &o.WriteOptions)
+	o.done()
+	switch {
+	case errors.Is(err, engine.ErrUnchanged):
+		return current, generation, inCall("CompareAndSet", g.Name(), key, ErrChanged)
+	case o.Receipt.Generation != 0:
+		current, generation = v, Generation(o.Receipt.Generation)
 	}
+	return current, generation, inCall("CompareAndSet", g.Name(), key, err)
 }
 
-// applied is what comes of applying the updates of a round. It is written on a goroutine that may be
-// left behind, and then read by nobody.
-type applied[V any] struct {
-	values []V // of each update
-	errs   []error
-
-	late    bool // the value was too old by then
-	changed bool
-	value   []byte   // the last one, encoded
-	tags    []string // of the last one
-	life    time.Duration
+// Integer is the types that Increment counts in.
+type Integer interface {
+	~int | ~int8 | ~int16 | ~int32 | ~int64 | ~uint | ~uint8 | ~uint16 | ~uint32 | ~uint64 | ~uintptr
 }
 
-// apply applies the updates to an answer that was asked for at an instant.
-func (g *Group[V]) apply(r *applied[V], a answer, begun expiry.Instant, key string, round []*update[V]) (err error) {
-	var value V
-	there := !a.entry.Absent()
-	if there {
-		if value, err = g.decode(a.entry); err != nil {
-			return fmt.Errorf("the value does not decode: %w", err)
+// Increment adds delta to the value of key, from 0 if there is none, and returns the sum.
+// It is an Update: of any number of Increments, from whichever region, none is lost, and the
+// errors are its. Like every write it begins the value's life anew: a counter that is
+// incremented within its time to live does not expire. A sum that N cannot hold is an error and changes nothing.
+func Increment[N Integer](ctx context.Context, g *Group[N], key string, delta N, opts ...WriteOption) (N, error) {
+	return g.Update(ctx, key, func(old N, ok bool) (N, error) {
+		if !ok {
+			old = 0
 		}
-	}
-	if r.late = g.cache.clock.Instant() >= g.until(a, begun); r.late {
-		return nil
-	}
-	for i, u := range round {
-		r.errs[i] = fmt.Errorf("the function %w", errGoexit) // what stands if it does not return
-		next, err := u.apply(&g.guard, key, value, there)
-		if r.errs[i] = err; err != nil {
-			continue
+		sum := old + delta
+		if (sum < old) != (delta < 0) {
+			return old, fmt.Errorf("%d and %d are more than a %T holds", old, delta, old)
 		}
-		value, there, r.changed = next, true, true
-		r.values[i], r.tags = next, u.config.tags
-		if u.config.ttl > 0 && (r.life == 0 || u.config.ttl < r.life) {
-			r.life = u.config.ttl
-		}
-	}
-	if !r.changed {
-		return nil
-	}
-	r.value, err = call(&g.guard, "codec", key, func() ([]byte, error) { return g.codec.Encode(value) })
-	if err != nil {
-		err = fmt.Errorf("the value cannot be encoded: %w", err)
-	}
-	return err
-}
-
-// apply calls the user's function.
-func (u *update[V]) apply(guard *guard, key string, old V, ok bool) (v V, err error) {
-	u.lock <- struct{}{}
-	defer func() { <-u.lock }()
-	if u.f == nil {
-		return v, context.Canceled // for nobody
-	}
-	v, err = call(guard, "function of Update", key, func() (V, error) { return u.f(old, ok) })
-	u.applied = u.applied || err == nil
-	return v, err
-}
-
-// abandon has the user's function not be called any more. It reports whether what it
-// has returned may be written, or has been.
-func (u *update[V]) abandon() (applied bool) {
-	u.lock <- struct{}{}
-	defer func() { <-u.lock }()
-	u.f = nil
-	return u.applied
-}
-
-// bringHome has this process's own region take in what the home region has, and
-// says what came of the round.
-func (g *Group[V]) bringHome(ctx context.Context, w *note.Write, wrote note.Wrote, home, by string, round []*update[V], fail func(error)) {
-	result := Written{Generation: wrote.Stamp.Generation, Confirmed: []string{home}}
-	if wrote.Unconfirmed {
-		result.Confirmed, result.Pending = nil, []string{home}
-	}
-	if own := g.cache.node.Region; own != home {
-		n := note.Note{Group: g.name, Key: w.Key, Stamp: wrote.Stamp, HasValue: true, Value: w.Value, Tagged: w.Tagged, Life: g.life(w.Key, false, w.Life)}
-		_ = g.takeDirty(&n) // drops what is older, there is nothing to keep
-		g.take(&n, 0, 0)
-		err := g.cache.spread(ctx, &n)
-		if errors.Is(err, errGuest) { // which waits for others to tell its region
-			err = g.confirmed(ctx, by, note.Await{Group: g.name, Key: w.Key, Region: own})
-		}
-		if err == nil {
-			result.Confirmed = append([]string{own}, result.Confirmed...)
-		} else {
-			result.Pending = append(result.Pending, own)
-		}
-	}
-	for _, u := range round {
-		if u.err == nil {
-			u.result = result
-		}
-	}
-	if len(result.Pending) > 0 {
-		fail(fmt.Errorf("%w: not by all of %s", ErrUnconfirmed, strings.Join(result.Pending, ", ")))
-	}
-}
-
-// confirmedByWorld waits for those of the regions that have not confirmed yet.
-func (g *group) confirmedByWorld(ctx context.Context, key, by string, regions []string, result *Written) error {
-	var names []string
-	for _, region := range regions {
-		if !slices.Contains(result.Confirmed, region) {
-			names = append(names, region)
-		}
-	}
-	result.Confirmed = slices.Clone(result.Confirmed) // the others of the round share it
-	return g.awaitAll(ctx, &note.Write{Key: key}, by, names, result)
+		return sum, nil
+	}, opts...)
 }

@@ -42,7 +42,7 @@ func TestUpdatesOfTwoNodesContend(t *testing.T) {
 			v, err := n.Counters.Get(context.Background(), "hits")
 			require.NoError(t, err)
 			require.Equal(t, 200, v, n.Name)
-			retried += n.Counters.Stats().Retried
+			retried += n.Counters.Stats().UpdateRetries
 		}
 		require.NotZero(t, retried)
 	})
@@ -55,9 +55,9 @@ func TestAnUpdateThatFails(t *testing.T) {
 		_, err := n.Counters.Update(ctx, "hits", increment)
 		require.NoError(t, err)
 
-		var w geocache.Written
+		var w geocache.Receipt
 		enough := errors.New("enough")
-		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return 99, enough }, geocache.Into(&w))
+		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return 99, enough }, geocache.WithReceipt(&w))
 		require.ErrorIs(t, err, enough)
 		var e *geocache.Error
 		require.ErrorAs(t, err, &e)
@@ -76,8 +76,8 @@ func TestAnUpdateThatFails(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		for _, fails := range []error{nil, enough} {
 			both.Go(func() {
-				var w geocache.Written
-				_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return old, fails }, geocache.Into(&w))
+				var w geocache.Receipt
+				_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return old, fails }, geocache.WithReceipt(&w))
 				require.ErrorIs(t, err, fails)
 				require.Equal(t, fails == nil, w.Generation != 0)
 			})
@@ -88,7 +88,7 @@ func TestAnUpdateThatFails(t *testing.T) {
 		var callers sync.WaitGroup
 		for i := range 30 {
 			callers.Go(func() {
-				var w geocache.Written
+				var w geocache.Receipt
 				_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) {
 					switch i % 3 {
 					case 0:
@@ -97,7 +97,7 @@ func TestAnUpdateThatFails(t *testing.T) {
 						runtime.Goexit()
 					}
 					return old + 1, nil
-				}, geocache.Into(&w))
+				}, geocache.WithReceipt(&w))
 				require.Equal(t, i%3 == 2, err == nil, "%v", err)
 				require.Equal(t, i%3 == 2, w.Generation != 0)
 				if i%3 == 1 {
@@ -167,7 +167,7 @@ func TestAnUpdatesOptions(t *testing.T) {
 		_, w, err := c.Node("us-1").Update("ada", write)
 		require.NoError(t, err)
 		require.Equal(t, []string{"us", "eu"}, w.Confirmed, "its own and the key's home")
-		_, w, err = c.Node("us-1").Update("ada", write, geocache.Ack(geocache.World), geocache.ItemTTL(10*time.Second))
+		_, w, err = c.Node("us-1").Update("ada", write, geocache.WithAck(geocache.AckWorld), geocache.WithItemTTL(10*time.Second))
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{"ap", "eu", "us"}, w.Confirmed)
 		require.Equal(t, "us", w.Confirmed[0])
@@ -184,7 +184,7 @@ func TestAnUpdatesOptions(t *testing.T) {
 		c.Net.Cut("ap", "eu")
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_, err = c.Node("us-1").Group.Update(ctx, "ada", func(old string, _ bool) (string, error) { return old, nil }, geocache.Ack(geocache.World), geocache.Into(&w))
+		_, err = c.Node("us-1").Group.Update(ctx, "ada", func(old string, _ bool) (string, error) { return old, nil }, geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w))
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
 		require.Equal(t, []string{"us", "eu"}, w.Confirmed)
 		require.Equal(t, []string{"ap"}, w.Pending)
@@ -342,10 +342,10 @@ func TestUpdateOfWhatATagHasRemoved(t *testing.T) {
 	defer cache.Close()
 	g, err := geocache.NewGroup[int](cache, "g", nil)
 	require.NoError(t, err)
-	require.NoError(t, g.Set(t.Context(), "k", 5, geocache.Tags("t")))
+	require.NoError(t, g.Set(t.Context(), "k", 5, geocache.WithTags("t")))
 	require.NoError(t, g.RemoveTag(t.Context(), "t"))
 	n, err := geocache.Increment(t.Context(), g, "k", 1)
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
-	require.Zero(t, g.Stats().Retried)
+	require.Zero(t, g.Stats().UpdateRetries)
 }

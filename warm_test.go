@@ -44,7 +44,7 @@ func TestWarm(t *testing.T) {
 		require.EqualValues(t, 2002, loads.Load())
 
 		begun = time.Now()
-		s, err = g.Warm(t.Context(), slices.Values(all[:50]), geocache.WarmRate(10))
+		s, err = g.Warm(t.Context(), slices.Values(all[:50]), geocache.WithWarmRate(10))
 		require.NoError(t, err)
 		require.Equal(t, geocache.WarmStats{Present: 50}, s)
 		require.InDelta(t, 4.9, time.Since(begun).Seconds(), 0.1)
@@ -54,7 +54,7 @@ func TestWarm(t *testing.T) {
 		for i := range 100 {
 			bad = append(bad, fmt.Sprint("bad-", i), fmt.Sprint("good-", i))
 		}
-		s, err = g.Warm(t.Context(), slices.Values(append(bad, strings.Repeat("x", 5000))), geocache.WarmRate(1e9), geocache.WarmConcurrency(1024))
+		s, err = g.Warm(t.Context(), slices.Values(append(bad, strings.Repeat("x", 5000))), geocache.WithWarmRate(1e9), geocache.WithWarmConcurrency(1024))
 		require.Equal(t, geocache.WarmStats{Loaded: 100, Failed: 101}, s)
 		require.ErrorIs(t, err, errDatabase)
 		require.ErrorContains(t, err, `geocache: warm test/"bad-`)
@@ -84,8 +84,8 @@ func TestWarmEnds(t *testing.T) {
 		_, err = g.Warm(t.Context(), endless)
 		require.ErrorIs(t, err, geocache.ErrClosed)
 
-		_, err = g.Warm(t.Context(), endless, geocache.WarmRate(0), geocache.WarmConcurrency(0))
-		requireMistakes(t, err, "geocache: warm g: WarmRate(0): must be positive", "WarmConcurrency(0): must be from 1 to 1024")
+		_, err = g.Warm(t.Context(), endless, geocache.WithWarmRate(0), geocache.WithWarmConcurrency(0))
+		requireMistakes(t, err, "geocache: warm g: WithWarmRate(0): must be positive", "WarmConcurrency(0): must be from 1 to 1024")
 	})
 	alone(t, geocache.Getter[string](nil), nil, func(t *testing.T, g *geocache.Group[string]) {
 		_, err := g.Warm(t.Context(), slices.Values(keys(3)))
@@ -130,7 +130,7 @@ func TestWarmInACluster(t *testing.T) {
 		for i := range 30 {
 			more = append(more, fmt.Sprint("new-", i))
 		}
-		s, err = groups["eu-1"].Warm(context.Background(), slices.Values(more), geocache.WarmConcurrency(1))
+		s, err = groups["eu-1"].Warm(context.Background(), slices.Values(more), geocache.WithWarmConcurrency(1))
 		require.ErrorContains(t, err, "cannot have that")
 		require.Equal(t, geocache.WarmStats{Loaded: 29, Failed: 1}, s)
 	})

@@ -25,12 +25,12 @@ func TestARegionThatComesWhileTheWorldIsWaitedFor(t *testing.T) {
 		c.Net.Cut("eu", "us")
 		c.Node("ap-1").MustGet("ada")
 		type result struct {
-			geocache.Written
+			geocache.Receipt
 			err error
 		}
 		set := make(chan result, 1)
 		go func() {
-			w, err := c.Node("eu-1").Set("ada", "written", geocache.Ack(geocache.World))
+			w, err := c.Node("eu-1").Set("ada", "written", geocache.WithAck(geocache.AckWorld))
 			set <- result{w, err}
 		}()
 		time.Sleep(time.Second)
@@ -45,7 +45,7 @@ func TestARegionThatComesWhileTheWorldIsWaitedFor(t *testing.T) {
 
 		// From now on it is waited for.
 		c.Net.Cut("eu", "ap")
-		w, err := c.Node("eu-1").Set("ada", "again", geocache.Ack(geocache.World))
+		w, err := c.Node("eu-1").Set("ada", "again", geocache.WithAck(geocache.AckWorld))
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
 		require.Equal(t, []string{"ap"}, w.Pending)
 	})
@@ -72,7 +72,7 @@ func TestARegionThatTheOwnerHearsOfLater(t *testing.T) {
 			c.Net.HealAll()
 			directory.tell("eu-2", all...)
 		})
-		w, err := c.Node("eu-1").Set(key, "written", geocache.Ack(geocache.World))
+		w, err := c.Node("eu-1").Set(key, "written", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Equal(t, []string{"eu", "ap"}, w.Confirmed)
 		require.Equal(t, "written", text(t, c.Node("ap-1"), key))

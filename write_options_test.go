@@ -24,16 +24,16 @@ func TestWhatAWriteRefuses(t *testing.T) {
 			is   error
 			text string
 		}{
-			"level":   {opts: []geocache.WriteOption{geocache.Ack(geocache.World + 1)}, text: "Ack(3): there is no such level"},
-			"ttl":     {opts: []geocache.WriteOption{geocache.ItemTTL(-time.Second)}, text: "ItemTTL(-1s): must not be negative"},
+			"level":   {opts: []geocache.WriteOption{geocache.WithAck(geocache.AckWorld + 1)}, text: "Ack(3): there is no such level"},
+			"ttl":     {opts: []geocache.WriteOption{geocache.WithItemTTL(-time.Second)}, text: "ItemTTL(-1s): must not be negative"},
 			"key":     {key: long, is: geocache.ErrTooLarge, text: "a key of 4097 bytes, at most 4096 are allowed"},
 			"context": {ctx: cancelled, is: context.Canceled},
 		} {
 			if c.ctx == nil {
 				c.ctx = t.Context()
 			}
-			w := geocache.Written{Generation: 7}
-			opts := append(c.opts, geocache.Into(&w))
+			w := geocache.Receipt{Generation: 7}
+			opts := append(c.opts, geocache.WithReceipt(&w))
 			_, updateErr := g.Update(c.ctx, c.key, func(string, bool) (string, error) { t.Error(name); return "", nil }, opts...)
 			for op, err := range map[string]error{
 				"Set":    g.Set(c.ctx, c.key, "v", opts...),
@@ -61,7 +61,7 @@ func TestAnItemTTLOfASet(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
 		for own, want := range map[time.Duration]time.Duration{10 * time.Second: 10 * time.Second, time.Hour: testcluster.TTL, 0: testcluster.TTL} {
-			_, err := c.Node("eu-1").Set("ada", "1", geocache.ItemTTL(own), geocache.Ack(geocache.World))
+			_, err := c.Node("eu-1").Set("ada", "1", geocache.WithItemTTL(own), geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
 			for _, n := range c.Nodes() {
 				left := time.Until(n.MustGet("ada").Expires)
@@ -145,15 +145,15 @@ func TestAWriteThatIsNotConfirmed(t *testing.T) {
 		hung.Freeze()
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 		defer cancel()
-		var w geocache.Written
-		err := owner.Group.Set(ctx, "ada", testcluster.Value{Key: "ada", Begun: c.Now(), By: "1"}.String(), geocache.Into(&w))
+		var w geocache.Receipt
+		err := owner.Group.Set(ctx, "ada", testcluster.Value{Key: "ada", Begun: c.Now(), By: "1"}.String(), geocache.WithReceipt(&w))
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
 		require.NotErrorIs(t, err, geocache.ErrUncertain)
 		require.NotZero(t, w.Generation)
 		require.Empty(t, w.Confirmed)
 		require.Equal(t, []string{"eu"}, w.Pending)
 
-		w, err = owner.Set("ada", "2", geocache.Ack(geocache.Owner))
+		w, err = owner.Set("ada", "2", geocache.WithAck(geocache.AckOwner))
 		require.NoError(t, err)
 		require.NotZero(t, w.Generation)
 		require.Empty(t, w.Confirmed, "not waited for")
@@ -193,7 +193,7 @@ func TestNilOptions(t *testing.T) {
 	alone(t, ada, nil, func(t *testing.T, g *geocache.Group[string]) {
 		ctx := t.Context()
 		for name, call := range map[string]func() error{
-			"Set":          func() error { return g.Set(ctx, "k", "v", geocache.Ack(geocache.Owner), nil) },
+			"Set":          func() error { return g.Set(ctx, "k", "v", geocache.WithAck(geocache.AckOwner), nil) },
 			"Remove":       func() error { return g.Remove(ctx, "k", nil) },
 			"RemoveTag":    func() error { return g.RemoveTag(ctx, "k", nil) },
 			"RemovePrefix": func() error { return g.RemovePrefix(ctx, "k", nil) },
@@ -210,6 +210,6 @@ func TestNilOptions(t *testing.T) {
 		} {
 			require.ErrorContains(t, call(), "is nil", name)
 		}
-		require.ErrorContains(t, g.Set(ctx, "k", "v", geocache.Ack(geocache.Owner), nil), "option 1 is nil")
+		require.ErrorContains(t, g.Set(ctx, "k", "v", geocache.WithAck(geocache.AckOwner), nil), "option 1 is nil")
 	})
 }

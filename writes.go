@@ -7,26 +7,27 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/engine"
+	"github.com/geocache/geocache/internal/origin"
+	"github.com/geocache/geocache/internal/store"
 )
 
-// An AckLevel says how far a write must have come before the call returns.
+// An AckLevel says how far a write must have come before the call returns. It sets how long the caller
+// waits, not how far the write goes: what it has not reached when the call returns it reaches afterwards.
 type AckLevel uint8
 
-// The levels. What a write has not reached when the call returns it reaches
-// afterwards: a level is how long the caller waits, not how far the write goes.
+// The levels.
 const (
-	// Region is the default: no node of this process's region serves what is
-	// older.
-	Region AckLevel = iota
-	// Owner is when the key's owner in this region has it.
-	Owner
-	// World is Region, in every region.
-	World
+	// AckRegion is the default: no node of this process's region serves an older value.
+	AckRegion AckLevel = iota
+	// AckOwner waits until the key's owner in this region has the write.
+	AckOwner
+	// AckWorld is AckRegion in every region.
+	AckWorld
 )
 
-// A WriteOption changes one Set, Update or Increment, or one Remove or Clear of whichever
-// kind. If one is given twice, the last wins.
+// A WriteOption changes one write: a Set, Update, Increment, Remove, Clear or one of their kin. If one
+// is given twice, the last wins.
 type WriteOption interface{ applyWrite(*writeConfig) }
 
 type writeOption func(*writeConfig)
@@ -34,57 +35,90 @@ type writeOption func(*writeConfig)
 func (o writeOption) applyWrite(c *writeConfig) { o(c) }
 
 type writeConfig struct {
-	ack  AckLevel
-	ttl  time.Duration
-	tags []string
-	into *Written
-	err  error // an option is nil
+	engine.WriteOptions
+	receipt *Receipt
 }
 
-// configOf returns what options say. Without any it allocates nothing.
-func configOf(opts []WriteOption) writeConfig {
+// writeOptions returns what options say, and what is wrong with them. Without any it allocates nothing.
+func writeOptions(opts []WriteOption) *writeConfig {
 	if len(opts) == 0 {
-		return writeConfig{}
+		return &noWriteOptions
 	}
 	c := new(writeConfig)
+	var errs []error
 	for i, o := range opts {
 		if o == nil {
-			c.err = errors.Join(c.err, errNilOption(i))
+			errs = append(errs, errNilOption(i))
 			continue
 		}
 		o.applyWrite(c)
 	}
-	return *c
+	if c.TTL < 0 {
+		errs = append(errs, fmt.Errorf("WithItemTTL(%v): must not be negative", c.TTL))
+	}
+	if c.Ack > engine.AckWorld {
+		errs = append(errs, fmt.Errorf("WithAck(%d): there is no such level", c.Ack))
+	}
+	errs = append(errs, checkTags(c.Tags))
+	c.Invalid = errors.Join(errs...)
+	if c.receipt != nil {
+		c.Receipt = new(engine.Receipt)
+	}
+	return c
+}
+
+var noWriteOptions writeConfig
+
+// done fills in the caller's receipt.
+func (c *writeConfig) done() {
+	if c.receipt != nil {
+		*c.receipt = Receipt{Generation(c.Receipt.Generation), c.Receipt.Confirmed, c.Receipt.Pending}
+	}
 }
 
 // errNilOption says that an option of a list is nil.
 func errNilOption(i int) error { return fmt.Errorf("option %d is nil", i) }
 
-// Ack sets how far the write must have come before the call returns. Default
-// Region.
-func Ack(level AckLevel) WriteOption { return writeOption(func(c *writeConfig) { c.ack = level }) }
+// checkTags returns what is wrong with the tags.
+func checkTags(tags []string) error {
+	if len(tags) > store.MaxTags {
+		return fmt.Errorf("%d tags, at most %d are allowed", len(tags), store.MaxTags)
+	}
+	for _, tag := range tags {
+		if tag == "" || len(tag) > store.MaxTag {
+			return fmt.Errorf("a tag of %d bytes, it must have 1 to %d", len(tag), store.MaxTag)
+		}
+	}
+	return nil
+}
 
-// ItemTTL gives the value a time to live of its own, shorter than the group's.
+// WithAck sets how far the write must have come before the call returns. Default
+// AckRegion.
+func WithAck(level AckLevel) WriteOption {
+	return writeOption(func(c *writeConfig) { c.Ack = engine.Ack(level) })
+}
+
+// WithItemTTL gives the value a time to live of its own, shorter than the group's.
 // Default, and at most: the group's.
-func ItemTTL(d time.Duration) WriteOption { return writeOption(func(c *writeConfig) { c.ttl = d }) }
+func WithItemTTL(d time.Duration) WriteOption { return writeOption(func(c *writeConfig) { c.TTL = d }) }
 
-// Tags has the value that a Set or an Update writes bear tags, by which RemoveTag removes
+// WithTags has the value that a Set or an Update writes bear tags, by which RemoveTag removes
 // it. Each has 1 to 255 bytes, and there are at most 255. Default none: a value that is written
 // anew without tags has none.
-func Tags(tags ...string) WriteOption { return writeOption(func(c *writeConfig) { c.tags = tags }) }
+func WithTags(tags ...string) WriteOption { return writeOption(func(c *writeConfig) { c.Tags = tags }) }
 
-// Into has the call report what became of the write in w, whether it returns an
+// WithReceipt has the call report what became of the write in r, whether it returns an
 // error or not.
-func Into(w *Written) WriteOption { return writeOption(func(c *writeConfig) { c.into = w }) }
+func WithReceipt(r *Receipt) WriteOption { return writeOption(func(c *writeConfig) { c.receipt = r }) }
 
-// Written is what became of a write.
-type Written struct {
+// A Receipt says what became of a write.
+type Receipt struct {
 	// Generation is the write's place in the order of all writes; 0 if it is
 	// not known to have happened.
-	Generation expiry.Generation
+	Generation Generation
 
 	// Confirmed are the regions in which no node serves what is older, this
-	// process's own first. With a level below World only that is waited for.
+	// process's own first. With a level below AckWorld only that is waited for.
 	Confirmed []string
 
 	// Pending are the regions that were waited for and have not confirmed. The
@@ -92,23 +126,12 @@ type Written struct {
 	Pending []string
 }
 
-var (
-	// ErrUncertain says that a write may or may not have happened: the node
-	// that was to carry it out could not be reached any more, or the caller's time
-	// was up. A Set or a Remove can be done again without harm.
-	ErrUncertain = errors.New("geocache: the write may or may not have happened")
-
-	// ErrUnconfirmed says that a write has happened, and that the caller's time
-	// was up before it had come as far as was asked. It goes on.
-	ErrUnconfirmed = errors.New("geocache: the write has happened and is not confirmed everywhere it should be")
-)
-
 // Set makes v the value of key. When it returns nil, every read in this
 // region that begins afterwards gets v, or what was written or loaded later; every other
 // region has it one trip later. A load that was under way does not bring an
-// older value back. See Ack.
+// older value back. See WithAck.
 //
-// v lives as long as a loaded value would (see ItemTTL). It is kept by the key's owner and
+// v lives as long as a loaded value would (see WithItemTTL). It is kept by the key's owner and
 // its successor in each region, and like every value it may be evicted: what must
 // not be lost belongs into an origin, see WithSetter and WithWriteBehind.
 //
@@ -122,30 +145,105 @@ var (
 // it, and if it has but was not confirmed in time, ErrUnconfirmed. Otherwise the cache has not
 // got it; what a setter that failed has done to the origin only the origin knows.
 func (g *Group[V]) Set(ctx context.Context, key string, v V, opts ...WriteOption) error {
-	value, err := call(&g.guard, "codec", key, func() ([]byte, error) { return g.codec.Encode(v) })
+	value, err := g.encode(key, v)
+	if err == nil {
+		o := writeOptions(opts)
+		err = g.core.Set(ctx, key, value, &o.WriteOptions)
+		o.done()
+	}
+	return inCall("Set", g.Name(), key, err)
+}
+
+func (g *Group[V]) encode(key string, v V) ([]byte, error) {
+	value, err := origin.Call(g.core.Guard(), "codec", key, func() ([]byte, error) { return g.codec.Encode(v) })
 	if err != nil {
 		err = fmt.Errorf("the value cannot be encoded: %w", err)
-	} else {
-		err = g.mutate(ctx, &note.Write{Op: note.Set, Key: key, Value: value}, opts)
 	}
-	return inWrite("Set", g.name, key, err)
+	return value, err
+}
+
+// SetMany is Set for many keys, some at a time. The error joins those of the keys, or of many some.
+// What WithReceipt reports is of all keys together, as in RemoveMany. If a value cannot be encoded
+// nothing is set.
+func (g *Group[V]) SetMany(ctx context.Context, values map[string]V, opts ...WriteOption) error {
+	encoded := make(map[string][]byte, len(values))
+	var failed engine.KeyErrors
+	for key, v := range values {
+		value, err := g.encode(key, v)
+		if err != nil {
+			failed.Add(key, err)
+		}
+		encoded[key] = value
+	}
+	if len(failed.First) == 0 {
+		o := writeOptions(opts)
+		failed = g.core.SetMany(ctx, encoded, &o.WriteOptions)
+		o.done()
+	}
+	return joined("SetMany", g.Name(), failed, "%d more keys could not be set")
 }
 
 // Remove makes every value of key that was loaded or set before it dead. The next
 // Get loads it. Its promises and errors are those of Set.
 func (g *Group[V]) Remove(ctx context.Context, key string, opts ...WriteOption) error {
-	return inWrite("Remove", g.name, key, g.mutate(ctx, &note.Write{Op: note.Remove, Key: key}, opts))
+	o := writeOptions(opts)
+	err := g.core.Remove(ctx, key, &o.WriteOptions)
+	o.done()
+	return inCall("Remove", g.Name(), key, err)
 }
 
 // Clear is Remove for every key of the group, at the cost of one.
 func (g *Group[V]) Clear(ctx context.Context, opts ...WriteOption) error {
-	return inWrite("Clear", g.name, "", g.mutate(ctx, &note.Write{Op: note.Clear}, opts))
+	o := writeOptions(opts)
+	err := g.core.Clear(ctx, &o.WriteOptions)
+	o.done()
+	return inCall("Clear", g.Name(), "", err)
 }
 
-// inWrite is inCall for what may be nil.
-func inWrite(op, group, key string, err error) error {
+// RemoveTag is Remove for every value that bears the tag (see WithTags and Loaded), on
+// whichever node it is, and for those that are being loaded: what they bear is looked at
+// when they are there. It costs one message to each node, as a Remove does, however many
+// values there are. A value is dropped when it is read next, or swept within a minute.
+//
+// It leaves the origin alone. Its promises and errors are those of Remove.
+func (g *Group[V]) RemoveTag(ctx context.Context, tag string, opts ...WriteOption) error {
+	err := checkTags([]string{tag})
 	if err == nil {
-		return nil
+		err = g.removeScope(ctx, expiry.Tag(tag), opts)
 	}
-	return inCall(op, group, key, err)
+	return inCall("RemoveTag", g.Name(), tag, err)
+}
+
+// RemovePrefix is Remove for every key that begins with the prefix, at the cost of one. The
+// prefix must not be empty; Clear removes everything. It may be as long as a key.
+//
+// It leaves the origin alone. Its promises and errors are those of Remove.
+func (g *Group[V]) RemovePrefix(ctx context.Context, prefix string, opts ...WriteOption) error {
+	err := errors.New("the prefix is empty; Clear removes everything")
+	if prefix != "" {
+		err = g.removeScope(ctx, expiry.Prefix(prefix), opts)
+	}
+	return inCall("RemovePrefix", g.Name(), prefix, err)
+}
+
+func (g *Group[V]) removeScope(ctx context.Context, scope expiry.Subject, opts []WriteOption) error {
+	o := writeOptions(opts)
+	defer o.done()
+	return g.core.RemoveScope(ctx, scope, &o.WriteOptions)
+}
+
+// RemoveMany is Remove for many keys, with one request to each owner, and from there one message
+// to each node. With WithRemover it is as many Removes, some at a time.
+//
+// The error joins those of the owners' keys, or with a remover those of many keys some. What
+// WithReceipt reports is of all keys together: Generation is the highest, Confirmed are the regions
+// that have confirmed every key.
+func (g *Group[V]) RemoveMany(ctx context.Context, keys []string, opts ...WriteOption) error {
+	o := writeOptions(opts)
+	if o.Invalid != nil {
+		return inCall("RemoveMany", g.Name(), "", o.Invalid)
+	}
+	failed := g.core.RemoveMany(ctx, keys, &o.WriteOptions)
+	o.done()
+	return joined("RemoveMany", g.Name(), failed, "%d more failed")
 }

@@ -79,7 +79,7 @@ func TestAClearReachesEveryRegion(t *testing.T) {
 				n.MustGet(fmt.Sprint(i))
 			}
 		}
-		w, err := c.Node("us-2").Clear(geocache.Ack(geocache.World))
+		w, err := c.Node("us-2").Clear(geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Equal(t, []string{"us", "eu"}, w.Confirmed)
 		for i := range 20 {
@@ -158,7 +158,7 @@ func TestAThousandWritesASecondAreSeenOneTripLater(t *testing.T) {
 func TestAWorldWriteNamesTheRegionsThatConfirmed(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
 		time.Sleep(standing)
-		w, err := c.Node("eu-1").Set("ada", "1", geocache.Ack(geocache.World))
+		w, err := c.Node("eu-1").Set("ada", "1", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Equal(t, []string{"eu", "ap", "us"}, w.Confirmed)
 		require.Equal(t, "1", text(t, c.Node("us-3"), "ada"))
@@ -166,7 +166,7 @@ func TestAWorldWriteNamesTheRegionsThatConfirmed(t *testing.T) {
 		c.Net.Cut("eu", "us")
 		c.Net.Cut("ap", "us")
 		begun := time.Now()
-		w, err = c.Node("eu-1").Set("ada", "2", geocache.Ack(geocache.World))
+		w, err = c.Node("eu-1").Set("ada", "2", geocache.WithAck(geocache.AckWorld))
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
 		require.ErrorContains(t, err, "us")
 		require.Equal(t, 30*time.Second, time.Since(begun).Round(time.Second), "the caller's deadline")
@@ -192,7 +192,7 @@ func TestAWorldWriteEndsWithItsCache(t *testing.T) {
 				c.Net.Cut("eu", "us")
 				key, ended := c.KeyOf(owner), make(chan error, 1)
 				go func() {
-					ended <- c.Node("eu-1").Group.Set(context.Background(), key, testcluster.Value{Key: key, By: "1"}.String(), geocache.Ack(geocache.World))
+					ended <- c.Node("eu-1").Group.Set(context.Background(), key, testcluster.Value{Key: key, By: "1"}.String(), geocache.WithAck(geocache.AckWorld))
 				}()
 				time.Sleep(20 * time.Second)
 				require.Empty(t, ended)

@@ -102,7 +102,7 @@ func (c cluster) settle() error {
 			for _, r := range s.Regions {
 				seen += r.Nodes
 			}
-			met = met && s.Copies && seen == len(c)
+			met = met && s.ServesCopies && seen == len(c)
 		}
 		if met {
 			return nil

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/consistenthash"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 // This file is a model of clusters that are too large to run here. Its messages are
@@ -64,28 +64,28 @@ func heartbeats(s shape) frames {
 // comparing is what all nodes send in a second to find floors that a region lacks, with the
 // digests of so many slices of time: a node compares with one node of each other region.
 func comparing(s shape, l load, slices int) frames {
-	ask := note.Compare{Group: l.group, Width: time.Second, Digests: make([]uint64, slices)}
-	one := exchange(len(ask.Append(nil)), len(note.Floors{}.Append(nil)))
+	ask := message.CompareRequest{Group: l.group, Width: time.Second, Digests: make([]uint64, slices)}
+	one := exchange(len(ask.Append(nil)), len(message.Floors{}.Append(nil)))
 	return one.times(float64(s.all()*(s.regions-1)) / compared.Seconds())
 }
 
 // writing is what one Set sends, from a node that is any in its region.
 func writing(s shape, l load) frames {
 	value := make([]byte, l.value)
-	write := note.Write{Group: l.group, Key: l.key, Op: note.Set, Value: value}
-	floor := note.Note{Group: l.group, Key: l.key}
+	write := message.WriteRequest{Group: l.group, Key: l.key, Op: message.Set, Value: value}
+	floor := message.Write{Group: l.group, Key: l.key}
 	whole := floor
 	whole.HasValue, whole.Value = true, value
-	tell := func(n note.Note) frames {
-		return exchange(len(note.Tell{Notes: []note.Note{n}}.Append(nil)), 0)
+	tell := func(w message.Write) frames {
+		return exchange(len(message.Broadcast{Writes: []message.Write{w}}.Append(nil)), 0)
 	}
 	// The owner tells all others: the successor has the value, too.
 	var region frames
 	if s.nodes > 1 {
 		region = tell(whole).plus(tell(floor).times(float64(s.nodes - 2)))
 	}
-	push := exchange(len(note.Push{Notes: []note.Note{whole}}.Append(nil)), len(note.Pushed{}.Append(nil)))
-	toOwner := exchange(len(write.Append(nil)), len(note.Wrote{}.Append(nil))).times(1 - 1/float64(s.nodes))
+	push := exchange(len(message.Push{Writes: []message.Write{whole}}.Append(nil)), len(message.PushReply{}.Append(nil)))
+	toOwner := exchange(len(write.Append(nil)), len(message.WriteReply{}.Append(nil))).times(1 - 1/float64(s.nodes))
 	return toOwner.plus(region).plus(push.plus(region).times(float64(s.regions - 1)))
 }
 
@@ -100,9 +100,9 @@ func floors(l load) float64 { return min(l.writes*l.retention.Seconds(), maxFloo
 // of each other. It takes them twice: when the group is made, and when all have granted it
 // leases, so that nothing is missed that was written in between.
 func joining(s shape, l load) frames {
-	one := float64(note.Floor{Key: l.key}.Size())
+	one := float64(message.Floor{Key: l.key}.Size())
 	pages := max(floors(l)*one/(1<<20), 1)
-	ask := exchange(len(note.Journal{Group: l.group}.Append(nil)), len(note.Floors{}.Append(nil)))
+	ask := exchange(len(message.JournalRequest{Group: l.group}.Append(nil)), len(message.Floors{}.Append(nil)))
 	from := 2 * float64(s.nodes-1+s.regions-1)
 	return ask.times(from * pages).plus(frames{0, from * floors(l) * one})
 }

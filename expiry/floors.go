@@ -71,13 +71,13 @@ type raise struct {
 type Raised struct {
 	Floor Stamp
 	At    time.Duration // what Raise, RaiseGroup or Clear was called with
-	Mark  Mark          // how many floors were raised before it
-	First Mark          // the same of the first that was held of those it stands for, itself included
+	Seq   Seq           // how many floors were raised before it
+	First Seq           // the same of the first that was held of those it stands for, itself included
 	Scope bool          // it is not the key's own: a prefix's, a tag's, or the group's
 }
 
 // A Mark is a moment in the life of Floors: how many have been raised by then.
-type Mark uint64
+type Seq uint64
 
 // chunk is how many floors are looked at or dropped while the lock is held:
 // much less than a millisecond's worth.
@@ -124,7 +124,7 @@ func (f *Floors) FloorOf(s Subject) Stamp {
 }
 
 // Mark returns the present moment. It takes no lock.
-func (f *Floors) Mark() Mark { return Mark(f.seq.Load()) }
+func (f *Floors) Seq() Seq { return Seq(f.seq.Load()) }
 
 // Group returns the generation that every value must be newer than. It takes
 // no lock.
@@ -146,7 +146,7 @@ func (f *Floors) ClearedBy() (g Generation, sender uint64) {
 
 // TakeFolded returns, and clears, the highest generation of the floors that were folded into the
 // group's of any sender that is gone.
-func (f *Floors) TakeFolded(gone func(sender uint64) bool) (through Generation) {
+func (f *Floors) TakeCollapsed(gone func(sender uint64) bool) (through Generation) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	maps.DeleteFunc(f.folded, func(sender uint64, g Generation) bool {
@@ -205,7 +205,7 @@ func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration, sender uint64
 		return was
 	}
 	r := &raise{subject: subject, sender: sender,
-		Raised: Raised{Floor: own, At: at, Mark: f.Mark(), First: f.Mark(), Scope: scope}}
+		Raised: Raised{Floor: own, At: at, Seq: f.Seq(), First: f.Seq(), Scope: scope}}
 	if held {
 		if own == old.Floor {
 			r.sender = old.sender
@@ -260,7 +260,7 @@ func (f *Floors) Clear(g Generation, at time.Duration, sender uint64) bool {
 }
 
 // Adopt makes another node the sender of a floor, if that is still there.
-func (f *Floors) Adopt(w Written, sender uint64) {
+func (f *Floors) Adopt(w KeyFloor, sender uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if r, ok := f.keys[w.Subject]; ok && r.Floor == w.Floor {
@@ -309,7 +309,7 @@ func (f *Floors) Len() int {
 // lateLocked notes that a write has come that the group's floor covers. That one stays, and
 // counts as raised now.
 func (f *Floors) lateLocked(at time.Duration) {
-	f.last.At, f.last.Mark = max(at, f.last.At), f.Mark()
+	f.last.At, f.last.Seq = max(at, f.last.At), f.Seq()
 	f.seq.Add(1)
 }
 
@@ -322,7 +322,7 @@ func (f *Floors) raiseGroupLocked(g Generation, at time.Duration) bool {
 		}
 		return false
 	}
-	f.last = Raised{Floor: Removal(g), At: max(at, f.last.At), Mark: f.Mark(), Scope: true}
+	f.last = Raised{Floor: Removal(g), At: max(at, f.last.At), Seq: f.Seq(), Scope: true}
 	f.group.Store(uint64(g))
 	f.seq.Add(1)
 	f.dropLocked(g, chunk)

@@ -10,7 +10,7 @@ import (
 )
 
 // Written is the floor of one subject.
-type Written struct {
+type KeyFloor struct {
 	Subject Subject
 	Floor   Stamp
 	Sender  uint64 // see Raise
@@ -29,12 +29,12 @@ type Written struct {
 // A floor that is folded while somebody turns the pages is missing from them,
 // and the group's floor covers it. So whoever wants to know all floors asks for
 // Group and Cleared after the last page, not before.
-func (f *Floors) Journal(since Generation, cursor uint64, limit int) (floors []Written, next uint64, more bool) {
+func (f *Floors) Journal(since Generation, cursor uint64, limit int) (floors []KeyFloor, next uint64, more bool) {
 	limit = max(limit, 1)
 	for next, more = cursor, true; more && len(floors) < limit; {
 		next, more = f.page(next, func(r *raise) bool {
 			if r.Floor.Generation >= since {
-				floors = append(floors, Written{r.subject, r.Floor, r.sender})
+				floors = append(floors, KeyFloor{r.subject, r.Floor, r.sender})
 			}
 			return len(floors) < limit
 		})
@@ -45,8 +45,8 @@ func (f *Floors) Journal(since Generation, cursor uint64, limit int) (floors []W
 // Between returns the floors whose generation is at least from and below to. If
 // they are more than limit it returns as many of them, drawn at random: who asks
 // again and again comes to know all, which would not be so of the first ones.
-func (f *Floors) Between(from, to Generation, limit int) []Written {
-	var floors []Written
+func (f *Floors) Between(from, to Generation, limit int) []KeyFloor {
+	var floors []KeyFloor
 	found := 0
 	f.all(func(r *raise) {
 		if r.Floor.Generation < from || r.Floor.Generation >= to {
@@ -54,9 +54,9 @@ func (f *Floors) Between(from, to Generation, limit int) []Written {
 		}
 		found++
 		if len(floors) < limit {
-			floors = append(floors, Written{r.subject, r.Floor, r.sender})
+			floors = append(floors, KeyFloor{r.subject, r.Floor, r.sender})
 		} else if i := rand.IntN(found); i < limit { // reservoir sampling
-			floors[i] = Written{r.subject, r.Floor, r.sender}
+			floors[i] = KeyFloor{r.subject, r.Floor, r.sender}
 		}
 	})
 	return floors
@@ -114,7 +114,7 @@ func (f *Floors) page(cursor uint64, visit func(*raise) bool) (next uint64, more
 		cursor = 0
 	}
 	begin, _ := slices.BinarySearchFunc(f.raised, cursor, func(r *raise, cursor uint64) int {
-		if uint64(r.Mark) < cursor {
+		if uint64(r.Seq) < cursor {
 			return -1
 		}
 		return 1
@@ -129,7 +129,7 @@ func (f *Floors) page(cursor uint64, visit func(*raise) bool) (next uint64, more
 	if end == len(f.raised) {
 		return f.seq.Load(), false
 	}
-	return uint64(f.raised[end].Mark), true
+	return uint64(f.raised[end].Seq), true
 }
 
 // compactLocked takes void raises off the old end of the journal, and all of them

@@ -80,7 +80,7 @@ func (m *model) drop(through Generation) {
 }
 
 // held returns the floors that f keeps, in the order of their raises.
-func (m *model) held(f func(modelled) bool) []Written {
+func (m *model) held(f func(modelled) bool) []KeyFloor {
 	var keys []Subject
 	for key, k := range m.keys {
 		if f(k) {
@@ -88,9 +88,9 @@ func (m *model) held(f func(modelled) bool) []Written {
 		}
 	}
 	slices.SortFunc(keys, func(a, b Subject) int { return int(m.keys[a].seq) - int(m.keys[b].seq) })
-	var floors []Written
+	var floors []KeyFloor
 	for _, key := range keys {
-		floors = append(floors, Written{Subject: key, Floor: m.keys[key].floor})
+		floors = append(floors, KeyFloor{Subject: key, Floor: m.keys[key].floor})
 	}
 	return floors
 }
@@ -179,7 +179,7 @@ func TestFloorsAreTheModel(t *testing.T) {
 				require.ElementsMatch(t, there, f.Between(from, to, manyKeys+7))
 				few := f.Between(from, to, 2)
 				require.Len(t, few, min(2, len(there)))
-				require.Subset(t, append(there, Written{}), append(few, Written{}))
+				require.Subset(t, append(there, KeyFloor{}), append(few, KeyFloor{}))
 			},
 			"digest": func(t *rapid.T) {
 				other := NewFloors(manyKeys + 7)
@@ -295,7 +295,7 @@ func TestJournalPages(t *testing.T) {
 	}
 	first, cursor, more := f.Journal(0, 0, 10)
 	require.True(t, more)
-	require.Equal(t, Written{Subject: "0", Floor: Removal(1)}, first[0])
+	require.Equal(t, KeyFloor{Subject: "0", Floor: Removal(1)}, first[0])
 
 	f.Raise("5", Removal(horizon), 0, 0)    // was on the page
 	f.Raise("20", Removal(horizon+1), 0, 0) // not yet
@@ -306,8 +306,8 @@ func TestJournalPages(t *testing.T) {
 	rest, cursor, more := f.Journal(0, cursor, 5*chunk)
 	require.False(t, more)
 	require.Len(t, rest, 3*chunk-15+1) // "5" once more
-	require.Equal(t, Written{Subject: "15", Floor: Removal(16)}, rest[0])
-	require.Equal(t, []Written{{Subject: "5", Floor: Removal(horizon)}, {Subject: "20", Floor: Removal(horizon + 1)}, {Subject: "30", Floor: Removal(horizon + 1 + 6*chunk)}}, rest[len(rest)-3:])
+	require.Equal(t, KeyFloor{Subject: "15", Floor: Removal(16)}, rest[0])
+	require.Equal(t, []KeyFloor{{Subject: "5", Floor: Removal(horizon)}, {Subject: "20", Floor: Removal(horizon + 1)}, {Subject: "30", Floor: Removal(horizon + 1 + 6*chunk)}}, rest[len(rest)-3:])
 
 	none, same, more := f.Journal(0, cursor, 10)
 	require.Empty(t, none)
@@ -315,10 +315,10 @@ func TestJournalPages(t *testing.T) {
 	require.Equal(t, cursor, same)
 	f.Raise("new", Removal(horizon), 0, 0)
 	news, _, _ := f.Journal(0, cursor, 10)
-	require.Equal(t, []Written{{Subject: "new", Floor: Removal(horizon)}}, news)
+	require.Equal(t, []KeyFloor{{Subject: "new", Floor: Removal(horizon)}}, news)
 
 	again, _, _ := f.Journal(0, cursor+100, 1)
-	require.Equal(t, []Written{{Subject: "15", Floor: Removal(16)}}, again, "a cursor from before a restart")
+	require.Equal(t, []KeyFloor{{Subject: "15", Floor: Removal(16)}}, again, "a cursor from before a restart")
 	one, _, more := f.Journal(0, 0, 0)
 	require.Len(t, one, 1, "a limit that would never end")
 	require.True(t, more)
@@ -348,7 +348,7 @@ func TestClearOfMany(t *testing.T) {
 	const g = 10*chunk - 1
 	require.True(t, f.Clear(g, 0, 0))
 	require.Equal(t, 9*chunk, f.Len())
-	last := []Written{{Subject: Key(fmt.Sprint(g)), Floor: Removal(g + 1)}}
+	last := []KeyFloor{{Subject: Key(fmt.Sprint(g)), Floor: Removal(g + 1)}}
 	floors, _, _ := f.Journal(0, 0, 100)
 	require.Equal(t, last, floors)
 	require.Equal(t, last, f.Between(0, horizon, 100))
@@ -371,16 +371,16 @@ func TestClearOfMany(t *testing.T) {
 func TestFoldingDoesNotDependOnTheOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(1, 8).Draw(t, "limit")
-		writes := rapid.SliceOf(rapid.Custom(func(t *rapid.T) Written {
-			return Written{Subject: Key(rapid.StringMatching("[a-p]").Draw(t, "key")), Floor: Removal(drawGeneration().Draw(t, "generation"))}
+		writes := rapid.SliceOf(rapid.Custom(func(t *rapid.T) KeyFloor {
+			return KeyFloor{Subject: Key(rapid.StringMatching("[a-p]").Draw(t, "key")), Floor: Removal(drawGeneration().Draw(t, "generation"))}
 		})).Draw(t, "writes")
-		floors := func(writes []Written) (Generation, []Written) {
+		floors := func(writes []KeyFloor) (Generation, []KeyFloor) {
 			f := NewFloors(limit)
 			for _, w := range writes {
 				f.Raise(w.Subject, w.Floor, 0, 0)
 			}
 			held := f.Between(0, ^Generation(0), limit)
-			slices.SortFunc(held, func(a, b Written) int { return strings.Compare(string(a.Subject), string(b.Subject)) })
+			slices.SortFunc(held, func(a, b KeyFloor) int { return strings.Compare(string(a.Subject), string(b.Subject)) })
 			return f.Group(), held
 		}
 		group, held := floors(writes)
@@ -438,7 +438,7 @@ func TestFloorsConcurrently(t *testing.T) {
 		}
 		seen := map[Subject]Stamp{}
 		for cursor, more := uint64(0), true; more; {
-			var floors []Written
+			var floors []KeyFloor
 			floors, cursor, more = f.Journal(0, cursor, 700)
 			for _, w := range floors {
 				seen[w.Subject] = seen[w.Subject].Max(w.Floor)

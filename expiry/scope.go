@@ -56,7 +56,7 @@ func (s Subject) begins(mark string) bool {
 }
 
 // Scoped returns the moment after the last raise of a scope's floor. It takes no lock.
-func (f *Floors) Scoped() Mark { return Mark(f.scoped.Load()) }
+func (f *Floors) Scoped() Seq { return Seq(f.scoped.Load()) }
 
 // Over passes all floors to visit that a value of key with these tags must not be below,
 // until visit returns false. visit must not call f.

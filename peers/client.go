@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 )
 
 // A clientConn is a connection that requests go out on.
@@ -67,10 +68,8 @@ type span struct {
 
 // A ping is one that waits for its pong.
 type ping struct {
-	number  uint64
-	at      time.Time
-	instant expiry.Instant
-	view    *view // that it carried
+	number uint64
+	lease.Ping
 }
 
 func newClientConn(p *Peer, nc *conn, m welcome) *clientConn {
@@ -246,8 +245,8 @@ func (c *clientConn) heartbeat() {
 // than the time between two of them.
 func (c *clientConn) ping() error {
 	clock := c.peer.transport.config.Clock
-	sent := ping{at: time.Now(), instant: clock.Instant(), view: c.peer.transport.view.Load()}
-	view := sent.view.hash
+	sent := ping{Ping: c.peer.transport.leases.Ping()}
+	view := sent.Hash()
 	if !c.peer.home() {
 		view = 0
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 	"github.com/geocache/geocache/internal/valid"
 )
 
@@ -61,6 +62,10 @@ type Config struct {
 	// what is promised of leases needs that within a region.
 	Lease time.Duration
 
+	// Leases decides what pings and pongs mean for leases. It must have Lease and Clock. Default: one made
+	// by LeaseConfig.
+	Leases *lease.Table
+
 	Limits Limits
 
 	// Logger is where connections and refusals are logged; by default
@@ -69,7 +74,7 @@ type Config struct {
 
 	// Counts reports whether this node counts another one, which pings it, among the nodes of its
 	// region. known is false if it cannot tell. It is called for each ping and must be quick. A node that
-	// has not been counted for Grace is told so, see Standing; one that never was, after two leases.
+	// has not been counted for Grace is told so, see lease.Standing; one that never was, after two leases.
 	// Nil means that this node can never tell.
 	Counts func(id string) (counts, known bool)
 
@@ -77,14 +82,14 @@ type Config struct {
 	Grace time.Duration
 
 	// OnChange, if not nil, is called when a peer has come up or gone down, or says something else of
-	// itself or of this node (see Guest and Standing), on a goroutine that its connection needs, so it must
+	// itself or of this node (see lease.Guest and lease.Standing), on a goroutine that its connection needs, so it must
 	// not block. Two calls may overtake each other, so ask the Peer how it is. It is not called for a peer
 	// that SetPeers has dropped, nor once Close has begun.
 	OnChange func(p *Peer)
 
 	// OnPong, if not nil, is called after each pong of a peer has been taken
 	// in, with no lock held, and on the goroutine that reads its connection,
-	// so it must not block. LeaseEnd and Settled then say what the pong said.
+	// so it must not block. Leases then says what the pong said.
 	OnPong func(p *Peer)
 
 	// OnRestart, if not nil, is called when a peer's process turns out to be a new one. The peer can
@@ -203,4 +208,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Logger = c.Logger.With("cluster", c.Cluster)
 	return c, errors.Join(errs...)
+}
+
+// LeaseConfig returns what a lease.Table for a Transport is made of: with the Transport's pauses between attempts.
+func LeaseConfig(length, grace time.Duration, clock *expiry.Clock) lease.Config {
+	return lease.Config{Length: length, Grace: grace, Retry: lastBackoff, Clock: clock}
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 	"github.com/geocache/geocache/internal/wire"
 )
 
@@ -289,8 +290,8 @@ type pong struct {
 	others  time.Duration  // for which a lease granted under another view may still run
 	instant expiry.Instant // of the server, as it sent this
 
-	standing Standing // what the server takes the client for
-	guest    bool     // the server is a guest of its region
+	standing lease.Standing // what the server takes the client for
+	guest    bool           // the server is a guest of its region
 }
 
 const (
@@ -319,8 +320,8 @@ func decodePong(body []byte) (pong, error) {
 	r := wire.NewReader(body)
 	m := pong{lease: r.Micros(), others: r.Micros(), instant: r.Instant()}
 	flags := r.Uint8()
-	m.standing, m.guest = Standing(flags&pongStanding), flags&pongGuest != 0
-	if flags != m.flags() || m.standing > Uncounted {
+	m.standing, m.guest = lease.Standing(flags&pongStanding), flags&pongGuest != 0
+	if flags != m.flags() || m.standing > lease.Uncounted {
 		r.Fail("a flag has no meaning")
 	}
 	return m, r.End()

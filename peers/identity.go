@@ -274,7 +274,7 @@ func (t *Transport) admit(nc *conn, m hello) error {
 		p := t.Peer(m.id)
 		if p == nil {
 			if m.region == t.config.Region {
-				t.granted.stranger(m.id)
+				t.leases.Refused(m.id)
 			}
 			return refuse(ReasonUnlisted, "node %q is not listed at node %q (yet), so its certificate cannot be judged; it is for %s",
 				m.id, t.config.ID, listed(c.names))

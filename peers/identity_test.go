@@ -293,15 +293,6 @@ func TestUnlistedNodes(t *testing.T) {
 	eventually(t, func() bool { return old.Peer("young").Up() && peer.Up() })
 }
 
-// TestManyStrangers: what unlisted nodes make a node remember is bounded.
-func TestManyStrangers(t *testing.T) {
-	l := leases{length: time.Second, strangers: make(map[string]time.Time)}
-	for i := range 3 * maxStrangers {
-		l.stranger(string(rune(i)))
-	}
-	require.LessOrEqual(t, len(l.strangers), maxStrangers+1)
-}
-
 // TestAnIDIsBound: who says that it is a node which is connected must have the certificate of
 // that one, or one for the same names.
 func TestAnIDIsBound(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 )
 
 const (
@@ -45,11 +46,10 @@ type Peer struct {
 
 	conn    atomic.Pointer[clientConn] // for new requests; nil while there is none
 	up      atomic.Bool
-	rtt     atomic.Int64         // zero until measured
-	lease   atomic.Pointer[held] // the last that was granted
+	rtt     atomic.Int64 // zero until measured
+	lease   *lease.Peer  // what it has granted
 	epoch   atomic.Uint64
 	says    atomic.Uint32 // what the last pong said of both nodes, see pong.flags
-	settled atomic.Pointer[settled]
 	traffic traffic
 
 	connects atomic.Uint64
@@ -77,6 +77,9 @@ func newPeer(t *Transport, endpoint Endpoint) *Peer {
 		renew: make(chan renewal, 1), retiring: make(map[*clientConn]struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
+	if p.lease = new(lease.Peer); p.home() { // others have nothing to grant
+		p.lease = t.leases.Register(endpoint.ID)
+	}
 	return p
 }
 
@@ -134,6 +137,7 @@ func (p *Peer) drop(why error) {
 	current := p.current
 	p.mu.Unlock()
 	p.up.Store(false)
+	p.transport.leases.Forget(p.endpoint.ID, p.lease)
 	p.cancel()
 	if current != nil {
 		current.drain(why)
@@ -239,7 +243,7 @@ func (p *Peer) use(c *clientConn) error {
 		select {
 		case err := <-ended:
 			err = c.close(err)
-			p.settled.Store(nil) // what is behind the next one may know nothing of it
+			p.lease.Reset() // what is behind the next one may know nothing of it
 			p.conn.Store(nil)
 			c.fail(err)
 			c.tasks.Wait()
@@ -270,7 +274,7 @@ func (p *Peer) start(c *clientConn) (ended <-chan error) {
 	p.pongs.Lock()
 	p.latest = c
 	if was != uint64(c.server.epoch) {
-		p.settled.Store(nil)
+		p.lease.Reset()
 	}
 	p.pongs.Unlock()
 	p.mu.Lock()
@@ -379,7 +383,7 @@ func (p *Peer) Guest() bool { return p.says.Load()&pongGuest != 0 }
 
 // Standing returns what the peer takes this node for, as its last pong said. It is Unknown of a
 // peer in another region.
-func (p *Peer) Standing() Standing { return Standing(p.says.Load() & pongStanding) }
+func (p *Peer) Standing() lease.Standing { return lease.Standing(p.says.Load() & pongStanding) }
 
 // pingSoon has the peer pinged at once. A connection that is not there yet begins with a ping.
 func (p *Peer) pingSoon() {

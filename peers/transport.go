@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/geocache/geocache/internal/lease"
 )
 
 // A Transport is one node's connections to its peers: those it makes, to ask,
@@ -35,8 +37,7 @@ type Transport struct {
 	// byID holds the present peers. It is replaced, never changed.
 	byID atomic.Pointer[map[string]*Peer]
 
-	view    atomic.Pointer[view] // this node's, as pings carry it; never nil
-	granted leases
+	leases *lease.Table
 
 	handshakes, loading  atomic.Int64
 	numbered             atomic.Uint64 // connections accepted, see conn.number
@@ -74,8 +75,9 @@ func New(config Config) (*Transport, error) {
 	t.leaving, t.leaveNow = context.WithCancel(context.Background())
 	t.ctx, t.abort = context.WithCancel(context.Background())
 	t.byID.Store(&map[string]*Peer{})
-	t.view.Store(new(view))
-	t.granted = leases{length: config.Lease, clients: make(map[string]*grant), strangers: make(map[string]time.Time)}
+	if t.leases = config.Leases; t.leases == nil {
+		t.leases = lease.New(LeaseConfig(config.Lease, config.Grace, config.Clock))
+	}
 	t.bound.nodes = make(map[string]*binding)
 	if config.TLS != nil {
 		t.gate = &gate{source: config.TLS, names: config.PeerNames}

@@ -6,7 +6,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/geocache/geocache"
-	"github.com/geocache/geocache/peers"
 )
 
 // all has every desc that there is.
@@ -21,10 +20,10 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Of the process.
 var (
 	nodeInfo     = desc("node_info", "Always 1; the labels say which node of the cluster this process is.", "node", "node_region", "node_address")
-	copiesServed = desc("copies_served", "1 if copies of other nodes' entries are served now, else 0.")
+	copiesServed = desc("serves_copies", "1 if copies of other nodes' entries are served now, else 0.")
 	guest        = desc("guest", "1 if this node is a guest of its region, which does not list it any more, else 0.")
-	lapses       = desc("copy_lapses_total", "How often serving copies has ended, or not begun, because the nodes of the region did not agree about who is there.")
-	gaps         = desc("push_gaps_total", "Pushes from other regions that showed that one before them had been lost.")
+	leaseLosses  = desc("lease_losses_total", "How often serving copies has ended, or not begun, because the nodes of the region did not agree about who is there.")
+	lostPushes   = desc("lost_pushes_total", "Pushes from other regions that showed that one before them had been lost.")
 	panics       = desc("panics_total", "Calls of the users' functions that panicked or called runtime.Goexit: of the group's, or, where that is empty, of what was given to Open.", "group")
 	refused      = desc("connections_refused_total", "Connections refused, or closed for what came over them.", "reason")
 	certificate  = desc("certificate_left_seconds", "For how long the certificate of this process still is good; negative after its end. Not there without TLS.")
@@ -39,16 +38,16 @@ func oneIf(is bool) float64 {
 
 func (o output) node(s geocache.Stats) {
 	o.gauge(nodeInfo, 1, s.Node.ID, s.Node.Region, s.Node.Address)
-	o.gauge(copiesServed, oneIf(s.Copies))
+	o.gauge(copiesServed, oneIf(s.ServesCopies))
 	o.gauge(guest, oneIf(s.Guest))
-	o.counter(lapses, s.Lapses)
-	o.counter(gaps, s.Gaps)
+	o.counter(leaseLosses, s.LeaseLosses)
+	o.counter(lostPushes, s.LostPushes)
 	if !s.Certificate.IsZero() {
 		o.gauge(certificate, time.Until(s.Certificate).Seconds())
 	}
 	o.counter(panics, s.Panics, "")
 	for reason, n := range s.Refused {
-		o.counter(refused, n, reason.String())
+		o.counter(refused, n, reason)
 	}
 }
 
@@ -60,16 +59,16 @@ var (
 	requestErrors  = desc("request_errors_total", "Of the requests, those that ended without an answer or by an error.", "peer_region")
 	requestTime    = desc("request_duration_seconds", "How long requests took that were answered: kind is fetch for keys, call for what nodes tell each other.", "peer_region", "kind")
 
-	outboxNotes     = desc("outbox_notes", "Notes of writes that the region has still to be told: state is queued or in_flight.", "peer_region", "state")
-	outboxBytes     = desc("outbox_bytes", "Bytes of the notes that the region has still to be told.", "peer_region")
-	outboxLag       = desc("outbox_lag_seconds", "For how long the oldest note has been waiting that the region has still to be told.", "peer_region")
-	outboxSent      = desc("outbox_sent_total", "Notes sent to the region, those that were sent again included.", "peer_region")
-	outboxResent    = desc("outbox_resent_total", "Notes sent to the region again.", "peer_region")
-	outboxCoalesced = desc("outbox_coalesced_total", "Notes that were not sent because of a newer one of the key.", "peer_region")
-	outboxGaps      = desc("outbox_gaps_total", "Messages that the region had not received and was sent again.", "peer_region")
-	outboxStripped  = desc("outbox_stripped_total", "Values that were dropped to keep the outbox within its bound: the region has a miss.", "peer_region")
-	outboxFolded    = desc("outbox_folded_total", "Notes that became one floor for their group to keep the outbox within its bound: the region has misses.", "peer_region")
-	outboxExpired   = desc("outbox_expired_total", "Notes that were never sent because they no longer mattered.", "peer_region")
+	outboxWrites    = desc("outbox_messages", "Writes that the region has not confirmed yet: state is queued or in_flight.", "peer_region", "state")
+	outboxBytes     = desc("outbox_bytes", "Bytes of the writes that the region has not confirmed yet.", "peer_region")
+	outboxLag       = desc("outbox_lag_seconds", "Age of the oldest write that the region has not confirmed yet.", "peer_region")
+	outboxSent      = desc("outbox_sent_total", "Writes sent to the region, including those sent again.", "peer_region")
+	outboxResent    = desc("outbox_resent_total", "Writes sent to the region again.", "peer_region")
+	outboxCoalesced = desc("outbox_coalesced_total", "Writes not sent because a newer one of the key replaced them.", "peer_region")
+	outboxLost      = desc("outbox_lost_total", "Pushes that the region had not received and was sent again.", "peer_region")
+	outboxDropped   = desc("outbox_dropped_values_total", "Values dropped to keep the outbox within its bound: the region has a miss.", "peer_region")
+	outboxCollapsed = desc("outbox_collapsed_total", "Writes collapsed into one invalidation of their group to keep the outbox within its bound: the region has misses.", "peer_region")
+	outboxExpired   = desc("outbox_expired_total", "Writes never sent because they no longer mattered.", "peer_region")
 )
 
 func (o output) region(r geocache.RegionStats, home bool) {
@@ -85,16 +84,16 @@ func (o output) region(r geocache.RegionStats, home bool) {
 		return
 	}
 	b := r.Outbox
-	o.gauge(outboxNotes, float64(b.Queued), r.Name, "queued")
-	o.gauge(outboxNotes, float64(b.InFlight), r.Name, "in_flight")
+	o.gauge(outboxWrites, float64(b.Queued), r.Name, "queued")
+	o.gauge(outboxWrites, float64(b.InFlight), r.Name, "in_flight")
 	o.gauge(outboxBytes, float64(b.Bytes), r.Name)
 	o.gauge(outboxLag, b.Lag.Seconds(), r.Name)
 	o.counter(outboxSent, b.Sent, r.Name)
 	o.counter(outboxResent, b.Resent, r.Name)
 	o.counter(outboxCoalesced, b.Coalesced, r.Name)
-	o.counter(outboxGaps, b.Gaps, r.Name)
-	o.counter(outboxStripped, b.Stripped, r.Name)
-	o.counter(outboxFolded, b.Folded, r.Name)
+	o.counter(outboxLost, b.Lost, r.Name)
+	o.counter(outboxDropped, b.DroppedValues, r.Name)
+	o.counter(outboxCollapsed, b.Collapsed, r.Name)
 	o.counter(outboxExpired, b.Expired, r.Name)
 }
 
@@ -108,7 +107,7 @@ var (
 	peerSent     = desc("peer_sent_bytes_total", "Bytes that the peer was sent requests in, before TLS.", "peer", "peer_region")
 )
 
-func (o output) peer(p peers.PeerStats) {
+func (o output) peer(p geocache.PeerStats) {
 	up := 0.0
 	if p.Up {
 		up = 1
@@ -137,33 +136,33 @@ var (
 	refreshes     = desc("refreshes_total", "Fills in the background, ahead of the expiry or after it.", "group")
 	loadTime      = desc("load_duration_seconds", "How long loads took that ended without an error.", "group")
 
-	writes      = desc("writes_total", "Calls of Set, Remove, Clear and Update.", "group")
-	writeErrors = desc("write_errors_total", "Of the writes, those that ended by an error.", "group")
-	doubts      = desc("write_doubts_total", "Loaded values that were not taken in, because they may be from before a write although their generation is higher.", "group")
-	retries     = desc("update_retries_total", "Rounds of Update that had to begin anew because another process was first.", "group")
-	repaired    = desc("floors_repaired_total", "Floors found missing by comparing with another region.", "group")
+	writes        = desc("writes_total", "Calls of Set, Remove, Clear and Update.", "group")
+	writeErrors   = desc("write_errors_total", "Of the writes, those that ended by an error.", "group")
+	rejectedLoads = desc("rejected_loads_total", "Loaded values that were rejected because they may be older than a write.", "group")
+	retries       = desc("update_retries_total", "Rounds of Update that had to begin anew because another process was first.", "group")
+	repaired      = desc("floors_repaired_total", "Floors found missing by comparing with another region.", "group")
 
 	originWrites      = desc("origin_writes_total", "Writes that the origin has taken from this process.", "group")
-	originWriteErrors = desc("origin_write_errors_total", "Calls of the setter or remover that failed.", "group")
+	originWriteErrors = desc("origin_errors_total", "Calls of the setter or remover that failed.", "group")
 	behindWrites      = desc("write_behind_writes", "Writes that the origin has still to take: state is queued if this process is to make them, held if it keeps them for another, waiting if there is no room yet.", "group", "state")
 	behindBytes       = desc("write_behind_bytes", "Bytes of the writes that the origin has still to take.", "group", "state")
 	behindLag         = desc("write_behind_lag_seconds", "For how long the origin has lacked the oldest queued write.", "group")
 	behindCoalesced   = desc("write_behind_coalesced_total", "Writes that were never made because a newer one of the key came.", "group")
 	behindRefused     = desc("write_behind_refused_total", "Writes for which there was no room in the queue.", "group")
 
-	served     = desc("keys_served_total", "Keys that peers asked this process for, but for peeks that missed.", "group")
-	unanswered = desc("requests_unanswered_total", "Requests that a peer did not answer, so that the next was tried.", "group")
-	takeovers  = desc("takeovers_total", "Fills in place of an owner that did not answer.", "group")
-	undecoded  = desc("values_undecoded_total", "Values that did not decode and were loaded anew.", "group")
+	served         = desc("keys_served_total", "Keys that peers asked this process for, but for peeks that missed.", "group")
+	unanswered     = desc("requests_unanswered_total", "Requests that a peer did not answer, so that the next was tried.", "group")
+	ownerFallbacks = desc("owner_fallbacks_total", "Fills in place of an owner that did not answer.", "group")
+	decodeErrors   = desc("decode_errors_total", "Values that did not decode and were loaded anew.", "group")
 
 	storeEntries    = desc("store_entries", "Entries held: class is copy for keys that other nodes own, else owned.", "group", "class")
 	storeBytes      = desc("store_bytes", "Bytes that the entries are charged.", "group", "class")
 	storeMaxEntries = desc("store_max_entries", "Entries that the group may have; 0 is no bound.", "group")
 	storeMaxBytes   = desc("store_max_bytes", "Bytes that all entries of the group may be charged.", "group")
 	left            = desc("store_left_total", "Entries that have left memory: to make room, expired, removed by a write, or replaced by a newer value.", "group", "reason")
-	leaving         = desc("on_evict_waiting", "Values that have left and that the function of WithOnEvict has still to be called for.", "group")
-	leavingBytes    = desc("on_evict_waiting_bytes", "What these values are charged.", "group")
-	untold          = desc("on_evict_untold_total", "Values that the function of WithOnEvict was not called for, because too many waited.", "group")
+	evictQueue      = desc("evict_queue", "Values that have left and that the function of WithOnEvict has still to be called for.", "group")
+	evictQueueBytes = desc("evict_queue_bytes", "What these values are charged.", "group")
+	evictDropped    = desc("evict_dropped_total", "Values that the function of WithOnEvict was not called for, because too many waited.", "group")
 	tooLarge        = desc("store_too_large_total", "Values not kept because they alone are over the bound.", "group")
 	floors          = desc("floors", "Keys with a floor of their own.", "group")
 )
@@ -186,25 +185,25 @@ func (o output) group(name string, s geocache.GroupStats) {
 
 	o.counter(writes, s.Writes, name)
 	o.counter(writeErrors, s.WriteErrors, name)
-	o.counter(doubts, s.Doubts, name)
-	o.counter(retries, s.Retried, name)
+	o.counter(rejectedLoads, s.RejectedLoads, name)
+	o.counter(retries, s.UpdateRetries, name)
 	o.counter(repaired, s.Repaired, name)
 
-	o.counter(originWrites, s.Stored, name)
-	o.counter(originWriteErrors, s.StoreErrors, name)
-	o.gauge(behindWrites, float64(s.Behind.Queued), name, "queued")
-	o.gauge(behindWrites, float64(s.Behind.Held), name, "held")
-	o.gauge(behindWrites, float64(s.Behind.Waiting), name, "waiting")
-	o.gauge(behindBytes, float64(s.Behind.QueuedBytes), name, "queued")
-	o.gauge(behindBytes, float64(s.Behind.HeldBytes), name, "held")
-	o.gauge(behindLag, s.Behind.Lag.Seconds(), name)
-	o.counter(behindCoalesced, s.Behind.Coalesced, name)
-	o.counter(behindRefused, s.Behind.Refused, name)
+	o.counter(originWrites, s.OriginWrites, name)
+	o.counter(originWriteErrors, s.OriginErrors, name)
+	o.gauge(behindWrites, float64(s.WriteBehind.Queued), name, "queued")
+	o.gauge(behindWrites, float64(s.WriteBehind.Held), name, "held")
+	o.gauge(behindWrites, float64(s.WriteBehind.Waiting), name, "waiting")
+	o.gauge(behindBytes, float64(s.WriteBehind.QueuedBytes), name, "queued")
+	o.gauge(behindBytes, float64(s.WriteBehind.HeldBytes), name, "held")
+	o.gauge(behindLag, s.WriteBehind.Lag.Seconds(), name)
+	o.counter(behindCoalesced, s.WriteBehind.Coalesced, name)
+	o.counter(behindRefused, s.WriteBehind.Refused, name)
 
 	o.counter(served, s.Served, name)
 	o.counter(unanswered, s.Unanswered, name)
-	o.counter(takeovers, s.Takeovers, name)
-	o.counter(undecoded, s.Undecoded, name)
+	o.counter(ownerFallbacks, s.OwnerFallbacks, name)
+	o.counter(decodeErrors, s.DecodeErrors, name)
 
 	o.gauge(storeEntries, float64(s.Entries-s.Copies), name, "owned")
 	o.gauge(storeEntries, float64(s.Copies), name, "copy")
@@ -216,9 +215,9 @@ func (o output) group(name string, s geocache.GroupStats) {
 	o.counter(left, s.Expired, name, "expired")
 	o.counter(left, s.Removed, name, "removed")
 	o.counter(left, s.Replaced, name, "replaced")
-	o.gauge(leaving, float64(s.Leaving), name)
-	o.gauge(leavingBytes, float64(s.LeavingBytes), name)
-	o.counter(untold, s.Untold, name)
+	o.gauge(evictQueue, float64(s.EvictQueue), name)
+	o.gauge(evictQueueBytes, float64(s.EvictQueueBytes), name)
+	o.counter(evictDropped, s.EvictDropped, name)
 	o.counter(tooLarge, s.TooLarge, name)
-	o.gauge(floors, float64(s.FloorsHeld), name)
+	o.gauge(floors, float64(s.Floors), name)
 }

@@ -22,7 +22,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/geocache/geocache"
-	"github.com/geocache/geocache/latency"
 )
 
 // NewCollector returns a collector of what the cache has done and knows. It reads
@@ -72,7 +71,7 @@ func (o output) gauge(d *prometheus.Desc, value float64, labels ...string) {
 	o.metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 }
 
-func (o output) histogram(d *prometheus.Desc, l latency.Distribution, labels ...string) {
+func (o output) histogram(d *prometheus.Desc, l geocache.Latency, labels ...string) {
 	counts := make(map[float64]uint64, len(bounds))
 	for _, bound := range bounds {
 		counts[bound.Seconds()] = l.AtMost(bound)
@@ -81,7 +80,7 @@ func (o output) histogram(d *prometheus.Desc, l latency.Distribution, labels ...
 }
 
 // bounds are those of the histograms' buckets, from 64 µs to 16.8 s. At powers of two
-// times a microsecond a latency.Distribution is exact.
+// times a microsecond a geocache.Latency is exact.
 var bounds = func() (bounds []time.Duration) {
 	for k := 6; k <= 24; k++ {
 		bounds = append(bounds, time.Microsecond<<k)

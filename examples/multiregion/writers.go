@@ -33,7 +33,7 @@ func (w *writers) do(j *job) {
 		ctx, cancel := context.WithTimeout(context.Background(), w.patience.caller())
 		defer cancel()
 		c := &clearing{Began: time.Now()}
-		err := w.accounts.Clear(ctx, geocache.Ack(geocache.World))
+		err := w.accounts.Clear(ctx, geocache.WithAck(geocache.AckWorld))
 		c.Ended = time.Now()
 		if done.Clear = c; err != nil {
 			done.Err = err.Error()

@@ -264,7 +264,7 @@ func (s *service) putUser(w http.ResponseWriter, r *http.Request) error {
 	if u.Name == "" || strings.ContainsRune(u.Name, 0) || !teamName.MatchString(u.Team) {
 		return fmt.Errorf("%w: a user needs a name, and a team of lower-case letters and digits", errBadRequest)
 	}
-	if err := s.users.Set(r.Context(), key, u, geocache.Tags(teamTag(u.Team))); err != nil {
+	if err := s.users.Set(r.Context(), key, u, geocache.WithTags(teamTag(u.Team))); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

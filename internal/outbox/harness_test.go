@@ -8,46 +8,46 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 // second is an instant of the tests.
 const second = expiry.Instant(time.Second)
 
 // set returns the note of a Set that wrote n bytes.
-func set(key string, g expiry.Generation, n int) note.Note {
-	return note.Note{
+func set(key string, g expiry.Generation, n int) message.Write {
+	return message.Write{
 		Group: "g", Key: key, Stamp: expiry.Stamp{Generation: g, Origin: 1},
 		HasValue: true, Tagged: true, Value: make([]byte, n), Life: time.Hour,
 	}
 }
 
-func remove(key string, g expiry.Generation) note.Note {
-	return note.Note{Group: "g", Key: key, Stamp: expiry.Removal(g)}
+func remove(key string, g expiry.Generation) message.Write {
+	return message.Write{Group: "g", Key: key, Stamp: expiry.Removal(g)}
 }
 
-func clearAll(g expiry.Generation) note.Note {
-	return note.Note{Group: "g", Clear: true, Stamp: expiry.Removal(g)}
+func clearAll(g expiry.Generation) message.Write {
+	return message.Write{Group: "g", Clear: true, Stamp: expiry.Removal(g)}
 }
 
 // to returns a Target that is always node.
 func to(node string) Target {
-	return func(*note.Note) (string, bool) { return node, true }
+	return func(*message.Write) (string, bool) { return node, true }
 }
 
 // byKey says that a key's owner is its first letter. That of a Clear is "a".
-func byKey(n *note.Note) (string, bool) { return (n.Key + "a")[:1], true }
+func byKey(w *message.Write) (string, bool) { return (w.Key + "a")[:1], true }
 
-func nowhere(*note.Note) (string, bool) { return "", false }
+func nowhere(*message.Write) (string, bool) { return "", false }
 
 // next returns what o has to send, which there must be.
 func next(t *testing.T, o *Outbox, now expiry.Instant, target Target) Batch {
 	t.Helper()
 	b, ok := o.Next(now, target)
 	require.True(t, ok, "there is something to send")
-	for _, n := range b.Push.Notes {
-		if !n.HasValue {
-			require.Equal(t, note.Note{Group: n.Group, Key: n.Key, Scope: n.Scope, Clear: n.Clear, Folded: n.Folded, Stamp: n.Stamp}, n, "nothing of a value is left")
+	for _, w := range b.Push.Writes {
+		if !w.HasValue {
+			require.Equal(t, message.Write{Group: w.Group, Key: w.Key, Scope: w.Scope, Clear: w.Clear, Collapsed: w.Collapsed, Stamp: w.Stamp}, w, "nothing of a value is left")
 		}
 	}
 	check(t, o)
@@ -65,13 +65,13 @@ func nothing(t *testing.T, o *Outbox, now expiry.Instant, target Target) {
 // generation, and a v if it has a value.
 func names(b Batch) []string {
 	var s []string
-	for _, n := range b.Push.Notes {
-		name := n.Key
-		if n.Clear {
+	for _, w := range b.Push.Writes {
+		name := w.Key
+		if w.Clear {
 			name = "!"
 		}
-		name += strconv.Itoa(int(n.Stamp.Generation))
-		if n.HasValue {
+		name += strconv.Itoa(int(w.Stamp.Generation))
+		if w.HasValue {
 			name += "v"
 		}
 		s = append(s, name)
@@ -99,20 +99,20 @@ func check(t require.TestingT, o *Outbox) {
 		require.Same(t, e, it.age)
 		require.GreaterOrEqual(t, it.since, last, "pending is in the order of since")
 		last = it.since
-		bytes += size(&it.note)
-		sl := o.slots[idOf(&it.note)]
+		bytes += size(&it.write)
+		sl := o.slots[idOf(&it.write)]
 		require.NotNil(t, sl)
 		if it.queue != nil {
 			queued++
 			require.Same(t, it, sl.queued)
-			require.Equal(t, it.note.Clear, it.folded == nil)
-			require.Equal(t, it.note.HasValue, it.valued != nil)
+			require.Equal(t, it.write.Clear, it.folded == nil)
+			require.Equal(t, it.write.HasValue, it.valued != nil)
 			for _, f := range sl.flying {
-				require.True(t, it.covers(&f.note), "what is queued is above what is in flight")
+				require.True(t, it.covers(&f.write), "what is queued is above what is in flight")
 			}
 		} else {
 			inFlight++
-			flying += size(&it.note)
+			flying += size(&it.write)
 			require.Contains(t, sl.flying, it)
 			require.Nil(t, it.folded)
 			require.Nil(t, it.valued)
@@ -128,7 +128,7 @@ func check(t require.TestingT, o *Outbox) {
 	slots := 0
 	for id, sl := range o.slots {
 		if sl.queued != nil {
-			require.Equal(t, id, idOf(&sl.queued.note))
+			require.Equal(t, id, idOf(&sl.queued.write))
 			slots++
 		}
 		slots += len(sl.flying)

@@ -4,7 +4,7 @@ import (
 	"sync"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 // maxAhead is how far above what it has all of an Inbox remembers numbers. What it
@@ -31,9 +31,9 @@ type origin struct {
 }
 
 // Receive notes that p has come from a node, and returns up to which number
-// everything has arrived: what note.Pushed has to say. It is 0 for a stream that has
+// everything has arrived: what message.Pushed has to say. It is 0 for a stream that has
 // ended because its node was restarted.
-func (b *Inbox) Receive(from string, p note.Push, now expiry.Instant) (have uint64) {
+func (b *Inbox) Receive(from string, p message.Push, now expiry.Instant) (have uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	o := b.origins[from]
@@ -57,7 +57,7 @@ func (b *Inbox) Receive(from string, p note.Push, now expiry.Instant) (have uint
 		}
 	}
 	o.highest = max(o.highest, o.have)
-	asked := len(p.Notes) == 0 // its number is the highest that was sent, not its own
+	asked := len(p.Writes) == 0 // its number is the highest that was sent, not its own
 	if p.Number > o.highest+1 || asked && p.Number > o.highest {
 		b.gaps++
 	}
@@ -75,7 +75,7 @@ func (b *Inbox) Receive(from string, p note.Push, now expiry.Instant) (have uint
 }
 
 // Gaps returns how often a push showed that one before it had not arrived.
-func (b *Inbox) Gaps() uint64 {
+func (b *Inbox) Lost() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.gaps

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 // Overhead is what a note costs beside its key, its group's name and its value,
@@ -71,7 +71,7 @@ type id struct {
 	clear   bool
 }
 
-func idOf(n *note.Note) id { return id{n.Group, n.Subject(), n.Clear} }
+func idOf(w *message.Write) id { return id{w.Group, w.Subject(), w.Clear} }
 
 // A slot has what is held about one id.
 //
@@ -84,7 +84,7 @@ type slot struct {
 
 // An item is a note that is held.
 type item struct {
-	note  note.Note      // Age is its age at the instant at
+	write message.Write  // Age is its age at the instant at
 	at    expiry.Instant //
 	since expiry.Instant // when the oldest note that it stands for was added
 	sent  bool           // before
@@ -106,14 +106,14 @@ type Stats struct {
 	Bytes    int64         // of both
 	Oldest   time.Duration // for how long the oldest of them has waited
 
-	Sent      uint64 // notes, with those that were sent again
-	Resent    uint64 // notes that were sent again
-	Probes    uint64 // pushes without notes
-	Gaps      uint64 // pushes that were lost, by what the receiver has
-	Coalesced uint64 // notes that a newer one has made superfluous
-	Stripped  uint64 // values that were dropped to make room
-	Folded    uint64 // notes that became part of a floor for their whole group, to make room
-	Expired   uint64 // notes that had become irrelevant before they were sent (see Forget)
+	Sent          uint64 // notes, with those that were sent again
+	Resent        uint64 // notes that were sent again
+	Probes        uint64 // pushes without notes
+	Lost          uint64 // pushes that were lost, by what the receiver has
+	Coalesced     uint64 // notes that a newer one has made superfluous
+	DroppedValues uint64 // values that were dropped to make room
+	Collapsed     uint64 // notes that became part of a floor for their whole group, to make room
+	Expired       uint64 // notes that had become irrelevant before they were sent (see Forget)
 }
 
 // New returns an empty Outbox.
@@ -153,24 +153,24 @@ func (o *Outbox) wakeUp() {
 
 // Add queues n, whose Age is that at now. If a note of its subject is queued already,
 // the newer one of the two takes its place. The caller must not change Value any more.
-func (o *Outbox) Add(n note.Note, now expiry.Instant) {
+func (o *Outbox) Add(w message.Write, now expiry.Instant) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.coverLocked(&n) != nil {
+	if o.coverLocked(&w) != nil {
 		o.stats.Coalesced++
 		return
 	}
-	if n.HasValue && size(&n) > o.config.MaxBytes-o.flying {
-		strip(&n) // to strip the others would not be enough
-		o.stats.Stripped++
+	if w.HasValue && size(&w) > o.config.MaxBytes-o.flying {
+		strip(&w) // to strip the others would not be enough
+		o.stats.DroppedValues++
 	}
-	if s := o.slots[idOf(&n)]; s != nil && s.queued != nil {
+	if s := o.slots[idOf(&w)]; s != nil && s.queued != nil {
 		o.stats.Coalesced++
-		o.replaceLocked(s.queued, n, now)
+		o.replaceLocked(s.queued, w, now)
 	} else {
-		it := &item{note: n, at: now, since: now}
+		it := &item{write: w, at: now, since: now}
 		it.age = o.pending.PushBack(it)
-		o.bytes += size(&n)
+		o.bytes += size(&w)
 		o.queueLocked(it, o.unaddressed.PushBack)
 	}
 	o.boundLocked()
@@ -201,41 +201,41 @@ func (o *Outbox) Stats(now expiry.Instant) Stats {
 // coverLocked returns an item that covers n: once the region has confirmed that, n
 // need not be sent. It may be queued or in flight: if the push fails it is queued again.
 // If there is none it returns nil.
-func (o *Outbox) coverLocked(n *note.Note) *item {
-	if it := o.slots[idOf(n)].cover(n); it != nil || n.Clear {
+func (o *Outbox) coverLocked(w *message.Write) *item {
+	if it := o.slots[idOf(w)].cover(w); it != nil || w.Clear {
 		return it
 	}
-	return o.slots[id{group: n.Group, clear: true}].cover(n)
+	return o.slots[id{group: w.Group, clear: true}].cover(w)
 }
 
-func (s *slot) cover(n *note.Note) *item {
+func (s *slot) cover(w *message.Write) *item {
 	if s == nil {
 		return nil
 	}
-	if s.queued.covers(n) {
+	if s.queued.covers(w) {
 		return s.queued
 	}
 	for _, it := range s.flying {
-		if it.covers(n) {
+		if it.covers(w) {
 			return it
 		}
 	}
 	return nil
 }
 
-func (it *item) covers(n *note.Note) bool {
-	if it == nil || &it.note == n {
+func (it *item) covers(w *message.Write) bool {
+	if it == nil || &it.write == w {
 		return false
 	}
-	if n.Stamp == it.note.Stamp {
-		return it.note.HasValue || !n.HasValue
+	if w.Stamp == it.write.Stamp {
+		return it.write.HasValue || !w.HasValue
 	}
-	return n.Stamp.Below(it.note.Stamp)
+	return w.Stamp.Below(it.write.Stamp)
 }
 
 // queueLocked makes it the queued item of its slot. It is put into a queue with push.
 func (o *Outbox) queueLocked(it *item, push func(any) *list.Element) {
-	id := idOf(&it.note)
+	id := idOf(&it.write)
 	s := o.slots[id]
 	if s == nil {
 		s = &slot{}
@@ -252,10 +252,10 @@ func (o *Outbox) roomLocked(it *item) {
 	if it.sent {
 		push = (*list.List).PushFront // it is older than what has been queued since
 	}
-	if !it.note.Clear {
+	if !it.write.Clear {
 		it.folded = push(&o.foldable, it)
 	}
-	if it.note.HasValue {
+	if it.write.HasValue {
 		it.valued = push(&o.valued, it)
 	}
 }
@@ -276,13 +276,13 @@ func (o *Outbox) unqueueLocked(it *item) {
 	it.queue.Remove(it.place)
 	it.queue, it.place = nil, nil
 	o.unroomLocked(it)
-	o.slots[idOf(&it.note)].queued = nil
+	o.slots[idOf(&it.write)].queued = nil
 }
 
 // replaceLocked puts n in the place of the queued note it, for whose waiters n will do.
-func (o *Outbox) replaceLocked(it *item, n note.Note, now expiry.Instant) {
-	o.bytes += size(&n) - size(&it.note)
-	it.note, it.at, it.sent = n, now, false
+func (o *Outbox) replaceLocked(it *item, w message.Write, now expiry.Instant) {
+	o.bytes += size(&w) - size(&it.write)
+	it.write, it.at, it.sent = w, now, false
 	o.unroomLocked(it)
 	o.roomLocked(it)
 }
@@ -295,9 +295,9 @@ func (o *Outbox) removeLocked(it, heir *item) {
 		o.pending.MoveBefore(heir.age, it.age)
 	}
 	o.pending.Remove(it.age)
-	o.bytes -= size(&it.note)
+	o.bytes -= size(&it.write)
 	it.leave(heir)
-	id := idOf(&it.note)
+	id := idOf(&it.write)
 	if s := o.slots[id]; s.queued == nil && len(s.flying) == 0 {
 		delete(o.slots, id)
 	}
@@ -306,8 +306,8 @@ func (o *Outbox) removeLocked(it, heir *item) {
 // dropLocked removes a queued item if it need not be sent any more, and reports
 // whether it has.
 func (o *Outbox) dropLocked(it *item) bool {
-	c := o.coverLocked(&it.note)
-	if c == nil && it.note.Stamp.Generation >= o.before[it.note.Group] {
+	c := o.coverLocked(&it.write)
+	if c == nil && it.write.Stamp.Generation >= o.before[it.write.Group] {
 		return false
 	}
 	if c != nil {
@@ -326,7 +326,7 @@ func (o *Outbox) boundLocked() {
 	for o.bytes > o.config.MaxBytes && o.valued.Len() > 0 {
 		if it := o.valued.Front().Value.(*item); !o.dropLocked(it) {
 			o.stripLocked(it)
-			o.stats.Stripped++
+			o.stats.DroppedValues++
 		}
 	}
 	for o.bytes > o.config.MaxBytes && o.foldable.Len() > 0 {
@@ -338,9 +338,9 @@ func (o *Outbox) boundLocked() {
 
 // stripLocked makes a queued note a mere floor.
 func (o *Outbox) stripLocked(it *item) {
-	o.bytes -= size(&it.note)
-	strip(&it.note)
-	o.bytes += size(&it.note)
+	o.bytes -= size(&it.write)
+	strip(&it.write)
+	o.bytes += size(&it.write)
 	o.valued.Remove(it.valued)
 	it.valued = nil
 }
@@ -349,28 +349,28 @@ func (o *Outbox) stripLocked(it *item) {
 // that Clear, and only this region gets it: it is the floor that a full
 // expiry.Floors would raise, in the same form.
 func (o *Outbox) foldLocked(it *item) {
-	n := note.Note{Group: it.note.Group, Clear: true, Folded: true, Stamp: expiry.Removal(it.note.Stamp.Generation)}
-	o.stats.Folded++
+	w := message.Write{Group: it.write.Group, Clear: true, Collapsed: true, Stamp: expiry.Removal(it.write.Stamp.Generation)}
+	o.stats.Collapsed++
 	o.unqueueLocked(it)
 	var floor *item
-	if s := o.slots[idOf(&n)]; s != nil && s.queued != nil {
+	if s := o.slots[idOf(&w)]; s != nil && s.queued != nil {
 		floor = s.queued
-		o.replaceLocked(floor, n, it.at) // it is below, otherwise it would cover the note
+		o.replaceLocked(floor, w, it.at) // it is below, otherwise it would cover the note
 	} else {
-		floor = &item{note: n, at: it.at, since: it.since}
+		floor = &item{write: w, at: it.at, since: it.since}
 		floor.age = o.pending.InsertBefore(floor, it.age)
-		o.bytes += size(&n)
+		o.bytes += size(&w)
 		o.queueLocked(floor, o.unaddressed.PushFront)
 	}
 	o.removeLocked(it, floor)
 }
 
 // strip leaves of n what it would be without a value.
-func strip(n *note.Note) {
-	*n = note.Note{Group: n.Group, Key: n.Key, Scope: n.Scope, Clear: n.Clear, Folded: n.Folded, Stamp: n.Stamp}
+func strip(w *message.Write) {
+	*w = message.Write{Group: w.Group, Key: w.Key, Scope: w.Scope, Clear: w.Clear, Collapsed: w.Collapsed, Stamp: w.Stamp}
 }
 
 // size returns what a note is charged.
-func size(n *note.Note) int64 {
-	return int64(len(n.Group)+len(n.Key)+cap(n.Value)) + Overhead
+func size(w *message.Write) int64 {
+	return int64(len(w.Group)+len(w.Key)+cap(w.Value)) + Overhead
 }

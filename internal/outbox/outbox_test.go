@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 func TestANewerNoteTakesThePlaceOfAnOlderOne(t *testing.T) {
@@ -146,7 +146,7 @@ func TestAClearCoversItsGroup(t *testing.T) {
 	o.Add(set("c", 4, 10), 0)
 	b := next(t, o, 0, to("x"))
 	require.Equal(t, []string{"a1v", "!3", "c4v"}, names(b))
-	require.Equal(t, "h", b.Push.Notes[0].Group)
+	require.Equal(t, "h", b.Push.Writes[0].Group)
 	require.EqualValues(t, 2, o.Stats(0).Coalesced)
 	require.False(t, closed(done))
 	all, _ := o.Confirmed("g", "any")
@@ -215,29 +215,29 @@ func TestFullStripsThenFolds(t *testing.T) {
 	for i := range notes {
 		o.Add(set(fmt.Sprint(i), expiry.Generation(i+1), 100), expiry.Instant(i))
 	}
-	require.Zero(t, o.Stats(notes).Stripped)
+	require.Zero(t, o.Stats(notes).DroppedValues)
 	o.Add(remove("x", 20), notes)
 	check(t, o)
-	require.EqualValues(t, 6, o.Stats(notes).Stripped, "the oldest values make room for a floor")
+	require.EqualValues(t, 6, o.Stats(notes).DroppedValues, "the oldest values make room for a floor")
 	for i := range notes {
 		o.Add(remove(fmt.Sprint("x", i), expiry.Generation(30+i)), notes)
 	}
 	done, _ := o.Confirmed("g", "0") // folded by now
 	check(t, o)
 	s := o.Stats(notes)
-	require.EqualValues(t, 10, s.Stripped)
-	require.NotZero(t, s.Folded)
+	require.EqualValues(t, 10, s.DroppedValues)
+	require.NotZero(t, s.Collapsed)
 	require.LessOrEqual(t, s.Bytes, o.config.MaxBytes)
 	require.EqualValues(t, notes, s.Oldest, "of the first that was folded")
 
 	b := next(t, o, notes, to("x"))
-	require.True(t, b.Push.Notes[0].Clear, "the floor of the group goes first")
-	g := b.Push.Notes[0].Stamp.Generation
-	require.Equal(t, expiry.Removal(g), b.Push.Notes[0].Stamp)
-	for _, n := range b.Push.Notes[1:] {
-		require.Greater(t, n.Stamp.Generation, g)
+	require.True(t, b.Push.Writes[0].Clear, "the floor of the group goes first")
+	g := b.Push.Writes[0].Stamp.Generation
+	require.Equal(t, expiry.Removal(g), b.Push.Writes[0].Stamp)
+	for _, w := range b.Push.Writes[1:] {
+		require.Greater(t, w.Stamp.Generation, g)
 	}
-	require.Equal(t, len(b.Push.Notes), o.Stats(notes).InFlight)
+	require.Equal(t, len(b.Push.Writes), o.Stats(notes).InFlight)
 	require.Zero(t, o.Stats(notes).Queued)
 	require.False(t, closed(done))
 	o.Answered(b, 1, notes)
@@ -252,11 +252,11 @@ func TestFullWithWhatIsInFlight(t *testing.T) {
 	o.Add(set("b", 2, 200), 0)
 	o.Add(set("c", 3, 1000), 0) // to strip b would not be enough
 	check(t, o)
-	require.EqualValues(t, 1, o.Stats(0).Stripped)
-	require.True(t, o.valued.Front().Value.(*item).note.Key == "b")
+	require.EqualValues(t, 1, o.Stats(0).DroppedValues)
+	require.True(t, o.valued.Front().Value.(*item).write.Key == "b")
 	o.Add(remove("d", 4), 0)
 	check(t, o)
-	require.EqualValues(t, 2, o.Stats(0).Folded)
+	require.EqualValues(t, 2, o.Stats(0).Collapsed)
 	require.Equal(t, []string{"a1v"}, names(one))
 	o.Failed(one, 0)
 	check(t, o)
@@ -282,7 +282,7 @@ func TestANoteThatIsTooLarge(t *testing.T) {
 	o.Add(set("a", 1, 2000), 0)
 	o.Add(set("b", 2, 4000), 0)
 	require.Equal(t, []string{"a1v", "b2"}, names(next(t, o, 0, to("x"))))
-	require.EqualValues(t, 1, o.Stats(0).Stripped)
+	require.EqualValues(t, 1, o.Stats(0).DroppedValues)
 }
 
 func TestForget(t *testing.T) {
@@ -306,12 +306,12 @@ func TestAges(t *testing.T) {
 	o.Add(a, second)
 	o.Add(b, second)
 	one := next(t, o, 2*second, to("x"))
-	require.Equal(t, 2*time.Second, one.Push.Notes[0].Age)
+	require.Equal(t, 2*time.Second, one.Push.Writes[0].Age)
 	o.Failed(one, 2*second)
 	two := next(t, o, 3*second, to("x"))
 	require.Equal(t, []string{"a1", "b2v"}, names(two), "a dirty value is wanted beyond its life")
-	require.Zero(t, two.Push.Notes[0].Life)
-	require.Equal(t, 3*time.Second, two.Push.Notes[1].Age)
+	require.Zero(t, two.Push.Writes[0].Life)
+	require.Equal(t, 3*time.Second, two.Push.Writes[1].Age)
 }
 
 func TestWake(t *testing.T) {
@@ -357,7 +357,7 @@ func TestOverhead(t *testing.T) {
 	before := heap()
 	o := New(Config{MaxBytes: 1 << 40})
 	for i := range key {
-		o.Add(note.Note{Group: "g", Key: key[i], Stamp: expiry.Removal(1)}, 0)
+		o.Add(message.Write{Group: "g", Key: key[i], Stamp: expiry.Removal(1)}, 0)
 	}
 	per := float64(heap()-before) / n
 	runtime.KeepAlive(o)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 // A world is an Outbox, the targets in the other region, and a bad line between.
@@ -73,13 +73,13 @@ func (w *world) take(from *[]*call, f func(*call)) {
 	f(c)
 }
 
-func (w *world) target(n *note.Note) (string, bool) {
+func (w *world) target(n *message.Write) (string, bool) {
 	to := w.owner[n.Key]
 	return to, to != "" && to != w.down
 }
 
 func (w *world) add() {
-	n := note.Note{Group: w.one(simGroups)}
+	n := message.Write{Group: w.one(simGroups)}
 	w.last++
 	g := w.last
 	if w.chance(20) { // it comes late
@@ -122,7 +122,7 @@ func (w *world) next() bool {
 	require.NotEmpty(w, b.Target)
 	require.GreaterOrEqual(w, b.Push.Number, b.Push.Low)
 	require.NotZero(w, b.Push.Low)
-	for _, n := range b.Push.Notes {
+	for _, n := range b.Push.Writes {
 		if n.HasValue {
 			require.EqualValues(w, w.now, n.Age)
 			require.Contains(w, string(n.Value), fmt.Sprint(uint64(n.Stamp.Generation)))
@@ -141,7 +141,7 @@ func (w *world) arrive(c *call) {
 }
 
 func (w *world) tell(c *call) {
-	for _, n := range c.Push.Notes {
+	for _, n := range c.Push.Writes {
 		w.region[idOf(&n)] = w.region[idOf(&n)].Max(n.Stamp)
 		if n.HasValue {
 			w.values[idOf(&n)] = w.values[idOf(&n)].Max(n.Stamp)
@@ -206,14 +206,14 @@ func TestEverythingGetsThereInTheEnd(t *testing.T) {
 			s := w.end()
 			sum.Resent += s.Resent
 			sum.Probes += s.Probes
-			sum.Gaps += s.Gaps
+			sum.Lost += s.Lost
 			sum.Coalesced += s.Coalesced
-			sum.Stripped += s.Stripped
-			sum.Folded += s.Folded
+			sum.DroppedValues += s.DroppedValues
+			sum.Collapsed += s.Collapsed
 		})
 	}
 	t.Logf("%+v", sum)
-	for _, n := range []uint64{sum.Resent, sum.Probes, sum.Gaps, sum.Coalesced, sum.Stripped, sum.Folded} {
+	for _, n := range []uint64{sum.Resent, sum.Probes, sum.Lost, sum.Coalesced, sum.DroppedValues, sum.Collapsed} {
 		require.Greater(t, n, uint64(100), "all of it happens")
 	}
 }
@@ -307,7 +307,7 @@ func (w *world) end() Stats {
 	require.Empty(w, w.waiting, "and everybody knows")
 	for id, stamp := range w.added {
 		require.True(w, w.got(id.group, id.subject, stamp), "%v", id)
-		if s.Stripped+s.Folded == 0 && !stamp.IsRemoval() && w.region[id] == stamp {
+		if s.DroppedValues+s.Collapsed == 0 && !stamp.IsRemoval() && w.region[id] == stamp {
 			require.Equal(w, stamp, w.values[id], "with its value")
 		}
 	}
@@ -332,6 +332,6 @@ func TestNothingIsSentTwiceWithoutNeed(t *testing.T) {
 		}
 	}
 	s := o.Stats(0)
-	require.Zero(t, s.Resent+s.Probes+s.Gaps)
+	require.Zero(t, s.Resent+s.Probes+s.Lost)
 	require.Less(t, s.Queued, 6)
 }

@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 const (
@@ -19,15 +19,15 @@ const (
 // Answered or with Failed.
 type Batch struct {
 	Target string
-	Push   note.Push
+	Push   message.Push
 
 	sending uint64 // its place in the order in which Next returned them
 }
 
-// A Target says who is to be told a note: the owner of its key in the other region,
+// A Target says who is to be told a write: the owner of its key in the other region,
 // or "" if there is none. ok is false if that node cannot be told at present, or is none.
 // It is called with the Outbox locked.
-type Target func(n *note.Note) (node string, ok bool)
+type Target func(w *message.Write) (node string, ok bool)
 
 // A stream is what goes to one target, in numbered pushes.
 type stream struct {
@@ -114,13 +114,13 @@ func (o *Outbox) NextAt(now expiry.Instant) (at expiry.Instant, ok bool) {
 }
 
 // Answered says that the target has answered b: its region has been told all notes
-// in it. have is what the answer says (note.Pushed).
+// in it. have is what the answer says (message.Pushed).
 func (o *Outbox) Answered(b Batch, have uint64, now expiry.Instant) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := o.streams[b.Target]
 	s.quiet = now
-	if i, ok := s.find(b.Push.Number); ok && len(b.Push.Notes) > 0 {
+	if i, ok := s.find(b.Push.Number); ok && len(b.Push.Writes) > 0 {
 		for _, it := range s.pushes[i].items {
 			o.landLocked(it)
 			o.removeLocked(it, nil)
@@ -132,7 +132,7 @@ func (o *Outbox) Answered(b Batch, have uint64, now expiry.Instant) {
 		// What was sent after b may still be under way.
 		if p.number > have && p.sending < b.sending && !p.due {
 			p.due = true
-			o.stats.Gaps++
+			o.stats.Lost++
 		}
 	}
 	o.wakeUp()
@@ -157,7 +157,7 @@ func (o *Outbox) Failed(b Batch, now expiry.Instant) {
 	// when they are addressed.
 	for _, it := range p.items {
 		o.landLocked(it)
-		if c := o.coverLocked(&it.note); c != nil {
+		if c := o.coverLocked(&it.write); c != nil {
 			o.stats.Coalesced++
 			o.removeLocked(it, c)
 		} else { // nothing is queued, as that would be above it
@@ -176,7 +176,7 @@ func (o *Outbox) addressLocked(target Target) (moved bool) {
 		if o.dropLocked(it) {
 			continue
 		}
-		node, _ := target(&it.note) // who cannot be told does not hold up the others
+		node, _ := target(&it.write) // who cannot be told does not hold up the others
 		o.moveLocked(it, node)
 		moved = true
 	}
@@ -255,7 +255,7 @@ func (o *Outbox) takeLocked(s *stream, now expiry.Instant, target Target) (items
 		if o.dropLocked(it) {
 			continue
 		}
-		node, ok := target(&it.note)
+		node, ok := target(&it.write)
 		if node != s.target {
 			o.moveLocked(it, node)
 			moved = true
@@ -264,17 +264,17 @@ func (o *Outbox) takeLocked(s *stream, now expiry.Instant, target Target) (items
 		if !ready || !ok {
 			break
 		}
-		if it.note.HasValue && !it.note.Dirty && it.told(now).Age >= it.note.Life {
+		if it.write.HasValue && !it.write.Dirty && it.told(now).Age >= it.write.Life {
 			o.stripLocked(it) // the value has expired; the floor is still wanted
 		}
-		bytes += it.note.Size()
+		bytes += it.write.Size()
 		if len(items) > 0 && bytes > o.config.BatchBytes {
 			break
 		}
 		o.unqueueLocked(it)
-		sl := o.slots[idOf(&it.note)]
+		sl := o.slots[idOf(&it.write)]
 		sl.flying = append(sl.flying, it)
-		o.flying += size(&it.note)
+		o.flying += size(&it.write)
 		o.stats.InFlight++
 		items = append(items, it)
 	}
@@ -283,10 +283,10 @@ func (o *Outbox) takeLocked(s *stream, now expiry.Instant, target Target) (items
 
 // landLocked ends an item's flight.
 func (o *Outbox) landLocked(it *item) {
-	sl := o.slots[idOf(&it.note)]
+	sl := o.slots[idOf(&it.write)]
 	i := slices.Index(sl.flying, it)
 	sl.flying = slices.Delete(sl.flying, i, i+1)
-	o.flying -= size(&it.note)
+	o.flying -= size(&it.write)
 	o.stats.InFlight--
 }
 
@@ -305,7 +305,7 @@ func (o *Outbox) pushLocked(s *stream, items []*item, now expiry.Instant) Batch 
 func (o *Outbox) sendLocked(s *stream, p *push, now expiry.Instant) Batch {
 	o.sending++
 	p.sending, p.at, p.due = o.sending, now, false
-	notes := make([]note.Note, len(p.items))
+	notes := make([]message.Write, len(p.items))
 	for i, it := range p.items {
 		o.stats.Sent++
 		if it.sent {
@@ -319,21 +319,21 @@ func (o *Outbox) sendLocked(s *stream, p *push, now expiry.Instant) Batch {
 
 // batch returns what is being sent. It has the number of a push in flight, so that
 // is the highest number that need not be given up.
-func (o *Outbox) batch(s *stream, number uint64, notes []note.Note) Batch {
+func (o *Outbox) batch(s *stream, number uint64, notes []message.Write) Batch {
 	return Batch{
 		Target:  s.target,
-		Push:    note.Push{Epoch: o.config.Epoch, Number: number, Low: s.pushes[0].number, Notes: notes},
+		Push:    message.Push{Epoch: o.config.Epoch, Number: number, Low: s.pushes[0].number, Writes: notes},
 		sending: o.sending,
 	}
 }
 
 // told returns the note with its age at now.
-func (it *item) told(now expiry.Instant) note.Note {
-	n := it.note
-	if n.HasValue {
-		n.Age += now.Sub(it.at)
+func (it *item) told(now expiry.Instant) message.Write {
+	w := it.write
+	if w.HasValue {
+		w.Age += now.Sub(it.at)
 	}
-	return n
+	return w
 }
 
 // find returns where the push of that number is, or belongs.

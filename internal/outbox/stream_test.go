@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
-	"github.com/geocache/geocache/internal/note"
+	"github.com/geocache/geocache/internal/message"
 )
 
 // send adds one note for each key and sends each in a push of its own.
@@ -38,8 +38,8 @@ func TestBatches(t *testing.T) {
 	for g := range maxNotes + 1 {
 		o.Add(remove(string(rune('0'+g)), expiry.Generation(g+1)), 0)
 	}
-	require.Len(t, next(t, o, 0, to("x")).Push.Notes, maxNotes)
-	require.Len(t, next(t, o, 0, to("x")).Push.Notes, 1)
+	require.Len(t, next(t, o, 0, to("x")).Push.Writes, maxNotes)
+	require.Len(t, next(t, o, 0, to("x")).Push.Writes, 1)
 }
 
 func TestEachTargetHasItsOwnStream(t *testing.T) {
@@ -55,7 +55,7 @@ func TestEachTargetHasItsOwnStream(t *testing.T) {
 		got[b.Target] = b
 	}
 	require.Len(t, got, 3)
-	require.Len(t, got["a"].Push.Notes, 2)
+	require.Len(t, got["a"].Push.Writes, 2)
 	o.Add(set("a3", 9, 10), 0)
 	o.Add(set("b3", 9, 10), 0)
 	nothing(t, o, 0, byKey)
@@ -111,9 +111,9 @@ func TestALostPushIsSentAgain(t *testing.T) {
 	b := next(t, o, second/2, to("x"))
 	require.EqualValues(t, 2, b.Push.Number)
 	require.Equal(t, []string{"b1v"}, names(b))
-	require.Equal(t, time.Second/2, b.Push.Notes[0].Age)
+	require.Equal(t, time.Second/2, b.Push.Writes[0].Age)
 	nothing(t, o, second/2, to("x"))
-	require.EqualValues(t, 1, o.Stats(0).Gaps)
+	require.EqualValues(t, 1, o.Stats(0).Lost)
 
 	o.Answered(bs[0], 1, second/2) // sent before b, both times
 	nothing(t, o, second/2, to("x"))
@@ -144,7 +144,7 @@ func TestASilentTargetIsAsked(t *testing.T) {
 	require.Equal(t, second*3/2, at)
 
 	ask := next(t, o, at, to("x"))
-	require.Empty(t, ask.Push.Notes)
+	require.Empty(t, ask.Push.Writes)
 	require.EqualValues(t, 2, ask.Push.Number)
 	require.EqualValues(t, 2, ask.Push.Low)
 	nothing(t, o, at, to("x"))
@@ -171,7 +171,7 @@ func TestAnAnswerThatIsLost(t *testing.T) {
 			now, _ = o.NextAt(now)
 			continue
 		}
-		if len(b.Push.Notes) == 0 {
+		if len(b.Push.Writes) == 0 {
 			o.Answered(b, 1, now) // it has arrived
 		} else {
 			again = append(again, now/second)
@@ -187,7 +187,7 @@ func TestAnswersInAnyOrder(t *testing.T) {
 	o.Answered(bs[2], 3, second)
 	o.Answered(bs[0], 1, second)
 	nothing(t, o, second, to("x"))
-	require.Empty(t, next(t, o, 2*second, to("x")).Push.Notes)
+	require.Empty(t, next(t, o, 2*second, to("x")).Push.Writes)
 	require.Equal(t, []string{"b1v"}, names(next(t, o, 2*second, to("x"))))
 }
 
@@ -214,7 +214,7 @@ func TestNobodyToTell(t *testing.T) {
 func TestOneWhoCannotBeToldDoesNotHoldUpTheOthers(t *testing.T) {
 	o := New(Config{})
 	down := "a"
-	target := func(n *note.Note) (string, bool) { return n.Key, n.Key != down }
+	target := func(w *message.Write) (string, bool) { return w.Key, w.Key != down }
 	o.Add(set("a", 1, 10), 0)
 	o.Add(set("b", 2, 10), 0)
 	require.Equal(t, []string{"b2v"}, names(next(t, o, 0, target)))
@@ -224,8 +224,8 @@ func TestOneWhoCannotBeToldDoesNotHoldUpTheOthers(t *testing.T) {
 	require.Equal(t, []string{"a1v"}, names(next(t, o, 0, target)))
 }
 
-func pushOf(number, low uint64) note.Push {
-	return note.Push{Epoch: 1, Number: number, Low: low, Notes: []note.Note{remove("a", 1)}}
+func pushOf(number, low uint64) message.Push {
+	return message.Push{Epoch: 1, Number: number, Low: low, Writes: []message.Write{remove("a", 1)}}
 }
 
 func TestInbox(t *testing.T) {
@@ -234,18 +234,18 @@ func TestInbox(t *testing.T) {
 	require.EqualValues(t, 1, in.Receive("x", pushOf(1, 1), 0), "once more")
 	require.EqualValues(t, 1, in.Receive("x", pushOf(3, 1), 0))
 	require.EqualValues(t, 1, in.Receive("x", pushOf(4, 1), 0))
-	require.EqualValues(t, 1, in.Gaps())
+	require.EqualValues(t, 1, in.Lost())
 	require.EqualValues(t, 4, in.Receive("x", pushOf(2, 2), 0))
 	require.EqualValues(t, 8, in.Receive("x", pushOf(9, 9), 0)-1, "5 to 8 were given up")
-	require.EqualValues(t, 1, in.Gaps())
+	require.EqualValues(t, 1, in.Lost())
 	require.EqualValues(t, 0, in.Receive("y", pushOf(2, 1), 0), "another stream")
-	require.EqualValues(t, 2, in.Gaps())
+	require.EqualValues(t, 2, in.Lost())
 
-	ask := note.Push{Epoch: 1, Number: 11, Low: 10}
+	ask := message.Push{Epoch: 1, Number: 11, Low: 10}
 	require.EqualValues(t, 9, in.Receive("x", ask, 0), "a question is not what it asks about")
-	require.EqualValues(t, 3, in.Gaps())
+	require.EqualValues(t, 3, in.Lost())
 	require.EqualValues(t, 9, in.Receive("x", ask, 0))
-	require.EqualValues(t, 3, in.Gaps())
+	require.EqualValues(t, 3, in.Lost())
 	require.EqualValues(t, 10, in.Receive("x", pushOf(10, 10), 0))
 }
 

@@ -198,12 +198,12 @@ func (e *Entry) SetLeased(is bool) {
 
 // Seen returns the last mark that SetSeen was called with, given that it was not more than 2³¹
 // before now.
-func (e *Entry) Seen(now expiry.Mark) expiry.Mark {
-	return now - expiry.Mark((uint32(now)-e.flags.Load())&^leased)
+func (e *Entry) Seen(now expiry.Seq) expiry.Seq {
+	return now - expiry.Seq((uint32(now)-e.flags.Load())&^leased)
 }
 
 // SetSeen notes that no tag or prefix that had been removed by then concerns e.
-func (e *Entry) SetSeen(m expiry.Mark) {
+func (e *Entry) SetSeen(m expiry.Seq) {
 	for {
 		old := e.flags.Load()
 		if e.flags.CompareAndSwap(old, old&leased|uint32(m)&^leased) {

@@ -379,7 +379,7 @@ func TestFlags(t *testing.T) {
 	require.Equal(t, Copy, e.Class())
 	require.True(t, e.Absent())
 	require.True(t, e.Tagged())
-	for _, m := range []expiry.Mark{0, 1, 1<<31 - 1, 1 << 31, 1<<31 + 5, 1<<40 + 7} {
+	for _, m := range []expiry.Seq{0, 1, 1<<31 - 1, 1 << 31, 1<<31 + 5, 1<<40 + 7} {
 		for _, leased := range []bool{true, false} {
 			e.SetSeen(m)
 			e.SetLeased(leased)

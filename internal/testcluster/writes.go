@@ -12,21 +12,21 @@ const writeTimeout = 30 * time.Second
 
 // Set makes what the text of key's value, with a deadline of 30 s. The value says
 // besides when the Set began, for Get to check its age.
-func (n *Node) Set(key, what string, opts ...geocache.WriteOption) (geocache.Written, error) {
+func (n *Node) Set(key, what string, opts ...geocache.WriteOption) (geocache.Receipt, error) {
 	return n.write(opts, func(ctx context.Context, opts []geocache.WriteOption) error {
 		return n.Group.Set(ctx, key, Value{key, n.c.Now(), what}.String(), opts...)
 	})
 }
 
 // Remove removes key, with a deadline of 30 s.
-func (n *Node) Remove(key string, opts ...geocache.WriteOption) (geocache.Written, error) {
+func (n *Node) Remove(key string, opts ...geocache.WriteOption) (geocache.Receipt, error) {
 	return n.write(opts, func(ctx context.Context, opts []geocache.WriteOption) error {
 		return n.Group.Remove(ctx, key, opts...)
 	})
 }
 
 // Clear clears the group, with a deadline of 30 s.
-func (n *Node) Clear(opts ...geocache.WriteOption) (geocache.Written, error) {
+func (n *Node) Clear(opts ...geocache.WriteOption) (geocache.Receipt, error) {
 	return n.write(opts, func(ctx context.Context, opts []geocache.WriteOption) error {
 		return n.Group.Clear(ctx, opts...)
 	})
@@ -34,7 +34,7 @@ func (n *Node) Clear(opts ...geocache.WriteOption) (geocache.Written, error) {
 
 // Update replaces the text of key's value by what f makes of it, with a deadline of 30 s. If
 // the value is from the origin f gets "" and false.
-func (n *Node) Update(key string, f func(what string, written bool) (string, error), opts ...geocache.WriteOption) (what string, w geocache.Written, err error) {
+func (n *Node) Update(key string, f func(what string, written bool) (string, error), opts ...geocache.WriteOption) (what string, w geocache.Receipt, err error) {
 	w, err = n.write(opts, func(ctx context.Context, opts []geocache.WriteOption) error {
 		v, err := n.Group.Update(ctx, key, func(old string, ok bool) (string, error) {
 			was, _ := ParseValue(old)
@@ -52,9 +52,9 @@ func (n *Node) Update(key string, f func(what string, written bool) (string, err
 	return what, w, err
 }
 
-func (n *Node) write(opts []geocache.WriteOption, do func(context.Context, []geocache.WriteOption) error) (w geocache.Written, err error) {
+func (n *Node) write(opts []geocache.WriteOption, do func(context.Context, []geocache.WriteOption) error) (w geocache.Receipt, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
-	err = do(ctx, append(opts[:len(opts):len(opts)], geocache.Into(&w)))
+	err = do(ctx, append(opts[:len(opts):len(opts)], geocache.WithReceipt(&w)))
 	return w, err
 }

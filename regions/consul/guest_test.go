@@ -44,7 +44,7 @@ func openGuestbook(t *testing.T, agents ...*consul.Agent) *guestbook {
 	}
 	b.await("all together", func() bool {
 		for _, n := range b.nodes {
-			if s := n.Stats(); s.Guest || s.Regions[0].Nodes != len(b.nodes) || !s.Copies {
+			if s := n.Stats(); s.Guest || s.Regions[0].Nodes != len(b.nodes) || !s.ServesCopies {
 				return false
 			}
 		}
@@ -61,7 +61,7 @@ func (b *guestbook) await(what string, is func() bool) {
 // away waits until the third node is a guest, and back until it is none any more and the others are as before.
 func (b *guestbook) away() {
 	b.await("it is a guest, and the others serve copies", func() bool {
-		return b.nodes[2].Stats().Guest && b.nodes[0].Stats().Copies && b.nodes[1].Stats().Copies &&
+		return b.nodes[2].Stats().Guest && b.nodes[0].Stats().ServesCopies && b.nodes[1].Stats().ServesCopies &&
 			b.nodes[0].Stats().Regions[0].Nodes == 2 && b.nodes[1].Stats().Regions[0].Nodes == 2
 	})
 }
@@ -69,7 +69,7 @@ func (b *guestbook) away() {
 func (b *guestbook) back() {
 	b.await("it is back, and all serve copies", func() bool {
 		for _, n := range b.nodes {
-			if s := n.Stats(); s.Guest || s.Regions[0].Nodes != 3 || !s.Copies {
+			if s := n.Stats(); s.Guest || s.Regions[0].Nodes != 3 || !s.ServesCopies {
 				return false
 			}
 		}

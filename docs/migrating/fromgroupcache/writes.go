@@ -10,7 +10,7 @@ import (
 
 // Replace makes user what everybody reads, for a minute at most.
 func Replace(ctx context.Context, users *geocache.Group[db.User], user db.User) error {
-	return users.Set(ctx, user.ID, user, geocache.ItemTTL(time.Minute))
+	return users.Set(ctx, user.ID, user, geocache.WithItemTTL(time.Minute))
 }
 
 // Forget has the user loaded anew.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
@@ -54,12 +55,12 @@ func (l *life) callOnce(random *rand.Rand) {
 	if random.IntN(10) == 0 { // gives up early
 		limit = time.Duration(random.Int64N(int64(time.Second)))
 	}
-	ack := geocache.Region
+	ack := geocache.AckRegion
 	switch x := random.Float64(); {
 	case x < l.config.WorldAcks:
-		ack = geocache.World
+		ack = geocache.AckWorld
 	case x < l.config.WorldAcks+0.1:
-		ack = geocache.Owner
+		ack = geocache.AckOwner
 	}
 	k := l.config.keyOf(random.IntN(l.config.Keys))
 	counter := counterKey(random.IntN(l.config.Counters))
@@ -148,7 +149,7 @@ func (l *life) read(kind Kind, key string, limit time.Duration) {
 		case GetItem:
 			var item geocache.Item[string]
 			item, err = l.group.GetItem(ctx, key)
-			v, o.Generation, o.Stale = item.Value, item.Generation, item.Source == geocache.SourceStale
+			v, o.Generation, o.Stale = item.Value, expiry.Generation(item.Generation), item.Source == geocache.SourceStale
 		}
 		o.Value, _ = testcluster.ParseValue(v)
 		return err
@@ -179,9 +180,9 @@ func (l *life) readMany(keys []int, limit time.Duration) {
 
 func (l *life) set(key string, ack geocache.AckLevel, life, limit time.Duration) {
 	o := &Op{Kind: Set, Key: key, Ack: ack, Life: l.config.TTL}
-	own := []geocache.WriteOption{geocache.Tags(testcluster.TagsOf(key)...)}
+	own := []geocache.WriteOption{geocache.WithTags(testcluster.TagsOf(key)...)}
 	if life > 0 {
-		o.Life, own = life, append(own, geocache.ItemTTL(life))
+		o.Life, own = life, append(own, geocache.WithItemTTL(life))
 	}
 	l.sets.tell(l, key)
 	l.write(o, limit, own, func(ctx context.Context, opts []geocache.WriteOption) error {
@@ -225,9 +226,9 @@ func (l *life) clear(ack geocache.AckLevel, limit time.Duration) {
 
 func (l *life) write(o *Op, limit time.Duration, opts []geocache.WriteOption, do func(ctx context.Context, opts []geocache.WriteOption) error) {
 	l.op(o, limit, func(ctx context.Context) error {
-		var w geocache.Written
-		err := do(ctx, append(opts, geocache.Ack(o.Ack), geocache.Into(&w)))
-		o.Generation, o.Confirmed = w.Generation, w.Confirmed
+		var w geocache.Receipt
+		err := do(ctx, append(opts, geocache.WithAck(o.Ack), geocache.WithReceipt(&w)))
+		o.Generation, o.Confirmed = expiry.Generation(w.Generation), w.Confirmed
 		return err
 	})
 }
@@ -236,7 +237,7 @@ func (l *life) write(o *Op, limit time.Duration, opts []geocache.WriteOption, do
 func (l *life) update(key string, pondering, limit time.Duration) {
 	o := &Op{Kind: Update, Key: key, Life: l.config.TTL}
 	l.op(o, limit, func(ctx context.Context) error {
-		var w geocache.Written
+		var w geocache.Receipt
 		v, err := l.group.Update(ctx, key, func(old string, ok bool) (string, error) {
 			a := Attempt{Begin: l.now(), Had: ok}
 			a.Base, _ = testcluster.ParseValue(old)
@@ -248,9 +249,9 @@ func (l *life) update(key string, pondering, limit time.Duration) {
 			a.End = l.now()
 			o.Attempts = append(o.Attempts, a)
 			return testcluster.Value{Key: key, Begun: l.start.Add(a.Begin), By: a.By}.String(), nil
-		}, geocache.Into(&w), geocache.Tags(testcluster.TagsOf(key)...))
+		}, geocache.WithReceipt(&w), geocache.WithTags(testcluster.TagsOf(key)...))
 		o.Value, _ = testcluster.ParseValue(v)
-		o.Generation, o.Confirmed = w.Generation, w.Confirmed
+		o.Generation, o.Confirmed = expiry.Generation(w.Generation), w.Confirmed
 		return err
 	})
 }
@@ -266,9 +267,9 @@ func (l *life) count(key string, limit time.Duration) {
 func (l *life) increment(key string, limit time.Duration) {
 	o := &Op{Kind: Increment, Key: key}
 	l.op(o, limit, func(ctx context.Context) (err error) {
-		var w geocache.Written
-		o.Number, err = l.counters.Update(ctx, key, func(old int, _ bool) (int, error) { return old + 1, nil }, geocache.Into(&w))
-		o.Generation, o.Confirmed = w.Generation, w.Confirmed
+		var w geocache.Receipt
+		o.Number, err = l.counters.Update(ctx, key, func(old int, _ bool) (int, error) { return old + 1, nil }, geocache.WithReceipt(&w))
+		o.Generation, o.Confirmed = expiry.Generation(w.Generation), w.Confirmed
 		return err
 	})
 }

@@ -205,7 +205,7 @@ func (h *History) Region() []Violation {
 func (h *History) World() []Violation {
 	return h.seen("4 the world has it",
 		func(r *Op) bool { return r.Begin >= h.Healed },
-		func(r, w *Op) bool { return w.Outcome == OK && w.Ack != geocache.Owner })
+		func(r, w *Op) bool { return w.Outcome == OK && w.Ack != geocache.AckOwner })
 }
 
 // Order checks what promises 3 and 5 rest on: of two writes in one region of

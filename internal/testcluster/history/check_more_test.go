@@ -44,7 +44,7 @@ func TestMoreChecks(t *testing.T) {
 		}},
 		{"", "a region that was not named has not heard", func(b *book) {
 			s := b.set(1, "us-1", "k")
-			b.set(2, "eu-1", "k").Ack = geocache.World
+			b.set(2, "eu-1", "k").Ack = geocache.AckWorld
 			b.read(3, "us-2", s)
 		}},
 		{"2 ", "a region was named although not all have heard", func(b *book) {
@@ -56,20 +56,20 @@ func TestMoreChecks(t *testing.T) {
 		// Causality.
 		{"5 order", "a value comes back", func(b *book) {
 			s := b.set(1, "eu-1", "k")
-			s.End, s.Ack, s.Generation = seconds(5), geocache.World, expiry.At(b.h.Start.Add(seconds(5))) // it was sent again
+			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5))) // it was sent again
 			b.read(1.2, "eu-2", s)
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
 		{"", "a value comes that nobody had seen", func(b *book) {
 			s := b.set(1, "eu-1", "k")
-			s.End, s.Ack, s.Generation = seconds(5), geocache.World, expiry.At(b.h.Start.Add(seconds(5)))
+			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
 		{"", "a value comes that was seen after the write had begun", func(b *book) {
 			s := b.set(1, "eu-1", "k")
-			s.End, s.Ack, s.Generation = seconds(5), geocache.World, expiry.At(b.h.Start.Add(seconds(5)))
+			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			w := b.set(2, "eu-2", "k")
 			b.read(2.05, "eu-2", s)
 			w.End = seconds(2.2)
@@ -77,14 +77,14 @@ func TestMoreChecks(t *testing.T) {
 		}},
 		{"", "a value comes that was seen elsewhere, by nobody the writer knows", func(b *book) {
 			s := b.set(1, "us-1", "k")
-			s.End, s.Ack, s.Generation = seconds(5), geocache.World, expiry.At(b.h.Start.Add(seconds(5)))
+			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.read(1.2, "us-1", s)
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
 		{"", "who has seen it has been started anew before it wrote", func(b *book) {
 			s := b.set(1, "eu-1", "k")
-			s.End, s.Ack, s.Generation = seconds(5), geocache.World, expiry.At(b.h.Start.Add(seconds(5)))
+			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.read(1.2, "eu-2", s)
 			b.fault(Down, "eu-2", "", 1.4, 1.6)
 			b.set(2, "eu-2", "k")
@@ -186,7 +186,7 @@ func TestMoreChecks(t *testing.T) {
 		}},
 		{"", "a write waits for another region", func(b *book) {
 			w := b.set(1, "eu-1", "k")
-			w.Ack, w.End = geocache.World, seconds(6)
+			w.Ack, w.End = geocache.AckWorld, seconds(6)
 		}},
 		{"6 one", "a value that lives is loaded again", func(b *book) {
 			b.load("eu", "k", 1, 1.1)

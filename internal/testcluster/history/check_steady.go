@@ -154,7 +154,7 @@ func (h *History) WriteTimes() (found []Violation) {
 
 // isTimed reports whether w is a write that waits for nothing but its region.
 func (o *Op) isTimed() bool {
-	return (o.Kind == Set || o.Kind == Remove || o.Kind == Clear) && o.Ack != geocache.World && (o.Outcome == OK || o.Outcome == Unconfirmed)
+	return (o.Kind == Set || o.Kind == Remove || o.Kind == Clear) && o.Ack != geocache.AckWorld && (o.Outcome == OK || o.Outcome == Unconfirmed)
 }
 
 // deaths counts how often a node of the region went, or came, at about the time. It is false if something

@@ -159,7 +159,7 @@ func TestChecks(t *testing.T) {
 		}},
 		{"", "a Set that took its time", func(b *book) {
 			s := b.set(0, "eu-1", "k")
-			s.End, s.Life, s.Ack = seconds(5), time.Second, geocache.World
+			s.End, s.Life, s.Ack = seconds(5), time.Second, geocache.AckWorld
 			b.read(5.5, "eu-1", s)
 		}},
 		{"", "a GetMany that waited for another key", func(b *book) {

@@ -1,0 +1,154 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/geocache/geocache/internal/message"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+)
+
+const (
+	// handoffBatch and handoffBytes bound the entries in one message.
+	handoffBatch = 512
+	handoffBytes = 256 << 10
+)
+
+// handoffTime bounds how long Close hands entries to their new owners.
+const handoffTime = 2 * time.Second
+
+// handoff gives what this node owns to who will own it when it has left: first what
+// the origin does not have, then the entries, those that have been read since they came
+// before the others.
+func (c *Cache) handoff(ctx context.Context) {
+	if c.transport == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, handoffTime)
+	defer cancel()
+	var hs []*handover
+	for _, g := range *c.groups.Load() {
+		h := g.newHandover()
+		hs = append(hs, h)
+		if g.origin.queue != nil {
+			g.origin.disown(ctx, h, g.nextOwner())
+		}
+	}
+	for _, used := range []bool{true, false} {
+		for _, h := range hs {
+			h.handEntries(ctx, used)
+		}
+	}
+	for _, h := range hs {
+		for node, err := range h.failed {
+			c.log.Info("not all entries handed over", "group", h.g.name, "to", node, "err", err)
+		}
+	}
+}
+
+// A handing gives entries to other nodes, in batches. It is for one goroutine.
+type handover struct {
+	g       *Group
+	batches map[string][]message.Write // by node
+	sizes   map[string]int             // their bytes
+	failed  map[string]error           // nodes that did not take a batch; they get no more
+}
+
+func (g *Group) newHandover() *handover {
+	return &handover{g: g, batches: map[string][]message.Write{}, sizes: map[string]int{}, failed: map[string]error{}}
+}
+
+// heirs tells which node will own a key when this one, which owns it, has left.
+func (g *Group) nextOwner() func(key string) (node string, ok bool) {
+	home := g.cache.topology().Home
+	return func(key string) (string, bool) {
+		owners := home.Owners(key, 2)
+		if len(owners) < 2 || owners[0].ID != g.cache.node.ID {
+			return "", false
+		}
+		return owners[1].ID, true
+	}
+}
+
+// handEntries hands over the entries that have been read since they came, or the
+// others.
+func (h *handover) handEntries(ctx context.Context, used bool) {
+	now, heir := h.g.cache.clock.Instant(), h.g.nextOwner()
+	for e := range h.g.store.All() {
+		if e.Used() != used || !h.g.fresh.passesOn(e, now) {
+			continue
+		}
+		if node, ok := heir(e.Key()); ok {
+			h.add(ctx, node, h.g.writeOf(e))
+		}
+	}
+	h.end(ctx)
+}
+
+// add has n handed to a node, at the latest by end.
+func (h *handover) add(ctx context.Context, node string, w message.Write) {
+	if h.failed[node] != nil {
+		return
+	}
+	h.batches[node] = append(h.batches[node], w)
+	if h.sizes[node] += len(w.Value) + len(w.Key); h.sizes[node] >= handoffBytes || len(h.batches[node]) >= handoffBatch {
+		h.send(ctx, node)
+	}
+}
+
+// end hands over what waits.
+func (h *handover) end(ctx context.Context) {
+	for node := range h.batches {
+		h.send(ctx, node)
+	}
+}
+
+// send hands over a batch. A node that does not take it within a lease is left
+// alone, so that the others have their share of the time.
+func (h *handover) send(ctx context.Context, node string) {
+	notes := h.batches[node]
+	delete(h.batches, node)
+	delete(h.sizes, node)
+	peer := h.g.cache.transport.Peer(node)
+	if peer == nil {
+		h.failed[node] = errors.New("no such peer")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.g.cache.config.Lease)
+	defer cancel()
+	if _, err := peer.Call(ctx, message.MethodHandoff, message.Broadcast{Writes: notes}.Append(nil)); err != nil {
+		h.failed[node] = err
+	}
+}
+
+// takeHandoff answers a Handoff.
+func (c *Cache) handleHandoff(call *peers.Call) peers.Answer {
+	return decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer {
+		dirty := map[*Group]bool{}
+		for i := range m.Writes {
+			w := &m.Writes[i]
+			g := c.group(w.Group)
+			switch {
+			case g == nil && w.Dirty: // it must not be left to a node that does not know what to do with it
+				return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
+			case g == nil:
+			case w.Dirty && g.origin.queue != nil:
+				if err := g.origin.supersede(w); err != nil {
+					return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
+				}
+				dirty[g] = true
+				// Whatever has been loaded here meanwhile is from an origin without it.
+				g.store.DeleteFunc(w.Key, func(e *store.Entry) bool { return e.IsLoad() })
+				g.apply(w, call.Transit, 0)
+			case w.HasValue:
+				g.applyValue(w, call.Transit, nil)
+			}
+		}
+		for g := range dirty {
+			g.origin.queue.Adopt(g.ownsOnRing) // at once: each time it looks at all
+		}
+		return peers.Answer{}
+	})
+}

@@ -1,0 +1,315 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+	"github.com/zeebo/xxh3"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/message"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// This file is the home of a key: the one region in which its Updates take place, and where
+// an Update reads. WithHomeRegion fixes it. Otherwise the key picks one of the regions that
+// there are. When one comes, keys move to it, and for each of them there must
+// be one home at a time, which has what the one before it had:
+//
+//   - The regions are part of a view, so that all nodes of a region whose Swaps may take place
+//     know the same ones (see tenure). A Swap carries what its sender knows, and is refused
+//     where that differs.
+//   - Before the owner in a new home answers the read of an Update, it asks the other regions for
+//     the key's last write (recall). They answer only if they know the same regions: then they
+//     take no Swap of the key any more.
+//   - A region that every other one has been known to know of is established. It need not ask, as
+//     soon as what was written before that is dead: regions that come take keys from it, and give
+//     it none.
+
+// homes finds the home regions of a group's keys, and asks others for what they know of keys that have come home
+// here.
+type homes struct {
+	g        *Group
+	recalled *xsync.Map[string, struct{}] // the keys whose last write other regions have been asked for
+}
+
+// home returns the region in which updates of the key take place: of those in the view the
+// one with the highest hash of its name and the key, so that a region more or less
+// moves no more keys than it must. Rendezvous hashing: Thaler, Ravishankar, "Using
+// Name-Based Mappings to Increase Hit Rates", 1998.
+func (h *homes) region(v *view, key string) string {
+	if h.g.config.HomeRegion != "" {
+		return h.g.config.HomeRegion
+	}
+	var home string
+	var highest uint64
+	hash := xxh3.HashString(key)
+	for _, region := range v.regions {
+		if h := xxh3.HashStringSeed(region, hash); home == "" || h > highest {
+			home, highest = region, h
+		}
+	}
+	return home
+}
+
+// readHome reads the key where its updates take place. While there are nodes in that
+// region, one of which must be the key's owner soon, it goes on trying.
+func (h *homes) read(ctx context.Context, key, home string) (a answer, err error) {
+	for {
+		changed := h.g.cache.changed.wait()
+		r := h.g.cache.topology().Region(home)
+		if r == nil {
+			return answer{}, homeError(home, errNoOwner)
+		}
+		a, ok := h.ask(ctx, r, key)
+		switch {
+		case ok && a.err == nil && a.source == SourceStale:
+			if err = errors.New("there is only a stale value"); !h.g.fresh.revalidates(a.entry, h.g.cache.clock.Instant()) {
+				return a, err
+			} // a fresh one is on its way
+		case ok && errors.Is(a.err, errNotRecalled):
+			err = homeError(home, a.err)
+		case ok:
+			return a, a.err
+		}
+		select {
+		case <-changed:
+		case <-time.After(routeAgain):
+		case <-ctx.Done():
+			if err != nil {
+				return a, err
+			}
+			return answer{}, homeError(home, errNoOwner)
+		}
+	}
+}
+
+// askHome asks the key's owner in its home region. It reports false if that does not
+// answer.
+func (h *homes) ask(ctx context.Context, home *regions.Region, key string) (answer, bool) {
+	f := h.g.newFill(key)
+	owner := home.Owner(key)
+	if owner.ID == h.g.cache.node.ID {
+		return f.asHome(ctx), true
+	}
+	req := f.copyRequest()
+	req.hop, req.discard = peers.HopUpdate, true
+	return req.send(ctx, owner)
+}
+
+func homeError(home string, err error) error {
+	if errors.Is(err, errNoOwner) || errors.Is(err, errNotRecalled) {
+		return fmt.Errorf("%w: %s: %w", ErrHomeUnreachable, home, err)
+	}
+	return err
+}
+
+// asHome answers the read of an Update as the key's owner. An Update makes the next value of
+// what it reads, so the last write must not be missed because somebody does not answer: then
+// the error is errNotRecalled.
+func (f fill) asHome(ctx context.Context) answer {
+	g := f.g
+	if err := g.home.recall(ctx, f.key); err != nil {
+		return answer{err: g.located(err)}
+	}
+	f = f.above(g.floors.Floor(f.key))
+	if _, ok := f.remembered(); !ok {
+		if _, all := f.peekFormerOwners(ctx, g.cache.topology()); !all {
+			return answer{err: g.located(fmt.Errorf("%w: a former owner", errNotRecalled))}
+		}
+	}
+	return f.asOwner(ctx)
+}
+
+var errNotRecalled = errors.New(
+	"another node may have a later value: it does not answer, or does not know of all regions yet")
+
+// establishment is what a node knows of whether its region may be the home of keys. It is established
+// once every other region has been known to know of it. No other region is the home of its keys from
+// then on: regions that come take keys away, and give it none.
+type establishment struct {
+	mu     sync.Mutex      // guards the following
+	agreed map[string]bool // regions that know of this one
+	done   bool
+	since  expiry.Instant // if done
+	asked  expiry.Instant // when nodes of this region were last asked
+}
+
+// agree notes that a region knows of this one.
+func (e *establishment) agree(region string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.agreed == nil {
+		e.agreed = make(map[string]bool)
+	}
+	e.agreed[region] = true
+}
+
+// finish notes that the region has been established since an instant.
+func (e *establishment) finish(since expiry.Instant) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.done || since < e.since {
+		e.done, e.since = true, since
+	}
+}
+
+// get returns since when the region has been established, if it is.
+func (e *establishment) get() (since expiry.Instant, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.since, e.done
+}
+
+// missing returns the regions that have not agreed.
+func (e *establishment) missing(regions []string) (names []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, region := range regions {
+		if !e.agreed[region] {
+			names = append(names, region)
+		}
+	}
+	return names
+}
+
+// ages is so long ago that no value is that old.
+const ages = expiry.Instant(math.MinInt64 / 2)
+
+// recalls reports whether the last write of a key may be known to other regions alone, which were its
+// home before this one: they have to be asked.
+func (h *homes) mustRecall(v *view, key string) bool {
+	if h.g.config.HomeRegion != "" || len(v.regions) == 1 || !h.mayRecall() {
+		return false
+	}
+	_, done := h.recalled.Load(key)
+	return !done
+}
+
+// mayRecall reports whether any key may be one that recalls is true for: the region has been established for
+// less time than a value lives.
+func (h *homes) mayRecall() bool {
+	since, ok := h.g.cache.membership.established.get()
+	return !ok || h.g.cache.clock.Instant().Sub(since) < h.g.journal.relevance()
+}
+
+// recall asks the other regions for the last write of key, if they may have been its home.
+func (h *homes) recall(ctx context.Context, key string) error {
+	c, v := h.g.cache, h.g.cache.view.Load()
+	if len(v.regions) == 1 && c.membership.found.Load() {
+		c.membership.established.finish(ages)
+	}
+	if h.mustRecall(v, key) {
+		c.membership.askEstablished(ctx, v)
+	}
+	if !h.mustRecall(v, key) {
+		return nil
+	}
+	ctx, cancel := share(ctx, 3, 4)
+	defer cancel()
+	others := slices.DeleteFunc(slices.Clone(v.regions), func(region string) bool { return region == c.node.Region })
+	var mu sync.Mutex
+	var silent []string
+	var asking sync.WaitGroup
+	for _, region := range others {
+		asking.Go(func() {
+			if !h.recallFrom(ctx, v, region, key) {
+				mu.Lock()
+				defer mu.Unlock()
+				silent = append(silent, region)
+			}
+		})
+	}
+	asking.Wait()
+	if len(silent) > 0 {
+		slices.Sort(silent)
+		return fmt.Errorf("%w: %s", errNotRecalled, strings.Join(silent, ", "))
+	}
+	if len(c.membership.established.missing(others)) == 0 {
+		c.membership.established.finish(c.clock.Instant())
+	}
+	if h.recalled.Size() >= floorLimit(h.g.config.MaxBytes) {
+		h.recalled.Clear() // they will be asked once more
+	}
+	h.recalled.Store(key, struct{}{})
+	return nil
+}
+
+// recallFrom takes in the last write of key that another region knows. It reports false if that has not
+// said what it knows.
+func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) bool {
+	r := h.g.cache.topology().Region(region)
+	if r == nil {
+		return false
+	}
+	m := message.RecallRequest{Group: h.g.name, Key: key, Regions: v.list}.Append(nil)
+	unknown := 0
+	owners := r.Owners(key, 2)
+	for _, n := range owners {
+		peer := h.g.cache.transport.Peer(n.ID)
+		if peer == nil {
+			continue
+		}
+		sent := h.g.cache.clock.Instant()
+		reply, err := peer.Call(ctx, message.MethodRecall, m)
+		if errors.Is(err, peers.CodeUnknownGroup) {
+			unknown++
+		}
+		if err != nil {
+			continue
+		}
+		recalled, err := message.DecodeRecallReply(reply)
+		if err != nil || !recalled.Agrees {
+			continue
+		}
+		h.g.cache.membership.established.agree(region)
+		if w := &recalled.Write; w.Stamp.Generation != 0 && w.Group == h.g.name && w.Key == key && !w.Clear && !w.Scope {
+			if e, ok := h.g.store.Peek(key); ok && e.IsLoad() && w.HasValue {
+				h.g.store.DeleteIf(e) // loaded here meanwhile, from an origin that knows nothing of it
+			}
+			_ = h.g.origin.supersede(w) // drops what is older, there is nothing to keep
+			h.g.apply(w, h.g.cache.clock.Instant().Sub(sent), 0)
+		}
+		return true
+	}
+	if unknown == len(owners) { // which they only say if they agree
+		h.g.cache.membership.established.agree(region)
+		return true
+	}
+	return false
+}
+
+// takeRecall answers a Recall.
+func (c *Cache) handleRecall(ctx context.Context, m message.RecallRequest) peers.Answer {
+	disagrees := peers.Answer{Value: message.RecallReply{}.Append(nil)}
+	t, ok := c.term()
+	if !ok || t.view.list != m.Regions || !t.view.keeps(m.Key, c.node.ID) {
+		return disagrees
+	}
+	g := c.group(m.Group)
+	if g == nil {
+		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
+	}
+	if !g.fresh.caughtUp.Load() && len(t.view.home.Nodes) > 1 {
+		return disagrees
+	}
+	f := g.newFill(m.Key)
+	if _, ok := f.remembered(); !ok {
+		if _, all := f.peekFormerOwners(ctx, c.topology()); !all {
+			return disagrees
+		}
+	}
+	w := g.journal.present(&message.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
+	if !c.inTerm(t) {
+		return disagrees
+	}
+	return peers.Answer{Value: message.RecallReply{Agrees: true, Write: w}.Append(nil)}
+}

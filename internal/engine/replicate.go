@@ -1,0 +1,243 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/message"
+	"github.com/geocache/geocache/internal/outbox"
+	"github.com/geocache/geocache/peers"
+)
+
+// This file is how writes get to the other regions. See "Between regions" in
+// docs/design.md; what is sent when is decided in package outbox.
+
+// A replicator sends this node's writes to the other regions, and takes in theirs.
+type replicator struct {
+	c        *Cache
+	outboxes *xsync.Map[string, *remote] // by region
+	inbox    outbox.Inbox
+}
+
+// openOutboxes makes an outbox for each region that has members, whether they
+// answer or not. One that has been made stays: a region that is not listed any
+// more may come back.
+func (r *replicator) open() {
+	if r.c.transport == nil {
+		return
+	}
+	for _, n := range r.c.members.Nodes() {
+		if n.Region == r.c.node.Region {
+			continue
+		}
+		r.outboxes.LoadOrCompute(n.Region, func() (*remote, bool) {
+			to := &remote{
+				Outbox: outbox.New(outbox.Config{MaxBytes: r.c.config.Outbox, Epoch: r.c.epoch, Probe: r.c.config.Lease}),
+				filled: make(chan struct{}),
+			}
+			return to, !r.c.spawn(func() { r.pump(n.Region, to.Outbox) }) || !r.c.spawn(func() { r.backfill(to) })
+		})
+	}
+}
+
+// A remote is what another region has to be told.
+type remote struct {
+	*outbox.Outbox
+	filled chan struct{} // closed when what was written before it was made is in it too
+}
+
+// backfill adds to a new outbox the floors that there are by then: a region that has just been found
+// has not been sent them. A key's owner sends its floor, and so does the floor's sender.
+func (r *replicator) backfill(to *remote) {
+	defer close(to.filled)
+	home := r.c.view.Load().home
+	owns := func(key string) bool { return home.Owner(key).ID == r.c.node.ID }
+	for _, g := range *r.c.groups.Load() {
+		now := r.c.clock.Instant()
+		if group := g.floors.Group(); group > g.floors.Cleared() && owns("") {
+			to.Add(message.Write{Group: g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(group)}, now)
+		}
+		if cleared, by := g.floors.ClearedBy(); cleared > 0 && (by == r.c.self || owns("")) {
+			to.Add(message.Write{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now)
+		}
+		g.journal.each(func(w expiry.KeyFloor) {
+			if f := message.FloorOf(w); w.Sender == r.c.self || owns(f.Key) {
+				now := r.c.clock.Instant() // before the age is measured
+				to.Add(g.journal.present(&f), now)
+			}
+		})
+	}
+}
+
+// remoteRegions returns the names of the other regions that have members, whether
+// they answer or not, in order.
+func (c *Cache) remoteRegions() []string {
+	var names []string
+	for _, n := range c.members.Nodes() {
+		if n.Region != c.node.Region {
+			names = append(names, n.Region)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// allRegions is remoteRegions and this node's own.
+func (c *Cache) allRegions() []string {
+	names := append(c.remoteRegions(), c.node.Region)
+	slices.Sort(names)
+	return names
+}
+
+// replicate sends a note on its way to every other region. at is when its age was right.
+func (r *replicator) add(w *message.Write, at expiry.Instant) {
+	for _, o := range r.outboxes.All() {
+		o.Add(*w, at)
+	}
+}
+
+// pump sends what is in a region's outbox, until Close.
+func (r *replicator) pump(region string, o *outbox.Outbox) {
+	target := func(w *message.Write) (string, bool) {
+		to := r.c.topology().Region(region)
+		if to == nil {
+			return "", false
+		}
+		id := to.Owner(w.Key).ID
+		p := r.c.transport.Peer(id)
+		return id, p != nil && p.Up()
+	}
+	for {
+		changed := r.c.changed.wait() // whoever could not be reached may be by then
+		for {
+			b, ok := o.Next(r.c.clock.Instant(), target)
+			if !ok || !r.c.spawn(func() { r.push(o, b) }) {
+				break
+			}
+		}
+		var timer <-chan time.Time
+		if at, ok := o.NextAt(r.c.clock.Instant()); ok {
+			timer = time.After(max(at.Sub(r.c.clock.Instant()), time.Millisecond))
+		}
+		select {
+		case <-o.Wake():
+		case <-changed:
+		case <-timer:
+		case <-r.c.ctx.Done():
+			return
+		}
+	}
+}
+
+// push sends one push and reports what came of it.
+func (r *replicator) push(o *outbox.Outbox, b outbox.Batch) {
+	have, err := r.pushTo(b)
+	if err != nil {
+		level := slog.LevelDebug
+		if errors.Is(err, peers.CodeBadRequest) {
+			level = slog.LevelWarn // it will be the next time
+		}
+		r.c.log.Log(r.c.ctx, level, "push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Writes), "err", err)
+		o.Failed(b, r.c.clock.Instant())
+		return
+	}
+	o.Answered(b, have, r.c.clock.Instant())
+}
+
+func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
+	peer := r.c.transport.Peer(b.Target)
+	if peer == nil {
+		return 0, errors.New("no such peer")
+	}
+	ctx, cancel := context.WithTimeout(r.c.ctx, pushTimeout)
+	defer cancel()
+	reply, err := peer.Call(ctx, message.MethodPush, b.Push.Append(nil))
+	if err != nil {
+		return 0, err
+	}
+	m, err := message.DecodePushReply(reply)
+	return m.Have, err
+}
+
+// pushTimeout bounds how long the answer to one push is waited for. It is not
+// what notices that a push was lost, see outbox; it must be longer than a region
+// takes to notice that one of its nodes is gone.
+const pushTimeout = 30 * time.Second
+
+// takePush takes in what another region has sent, and answers when this one has
+// been told.
+func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m message.Push) peers.Answer {
+	have := r.inbox.Receive(call.From, m, r.c.clock.Instant())
+	if err := r.relay(ctx, m.Writes, call.Transit); err != nil {
+		return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
+	}
+	return peers.Answer{Value: message.PushReply{Have: have}.Append(nil)}
+}
+
+// relay takes in notes from another region, and returns when this one has been
+// told.
+func (r *replicator) relay(ctx context.Context, notes []message.Write, transit time.Duration) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(notes))
+	for i := range notes {
+		w := &notes[i]
+		g := r.c.group(w.Group)
+		if g == nil { // others may have it
+			w.Age += transit
+			wg.Go(func() {
+				errs[i] = r.c.broadcast(ctx, w)
+				if g := r.c.group(w.Group); g != nil { // it has come meanwhile
+					g.apply(w, 0, 0)
+				}
+			})
+			continue
+		}
+		_ = g.origin.supersede(w) // drops what is older, there is nothing to keep
+		g.apply(w, transit, 0)    // all of them at once, before anybody waits
+		w.Age += transit
+		wg.Go(func() { errs[i] = r.c.broadcast(ctx, w) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// confirmed waits until a region has confirmed what it has been sent about a
+// key by this node.
+func (r *replicator) awaitConfirmed(ctx context.Context, m *message.AwaitRequest) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(r.c.awaiting, func() { cancel(ErrClosed) })()
+	to, ok := r.outboxes.Load(m.Region)
+	for !ok { // who asks has heard of it before this node
+		changed := r.c.changed.wait()
+		if to, ok = r.outboxes.Load(m.Region); ok {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("region %q is not known at %s: %w", m.Region, r.c.node.ID, context.Cause(ctx))
+		}
+	}
+	select {
+	case <-to.filled:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	done, stop := to.Confirmed(m.Group, m.Subject())
+	defer stop()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,231 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/message"
+	"github.com/geocache/geocache/internal/store"
+)
+
+// Restore takes in what Snapshot has written, and returns how many entries it has put into memory.
+func (g *Group) Restore(r io.Reader) (n int, err error) {
+	if r == nil {
+		return 0, errors.New("the reader is nil")
+	}
+	s := &restore{g: g, r: r, evicted: g.store.Stats().Owned.Left[store.Capacity]}
+	err = s.run()
+	return s.restored, err
+}
+
+// restoring is one call of Restore.
+type restore struct {
+	g       *Group
+	r       io.Reader
+	sum     uint64
+	elapsed time.Duration // since the snapshot
+	evicted uint64        // before
+
+	floors, entries uint64 // read
+	restored        int
+}
+
+func badSnapshot(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrSnapshot, fmt.Errorf(format, args...))
+}
+
+func (s *restore) run() error {
+	magic := make([]byte, len(snapshotMagic))
+	if err := s.read(magic); err != nil {
+		return err
+	}
+	if string(magic) != snapshotMagic {
+		return badSnapshot("it begins like none that this version can read")
+	}
+	for last := byte(0); ; {
+		kind, payload, err := s.block()
+		switch {
+		case err != nil:
+			return err
+		case last == 0 && kind != blockHeader, last != 0 && kind == blockHeader, kind < last, kind > blockEnd:
+			return badSnapshot("a block of kind %d after one of kind %d", kind, last)
+		}
+		switch last = kind; kind {
+		case blockHeader:
+			err = s.header(payload)
+		case blockFloors:
+			err = s.takeFloors(payload)
+		case blockEntries:
+			err = s.takeEntries(payload)
+		case blockEnd:
+			return s.end(payload)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// read fills b.
+func (s *restore) read(b []byte) error {
+	_, err := io.ReadFull(s.r, b)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return badSnapshot("it has been cut off")
+	}
+	return err
+}
+
+// snapshotRoom is what a block may have beyond the largest value: a batch of entries, or a page of
+// floors with the longest keys beside what a page has in general.
+const snapshotRoom = 3 << 20
+
+// block reads a block and checks it. What its length claims is not allocated before
+// it has come.
+func (s *restore) block() (kind byte, payload []byte, err error) {
+	head := make([]byte, blockHead)
+	if err := s.read(head); err != nil {
+		return 0, nil, err
+	}
+	length := int64(binary.BigEndian.Uint32(head[1:]))
+	if most := int64(s.g.cache.config.Limits.MaxValue) + snapshotRoom; length > most {
+		return 0, nil, badSnapshot("a block of %d bytes, at most %d are allowed (see WithMaxValueBytes)", length, most)
+	}
+	var buf bytes.Buffer
+	buf.Write(head)
+	if n, err := io.CopyN(&buf, s.r, length); n < length {
+		if err == io.EOF {
+			err = badSnapshot("it has been cut off")
+		}
+		return 0, nil, err
+	}
+	var sum [8]byte
+	if err := s.read(sum[:]); err != nil {
+		return 0, nil, err
+	}
+	s.sum = xxh3.HashSeed(buf.Bytes(), s.sum)
+	if s.sum != binary.BigEndian.Uint64(sum[:]) {
+		return 0, nil, badSnapshot("it is damaged")
+	}
+	return head[0], buf.Bytes()[blockHead:], nil
+}
+
+func (s *restore) header(b []byte) error {
+	name := 0
+	if len(b) > 0 {
+		name = int(b[0])
+	}
+	if len(b) != 1+name+16 {
+		return badSnapshot("its header is malformed")
+	}
+	if group := string(b[1 : 1+name]); group != s.g.name {
+		return badSnapshot("it is of group %q", group)
+	}
+	c := s.g.cache
+	at := time.Unix(0, int64(binary.BigEndian.Uint64(b[1+name:])))
+	s.elapsed = max(c.clock.Wall().Sub(at), 0) + c.config.MaxDrift
+	return s.merge(expiry.Generation(binary.BigEndian.Uint64(b[1+name+8:])))
+}
+
+// merge makes sure that what is loaded or written from now on is newer than what is
+// restored.
+func (s *restore) merge(latest expiry.Generation) error {
+	if err := s.g.cache.clock.Merge(latest); err != nil {
+		return badSnapshot("it is from the future, so this machine's clock has been set back, or that of the snapshot's was wrong: %w", err)
+	}
+	return nil
+}
+
+// takeFloors takes in floors. Those that nobody has told this node of it tells the region,
+// which may have started anew as a whole.
+func (s *restore) takeFloors(b []byte) error {
+	g := s.g
+	f, err := message.DecodeFloors(b)
+	if err != nil {
+		return badSnapshot("%w", err)
+	}
+	latest := max(f.Cleared, f.Group)
+	for _, k := range f.Keys {
+		latest = max(latest, k.Stamp.Generation)
+	}
+	if err := s.merge(latest); err != nil {
+		return err
+	}
+	s.floors += uint64(len(f.Keys))
+	alive := f.Keys[:0]
+	for _, k := range f.Keys {
+		if k.Stamp.Generation >= g.journal.dead() {
+			alive = append(alive, k)
+		}
+	}
+	f.Keys = alive
+	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
+	defer cancel()
+	for news := range slices.Chunk(g.journal.apply(&f, true), journalPage) {
+		notes := make([]*message.Write, len(news))
+		for i := range news {
+			notes[i] = &news[i]
+		}
+		if err := g.cache.broadcast(ctx, notes...); err != nil {
+			return fmt.Errorf("the region could not be told of writes: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *restore) takeEntries(b []byte) error {
+	m, err := message.DecodeBroadcast(b)
+	if err != nil {
+		return badSnapshot("%w", err)
+	}
+	var latest expiry.Generation
+	for i := range m.Writes {
+		w := &m.Writes[i]
+		latest = max(latest, w.Stamp.Generation)
+		if !w.HasValue || w.Clear || w.Dirty || w.Group != "" || w.Stamp.IsRemoval() {
+			return badSnapshot("an entry that is none")
+		}
+	}
+	if err := s.merge(latest); err != nil {
+		return err
+	}
+	s.entries += uint64(len(m.Writes))
+	for i := range m.Writes {
+		s.put(&m.Writes[i])
+	}
+	return nil
+}
+
+// put makes an entry of n, if it is alive, beyond doubt, and need not drive out one that came
+// before it: those that were read most come first.
+func (s *restore) put(w *message.Write) {
+	g := s.g
+	age := w.Age + s.elapsed
+	if age < w.Age || age >= w.Life || g.store.Stats().Owned.Left[store.Capacity] > s.evicted {
+		return
+	}
+	w.Group, w.Age = g.name, age
+	g.applyValue(w, 0, nil)
+	if e, ok := g.store.Peek(w.Key); ok && e.Stamp == w.Stamp {
+		s.restored++
+	}
+}
+
+func (s *restore) end(b []byte) error {
+	if len(b) != 16 {
+		return badSnapshot("its end is malformed")
+	}
+	floors, entries := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
+	if floors != s.floors || entries != s.entries {
+		return badSnapshot("it says to have %d floors and %d entries, and has %d and %d", floors, entries, s.floors, s.entries)
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/geocache/geocache/internal/message"
+	"github.com/geocache/geocache/peers"
+)
+
+// handler answers the requests of peers.
+type handler struct{ cache *Cache }
+
+// Lookup answers from memory, on the goroutine that reads the connection.
+func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
+	g := h.cache.group(req.Group)
+	if g == nil {
+		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}, true
+	}
+	if req.Hop == peers.HopUpdate && g.home.mustRecall(h.cache.view.Load(), req.Key) {
+		return peers.Answer{}, false
+	}
+	a, ok := g.lookup(req.Key)
+	if !ok && req.Hop == peers.HopOwner {
+		a, ok = g.heldAsOwner(req.Key)
+	}
+	if !ok {
+		a, ok = g.origin.queued(req.Key, req.Floor)
+	}
+	if !ok && req.Hop == peers.HopOwner && !req.Peek {
+		a, ok = g.refreshing.whileRevalidating(req.Key)
+	}
+	if !ok || a.entry.Below(req.Floor) {
+		return peers.Answer{}, false
+	}
+	g.stats.served.Add(1)
+	return g.reply(a), true
+}
+
+// heldAsOwner answers a node of the region from what this one has as the key's owner,
+// former owner or successor, whether it may serve that itself or not: who asks knows
+// the key's floor, and would otherwise load what is here.
+func (g *Group) heldAsOwner(key string) (answer, bool) {
+	e, ok := g.store.Peek(key)
+	if !ok || !g.fresh.servesAsOwner(e, g.floors.Floor(key), g.cache.clock.Instant()) {
+		return answer{}, false
+	}
+	return answer{entry: e, source: SourceStore}, true
+}
+
+// Load answers by a fill, in the role that the asker gave this node.
+func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
+	g := h.cache.group(req.Group)
+	if g == nil {
+		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
+	}
+	if h.cache.isGuest() {
+		return asGuest
+	}
+	key := strings.Clone(req.Key)
+	floor := req.Floor.Max(g.floors.Floor(key))
+	g.stats.served.Add(1)
+	switch req.Hop {
+	case peers.HopOwner:
+		return g.reply(fill{g, key, floor, g.ticket(req.Together, key)}.asOwner(ctx))
+	case peers.HopRegion:
+		return g.reply(fill{g: g, key: key, floor: floor}.localOrStale(ctx))
+	case peers.HopUpdate:
+		a := fill{g: g, key: key, floor: floor}.asHome(ctx)
+		if errors.Is(a.err, errNotRecalled) {
+			return peers.Answer{Code: peers.CodeUnsettled, Text: rootText(a.err)}
+		}
+		return g.reply(a)
+	}
+	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown hop"}
+}
+
+// Take answers what nodes of this region tell, on the goroutine that reads the
+// connection: it only waits for locks.
+func (h handler) Take(call *peers.Call) (peers.Answer, bool) {
+	if call.Method != message.MethodBroadcast {
+		return peers.Answer{}, false
+	}
+	quick := true
+	ans := decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer {
+		quick = !slices.ContainsFunc(m.Writes, func(w message.Write) bool { return w.Clear }) // which looks at everything
+		if !quick {
+			return peers.Answer{}
+		}
+		return h.cache.handleBroadcast(m, call.Transit)
+	})
+	return ans, quick
+}
+
+// Call answers all other calls.
+func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
+	c := h.cache
+	if c.isGuest() && !slices.Contains(forGuests, call.Method) {
+		return asGuest
+	}
+	switch call.Method {
+	case message.MethodBroadcast:
+		return decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer { return c.handleBroadcast(m, call.Transit) })
+	case message.MethodPush:
+		return decoded(call, message.DecodePush, func(m message.Push) peers.Answer { return c.replicator.handlePush(ctx, call, m) })
+	case message.MethodWrite:
+		return decoded(call, message.DecodeWriteRequest, func(m message.WriteRequest) peers.Answer {
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.committer.handle(ctx, &m, call) })
+		})
+	case message.MethodJournal:
+		return decoded(call, message.DecodeJournalRequest, func(m message.JournalRequest) peers.Answer {
+			if g := c.group(m.Group); g != nil {
+				return g.journal.handle(&m)
+			}
+			return peers.Answer{Value: message.Floors{}.Append(nil)} // nothing is missed by asking here
+		})
+	case message.MethodCompare:
+		return decoded(call, message.DecodeCompareRequest, func(m message.CompareRequest) peers.Answer {
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.journal.handleCompare(&m) })
+		})
+	case message.MethodHandoff:
+		return c.handleHandoff(call)
+	case message.MethodFlushed:
+		return decoded(call, message.DecodeFlushed, func(m message.Flushed) peers.Answer {
+			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.origin.handleFlushed(&m) })
+		})
+	case message.MethodMembers:
+		return decoded(call, message.DecodeMembersRequest, c.membership.handle)
+	case message.MethodRecall:
+		return decoded(call, message.DecodeRecallRequest, func(m message.RecallRequest) peers.Answer { return c.handleRecall(ctx, m) })
+	case message.MethodAwait:
+		return decoded(call, message.DecodeAwaitRequest, func(m message.AwaitRequest) peers.Answer {
+			if err := c.replicator.awaitConfirmed(ctx, &m); err != nil {
+				return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
+			}
+			return peers.Answer{}
+		})
+	}
+	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown method"}
+}
+
+// decoded answers a call whose payload decode understands.
+func decoded[M any](call *peers.Call, decode func([]byte) (M, error), answer func(M) peers.Answer) peers.Answer {
+	m, err := decode(call.Payload)
+	if err != nil {
+		return peers.Answer{Code: peers.CodeBadRequest, Text: err.Error()}
+	}
+	return answer(m)
+}
+
+// inGroup answers a call about a group.
+func (c *Cache) inGroup(name string, answer func(*Group) peers.Answer) peers.Answer {
+	if g := c.group(name); g != nil {
+		return answer(g)
+	}
+	return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
+}
+
+// reply puts an answer into the words of the wire.
+func (g *Group) reply(a answer) peers.Answer {
+	if a.err != nil {
+		code := peers.CodeFailed
+		switch {
+		case errors.Is(a.err, ErrUncertain):
+			code = peers.CodeUncertain
+		case errors.Is(a.err, ErrClosed):
+			code = peers.CodeClosing
+		case errors.Is(a.err, ErrTooLarge):
+			code = peers.CodeTooLarge
+		case errors.Is(a.err, ErrOverloaded):
+			code = peers.CodeBusy
+		case errors.Is(a.err, ErrTimeout):
+			code = peers.CodeTimeout
+		}
+		return peers.Answer{Code: code, Text: rootText(a.err)}
+	}
+	e, now := a.entry, g.cache.clock.Instant()
+	ans := peers.Answer{
+		Code:  peers.CodeOK,
+		Stamp: e.Stamp,
+		// In whole microseconds and never too young.
+		Age:   now.Sub(e.Born()) + time.Microsecond - 1,
+		At:    now,
+		Life:  e.Expires.Sub(e.Born()),
+		Value: e.Value(),
+
+		Tagged: e.Tagged(),
+	}
+	if e.Absent() {
+		ans.Code = peers.CodeNotFound
+	}
+	switch a.source {
+	case SourceStore, SourceOwner:
+		ans.Source = peers.SourceStore
+	case SourceRegion:
+		ans.Source = peers.SourceRegion
+	case SourceGetter:
+		ans.Source = peers.SourceGetter
+	case SourceStale:
+		ans.Source, ans.Stale = peers.SourceStore, true
+	}
+	return ans
+}
+
+// rootText is the text of err without the places it arose at, which the asker
+// knows, or is told by the transport.
+func rootText(err error) string {
+	if e, ok := err.(*Error); ok {
+		err = e.Err
+	}
+	return err.Error()
+}

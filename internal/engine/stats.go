@@ -1,0 +1,307 @@
+package engine
+
+import (
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/latency"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// A Source says where a read was answered from.
+type Source uint8
+
+// The sources of a read.
+const (
+	// SourceStore is the memory of this process.
+	SourceStore Source = iota + 1
+	// SourceOwner is the memory of another node of this region: the owner of
+	// the key, or one that stands in for it.
+	SourceOwner
+	// SourceRegion is another region.
+	SourceRegion
+	// SourceGetter is the getter, called by this process or by the owner for
+	// this read or for one that waited for the same load.
+	SourceGetter
+	// SourceStale is a value past its time to live: one that WithStaleIfError or
+	// WithStaleWhileRevalidate
+	// allows, or one whose loading, for this read, took longer than it lives.
+	SourceStale
+
+	numSources
+)
+
+// String returns "store", "owner", "region", "getter" or "stale".
+func (s Source) String() string {
+	switch s {
+	case SourceStore:
+		return "store"
+	case SourceOwner:
+		return "owner"
+	case SourceRegion:
+		return "region"
+	case SourceGetter:
+		return "getter"
+	case SourceStale:
+		return "stale"
+	}
+	return "unknown"
+}
+
+// GroupStats is what the fields of geocache.GroupStats say, which are documented there.
+type GroupStats struct {
+	Store    uint64
+	Owner    uint64
+	Region   uint64
+	Getter   uint64
+	Stale    uint64
+	NotFound uint64
+	Errors   uint64
+
+	Loads      uint64
+	LoadErrors uint64
+	Abandoned  uint64
+	Refreshes  uint64
+
+	Panics uint64
+
+	LoadLatency latency.Distribution
+
+	Writes        uint64
+	WriteErrors   uint64
+	RejectedLoads uint64
+	UpdateRetries uint64
+	Repaired      uint64
+
+	OriginWrites uint64
+	OriginErrors uint64
+	WriteBehind  WriteBehindStats
+
+	Served         uint64
+	Unanswered     uint64
+	OwnerFallbacks uint64
+	DecodeErrors   uint64
+
+	Entries    int
+	Copies     int
+	Bytes      int64
+	CopyBytes  int64
+	TooLarge   uint64
+	MaxBytes   int64
+	MaxEntries int
+	Floors     int
+
+	Evicted, Expired, Removed, Replaced uint64
+
+	EvictQueue      int
+	EvictQueueBytes int64
+	EvictDropped    uint64
+}
+
+// WriteBehindStats is documented in the face, and so are those below.
+type WriteBehindStats struct {
+	Queued      int
+	QueuedBytes int64
+	Held        int
+	HeldBytes   int64
+	Waiting     int
+	Lag         time.Duration
+	Coalesced   uint64
+	Refused     uint64
+}
+
+// A hitCounter counts hits. It is striped: an atomic that all cores write costs more
+// than the hit. The count also says which hit is to read the exact clock, so that
+// no random number need be drawn for that. One that this clock finds to be late has been counted,
+// and is counted again as what it becomes. (xsync.Counter and math/rand did the same for
+// a fifth of the time of a hit.)
+type hitCounter struct {
+	stripes [hitStripes]struct {
+		n atomic.Uint64
+		_ [56]byte // the rest of a cache line
+	}
+}
+
+const hitStripes = 32
+
+// add counts a hit, and reports whether it is the one in 64 that is to read the exact clock.
+func (c *hitCounter) add() (exact bool) {
+	// Goroutines have stacks of 2 KiB and more, so the address of a variable tells them
+	// apart, mostly, and one has the same for some time.
+	var here byte
+	goroutine := uint64(uintptr(unsafe.Pointer(&here)) >> 11)
+	return c.stripes[goroutine*0x9e3779b97f4a7c15>>59].n.Add(1)%64 == 0 // Fibonacci hashing (Knuth), to 5 bits
+}
+
+func (c *hitCounter) value() (sum uint64) {
+	for i := range c.stripes {
+		sum += c.stripes[i].n.Load()
+	}
+	return sum
+}
+
+// groupStats holds the counters of a group. The one for reads answered by this
+// process's memory is the only one on the path of a hit; it is striped, since an
+// atomic that all cores write costs more than the hit.
+type groupStats struct {
+	hits         hitCounter
+	bySource     [numSources]atomic.Uint64 // of reads; SourceStore is in hits
+	notFound     atomic.Uint64
+	errors       atomic.Uint64
+	loads        atomic.Uint64
+	loadErrors   atomic.Uint64
+	abandoned    atomic.Uint64
+	refreshes    atomic.Uint64
+	served       atomic.Uint64
+	unanswered   atomic.Uint64
+	fallbacks    atomic.Uint64
+	decodeErrors atomic.Uint64
+
+	writes, writeErrors, originWrites, originErrors, updateRetries, repaired atomic.Uint64
+
+	loadLatency latency.Histogram
+}
+
+// Stats returns what the group has done and holds in this process. It may be
+// called at any time; GroupStats says what its figures have to do with each other.
+func (g *Group) Stats() GroupStats {
+	held := g.store.Stats()
+	s := &g.stats
+	// Parts are read before the whole, and counted after it: so they are not more.
+	loaded := s.loadLatency.Distribution()
+	loadErrors, abandoned, writeErrors := s.loadErrors.Load(), s.abandoned.Load(), s.writeErrors.Load()
+	var b WriteBehindStats
+	if q := g.origin.queue; q != nil {
+		s := q.Stats()
+		b = WriteBehindStats{s.Queued, s.QueuedBytes, s.Held, s.HeldBytes, s.Waiting, s.Oldest, s.Coalesced, s.Refused}
+	}
+	return GroupStats{
+		Writes:        s.writes.Load(),
+		WriteErrors:   writeErrors,
+		RejectedLoads: g.fresh.rejected.Load(),
+		UpdateRetries: s.updateRetries.Load(),
+		Repaired:      s.repaired.Load(),
+		OriginWrites:  s.originWrites.Load(),
+		OriginErrors:  s.originErrors.Load(),
+		WriteBehind:   b,
+
+		Store:    s.hits.value(),
+		Owner:    s.bySource[SourceOwner].Load(),
+		Region:   s.bySource[SourceRegion].Load(),
+		Getter:   s.bySource[SourceGetter].Load(),
+		Stale:    s.bySource[SourceStale].Load(),
+		NotFound: s.notFound.Load(),
+		Errors:   s.errors.Load(),
+
+		Loads:       s.loads.Load(),
+		LoadErrors:  loadErrors,
+		Panics:      g.guard.Failed(),
+		Abandoned:   abandoned,
+		Refreshes:   s.refreshes.Load(),
+		LoadLatency: loaded,
+
+		Served:         s.served.Load(),
+		Unanswered:     s.unanswered.Load(),
+		OwnerFallbacks: s.fallbacks.Load(),
+		DecodeErrors:   s.decodeErrors.Load(),
+		Entries:        held.Entries(),
+		Copies:         held.Copies.Entries,
+		Bytes:          held.Bytes(),
+		CopyBytes:      held.Copies.Bytes,
+		TooLarge:       held.TooLarge,
+		MaxBytes:       held.MaxBytes,
+		MaxEntries:     held.MaxEntries,
+		Floors:         g.floors.Len(),
+		Evicted:        held.Left(store.Capacity),
+		Expired:        held.Left(store.Expired),
+		Removed:        held.Left(store.Removed),
+		Replaced:       held.Left(store.Replaced),
+
+		EvictQueue:      held.Leaving,
+		EvictQueueBytes: held.LeavingBytes,
+		EvictDropped:    held.Untold,
+	}
+}
+
+// Stats is what the fields of geocache.Stats say, which are documented there.
+type Stats struct {
+	Node    regions.Node
+	Regions []RegionStats
+	Peers   []peers.PeerStats
+	Groups  map[string]GroupStats
+	Refused map[peers.Reason]uint64
+
+	Certificate time.Time
+
+	ServesCopies bool
+	LeaseLosses  uint64
+
+	Guest bool
+
+	Panics     uint64
+	LostPushes uint64
+}
+
+type RegionStats struct {
+	Name     string
+	Nodes    int
+	Distance time.Duration
+
+	peers.Exchanges
+
+	Outbox OutboxStats
+}
+
+type OutboxStats struct {
+	Queued   int
+	InFlight int
+	Bytes    int64
+	Lag      time.Duration
+
+	Sent          uint64
+	Resent        uint64
+	Coalesced     uint64
+	Lost          uint64
+	DroppedValues uint64
+	Collapsed     uint64
+	Expired       uint64
+}
+
+// Stats returns what the cache has done and knows now.
+func (c *Cache) Stats() Stats {
+	top := c.topology()
+	s := Stats{Node: c.node, Groups: map[string]GroupStats{}}
+	for _, r := range top.Regions() {
+		s.Regions = append(s.Regions, RegionStats{Name: r.Name, Nodes: len(r.Nodes), Distance: r.Distance})
+	}
+	for _, name := range c.remoteRegions() { // those that do not answer, too
+		if top.Region(name) == nil {
+			s.Regions = append(s.Regions, RegionStats{Name: name})
+		}
+	}
+	for i := range s.Regions {
+		if o, ok := c.replicator.outboxes.Load(s.Regions[i].Name); ok {
+			b := o.Stats(c.clock.Instant())
+			s.Regions[i].Outbox = OutboxStats{b.Queued, b.InFlight, b.Bytes, b.Oldest, b.Sent, b.Resent, b.Coalesced, b.Lost, b.DroppedValues, b.Collapsed, b.Expired}
+		}
+	}
+	s.ServesCopies = c.leases.Held(c.clock.Instant())
+	s.Guest = top.Guest
+	s.LeaseLosses = c.leases.Epoch()
+	s.Panics = c.guard.Failed() + c.logGuard.Failed()
+	s.LostPushes = c.replicator.inbox.Lost()
+	if c.transport != nil {
+		t := c.transport.Stats()
+		s.Peers, s.Refused, s.Certificate = t.Peers, t.Refused, t.Certificate
+		for i := range s.Regions {
+			s.Regions[i].Exchanges = t.Regions[s.Regions[i].Name]
+		}
+	}
+	for name, g := range *c.groups.Load() {
+		s.Groups[name] = g.Stats()
+	}
+	return s
+}

@@ -1,0 +1,16 @@
+package engine
+
+import "github.com/geocache/geocache/internal/store"
+
+// WithTags returns value with the tags before it, which have been checked, or as it is if
+// there are none.
+func WithTags(tags []string, value []byte) []byte {
+	if len(tags) == 0 {
+		return value
+	}
+	size := 1
+	for _, tag := range tags {
+		size += 1 + len(tag)
+	}
+	return append(store.AppendTags(make([]byte, 0, size+len(value)), tags), value...)
+}

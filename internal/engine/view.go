@@ -1,0 +1,83 @@
+package engine
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/geocache/geocache/internal/lease"
+	"github.com/geocache/geocache/internal/message"
+	"github.com/geocache/geocache/regions"
+)
+
+// A view is what a node takes for the cluster, as far as all nodes of its region must agree on it: the ring of the
+// nodes that answer, itself included, and which regions there are. The one decides who owns a key, the
+// other where the key is updated. It never changes.
+type view struct {
+	lease.View
+	home    *regions.Region // without this node if that is a guest, see regions.Members
+	regions []string        // all, whether they answer or not, in order
+	list    uint64          // stands for the regions in the messages of an Update
+}
+
+func newView(self string, top *regions.Topology, names []string) *view {
+	var b []byte
+	for _, name := range names {
+		b = append(append(b, byte(len(name))), name...)
+	}
+	list := xxh3.Hash(b)
+	v := &view{View: lease.View{Hash: lease.Guest, Guest: top.Guest}, home: top.Home, regions: names, list: max(list, 1)}
+	for _, n := range v.home.Nodes {
+		if n.ID != self {
+			v.Others = append(v.Others, n.ID)
+		}
+	}
+	if !v.Guest {
+		ring := binary.BigEndian.AppendUint64(nil, v.home.Ring())
+		v.Hash = lease.HashOf(xxh3.Hash(binary.BigEndian.AppendUint64(ring, list)))
+	}
+	return v
+}
+
+// same reports whether two views are of the same cluster from the same place in it.
+func (v *view) same(w *view) bool {
+	return v.Hash == w.Hash && v.list == w.list && v.home.Ring() == w.home.Ring()
+}
+
+// has reports whether the node is in the view.
+func (v *view) has(id string) bool {
+	return slices.ContainsFunc(v.home.Nodes, func(n regions.Node) bool { return n.ID == id })
+}
+
+// heirs returns the nodes that own or succeed keys of which more is to be told than the floor.
+func (v *view) keepers(notes []*message.Write) (ids []string) {
+	for _, w := range notes {
+		if !w.HasValue && !w.Dirty {
+			continue
+		}
+		for _, owner := range v.home.Owners(w.Key, 2) {
+			if !slices.Contains(ids, owner.ID) {
+				ids = append(ids, owner.ID)
+			}
+		}
+	}
+	return ids
+}
+
+// noteFor returns n as the node needs it.
+func (v *view) writeFor(w *message.Write, node string) message.Write {
+	m := *w
+	if !w.HasValue && !w.Dirty {
+		return m
+	}
+	if v.keeps(w.Key, node) {
+		return m
+	}
+	return message.Write{Group: w.Group, Key: w.Key, Stamp: w.Stamp}
+}
+
+// heir reports whether the node owns or succeeds the key.
+func (v *view) keeps(key, node string) bool {
+	return slices.ContainsFunc(v.home.Owners(key, 2), func(n regions.Node) bool { return n.ID == node })
+}

@@ -1,0 +1,181 @@
+package engine
+
+import (
+	"context"
+	"iter"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/geocache/geocache/internal/flight"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// WarmStats is what a Warm has come to, in keys.
+type WarmStats struct {
+	Loaded  int // were loaded
+	Present int // were in the owner's memory already
+	Missing int // are not in the origin
+	Failed  int // could not be loaded
+}
+
+// Warm has keys loaded by their owners, so many in a second, so many at the same time. The error is ctx's, or
+// ErrClosed; those of keys are apart.
+func (g *Group) Warm(ctx context.Context, keys iter.Seq[string], rate float64, concurrency int) (WarmStats, KeyErrors, error) {
+	w := &warmUp{g: g}
+	room := semaphore.NewWeighted(int64(concurrency))
+	next := time.Now()
+	// ask reports whether to go on.
+	ask := func(chunk []string) bool {
+		n := int64(len(chunk))
+		if !sleepUntil(ctx, next) || room.Acquire(ctx, n) != nil {
+			return false
+		}
+		if now := time.Now(); now.After(next) {
+			next = now
+		}
+		next = next.Add(time.Duration(float64(n) / rate * float64(time.Second)))
+		going := g.cache.spawn(func() {
+			defer room.Release(n)
+			w.ask(ctx, chunk)
+		})
+		if !going {
+			room.Release(n)
+		}
+		return going
+	}
+	// A tenth of a second's worth goes together.
+	most := max(1, min(concurrency, int(min(rate/10, BatchKeys))))
+	var chunk []string
+	going := true
+	for key := range keys {
+		if chunk = append(chunk, strings.Clone(key)); len(chunk) == most {
+			if going = ask(chunk); !going {
+				break
+			}
+			chunk = nil
+		}
+	}
+	if going && len(chunk) > 0 {
+		going = ask(chunk)
+	}
+	_ = room.Acquire(context.WithoutCancel(ctx), int64(concurrency)) // those under way end with ctx
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return w.stats, w.errs, ctx.Err()
+	case !going:
+		return w.stats, w.errs, ErrClosed
+	}
+	return w.stats, w.errs, nil
+}
+
+// sleepUntil reports whether it was not ended by ctx.
+func sleepUntil(ctx context.Context, at time.Time) bool {
+	select {
+	case <-time.After(time.Until(at)):
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// A warming is one call of Warm.
+type warmUp struct {
+	g *Group
+
+	mu    sync.Mutex // guards the following
+	stats WarmStats
+	errs  KeyErrors
+}
+
+// count counts the answer of a key.
+func (w *warmUp) count(ctx context.Context, key string, a answer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case a.err != nil:
+		if w.stats.Failed++; ctx.Err() == nil {
+			w.errs.Add(key, a.err)
+		}
+	case a.entry.Absent():
+		w.stats.Missing++
+	case a.source == SourceGetter || a.source == SourceRegion:
+		w.stats.Loaded++
+	default:
+		w.stats.Present++
+	}
+}
+
+// ask has keys loaded by their owners, all at the same time.
+func (w *warmUp) ask(ctx context.Context, keys []string) {
+	g := w.g
+	home := g.cache.topology().Home
+	var own []*flight.Flight[answer]
+	others := map[regions.Node][]request{}
+	together := g.gather(1)
+	for _, key := range keys {
+		if a := refused(ctx, key); a.err != nil {
+			w.count(ctx, key, a)
+			continue
+		}
+		done, err := g.waitFor(ctx, key, false)
+		if err != nil {
+			w.count(ctx, key, answer{err: err})
+			continue
+		}
+		defer done()
+		known, f := g.floors.Seq(), g.newFill(key)
+		if owner := g.readsFrom(home, key); owner.ID == g.cache.node.ID {
+			f.ticket = together.ticket(key)
+			own = append(own, f.beginAsOwner(known))
+		} else {
+			req := f.copyRequest()
+			req.discard = true // what it owns is kept there
+			others[owner] = append(others[owner], req)
+		}
+	}
+	together.leave()
+	var wg sync.WaitGroup
+	for owner, requests := range others {
+		wg.Go(func() { w.askOwner(ctx, owner, requests) })
+	}
+	for _, f := range own {
+		w.count(ctx, f.Key(), awaitFlight(ctx, g.asOwner, f))
+	}
+	wg.Wait()
+}
+
+// askOwner asks one owner for keys; those that it does not answer are filled as a read
+// would.
+func (w *warmUp) askOwner(ctx context.Context, owner regions.Node, requests []request) {
+	g := w.g
+	var left []string
+	if peer := g.cache.transport.Peer(owner.ID); peer == nil {
+		for _, r := range requests {
+			left = append(left, r.key)
+		}
+	} else {
+		batch := peers.Batch{Group: g.name, Hop: peers.HopOwner}
+		for _, r := range requests {
+			batch.Keys = append(batch.Keys, peers.Key{Key: r.key, Floor: r.floor})
+		}
+		within, cancel := context.WithTimeout(ctx, g.viaOwner.Limit())
+		defer cancel()
+		peer.FetchMany(within, batch, func(i int, ans peers.Answer, err error) {
+			key := requests[i].key
+			if a, verdict := requests[i].judge(within, owner, ans, err); verdict == answered {
+				w.count(ctx, key, a)
+			} else {
+				left = append(left, key)
+			}
+		})
+	}
+	for _, key := range left {
+		w.count(ctx, key, g.fill(ctx, key))
+	}
+}
