@@ -74,7 +74,7 @@ func (s *serverConn) handleCall(h header, body []byte, owned bool) error {
 	t := s.transport
 	m, err := decodeCall(body)
 	if err != nil {
-		return refuse(ReasonProtocol, "a call that is malformed")
+		return malformed(h.kind, err)
 	}
 	if s.running(h.id) == kindFetch {
 		return refuse(ReasonProtocol, "a call with the number of a fetch that is in flight")

@@ -123,7 +123,7 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 	case kindAnswer:
 		ans, held, err := decodeAnswer(body)
 		if err != nil {
-			return refuse(ReasonProtocol, "an answer that is malformed")
+			return malformed(h.kind, err)
 		}
 		return c.deliver(h.id, ans, held, owned)
 	case kindPong:
@@ -141,15 +141,15 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 		}
 		return nil
 	case kindGoodbye:
-		if err := decodeEmpty(body); err != nil {
-			return refuse(ReasonProtocol, "a goodbye that is malformed")
+		if err := decodeGoodbye(body); err != nil {
+			return malformed(h.kind, err)
 		}
 		c.peer.leaving(c)
 		return nil
 	}
 	refused, err := decodeRefused(body)
 	if err != nil {
-		return refuse(ReasonProtocol, "a refusal that is malformed")
+		return malformed(h.kind, err)
 	}
 	return refused
 }
@@ -291,7 +291,7 @@ func (c *clientConn) send(w *waiter, n, i int, value []byte, encode func(b []byt
 	}
 	c.mu.Unlock()
 
-	err := c.writer.queue(c.peer.transport.config.Limits.MaxQueued, value, func(b []byte) []byte {
+	err := c.writer.queue(c.peer.transport.config.Limits.maxQueued, value, func(b []byte) []byte {
 		return encode(b, sp.first)
 	})
 	if err == errQueueFull {

@@ -105,26 +105,27 @@ type Config struct {
 // Limits bound what a peer can make this node spend. They are enforced before
 // memory is taken. Nodes tell each other their limits in the handshake, and
 // keep to those of the other: only a node that breaks the protocol exceeds
-// them and loses its connection for it. Zero values are the defaults.
+// them and loses its connection for it. Zero values are the defaults. Other
+// packages set only the sizes of keys and values.
 type Limits struct {
 	MaxKey      int // bytes in a key; default 4 KiB, at most 65,535
 	MaxValue    int // bytes in a value, in either direction; default 64 MiB, at most 1 GiB
-	MaxKeys     int // keys in one frame; default 1,024, at most 65,535; larger batches are split
-	MaxInFlight int // loads and calls running at once for one connection; default 4,096; beyond it the answer is CodeBusy
+	maxKeys     int // keys in one frame; default 1,024, at most 65,535; larger batches are split
+	maxInFlight int // loads and calls running at once for one connection; default 4,096; beyond it the answer is CodeBusy
 
-	// MaxQueued is how many bytes may wait to be written to one connection;
+	// maxQueued is how many bytes may wait to be written to one connection;
 	// default 4 MiB. Beyond it a server reads no further requests from that
 	// connection, and requests to that peer fail with CodeBusy.
-	MaxQueued int
+	maxQueued int
 
-	// HandshakeTimeout is how long connecting, TLS and the handshake may
+	// handshakeTimeout is how long connecting, TLS and the handshake may
 	// take together; default 5 s.
-	HandshakeTimeout time.Duration
+	handshakeTimeout time.Duration
 
-	// FrameTimeout is how long a frame may take once its first byte is
+	// frameTimeout is how long a frame may take once its first byte is
 	// there, in either direction, with a second more for each MiB of it;
 	// default 10 s.
-	FrameTimeout time.Duration
+	frameTimeout time.Duration
 }
 
 // maxCall is the largest payload of a call that is taken: the largest value, and
@@ -177,12 +178,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	number("MaxKey", &c.Limits.MaxKey, 4<<10, math.MaxUint16)
 	number("MaxValue", &c.Limits.MaxValue, 64<<20, 1<<30)
-	number("MaxKeys", &c.Limits.MaxKeys, 1024, math.MaxUint16)
-	number("MaxInFlight", &c.Limits.MaxInFlight, 4096, math.MaxInt32)
-	number("MaxQueued", &c.Limits.MaxQueued, 4<<20, math.MaxInt32)
+	number("maxKeys", &c.Limits.maxKeys, 1024, math.MaxUint16)
+	number("maxInFlight", &c.Limits.maxInFlight, 4096, math.MaxInt32)
+	number("maxQueued", &c.Limits.maxQueued, 4<<20, math.MaxInt32)
 	duration("Lease", &c.Lease, time.Second)
-	duration("Limits.HandshakeTimeout", &c.Limits.HandshakeTimeout, 5*time.Second)
-	duration("Limits.FrameTimeout", &c.Limits.FrameTimeout, 10*time.Second)
+	duration("Limits.handshakeTimeout", &c.Limits.handshakeTimeout, 5*time.Second)
+	duration("Limits.frameTimeout", &c.Limits.frameTimeout, 10*time.Second)
 
 	if c.Dial == nil {
 		c.Dial = func(ctx context.Context, address string) (net.Conn, error) {

@@ -147,16 +147,16 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// A RefusedError says why a connection was refused, by this node or by the
+// A refusal says why a connection was refused, by this node or by the
 // other one. Peers wrap it in the *Error of requests made meanwhile.
-type RefusedError struct {
+type refusal struct {
 	Reason Reason
 	Remote bool   // the other node refused
 	Text   string // what exactly was wrong
 	err    error  // such as an *expiry.DriftError
 }
 
-func (e *RefusedError) Error() string {
+func (e *refusal) Error() string {
 	by := "refused"
 	if e.Remote {
 		by = "refused by the peer"
@@ -165,7 +165,7 @@ func (e *RefusedError) Error() string {
 }
 
 // level is how a refusal is logged. A node that is not listed yet mostly has just started.
-func (e *RefusedError) level() slog.Level {
+func (e *refusal) level() slog.Level {
 	if e.Reason == ReasonUnlisted {
 		return slog.LevelInfo
 	}
@@ -173,14 +173,19 @@ func (e *RefusedError) level() slog.Level {
 }
 
 // Unwrap returns the cause, such as an *expiry.DriftError, or nil.
-func (e *RefusedError) Unwrap() error { return e.err }
+func (e *refusal) Unwrap() error { return e.err }
 
 // refuse returns a refusal by this node.
-func refuse(reason Reason, format string, args ...any) *RefusedError {
-	return &RefusedError{Reason: reason, Text: fmt.Sprintf(format, args...)}
+func refuse(reason Reason, format string, args ...any) *refusal {
+	return &refusal{Reason: reason, Text: fmt.Sprintf(format, args...)}
+}
+
+// malformed returns a refusal of a frame that could not be decoded because of err.
+func malformed(k kind, err error) *refusal {
+	return &refusal{Reason: ReasonProtocol, Text: fmt.Sprintf("a frame of %v: %v", k, err), err: err}
 }
 
 // refuseFor returns a refusal by this node that was caused by err.
-func refuseFor(reason Reason, err error) *RefusedError {
-	return &RefusedError{Reason: reason, Text: err.Error(), err: err}
+func refuseFor(reason Reason, err error) *refusal {
+	return &refusal{Reason: reason, Text: err.Error(), err: err}
 }

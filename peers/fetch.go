@@ -95,7 +95,7 @@ func (p *Peer) begin(ctx context.Context, call, waits bool, send func(*clientCon
 	a = pending{peer: p}
 	for {
 		if a.conn = p.conn.Load(); a.conn == nil {
-			return a, p.inferred(CodeUnavailable, p.Err())
+			return a, p.inferred(CodeUnavailable, p.downErr())
 		}
 		if a.w == nil {
 			a.w, _ = p.transport.waiters.Get().(*waiter)
@@ -164,7 +164,7 @@ func (p *Peer) fetchMany(ctx context.Context, batch Batch, answered func(i int, 
 	for i := 0; i < len(batch.Keys); {
 		n, err := 1, ctx.Err()
 		if err == nil && c == nil {
-			err = p.inferred(CodeUnavailable, p.Err())
+			err = p.inferred(CodeUnavailable, p.downErr())
 		}
 		if err == nil {
 			err = c.check(batch.Group, batch.Keys[i].Key)
@@ -172,7 +172,7 @@ func (p *Peer) fetchMany(ctx context.Context, batch Batch, answered func(i int, 
 		if err == nil {
 			n = c.fitting(batch.Group, batch.Keys[i:])
 			var sp span
-			sp, err = c.sendFetch(timeLeft(ctx), w, fetch{hop: batch.Hop, peek: batch.Peek}, batch.Group, batch.Keys[i:i+n], i)
+			sp, err = c.sendFetch(timeLeft(ctx), w, fetch{hop: batch.Hop}, batch.Group, batch.Keys[i:i+n], i)
 			if err == errRenewed {
 				c = p.conn.Load()
 				continue

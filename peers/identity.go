@@ -69,7 +69,7 @@ func (g *gate) now() (*roles, error) {
 		return g.last, nil
 	}
 	if err := errors.Join(CheckTLS(given)...); err != nil {
-		return nil, &RefusedError{Reason: ReasonTLS, Text: "this node's TLS configuration: " + err.Error(), err: err}
+		return nil, &refusal{Reason: ReasonTLS, Text: "this node's TLS configuration: " + err.Error(), err: err}
 	}
 	r := &roles{given: given, server: serverRole(given, given.ClientCAs), client: given.Clone(), names: g.names}
 	if len(r.names) == 0 && given.ServerName != "" {
@@ -156,7 +156,7 @@ func (c *credential) check(accepted []string) error {
 	return refuseName(c.shown[0], accepted)
 }
 
-func refuseName(leaf *x509.Certificate, accepted []string) *RefusedError {
+func refuseName(leaf *x509.Certificate, accepted []string) *refusal {
 	return refuse(ReasonName, "the certificate is for %s; accepted is %s", listed(namesOf(leaf)), listed(accepted))
 }
 
@@ -341,7 +341,7 @@ func (c *credential) over(r *roles) error {
 		return nil
 	}
 	if _, err := r.verify(c.shown, c.usage); err != nil {
-		return &RefusedError{Reason: ReasonTLS, Text: fmt.Sprintf("the certificate for %s is not accepted any more: %v", listed(c.names), err), err: err}
+		return &refusal{Reason: ReasonTLS, Text: fmt.Sprintf("the certificate for %s is not accepted any more: %v", listed(c.names), err), err: err}
 	}
 	if len(r.names) > 0 {
 		return c.check(r.names)
@@ -375,7 +375,7 @@ func (t *Transport) inspect() {
 		for _, s := range accepted {
 			if err := s.credential.over(r); err != nil {
 				t.servers.Go(func() {
-					t.sendRefused(s.conn, err.(*RefusedError))
+					t.sendRefused(s.conn, err.(*refusal))
 					s.close(err)
 				})
 			}

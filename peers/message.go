@@ -40,9 +40,6 @@ type Request struct {
 	Hop   Hop
 	Peek  bool // answer from memory or not at all: no load
 
-	// From is the id of the node that asks. Only the server sets it.
-	From string
-
 	// Together is the same for all keys of one batch for which Load is called, and nil if
 	// that is only one. Only the server sets it.
 	Together *Together
@@ -66,7 +63,6 @@ func (t *Together) Value(make func() any) any {
 type Batch struct {
 	Group string
 	Hop   Hop
-	Peek  bool
 	Keys  []Key
 }
 

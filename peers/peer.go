@@ -114,9 +114,9 @@ func (p *Peer) RTT() (time.Duration, bool) {
 // connection. It is zero before the first.
 func (p *Peer) Epoch() expiry.Generation { return expiry.Generation(p.epoch.Load()) }
 
-// Err returns why there is no connection to the peer, or nil if there is one.
-// It is or wraps a *RefusedError if one side has refused the other.
-func (p *Peer) Err() error {
+// downErr returns why there is no connection to the peer, or nil if there is one.
+// It is or wraps a *refusal if one side has refused the other.
+func (p *Peer) downErr() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
@@ -168,7 +168,7 @@ func (p *Peer) run() {
 	defer p.cancel()
 	failures := 0
 	for {
-		limit := p.transport.config.Limits.HandshakeTimeout
+		limit := p.transport.config.Limits.handshakeTimeout
 		if p.up.Load() {
 			limit = min(limit, p.transport.config.Lease)
 		}
@@ -227,7 +227,7 @@ func (p *Peer) connect(limit time.Duration) (*clientConn, error) {
 			nc.close(err)
 			nc.tasks.Wait()
 		}
-		if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused.Reason == ReasonSlow {
+		if refused := (*refusal)(nil); errors.As(err, &refused) && refused.Reason == ReasonSlow {
 			err = errors.New(refused.Text) // it may be busy or cut off, which is nothing to refuse it for
 		}
 		return nil, err
@@ -252,7 +252,7 @@ func (p *Peer) use(c *clientConn) error {
 			if r.conn != c {
 				continue // it is over by now
 			}
-			next, err := p.connect(min(p.transport.config.Limits.HandshakeTimeout, p.transport.config.Lease))
+			next, err := p.connect(min(p.transport.config.Limits.handshakeTimeout, p.transport.config.Lease))
 			switch {
 			case err == nil:
 				old, oldEnded := c, ended
@@ -305,10 +305,10 @@ func (p *Peer) start(c *clientConn) (ended <-chan error) {
 // failed notes an attempt that came to nothing, or a connection that ended and
 // is not made anew at once.
 func (p *Peer) failed(err error) {
-	again := sameRefusal(err, p.Err())
+	again := sameRefusal(err, p.downErr())
 	p.setErr(err)
 	p.change(false, err)
-	if refused := (*RefusedError)(nil); errors.As(err, &refused) {
+	if refused := (*refusal)(nil); errors.As(err, &refused) {
 		level := slog.LevelDebug
 		if !again {
 			level = refused.level()
@@ -440,12 +440,12 @@ func (p *Peer) stats() PeerStats {
 	return s
 }
 
-func isRefusal(err error) bool { return errors.As(err, new(*RefusedError)) }
+func isRefusal(err error) bool { return errors.As(err, new(*refusal)) }
 
 // sameRefusal reports whether a and b are refusals by the same node for the
 // same reason.
 func sameRefusal(a, b error) bool {
-	var x, y *RefusedError
+	var x, y *refusal
 	return errors.As(a, &x) && errors.As(b, &y) && x.Reason == y.Reason && x.Remote == y.Remote
 }
 

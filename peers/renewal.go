@@ -41,7 +41,7 @@ func (p *Peer) putOff(c *clientConn, err error) {
 	pause := min(max(c.credential.ends.Sub(now)/4, inspectEvery), time.Minute)
 	p.again = now.Add(pause/2 + rand.N(pause/2))
 	p.mu.Unlock()
-	if refused := (*RefusedError)(nil); errors.As(err, &refused) && !refused.Remote {
+	if refused := (*refusal)(nil); errors.As(err, &refused) && !refused.Remote {
 		p.transport.refusals.count(refused.Reason)
 	}
 	p.log(slog.LevelWarn, "the connection to the peer cannot be made anew, which will be necessary; it goes on for now", slog.Any("error", err))

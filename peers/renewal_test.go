@@ -42,7 +42,7 @@ func changingPair(t *testing.T, a *ca.Authority, change func(*Config)) (client, 
 	}
 	nodes[1].listen(t)
 	peer = nodes[0].connect(t, nodes[1])
-	require.True(t, peer.Up(), "%v", peer.Err())
+	require.True(t, peer.Up(), "%v", peer.downErr())
 	return nodes[0], nodes[1], peer, configs
 }
 
