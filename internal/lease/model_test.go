@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	worlds = flag.Int("worlds", 60, "how many random worlds TestNobodyOutsideASettledViewServes runs")
+	worlds = flag.Int("worlds", 25, "how many random worlds TestNobodyOutsideASettledViewServes runs")
 	first  = flag.Uint64("first", 1, "the seed of the first world")
 )
 
