@@ -124,11 +124,12 @@ func TestAGuestHoldsNothing(t *testing.T) {
 
 		h.BeginReturn()
 		h.SetView(7)
-		require.Equal(t, Unchanged, h.Renew(h.view), "it is odd until it has returned")
-		h.EndReturn()
 		require.Equal(t, Unchanged, h.Renew(h.view), "the old leases have ended")
-		require.Equal(t, Unchanged, h.grantedBy("a"))
-		require.Equal(t, Resume, h.grantedBy("b"))
+		require.Equal(t, Unchanged, h.grantedBy("a", "b"), "it has not returned yet")
+		h.EndReturn()
+		require.Equal(t, Resume, h.Renew(h.view))
+		require.False(t, h.FinishResume(epoch, true), "an earlier resume is not this one")
+		require.True(t, h.resume())
 		at, known := h.SettledAt(View{Hash: 7})
 		require.True(t, known)
 		require.Equal(t, length, time.Until(at), "alone, it allows for others that return")
@@ -193,5 +194,44 @@ func TestUnknownPeersOfANewNode(t *testing.T) {
 		require.True(t, h.resume())
 		require.False(t, h.IsUnknownPeer(h.view, "x"))
 		require.False(t, h.DefersWrites(h.view))
+	})
+}
+
+// What another node has said of a view counts until it forgets this node's pings, and until the view changes.
+func TestASettledViewIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHolder("a")
+		h.peers["a"].Ponged(h.Ping(), Answer{})
+		settled := func() bool { _, known := h.SettledAt(h.view); return known }
+		require.True(t, settled())
+		time.Sleep(2*length - 2*length/100)
+		require.False(t, settled(), "two leases, 1% early")
+		h.peers["a"].Ponged(h.Ping(), Answer{})
+		require.True(t, settled())
+		ping := h.Ping()
+		h.SetView(8)
+		h.SetView(7)
+		require.False(t, settled(), "in between, a may have granted leases under the other view")
+		h.peers["a"].Ponged(ping, Answer{})
+		require.False(t, settled(), "a ping of before says nothing of now")
+		h.peers["a"].Ponged(h.Ping(), Answer{})
+		require.True(t, settled())
+	})
+}
+
+// Leases that go on while a resume is under way are those that the resume ends with: the longest of each.
+func TestAResumeEndsWithTheLastLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHolder("a")
+		require.Equal(t, Resume, h.grantedBy("a"))
+		epoch := h.BeginResume()
+		late := h.Ping()
+		time.Sleep(length / 2)
+		require.Equal(t, Unchanged, h.grantedBy("a"))
+		h.peers["a"].Ponged(late, Answer{Lease: length}) // a pong that was overtaken
+		require.Equal(t, Unchanged, h.Renew(h.view))
+		require.True(t, h.FinishResume(epoch, true))
+		time.Sleep(length/2 + length/4)
+		require.True(t, h.holds())
 	})
 }
