@@ -15,12 +15,12 @@ import (
 // maxBatch is how many keys are loaded by one call of GetBatch.
 const maxBatch = 1024
 
-// A gathering brings together the keys of one GetMany, or of one message from a
+// A batchLoad brings together the keys of one GetMany, or of one message from a
 // peer, that this node has to load, so that one call of the getter does it. Which of them it has
 // to load is known when each has come as far as that, or has been answered
 // otherwise; it waits for that and for no timer, as a rule.
 //
-// Each key has a ticket, which ends by load or by leave. A nil gathering, of a group
+// Each key has a ticket, which ends by load or by leave. A nil batchLoad, of a group
 // whose getter takes one key at a time, gives out nil tickets.
 type batchLoad struct {
 	g *Group
@@ -35,13 +35,13 @@ type batchLoad struct {
 // not yet, because another node is slow to say what it has of them, say.
 const gatherPatience = 20 * time.Millisecond
 
-// gather returns a gathering that n calls of leave are to come for, beside those for the
+// batch returns a batchLoad that n calls of leave are to come for, beside those for the
 // tickets it gives out.
-func (g *Group) gather(n int) *batchLoad {
-	if g.config.GetMany == nil {
+func (l *loader) batch(n int) *batchLoad {
+	if l.g.config.GetMany == nil {
 		return nil
 	}
-	return &batchLoad{g: g, coming: n}
+	return &batchLoad{g: l.g, coming: n}
 }
 
 // ticket adds a key.
@@ -52,16 +52,16 @@ func (w *batchLoad) ticket(key string) *ticket {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.coming++
-	return &ticket{gathering: w, key: key}
+	return &ticket{batch: w, key: key}
 }
 
 // ticket returns the ticket of a key that a peer asks for, together with others.
-func (g *Group) ticket(t *peers.Together, key string) *ticket {
-	if t == nil || g.config.GetMany == nil {
+func (l *loader) ticket(t *peers.Together, key string) *ticket {
+	if t == nil || l.g.config.GetMany == nil {
 		return nil
 	}
-	w := t.Value(func() any { return g.gather(t.Keys) }).(*batchLoad)
-	return &ticket{gathering: w, key: key}
+	w := t.Value(func() any { return l.batch(t.Keys) }).(*batchLoad)
+	return &ticket{batch: w, key: key}
 }
 
 // leave says that one less is to come.
@@ -99,7 +99,7 @@ func (w *batchLoad) goLocked() {
 		w.timer = nil
 	}
 	for keys := range slices.Chunk(w.ready, maxBatch) {
-		if !w.g.cache.spawn(func() { w.g.loadMany(keys) }) {
+		if !w.g.cache.spawn(func() { w.g.loader.callMany(keys) }) {
 			for _, t := range keys {
 				t.answer <- answer{err: ErrClosed}
 			}
@@ -108,11 +108,11 @@ func (w *batchLoad) goLocked() {
 	w.ready = nil
 }
 
-// A ticket is a key's part in a gathering.
+// A ticket is a key's part in a batchLoad.
 type ticket struct {
-	gathering *batchLoad
-	key       string
-	ended     atomic.Bool
+	batch *batchLoad
+	key   string
+	ended atomic.Bool
 
 	ctx    context.Context // of the fill; set by load
 	answer chan answer
@@ -121,18 +121,18 @@ type ticket struct {
 // leave says that the key need not be loaded, if it has not been by now.
 func (t *ticket) leave() {
 	if t != nil && !t.ended.Swap(true) {
-		t.gathering.end(nil)
+		t.batch.end(nil)
 	}
 }
 
 // load is callGetter for the key, with those of the others.
 func (t *ticket) load(ctx context.Context) answer {
-	g := t.gathering.g
+	g := t.batch.g
 	if t.ended.Swap(true) {
-		return g.callGetter(ctx, t.key) // a second load of the same fill
+		return g.loader.call(ctx, t.key) // a second load of the same fill
 	}
 	t.ctx, t.answer = ctx, make(chan answer, 1)
-	t.gathering.end(t)
+	t.batch.end(t)
 	select {
 	case a := <-t.answer:
 		return a
@@ -147,7 +147,7 @@ func (t *ticket) load(ctx context.Context) answer {
 }
 
 // loadMany loads keys from the origin by one call, and keeps what comes.
-func (g *Group) loadMany(tickets []*ticket) {
+func (l *loader) callMany(tickets []*ticket) {
 	fail := func(err error) {
 		for _, t := range tickets {
 			t.answer <- answer{err: err}
@@ -155,7 +155,7 @@ func (g *Group) loadMany(tickets []*ticket) {
 	}
 	// The call is for all of them, so it ends when all have ended.
 	deadline, _ := tickets[0].ctx.Deadline()
-	ctx, cancel := context.WithDeadline(g.local.Parent(), deadline)
+	ctx, cancel := context.WithDeadline(l.g.local.Parent(), deadline)
 	defer cancel()
 	var left atomic.Int64
 	left.Store(int64(len(tickets)))
@@ -166,17 +166,17 @@ func (g *Group) loadMany(tickets []*ticket) {
 			}
 		})()
 	}
-	if err := g.loading.Acquire(ctx, 1); err != nil {
-		fail(g.located(endOf(context.Cause(ctx))))
+	if err := l.slots.Acquire(ctx, 1); err != nil {
+		fail(l.g.located(endOf(context.Cause(ctx))))
 		return
 	}
 	keys, loads := make([]string, len(tickets)), make([]load, len(tickets))
 	for i, t := range tickets {
-		keys[i], loads[i] = t.key, g.beginLoad(t.key)
+		keys[i], loads[i] = t.key, l.begin(t.key)
 	}
-	g.stats.loads.Add(1)
-	m, err, ok := await(ctx, g, keys[0], func(ctx context.Context) (map[string]LoadedOrErr, error) {
-		return g.config.GetMany(g.whileLoading(ctx, keys...), slices.Clone(keys))
+	l.g.stats.loads.Add(1)
+	m, err, ok := await(ctx, l, keys[0], func(ctx context.Context) (map[string]LoadedOrErr, error) {
+		return l.g.config.GetMany(l.during(ctx, keys...), slices.Clone(keys))
 	})
 	if !ok {
 		fail(ErrClosed)
@@ -194,7 +194,7 @@ func (g *Group) loadMany(tickets []*ticket) {
 			each = v.Err
 			failed = failed || each != nil
 		}
-		t.answer <- g.ended(ctx, loads[i], v.Loaded, each)
+		t.answer <- l.finish(ctx, loads[i], v.Loaded, each)
 	}
-	g.called(loads[0].born, !failed)
+	l.record(loads[0].born, !failed)
 }

@@ -46,7 +46,7 @@ type Cache struct {
 	replicator replicator
 	membership membership
 
-	waiting waiting
+	waits origin.Waits
 
 	coarse coarseClock
 

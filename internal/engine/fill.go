@@ -279,7 +279,7 @@ func (f fill) runLocal(ctx context.Context) answer {
 	if f.ticket != nil {
 		return f.ticket.load(ctx)
 	}
-	return f.g.callGetter(ctx, f.key)
+	return f.g.loader.call(ctx, f.key)
 }
 
 // localOrStale answers another region, or a reader here if there is nobody to ask. A stale value is better than

@@ -74,12 +74,12 @@ type Group struct {
 	name   string
 	config GroupConfig
 
-	store   *store.Store
-	floors  *expiry.Floors
-	fresh   freshness
-	lag     originLag
-	loading *semaphore.Weighted // calls of the getter
-	stats   groupStats
+	store  *store.Store
+	floors *expiry.Floors
+	fresh  freshness
+	lag    originLag
+	loader loader
+	stats  groupStats
 
 	guard           origin.Guard // of the user's functions
 	decodeLog       throttle
@@ -125,7 +125,6 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 			DecodedSize: config.DecodedSize,
 		}),
 		floors:  expiry.NewFloors(cmp.Or(c.config.Floors, floorLimit(config.MaxBytes))),
-		loading: semaphore.NewWeighted(int64(config.MaxLoads)),
 		retries: xsync.NewMap[string, expiry.Instant](),
 		asOwner: flight.NewTable(c.ctx, config.LoadTimeout, c.spawn, answer{err: ErrClosed}),
 		local:   flight.NewTable(c.ctx, config.LoadTimeout, c.spawn, answer{err: ErrClosed}),
@@ -134,11 +133,12 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 		viaOwner: flight.NewTable(c.ctx, config.LoadTimeout+config.LoadTimeout/4, c.spawn, answer{err: ErrClosed}),
 	}
 	c.initGuard(&g.guard, name)
+	g.loader = loader{g, semaphore.NewWeighted(int64(config.MaxLoads))}
 	f := &g.fresh
 	f.floors, f.clock, f.maxDrift, f.leases = g.floors, c.clock, c.config.MaxDrift, c.leases
 	f.staleness, f.revalidate = max(config.StaleIfError, config.Revalidate), config.Revalidate
 	g.lag = originLag{cmp.Or(config.HomeRegion, config.OriginRegion), config.OriginLag, c.node.Region, f}
-	g.refreshing = refresher{g, xsync.NewMap[string, expiry.Instant](), g.gather(1)}
+	g.refreshing = refresher{g, xsync.NewMap[string, expiry.Instant](), g.loader.batch(1)}
 	g.origin.init(g)
 	g.updates.g, g.committer.g, g.router.g, g.journal.g = g, g, g, g
 	g.home = homes{g, xsync.NewMap[string, struct{}]()}

@@ -69,7 +69,9 @@ func (b *originWrites) through(ctx context.Context, req *message.WriteRequest) e
 	ctx, cancel := context.WithTimeoutCause(ctx, b.g.config.LoadTimeout, ErrTimeout)
 	defer cancel()
 	what, write := b.callOf(req.Key, store.Payload(req.Value, req.Tagged), req.Op == message.Remove)
-	done, going := origin.Go(&b.g.guard, b.g.cache.spawn, what, req.Key, origin.NoValue(func() error { return write(b.g.whileStoring(ctx, req.Key)) }))
+	done, going := origin.Go(&b.g.guard, b.g.cache.spawn, what, req.Key, origin.NoValue(func() error {
+		return write(b.g.cache.waits.During(ctx, origin.Subject{Group: b.g.name, Key: req.Key, Write: true}))
+	}))
 	if !going {
 		return ErrClosed
 	}

@@ -25,7 +25,7 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 	}
 	var all []waiting
 	batches := map[string]*ownerBatch{}
-	together := g.gather(1) // the one who gives out the tickets
+	together := g.loader.batch(1) // the one who gives out the tickets
 	for _, key := range keys {
 		if a := refused(ctx, key); a.err != nil {
 			answered(key, a)
@@ -52,14 +52,14 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 		}
 		b := batches[owner.ID]
 		if b == nil {
-			b = &ownerBatch{home: home, owner: owner}
+			b = &ownerBatch{g: g, home: home, owner: owner}
 			batches[owner.ID] = b
 		}
 		b.flights = append(b.flights, fl)
 	}
 	together.leave()
 	for _, b := range batches {
-		if !g.cache.spawn(func() { g.askMany(b) }) {
+		if !g.cache.spawn(func() { b.ask() }) {
 			for _, f := range b.flights {
 				g.viaOwner.Finish(f, answer{err: ErrClosed})
 			}
@@ -76,6 +76,7 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 
 // A batch is the flights of one GetMany whose keys have the same owner.
 type ownerBatch struct {
+	g       *Group
 	home    *regions.Region
 	owner   regions.Node
 	flights []*flight.Flight[answer]
@@ -85,17 +86,17 @@ type ownerBatch struct {
 // below what a node takes from one connection before it calls itself busy.
 const BatchKeys = 1024
 
-// askMany is the work of all flights in b: one request to the owner at a time,
+// ask is the work of all flights in b: one request to the owner at a time,
 // and for the keys that it does not answer what ask does.
-func (g *Group) askMany(b *ownerBatch) {
+func (b *ownerBatch) ask() {
 	for flights := range slices.Chunk(b.flights, BatchKeys) {
-		g.askChunk(b, flights)
+		b.askChunk(flights)
 	}
 }
 
-func (g *Group) askChunk(b *ownerBatch, flights []*flight.Flight[answer]) {
+func (b *ownerBatch) askChunk(flights []*flight.Flight[answer]) {
 	// The request is for all of them, so it ends when all have ended.
-	fs := g.viaOwner
+	g, fs := b.g, b.g.viaOwner
 	ctx, cancel := context.WithTimeout(fs.Parent(), fs.Limit())
 	defer cancel()
 	var left atomic.Int64

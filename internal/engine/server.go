@@ -65,7 +65,7 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 	g.stats.served.Add(1)
 	switch req.Hop {
 	case peers.HopOwner:
-		return g.reply(fill{g, key, floor, g.ticket(req.Together, key)}.asOwner(ctx))
+		return g.reply(fill{g, key, floor, g.loader.ticket(req.Together, key)}.asOwner(ctx))
 	case peers.HopRegion:
 		return g.reply(fill{g: g, key: key, floor: floor}.localOrStale(ctx))
 	case peers.HopUpdate:

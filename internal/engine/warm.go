@@ -117,7 +117,7 @@ func (w *warmUp) ask(ctx context.Context, keys []string) {
 	home := g.cache.topology().Home
 	var own []*flight.Flight[answer]
 	others := map[regions.Node][]request{}
-	together := g.gather(1)
+	together := g.loader.batch(1)
 	for _, key := range keys {
 		if a := refused(ctx, key); a.err != nil {
 			w.count(ctx, key, a)
