@@ -9,7 +9,7 @@ import (
 //
 // A Code is also the identity of the errors that carry it:
 //
-// 	errors.Is(err, peers.CodeBusy)
+//	errors.Is(err, peers.CodeBusy)
 type Code uint8
 
 // The first three are answers; the others are errors, which Fetch returns as
