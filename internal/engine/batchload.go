@@ -70,7 +70,7 @@ func (w *batchLoad) leave() {
 	}
 }
 
-// end ends a ticket whose key is to be loaded, or if ready is nil, anything else that the batch waits for.
+// end ends one of the things that the batch waits for. ready is a ticket whose key is to be loaded, or nil.
 func (w *batchLoad) end(ready *ticket) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -140,7 +140,7 @@ func (t *ticket) load(ctx context.Context) answer {
 	select {
 	case a := <-t.answer:
 		return a
-	case <-time.After(2 * origin.Grace): // the getter's own error says more
+	case <-time.After(2 * origin.Grace): // not at once: the getter's own error says more
 		return answer{err: g.located(contextError(context.Cause(ctx)))}
 	}
 }

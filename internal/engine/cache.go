@@ -396,8 +396,8 @@ func (c *Cache) add(g *Group) error {
 	return nil
 }
 
-// spawn runs f on a goroutine that Close waits for. It returns false, and does not run f, if Close has got
-// to that wait.
+// spawn runs f on a goroutine that Close waits for. It returns false, without running f, once Close has
+// begun to wait.
 func (c *Cache) spawn(f func()) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -48,8 +48,8 @@ func (c *coarseClock) exactlyBefore(t expiry.Instant) bool {
 	return now < t
 }
 
-// reached reports whether t may have come. It reads no clock, so it may return true as late as the coarse
-// clock is. It always returns true if nothing sets that clock.
+// reached reports whether t may have come. It reads no clock, so it may lag as far behind as the coarse
+// clock does. It always returns true if nothing sets that clock.
 func (c *coarseClock) reached(t expiry.Instant) bool { return expiry.Instant(c.now.Load()) >= t }
 
 // tick sets the coarse clock until ctx ends.

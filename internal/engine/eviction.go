@@ -42,7 +42,7 @@ func (g *Group) evictionLoop() (run func()) {
 // housekeep calls it.
 func (g *Group) warnOfDropped() {
 	if n := g.store.Stats().Untold; n != g.reportedDropped {
-		g.cache.log.Warn("function of WithOnEvict is too slow, or hangs: values left without a call of it",
+		g.cache.log.Warn("function of WithOnEvict is too slow, or hangs: some values left without a call",
 			"group", g.name, "values", n-g.reportedDropped, "so far", n)
 		g.reportedDropped = n
 	}

@@ -100,8 +100,8 @@ func (g *Group) readsFrom(home *regions.Region, key string) regions.Node {
 	return owner
 }
 
-// untilCurrent calls join, which joins or begins a flight and waits for its answer, until the answer is not
-// older than a write that was known before the flight was joined.
+// untilCurrent calls join, which joins or begins a flight and returns its answer. It calls join again as
+// long as the answer may be older than a write that was known when the flight was joined.
 //
 // A flight's floor does not ensure that. The tags of a value are known only once it has arrived, and a
 // write that arrives late, below the floor, raises no floor. So a flight may return a value from before a
@@ -110,15 +110,16 @@ func (f fill) untilCurrent(join func(f fill, known expiry.Seq) (*flight.Flight[a
 	for {
 		known := f.g.floors.Seq()
 		fl, a := join(f, known)
-		if !f.g.isLate(fl, a, known) {
+		if !f.g.isOutdated(fl, a, known) {
 			return a
 		}
 		f = f.above(f.g.fresh.floorOf(a.entry))
 	}
 }
 
-// isLate reports whether a's flight may have begun before a write that was known at a Seq.
-func (g *Group) isLate(fl *flight.Flight[answer], a answer, known expiry.Seq) bool {
+// isOutdated reports whether a, the answer of fl, may be older than a write that was known at the Seq known
+// but not when fl began.
+func (g *Group) isOutdated(fl *flight.Flight[answer], a answer, known expiry.Seq) bool {
 	return fl.Known() < known && a.err == nil && g.fresh.overtaken(a.entry, fl.Known(), known)
 }
 
@@ -220,7 +221,7 @@ func (f fill) runAsOwner(ctx context.Context) answer {
 }
 
 // fromPrimary asks the primary region, whose origin has every write. It is called when this region's origin
-// may lack the key's last one.
+// may lack the key's last write.
 func (f fill) fromPrimary(ctx context.Context, top *regions.Topology) answer {
 	if r := top.Region(f.g.lag.primary); r != nil {
 		if a, ok := f.askRegion(ctx, r, false); ok {

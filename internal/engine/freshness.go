@@ -42,7 +42,7 @@ type freshness struct {
 	clock      *expiry.Clock
 	maxDrift   time.Duration
 	staleness  time.Duration // how long after its expiry a value may be served, marked as stale
-	revalidate time.Duration // the part of staleness during which the value is reloaded meanwhile
+	revalidate time.Duration // the part of staleness during which it is served while it is reloaded
 
 	leases   *lease.Table
 	caughtUp atomic.Bool   // whether this node knows of all earlier writes to this group
@@ -77,7 +77,7 @@ func (f *freshness) serves(e *store.Entry, now expiry.Instant) bool {
 	return f.servesUnexpired(e) && !f.expired(e, now)
 }
 
-// servesUnexpired is serves without the check of the expiry, for which a hit uses a cheaper clock. It need
+// servesUnexpired is serves without the expiry check, for which a hit uses a cheaper clock. It need
 // not check the key's floor: a write that raises the floor drops the entry from the store (see admit).
 func (f *freshness) servesUnexpired(e *store.Entry) bool {
 	return e.Generation > f.floors.Group() && !f.scopeRemoved(e) &&
@@ -142,8 +142,8 @@ func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Seq) boo
 	return ok
 }
 
-// precedes reports whether e may have been loaded before this node learned of a write, which it did at the
-// time at of the clock's Elapsed.
+// precedes reports whether e may have been loaded before this node learned of a write. at is what the
+// clock's Elapsed was at that moment.
 func (f *freshness) precedes(e *store.Entry, exact bool, at time.Duration) bool {
 	elapsed := f.clock.Elapsed()
 	age := f.clock.Instant().Sub(e.Born()) // read after elapsed: the time in between makes e older
@@ -160,8 +160,8 @@ func (f *freshness) scopeRemoved(e *store.Entry) bool {
 	return e.Seen(now) != now && f.scopeRemovedSince(e, now)
 }
 
-// scopeRemovedSince is scopeRemoved for an entry that has not been checked at the Seq now. It is a separate
-// function so that a hit makes no call.
+// scopeRemovedSince is scopeRemoved for an entry that was last checked before the Seq now. It is a
+// separate function so that a hit makes no call.
 func (f *freshness) scopeRemovedSince(e *store.Entry, now expiry.Seq) bool {
 	dead := f.overtaken(e, e.Seen(now), anySeq)
 	if !dead {

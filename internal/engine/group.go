@@ -1,12 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"sync/atomic"
 	"time"
-
-	"cmp"
 
 	"github.com/puzpuzpuz/xsync/v4"
 	"golang.org/x/sync/semaphore"

@@ -14,7 +14,7 @@ import (
 // A loader calls a group's getter.
 type loader struct {
 	g     *Group
-	slots *semaphore.Weighted // free for concurrent calls of the getter
+	slots *semaphore.Weighted // limits concurrent calls of the getter
 }
 
 // trackWait records that the getter or setter whose context is ctx waits, until done is called, for key to

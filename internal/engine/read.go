@@ -167,7 +167,8 @@ func (g *Group) servableUntil(a answer, begun expiry.Instant) expiry.Instant {
 // up, from a region's owner to this region's owner and from there to this node.
 const ageRounding = 2 * time.Microsecond
 
-// markStale returns a, with the source SourceStale if its value has expired by the final check at at.
+// markStale returns a, with the source SourceStale if its value has expired by at, the time of the
+// final check.
 func (g *Group) markStale(a answer, at expiry.Instant) answer {
 	if a.err == nil && !a.entry.Absent() && at >= a.entry.Expires {
 		a.source = SourceStale

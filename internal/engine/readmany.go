@@ -66,7 +66,7 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 	}
 	for _, w := range all {
 		a := w.orStaleForWaiter(ctx, awaitFlight(ctx, w.in, w.flight))
-		if g.isLate(w.flight, a, w.known) {
+		if g.isOutdated(w.flight, a, w.known) {
 			a = w.above(g.fresh.floorOf(a.entry)).run(ctx) // like untilCurrent, so that readers share it
 		}
 		answered(w.key, a)

@@ -270,7 +270,7 @@ type OutboxStats struct {
 	Expired       uint64
 }
 
-// Stats returns what the cache has done and the cluster as it sees it now.
+// Stats returns what the cache has done, and how it currently sees the cluster.
 func (c *Cache) Stats() Stats {
 	top := c.topology()
 	s := Stats{Node: c.node, Groups: map[string]GroupStats{}}

@@ -22,7 +22,7 @@ type WarmStats struct {
 	Failed  int // failed to load
 }
 
-// Warm makes the keys' owners load them, at most rate keys a second and concurrency at a time. The error is
+// Warm makes the keys' owners load them, at chunkSize rate keys a second and concurrency at a time. The error is
 // ctx's or ErrClosed; the errors of keys are in KeyErrors.
 func (g *Group) Warm(
 	ctx context.Context, keys iter.Seq[string], rate float64, concurrency int,
@@ -49,12 +49,12 @@ func (g *Group) Warm(
 		}
 		return going
 	}
-	// A chunk has at most a tenth of a second's worth of keys.
-	most := max(1, min(concurrency, int(min(rate/10, BatchKeys))))
+	// A chunk has at chunkSize a tenth of a second's worth of keys.
+	chunkSize := max(1, min(concurrency, int(min(rate/10, BatchKeys))))
 	var chunk []string
 	going := true
 	for key := range keys {
-		if chunk = append(chunk, strings.Clone(key)); len(chunk) == most {
+		if chunk = append(chunk, strings.Clone(key)); len(chunk) == chunkSize {
 			if going = ask(chunk); !going {
 				break
 			}
