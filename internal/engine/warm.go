@@ -49,7 +49,7 @@ func (g *Group) Warm(
 		}
 		return going
 	}
-	// A chunk has at chunkSize a tenth of a second's worth of keys.
+	// A chunk has at most a tenth of a second's worth of keys.
 	chunkSize := max(1, min(concurrency, int(min(rate/10, BatchKeys))))
 	var chunk []string
 	going := true
