@@ -22,7 +22,7 @@ type WarmStats struct {
 	Failed  int // failed to load
 }
 
-// Warm makes the keys' owners load them, at chunkSize rate keys a second and concurrency at a time. The error is
+// Warm makes the keys' owners load them, at most rate keys a second and concurrency at a time. The error is
 // ctx's or ErrClosed; the errors of keys are in KeyErrors.
 func (g *Group) Warm(
 	ctx context.Context, keys iter.Seq[string], rate float64, concurrency int,
