@@ -66,7 +66,7 @@ func (b pending) unconfirmed() error {
 
 // begin does what comes before the region is told.
 func (o *committer) begin(ctx context.Context, req *message.WriteRequest, before expiry.Instant) (b pending, err error) {
-	if o.g.cache.shutting.Load() {
+	if o.g.cache.shuttingDown.Load() {
 		return b, ErrClosed
 	}
 	if req.Op == message.Swap {

@@ -121,7 +121,7 @@ func (f fill) asHome(ctx context.Context) answer {
 		return answer{err: g.located(err)}
 	}
 	f = f.above(g.floors.Floor(f.key))
-	if _, ok := f.remembered(); !ok {
+	if _, ok := f.fromStore(); !ok {
 		if _, all := f.peekFormerOwners(ctx, g.cache.topology()); !all {
 			return answer{err: g.located(fmt.Errorf("%w: a former owner", errNotRecalled))}
 		}
@@ -302,7 +302,7 @@ func (c *Cache) handleRecall(ctx context.Context, m message.RecallRequest) peers
 		return disagrees
 	}
 	f := g.newFill(m.Key)
-	if _, ok := f.remembered(); !ok {
+	if _, ok := f.fromStore(); !ok {
 		if _, all := f.peekFormerOwners(ctx, c.topology()); !all {
 			return disagrees
 		}

@@ -78,7 +78,7 @@ func (b *originWrites) through(ctx context.Context, req *message.WriteRequest) e
 	o, ended := origin.Await(ctx, done)
 	err := o.Err
 	if !ended {
-		err = endOf(context.Cause(ctx))
+		err = contextError(context.Cause(ctx))
 		// It may change the origin yet, after all that is done below.
 		b.g.cache.spawn(func() {
 			select {

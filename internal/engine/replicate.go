@@ -214,7 +214,7 @@ func (r *replicator) relay(ctx context.Context, notes []message.Write, transit t
 func (r *replicator) awaitConfirmed(ctx context.Context, m *message.AwaitRequest) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(r.c.awaiting, func() { cancel(ErrClosed) })()
+	defer context.AfterFunc(r.c.remoteWaits, func() { cancel(ErrClosed) })()
 	to, ok := r.outboxes.Load(m.Region)
 	for !ok { // who asks has heard of it before this node
 		changed := r.c.changed.wait()

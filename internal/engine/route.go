@@ -34,7 +34,7 @@ func (cw *router) mutate(ctx context.Context, req *message.WriteRequest, o *Writ
 			req.Value = WithTags(o.Tags, req.Value)
 		}
 		var done func()
-		if done, err = cw.g.waitFor(ctx, req.Key, true); err == nil {
+		if done, err = cw.g.trackWait(ctx, req.Key, true); err == nil {
 			err = cw.run(ctx, req, o.Ack, o.Receipt)
 			done()
 		}
@@ -102,7 +102,7 @@ func (cw *router) run(ctx context.Context, req *message.WriteRequest, ack Ack, r
 func (cw *router) awaitAll(ctx context.Context, req *message.WriteRequest, owner string, names []string, result *Receipt) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(cw.g.cache.awaiting, cancel)()
+	defer context.AfterFunc(cw.g.cache.remoteWaits, cancel)()
 	confirmed := make(map[string]chan error, len(names))
 	for _, region := range names {
 		done := make(chan error, 1)

@@ -15,7 +15,7 @@ func (c *Cache) term() (term, bool) {
 	if c.transport == nil {
 		return t, true
 	}
-	return t, !c.shutting.Load() && c.leases.InTerm(t.view.View) && c.hasJournals(t.view) &&
+	return t, !c.shuttingDown.Load() && c.leases.InTerm(t.view.View) && c.hasJournals(t.view) &&
 		c.view.Load() == t.view && c.leases.Epoch() == t.epoch
 }
 

@@ -39,7 +39,7 @@ func (g *Group) Update(ctx context.Context, key string, f UpdateFunc, o *WriteOp
 	for _, write := range []bool{false, true} { // it does both
 		if err == nil {
 			var done func()
-			if done, err = g.waitFor(ctx, key, write); err == nil {
+			if done, err = g.trackWait(ctx, key, write); err == nil {
 				defer done()
 			}
 		}
@@ -197,7 +197,7 @@ func (us *updates) round(ctx context.Context, key string, round []*update) {
 		select {
 		case <-time.After(rand.N(pause)):
 		case <-ctx.Done():
-			fail(endOf(context.Cause(ctx)))
+			fail(contextError(context.Cause(ctx)))
 			return
 		}
 	}
@@ -211,9 +211,9 @@ func inRound(ctx context.Context, err error) error {
 	case end == nil || !errors.Is(err, end):
 		return err
 	case errors.Is(err, ErrUncertain):
-		return fmt.Errorf("%w: %w", ErrUncertain, endOf(context.Cause(ctx)))
+		return fmt.Errorf("%w: %w", ErrUncertain, contextError(context.Cause(ctx)))
 	}
-	return endOf(context.Cause(ctx))
+	return contextError(context.Cause(ctx))
 }
 
 // compute reads the value and applies the updates to it. It returns nil if none
@@ -232,7 +232,7 @@ func (us *updates) compute(ctx context.Context, key, home string, round []*updat
 		}
 		o, ok := origin.Await(ctx, done)
 		if !ok {
-			return nil, endOf(context.Cause(ctx)) // r is being written to yet
+			return nil, contextError(context.Cause(ctx)) // r is being written to yet
 		}
 		for i, u := range round {
 			u.value, u.err = r.values[i], r.errs[i]
@@ -276,7 +276,7 @@ func (us *updates) apply(r *applied, a answer, begun expiry.Instant, key string,
 			return fmt.Errorf("the value does not decode: %w", err)
 		}
 	}
-	if r.late = us.g.cache.clock.Instant() >= us.g.until(a, begun); r.late {
+	if r.late = us.g.cache.clock.Instant() >= us.g.servableUntil(a, begun); r.late {
 		return nil
 	}
 	for i, u := range round {
