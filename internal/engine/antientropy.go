@@ -37,7 +37,7 @@ func (c *Cache) compare() {
 		case <-c.ctx.Done():
 			return
 		}
-		if c.isGuest() { // it is told of nothing, so there would be no end of news
+		if c.isGuest() { // it is told of nothing, so there would be no end of missing
 			continue
 		}
 		for _, r := range c.topology().Remote {
@@ -86,10 +86,10 @@ func (j *journal) compareWith(ctx context.Context, n regions.Node, width time.Du
 	if err != nil {
 		return err
 	}
-	news := j.apply(&f, false)
-	for i := range news {
+	missing := j.apply(&f, false)
+	for i := range missing {
 		j.g.stats.repaired.Add(1)
-		if err := j.g.cache.broadcast(ctx, &news[i]); err != nil {
+		if err := j.g.cache.broadcast(ctx, &missing[i]); err != nil {
 			return err
 		}
 	}

@@ -16,12 +16,12 @@ func (g *Group) apply(w *message.Write, transit time.Duration, sender uint64) {
 		g.applyClear(w, sender)
 		return
 	}
-	was := g.floors.Raise(w.Subject(), w.Stamp, g.cache.clock.Elapsed(), sender) // (1)
+	prev := g.floors.Raise(w.Subject(), w.Stamp, g.cache.clock.Elapsed(), sender) // (1)
 	if w.Scope {
 		return // what it has made dead is found when it is read, see covered
 	}
-	floor, again := was.Max(w.Stamp), was == w.Stamp // what was loaded since it came the first time may stay
-	dead := func(e *store.Entry) bool { return e.Below(w.Stamp) || !again && g.fresh.maybeOlder(e, floor) }
+	floor, duplicate := prev.Max(w.Stamp), prev == w.Stamp // what prev loaded since it came the first time may stay
+	dead := func(e *store.Entry) bool { return e.Below(w.Stamp) || !duplicate && g.fresh.maybeOlder(e, floor) }
 	if !g.applyValue(w, transit, dead) { // (2)
 		g.store.DeleteFunc(w.Key, dead)
 	}
@@ -29,17 +29,17 @@ func (g *Group) apply(w *message.Write, transit time.Duration, sender uint64) {
 
 // takeClear is take for a floor of the whole group.
 func (g *Group) applyClear(w *message.Write, sender uint64) {
-	was := g.floors.Group()
-	again := w.Stamp.Generation == was || w.Stamp.Generation == g.floors.Cleared()
+	prev := g.floors.Group()
+	duplicate := w.Stamp.Generation == prev || w.Stamp.Generation == g.floors.Cleared()
 	if w.Collapsed {
 		g.floors.RaiseGroup(w.Stamp.Generation, g.cache.clock.Elapsed())
 	} else {
 		g.floors.Clear(w.Stamp.Generation, g.cache.clock.Elapsed(), sender)
 	}
-	if again {
-		return // what was loaded since it came the first time may stay
+	if duplicate {
+		return // what prev loaded since it came the first time may stay
 	}
-	floor := expiry.Removal(max(was, w.Stamp.Generation))
+	floor := expiry.Removal(max(prev, w.Stamp.Generation))
 	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(floor) || g.fresh.maybeOlder(e, floor) })
 }
 

@@ -67,14 +67,14 @@ func (g *Group) joinViaOwner(key string, floor expiry.Stamp, known expiry.Seq) (
 	return g.viaOwner.Join(key, floor, known)
 }
 
-// asGuest is how a guest answers requests that are for an owner. The caller goes on to another node, as it
+// guestAnswer is how a guest answers requests that are for an owner. The caller goes on to another node, as it
 // does when this one closes. Some callers learn only later that this node is a guest.
-var asGuest = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
+var guestAnswer = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
 
 var errGuest = errors.New("the node is a guest of its region")
 
-// forGuests are the methods that a guest answers: what others tell it, and what it knows of them.
-var forGuests = []uint8{message.MethodBroadcast, message.MethodJournal, message.MethodMembers, message.MethodAwait, message.MethodFlushed}
+// guestMethods are the methods that a guest answers: what others tell it, and what it knows of them.
+var guestMethods = []uint8{message.MethodBroadcast, message.MethodJournal, message.MethodMembers, message.MethodAwait, message.MethodFlushed}
 
 // guests returns the guests of this node's region that answer.
 func (c *Cache) guests() (nodes []regions.Node) {

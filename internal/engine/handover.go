@@ -16,8 +16,8 @@ const (
 	handoffBytes = 256 << 10
 )
 
-// handoffTime bounds how long Close hands entries to their new owners.
-const handoffTime = 2 * time.Second
+// handoffTimeout bounds how long Close hands entries to their new owners.
+const handoffTimeout = 2 * time.Second
 
 // handoff gives what this node owns to who will own it when it has left: first what
 // the origin does not have, then the entries, those that have been read since they came
@@ -26,7 +26,7 @@ func (c *Cache) handoff(ctx context.Context) {
 	if c.transport == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, handoffTime)
+	ctx, cancel := context.WithTimeout(ctx, handoffTimeout)
 	defer cancel()
 	var hs []*handover
 	for _, g := range *c.groups.Load() {
@@ -75,16 +75,16 @@ func (g *Group) nextOwner() func(key string) (node string, ok bool) {
 // handEntries hands over the entries that have been read since they came, or the
 // others.
 func (h *handover) handEntries(ctx context.Context, used bool) {
-	now, heir := h.g.cache.clock.Instant(), h.g.nextOwner()
+	now, nextOwner := h.g.cache.clock.Instant(), h.g.nextOwner()
 	for e := range h.g.store.All() {
 		if e.Used() != used || !h.g.fresh.passesOn(e, now) {
 			continue
 		}
-		if node, ok := heir(e.Key()); ok {
+		if node, ok := nextOwner(e.Key()); ok {
 			h.add(ctx, node, h.g.writeOf(e))
 		}
 	}
-	h.end(ctx)
+	h.flush(ctx)
 }
 
 // add has n handed to a node, at the latest by end.
@@ -99,7 +99,7 @@ func (h *handover) add(ctx context.Context, node string, w message.Write) {
 }
 
 // end hands over what waits.
-func (h *handover) end(ctx context.Context) {
+func (h *handover) flush(ctx context.Context) {
 	for node := range h.batches {
 		h.send(ctx, node)
 	}
@@ -108,7 +108,7 @@ func (h *handover) end(ctx context.Context) {
 // send hands over a batch. A node that does not take it within a lease is left
 // alone, so that the others have their share of the time.
 func (h *handover) send(ctx context.Context, node string) {
-	notes := h.batches[node]
+	writes := h.batches[node]
 	delete(h.batches, node)
 	delete(h.sizes, node)
 	peer := h.g.cache.transport.Peer(node)
@@ -118,7 +118,7 @@ func (h *handover) send(ctx context.Context, node string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.g.cache.config.Lease)
 	defer cancel()
-	if _, err := peer.Call(ctx, message.MethodHandoff, message.Broadcast{Writes: notes}.Append(nil)); err != nil {
+	if _, err := peer.Call(ctx, message.MethodHandoff, message.Broadcast{Writes: writes}.Append(nil)); err != nil {
 		h.failed[node] = err
 	}
 }

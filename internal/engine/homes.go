@@ -82,7 +82,7 @@ func (h *homes) read(ctx context.Context, key, home string) (a answer, err error
 		}
 		select {
 		case <-changed:
-		case <-time.After(routeAgain):
+		case <-time.After(routeRetryPause):
 		case <-ctx.Done():
 			if err != nil {
 				return a, err
@@ -181,8 +181,8 @@ func (e *establishment) missing(regions []string) (names []string) {
 	return names
 }
 
-// ages is so long ago that no value is that old.
-const ages = expiry.Instant(math.MinInt64 / 2)
+// longAgo is so long ago that no value is that old.
+const longAgo = expiry.Instant(math.MinInt64 / 2)
 
 // recalls reports whether the last write of a key may be known to other regions alone, which were its
 // home before this one: they have to be asked.
@@ -205,7 +205,7 @@ func (h *homes) mayRecall() bool {
 func (h *homes) recall(ctx context.Context, key string) error {
 	c, v := h.g.cache, h.g.cache.view.Load()
 	if len(v.regions) == 1 && c.membership.found.Load() {
-		c.membership.established.finish(ages)
+		c.membership.established.finish(longAgo)
 	}
 	if h.mustRecall(v, key) {
 		c.membership.askEstablished(ctx, v)
@@ -250,7 +250,7 @@ func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) boo
 	if r == nil {
 		return false
 	}
-	m := message.RecallRequest{Group: h.g.name, Key: key, Regions: v.list}.Append(nil)
+	m := message.RecallRequest{Group: h.g.name, Key: key, Regions: v.regionsHash}.Append(nil)
 	unknown := 0
 	owners := r.Owners(key, 2)
 	for _, n := range owners {
@@ -291,7 +291,7 @@ func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) boo
 func (c *Cache) handleRecall(ctx context.Context, m message.RecallRequest) peers.Answer {
 	disagrees := peers.Answer{Value: message.RecallReply{}.Append(nil)}
 	t, ok := c.term()
-	if !ok || t.view.list != m.Regions || !t.view.keeps(m.Key, c.node.ID) {
+	if !ok || t.view.regionsHash != m.Regions || !t.view.keeps(m.Key, c.node.ID) {
 		return disagrees
 	}
 	g := c.group(m.Group)
@@ -307,7 +307,7 @@ func (c *Cache) handleRecall(ctx context.Context, m message.RecallRequest) peers
 			return disagrees
 		}
 	}
-	w := g.journal.present(&message.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
+	w := g.journal.writeOf(&message.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
 	if !c.inTerm(t) {
 		return disagrees
 	}

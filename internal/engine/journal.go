@@ -146,7 +146,7 @@ func (j *journal) each(visit func(expiry.KeyFloor)) {
 
 // present returns the note of the write that a floor is of: with its value, if
 // that is here. No value has the stamp of a scope's removal.
-func (j *journal) present(f *message.Floor) message.Write {
+func (j *journal) writeOf(f *message.Floor) message.Write {
 	e, ok := j.g.store.Peek(f.Key)
 	if ok && e.Stamp == f.Stamp && !e.Absent() && j.g.cache.clock.Instant() < e.Expires {
 		return j.g.writeOf(e)
@@ -156,7 +156,7 @@ func (j *journal) present(f *message.Floor) message.Write {
 
 // dead returns the generation before which everything is dead by age, wherever
 // it is, so that floors do not matter, and are not needed for comparing them either.
-func (j *journal) dead() expiry.Generation { return j.g.cache.clock.Read().Add(-j.retention()) }
+func (j *journal) deadBefore() expiry.Generation { return j.g.cache.clock.Read().Add(-j.retention()) }
 
 // relevance is for how long a floor matters: a value that is older may be alive somewhere.
 func (j *journal) relevance() time.Duration {

@@ -34,14 +34,14 @@ func (g *Group) reclass(home *regions.Region) {
 }
 
 // setSynced notes that this node has been told of everything that concerns the
-// group, unless it has become a guest since it began to ask, when turns was as given.
-func (g *Group) setCaughtUp(turns uint64) {
+// group, unless it has become a guest since it began to ask, when guestEpoch was as given.
+func (g *Group) setCaughtUp(guestEpoch uint64) {
 	if g.fresh.caughtUp.Load() {
 		return
 	}
 	g.cache.following.Lock() // so that of two who reclass the later home is last
 	defer g.cache.following.Unlock()
-	if g.cache.leases.GuestEpoch() == turns && !g.fresh.caughtUp.Swap(true) {
+	if g.cache.leases.GuestEpoch() == guestEpoch && !g.fresh.caughtUp.Swap(true) {
 		g.reclass(g.cache.topology().Home)
 	}
 }

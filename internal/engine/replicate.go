@@ -71,7 +71,7 @@ func (r *replicator) backfill(to *remote) {
 		g.journal.each(func(w expiry.KeyFloor) {
 			if f := message.FloorOf(w); w.Sender == r.c.self || owns(f.Key) {
 				now := r.c.clock.Instant() // before the age is measured
-				to.Add(g.journal.present(&f), now)
+				to.Add(g.journal.writeOf(&f), now)
 			}
 		})
 	}
@@ -145,7 +145,7 @@ func (r *replicator) push(o *outbox.Outbox, b outbox.Batch) {
 		if errors.Is(err, peers.CodeBadRequest) {
 			level = slog.LevelWarn // it will be the next time
 		}
-		r.c.log.Log(r.c.ctx, level, "push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Writes), "err", err)
+		r.c.log.Log(r.c.ctx, level, "push not answered", "node", b.Target, "number", b.Push.Number, "writes", len(b.Push.Writes), "err", err)
 		o.Failed(b, r.c.clock.Instant())
 		return
 	}
@@ -182,13 +182,13 @@ func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m message
 	return peers.Answer{Value: message.PushReply{Have: have}.Append(nil)}
 }
 
-// relay takes in notes from another region, and returns when this one has been
+// relay takes in writes from another region, and returns when this one has been
 // told.
-func (r *replicator) relay(ctx context.Context, notes []message.Write, transit time.Duration) error {
+func (r *replicator) relay(ctx context.Context, writes []message.Write, transit time.Duration) error {
 	var wg sync.WaitGroup
-	errs := make([]error, len(notes))
-	for i := range notes {
-		w := &notes[i]
+	errs := make([]error, len(writes))
+	for i := range writes {
+		w := &writes[i]
 		g := r.c.group(w.Group)
 		if g == nil { // others may have it
 			w.Age += transit

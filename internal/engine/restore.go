@@ -162,7 +162,7 @@ func (s *restore) takeFloors(b []byte) error {
 	s.floors += uint64(len(f.Keys))
 	alive := f.Keys[:0]
 	for _, k := range f.Keys {
-		if k.Stamp.Generation >= g.journal.dead() {
+		if k.Stamp.Generation >= g.journal.deadBefore() {
 			alive = append(alive, k)
 		}
 	}
@@ -170,11 +170,11 @@ func (s *restore) takeFloors(b []byte) error {
 	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
 	defer cancel()
 	for news := range slices.Chunk(g.journal.apply(&f, true), journalPage) {
-		notes := make([]*message.Write, len(news))
+		writes := make([]*message.Write, len(news))
 		for i := range news {
-			notes[i] = &news[i]
+			writes[i] = &news[i]
 		}
-		if err := g.cache.broadcast(ctx, notes...); err != nil {
+		if err := g.cache.broadcast(ctx, writes...); err != nil {
 			return fmt.Errorf("the region could not be told of writes: %w", err)
 		}
 	}

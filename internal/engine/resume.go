@@ -28,10 +28,10 @@ type fetchedJournals struct {
 }
 
 // A fetchedJournal is that of one node, from when it is asked for.
-type fetchedJournal struct{ all bool } // all of it has come; guarded by fetchedJournals.mu
+type fetchedJournal struct{ complete bool } // all of it has come; guarded by fetchedJournals.mu
 
 // orphan notes that there may be floors whose sender is gone.
-func (f *fetchedJournals) orphan() {
+func (f *fetchedJournals) markOrphaned() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.orphaned = true
@@ -126,7 +126,7 @@ func (c *Cache) fetchNewJournals(v *view) {
 			}
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			if j.all = err == nil; j.all {
+			if j.complete = err == nil; j.complete {
 				f.orphaned = true
 				c.spawn(c.takeOver)
 			} else if f.of[n.ID] == j {
@@ -141,7 +141,7 @@ func (c *Cache) hasJournals(v *view) bool {
 	f := &c.journals
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !slices.ContainsFunc(v.Others, func(id string) bool { return f.of[id] == nil || !f.of[id].all })
+	return !slices.ContainsFunc(v.Others, func(id string) bool { return f.of[id] == nil || !f.of[id].complete })
 }
 
 // resumeLease brings the lease back after a loss. The leases are there. What was written without this node is in the
@@ -172,7 +172,7 @@ func (c *Cache) resumeLease() {
 	f.mu.Lock()
 	if c.view.Load() == v {
 		for _, id := range v.Others {
-			f.of[id] = &fetchedJournal{all: true}
+			f.of[id] = &fetchedJournal{complete: true}
 		}
 	}
 	f.orphaned = true
@@ -193,7 +193,7 @@ func (c *Cache) endLease() {
 }
 
 // join gives a new group the floors that the others in the region have, before it
-// serves anything. Copies wait for more than that, see syncGroup.
+// serves anything. Copies wait for more than that, see catchUp.
 func (c *Cache) join(g *Group) {
 	if c.transport == nil {
 		return
@@ -203,24 +203,24 @@ func (c *Cache) join(g *Group) {
 	if err := c.fetchJournals(ctx, c.view.Load(), map[string]*Group{g.name: g}); err != nil {
 		c.log.Warn("a new group could not learn of all recent writes", "group", g.name, "err", err)
 	}
-	c.spawn(func() { c.syncGroup(g) })
+	c.spawn(func() { c.catchUp(g) })
 }
 
-// syncGroup has a new group serve copies when this node has been told of every write
+// catchUp has a new group serve copies when this node has been told of every write
 // to it.
-func (c *Cache) syncGroup(g *Group) {
+func (c *Cache) catchUp(g *Group) {
 	for {
 		changed := c.changed.wait()
 		if g.fresh.caughtUp.Load() {
 			return
 		}
-		period, turns := c.leases.Epoch(), c.leases.GuestEpoch()
+		epoch, guestEpoch := c.leases.Epoch(), c.leases.GuestEpoch()
 		if c.leases.Held(c.clock.Instant()) {
 			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
 			err := c.fetchJournals(ctx, c.view.Load(), map[string]*Group{g.name: g})
 			cancel()
-			if err == nil && c.leases.Held(c.clock.Instant()) && c.leases.Epoch() == period {
-				g.setCaughtUp(turns)
+			if err == nil && c.leases.Held(c.clock.Instant()) && c.leases.Epoch() == epoch {
+				g.setCaughtUp(guestEpoch)
 				c.takeOverIn(g)
 				return
 			}

@@ -106,13 +106,13 @@ func (s *snapshot) floors() {
 // entries writes the entries that have been read since they came, or the others.
 func (s *snapshot) entries(used bool) {
 	g := s.g
-	var notes []message.Write
+	var writes []message.Write
 	size := 0
 	flush := func() {
-		if len(notes) > 0 {
-			s.entriesWritten += uint64(len(notes))
-			s.block(blockEntries, message.Broadcast{Writes: notes}.Append(nil))
-			notes, size = nil, 0
+		if len(writes) > 0 {
+			s.entriesWritten += uint64(len(writes))
+			s.block(blockEntries, message.Broadcast{Writes: writes}.Append(nil))
+			writes, size = nil, 0
 		}
 	}
 	for e := range g.store.All() {
@@ -127,7 +127,7 @@ func (s *snapshot) entries(used bool) {
 		if size > 0 && size+len(w.Value) > handoffBytes {
 			flush()
 		}
-		notes = append(notes, w)
+		writes = append(writes, w)
 		if size += w.Size(); size >= handoffBytes {
 			flush()
 		}

@@ -54,7 +54,7 @@ func (c *Cache) onRestart(p *peers.Peer) {
 	if p.Region() != c.node.Region {
 		return
 	}
-	c.journals.orphan()
+	c.journals.markOrphaned()
 	c.spawn(c.takeOver)
 }
 
@@ -72,7 +72,7 @@ func (j *journal) takeOver(v *view, gone func(sender uint64) bool) {
 	j.each(func(k expiry.KeyFloor) {
 		if f := message.FloorOf(k); gone(k.Sender) && owns(f.Key) {
 			at := now()
-			w := j.present(&f)
+			w := j.writeOf(&f)
 			j.g.cache.replicator.add(&w, at)
 			j.g.floors.Adopt(k, j.g.cache.self)
 		}

@@ -32,7 +32,7 @@ var ErrNextRound = errors.New("the value has no generation yet")
 func (g *Group) Update(ctx context.Context, key string, f UpdateFunc, o *WriteOptions) (any, error) {
 	key = strings.Clone(key)
 	u := &update{f: f, options: o, lock: make(chan struct{}, 1), done: make(chan struct{})}
-	err := g.router.refuse(ctx, &message.WriteRequest{Key: key}, o)
+	err := g.router.validate(ctx, &message.WriteRequest{Key: key}, o)
 	if f == nil {
 		err = errors.New("the function is nil")
 	}
@@ -53,7 +53,7 @@ func (g *Group) Update(ctx context.Context, key string, f UpdateFunc, o *WriteOp
 			u.abandon() // if the round has left it behind, it is not called any more when Update returns
 			err = u.err
 			if err == nil && o.Ack == AckWorld {
-				err = g.updates.confirmedByWorld(ctx, key, u.by, u.regions, &u.receipt)
+				err = g.updates.awaitWorld(ctx, key, u.by, u.regions, &u.receipt)
 			}
 		case <-ctx.Done():
 			if err = ctx.Err(); u.abandon() {
@@ -137,7 +137,7 @@ func (us *updates) run(key string) {
 func (us *updates) runRound(key string, round []*update) {
 	ctx, cancel := context.WithTimeoutCause(us.g.cache.ctx, us.g.config.LoadTimeout, ErrTimeout)
 	defer cancel()
-	us.round(ctx, key, round)
+	us.applyRound(ctx, key, round)
 	for _, u := range round {
 		if u.err == ErrNextRound {
 			us.mu.Lock()
@@ -150,7 +150,7 @@ func (us *updates) runRound(key string, round []*update) {
 }
 
 // round applies the updates and has the home region take the result.
-func (us *updates) round(ctx context.Context, key string, round []*update) {
+func (us *updates) applyRound(ctx context.Context, key string, round []*update) {
 	round = slices.Clone(round) // those who still take part
 	fail := func(err error) {
 		for _, u := range round {
@@ -179,7 +179,7 @@ func (us *updates) round(ctx context.Context, key string, round []*update) {
 			return
 		}
 		if us.g.config.HomeRegion == "" {
-			req.Regions = v.list
+			req.Regions = v.regionsHash
 		}
 		reply, by, err := us.g.router.route(ctx, req, home)
 		if err != nil {
@@ -190,7 +190,7 @@ func (us *updates) round(ctx context.Context, key string, round []*update) {
 			for _, u := range round {
 				u.by, u.regions = by, v.regions
 			}
-			us.bringHome(ctx, req, reply, home, by, round, fail)
+			us.applyInOwnRegion(ctx, req, reply, home, by, round, fail)
 			return
 		}
 		us.g.stats.updateRetries.Add(1)
@@ -224,7 +224,7 @@ func (us *updates) compute(ctx context.Context, key, home string, round []*updat
 		if err != nil {
 			return nil, err
 		}
-		r := &applied{values: make([]any, len(round)), errs: make([]error, len(round))}
+		r := &roundResult{values: make([]any, len(round)), errs: make([]error, len(round))}
 		done, ok := origin.Go(&us.g.guard, us.g.cache.spawn, "codec or function of Update", key,
 			origin.NoValue(func() error { return us.apply(r, a, begun, key, round) }))
 		if !ok {
@@ -247,7 +247,7 @@ func (us *updates) compute(ctx context.Context, key, home string, round []*updat
 		}
 		req := &message.WriteRequest{Group: us.g.name, Key: key, Op: message.Swap, Expected: a.entry.Stamp, Absent: a.entry.Absent(),
 			Tags: a.entry.Tags(), Born: a.entry.Born(), Life: r.life, Value: r.value, Tagged: len(r.tags) > 0}
-		err = us.g.router.refuse(us.g.cache.ctx, req, &WriteOptions{}) // tags come on top of the largest value
+		err = us.g.router.validate(us.g.cache.ctx, req, &WriteOptions{}) // tags come on top of the largest value
 		req.Value = WithTags(r.tags, req.Value)
 		return req, err
 	}
@@ -255,7 +255,7 @@ func (us *updates) compute(ctx context.Context, key, home string, round []*updat
 
 // applied is what comes of applying the updates of a round. It is written on a goroutine that may be
 // left behind, and then read by nobody.
-type applied struct {
+type roundResult struct {
 	values []any // of each update
 	errs   []error
 
@@ -267,7 +267,7 @@ type applied struct {
 }
 
 // apply applies the updates to an answer that was asked for at an instant.
-func (us *updates) apply(r *applied, a answer, begun expiry.Instant, key string, round []*update) (err error) {
+func (us *updates) apply(r *roundResult, a answer, begun expiry.Instant, key string, round []*update) (err error) {
 	var value any
 	current := a.entry
 	there := !a.entry.Absent()
@@ -322,9 +322,9 @@ func (u *update) abandon() (applied bool) {
 	return u.applied
 }
 
-// bringHome has this process's own region take in what the home region has, and
+// applyInOwnRegion has this process's own region take in what the home region has, and
 // says what came of the round.
-func (us *updates) bringHome(ctx context.Context, req *message.WriteRequest, reply message.WriteReply, home, by string, round []*update, fail func(error)) {
+func (us *updates) applyInOwnRegion(ctx context.Context, req *message.WriteRequest, reply message.WriteReply, home, by string, round []*update, fail func(error)) {
 	result := Receipt{Generation: reply.Stamp.Generation, Confirmed: []string{home}}
 	if reply.Unconfirmed {
 		result.Confirmed, result.Pending = nil, []string{home}
@@ -353,8 +353,8 @@ func (us *updates) bringHome(ctx context.Context, req *message.WriteRequest, rep
 	}
 }
 
-// confirmedByWorld waits for those of the regions that have not confirmed yet.
-func (us *updates) confirmedByWorld(ctx context.Context, key, by string, regions []string, result *Receipt) error {
+// awaitWorld waits for those of the regions that have not confirmed yet.
+func (us *updates) awaitWorld(ctx context.Context, key, by string, regions []string, result *Receipt) error {
 	var names []string
 	for _, region := range regions {
 		if !slices.Contains(result.Confirmed, region) {
@@ -362,5 +362,5 @@ func (us *updates) confirmedByWorld(ctx context.Context, key, by string, regions
 		}
 	}
 	result.Confirmed = slices.Clone(result.Confirmed) // the others of the round share it
-	return us.g.router.awaitAll(ctx, &message.WriteRequest{Key: key}, by, names, result)
+	return us.g.router.awaitRegions(ctx, &message.WriteRequest{Key: key}, by, names, result)
 }

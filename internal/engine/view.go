@@ -16,9 +16,9 @@ import (
 // other where the key is updated. It never changes.
 type view struct {
 	lease.View
-	home    *regions.Region // without this node if that is a guest, see regions.Members
-	regions []string        // all, whether they answer or not, in order
-	list    uint64          // stands for the regions in the messages of an Update
+	home        *regions.Region // without this node if that is a guest, see regions.Members
+	regions     []string        // all, whether they answer or not, in order
+	regionsHash uint64          // stands for the regions in the messages of an Update
 }
 
 func newView(self string, top *regions.Topology, names []string) *view {
@@ -26,8 +26,8 @@ func newView(self string, top *regions.Topology, names []string) *view {
 	for _, name := range names {
 		b = append(append(b, byte(len(name))), name...)
 	}
-	list := xxh3.Hash(b)
-	v := &view{View: lease.View{Hash: lease.Guest, Guest: top.Guest}, home: top.Home, regions: names, list: max(list, 1)}
+	regionsHash := xxh3.Hash(b)
+	v := &view{View: lease.View{Hash: lease.Guest, Guest: top.Guest}, home: top.Home, regions: names, regionsHash: max(regionsHash, 1)}
 	for _, n := range v.home.Nodes {
 		if n.ID != self {
 			v.Others = append(v.Others, n.ID)
@@ -35,14 +35,14 @@ func newView(self string, top *regions.Topology, names []string) *view {
 	}
 	if !v.Guest {
 		ring := binary.BigEndian.AppendUint64(nil, v.home.Ring())
-		v.Hash = lease.HashOf(xxh3.Hash(binary.BigEndian.AppendUint64(ring, list)))
+		v.Hash = lease.HashOf(xxh3.Hash(binary.BigEndian.AppendUint64(ring, regionsHash)))
 	}
 	return v
 }
 
 // same reports whether two views are of the same cluster from the same place in it.
 func (v *view) same(w *view) bool {
-	return v.Hash == w.Hash && v.list == w.list && v.home.Ring() == w.home.Ring()
+	return v.Hash == w.Hash && v.regionsHash == w.regionsHash && v.home.Ring() == w.home.Ring()
 }
 
 // has reports whether the node is in the view.
@@ -51,8 +51,8 @@ func (v *view) has(id string) bool {
 }
 
 // heirs returns the nodes that own or succeed keys of which more is to be told than the floor.
-func (v *view) keepers(notes []*message.Write) (ids []string) {
-	for _, w := range notes {
+func (v *view) keepers(writes []*message.Write) (ids []string) {
+	for _, w := range writes {
 		if !w.HasValue && !w.Dirty {
 			continue
 		}

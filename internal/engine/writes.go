@@ -78,7 +78,7 @@ func (g *Group) RemoveMany(ctx context.Context, keys []string, o *WriteOptions) 
 }
 
 // mutateMany carries writes out, some at a time.
-func (cw *router) mutateMany(ctx context.Context, writes []*message.WriteRequest, o *WriteOptions) KeyErrors {
+func (rt *router) mutateMany(ctx context.Context, writes []*message.WriteRequest, o *WriteOptions) KeyErrors {
 	var all manyReceipts
 	parallel := make(chan struct{}, manyParallel)
 	var writing sync.WaitGroup
@@ -89,7 +89,7 @@ func (cw *router) mutateMany(ctx context.Context, writes []*message.WriteRequest
 			each, receipt := *o, Receipt{}
 			each.Receipt = &receipt
 			key := req.Key
-			err := cw.mutate(ctx, req, &each)
+			err := rt.mutate(ctx, req, &each)
 			all.add(key, receipt, err)
 		})
 	}
@@ -107,15 +107,15 @@ const (
 )
 
 // removals returns the writes that remove the keys.
-func (cw *router) removals(keys []string) (writes []*message.WriteRequest) {
-	home := cw.g.cache.topology().Home
+func (rt *router) removals(keys []string) (writes []*message.WriteRequest) {
+	home := rt.g.cache.topology().Home
 	type batch struct {
 		*message.WriteRequest
 		bytes int
 	}
 	open := map[string]*batch{} // by owner
 	for _, key := range slices.Compact(slices.Sorted(slices.Values(keys))) {
-		if cw.g.origin.remove != nil || len(key) > MaxKey { // which is refused, alone
+		if rt.g.origin.remove != nil || len(key) > MaxKey { // which is refused, alone
 			writes = append(writes, &message.WriteRequest{Op: message.Remove, Key: key})
 			continue
 		}
