@@ -15,12 +15,12 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// This file is a write at the node whose user has called for it.
+// This file is a write as its caller's node sees it.
 
-// callerWrites brings the writes of this process's callers to the keys' owners.
+// A router brings the writes of this process's callers to the owners of their keys.
 type router struct{ g *Group }
 
-// mutate brings a write to the key's owner and waits for as much as o asks.
+// mutate brings a write to the key's owner and waits for as much as o asks for.
 func (rt *router) mutate(ctx context.Context, req *message.WriteRequest, o *WriteOptions) error {
 	if o.Receipt != nil {
 		*o.Receipt = Receipt{}
@@ -46,7 +46,7 @@ func (rt *router) mutate(ctx context.Context, req *message.WriteRequest, o *Writ
 	return err
 }
 
-// refuseWrite returns the error of a write for which nothing should be started.
+// validate returns the error of a write that is not to be started.
 func (rt *router) validate(ctx context.Context, req *message.WriteRequest, o *WriteOptions) error {
 	name := req.Subject().Name()
 	switch most := rt.g.cache.config.Limits.MaxValue; {
@@ -55,21 +55,23 @@ func (rt *router) validate(ctx context.Context, req *message.WriteRequest, o *Wr
 	case rt.g.cache.ctx.Err() != nil:
 		return ErrClosed
 	case len(name) > MaxKey && req.Scope():
-		return fmt.Errorf("%w: a prefix of %d bytes, at most %d are allowed, as of a key", ErrTooLarge, len(name), MaxKey)
+		return fmt.Errorf("%w: a prefix of %d bytes, at most %d are allowed, as of a key",
+			ErrTooLarge, len(name), MaxKey)
 	case len(name) > MaxKey:
 		return fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(name), MaxKey)
 	case len(req.Value) > most:
-		return fmt.Errorf("%w: a value of %d bytes, at most %d are allowed", ErrTooLarge, len(req.Value), most)
+		return fmt.Errorf("%w: a value of %d bytes, at most %d are allowed",
+			ErrTooLarge, len(req.Value), most)
 	case o.Invalid != nil:
 		return o.Invalid
 	}
 	return ctx.Err()
 }
 
-// carryOut has the owner do the write, and waits for as much as ack asks. result may be nil.
+// run has the owner carry out the write, and waits for as much as ack asks for. result may be nil.
 func (rt *router) run(ctx context.Context, req *message.WriteRequest, ack Ack, result *Receipt) error {
 	var remote []string
-	if ack == AckWorld { // before the write: a region that comes later need not have heard of it
+	if ack == AckWorld { // read before the write: a region that comes later need not have heard of it
 		remote = rt.g.cache.remoteRegions()
 	}
 	reply, owner, err := rt.route(ctx, req, rt.g.cache.topology().Home.Name)
@@ -97,9 +99,11 @@ func (rt *router) run(ctx context.Context, req *message.WriteRequest, ack Ack, r
 	return rt.awaitRegions(ctx, req, owner, remote, result)
 }
 
-// awaitRegions waits until the owner has heard from each of the regions that it has
-// been told of w, or ctx ends.
-func (rt *router) awaitRegions(ctx context.Context, req *message.WriteRequest, owner string, names []string, result *Receipt) error {
+// awaitRegions waits until each of the regions has confirmed the write to the owner, or ctx or the cache
+// ends. It adds the regions to result's Confirmed and Pending.
+func (rt *router) awaitRegions(
+	ctx context.Context, req *message.WriteRequest, owner string, names []string, result *Receipt,
+) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(rt.g.cache.awaiting, cancel)()
@@ -108,11 +112,13 @@ func (rt *router) awaitRegions(ctx context.Context, req *message.WriteRequest, o
 		done := make(chan error, 1)
 		confirmed[region] = done
 		going := rt.g.cache.spawn(func() {
-			var all errgroup.Group // the keys of a RemoveMany are on their way together
+			var all errgroup.Group // the keys of a RemoveMany travel together
 			all.SetLimit(64)
 			for _, key := range append([]string{req.Key}, req.Keys...) {
 				all.Go(func() error {
-					return rt.awaitRegion(ctx, owner, message.AwaitRequest{Group: rt.g.name, Key: key, Scope: req.Scope(), Region: region})
+					return rt.awaitRegion(ctx, owner, message.AwaitRequest{
+						Group: rt.g.name, Key: key, Scope: req.Scope(), Region: region,
+					})
 				})
 			}
 			done <- all.Wait()
@@ -122,7 +128,7 @@ func (rt *router) awaitRegions(ctx context.Context, req *message.WriteRequest, o
 		}
 	}
 	for _, region := range names {
-		if err := <-confirmed[region]; err == nil { // it ends with ctx, or Close
+		if err := <-confirmed[region]; err == nil { // ends with ctx, or on Close
 			result.Confirmed = append(result.Confirmed, region)
 		} else {
 			result.Pending = append(result.Pending, region)
@@ -134,8 +140,8 @@ func (rt *router) awaitRegions(ctx context.Context, req *message.WriteRequest, o
 	return nil
 }
 
-// confirmed asks the owner, which may be this node, and returns nil when the region
-// has confirmed what it was sent about the key.
+// awaitRegion asks the owner, which may be this node, and returns nil once the region has confirmed what
+// it was sent about the key.
 func (rt *router) awaitRegion(ctx context.Context, owner string, m message.AwaitRequest) error {
 	if owner == rt.g.cache.node.ID {
 		return rt.g.cache.replicator.awaitConfirmed(ctx, &m)
@@ -148,14 +154,18 @@ func (rt *router) awaitRegion(ctx context.Context, owner string, m message.Await
 	return err
 }
 
-// route asks the owner of the key in a region to carry the write out. If that one
-// goes away it asks whoever is the owner then, for as long as the group's load
-// timeout, but not before the first can no longer do it. The write must happen atMostOnce. If it
-// happens twice, writes made in between must still win (see assignStamp). A Swap, and a write to the origin, is not asked for retry
-// atMostOnce it may have been done. route returns which node has done it.
-func (rt *router) route(ctx context.Context, req *message.WriteRequest, region string) (reply message.WriteReply, by string, err error) {
+// route asks the key's owner in a region to carry out the write, and returns by, the ID of the node that
+// has.
+//
+// If that node goes away, route asks the owner of that time, for as long as the group's load timeout, but
+// not before the first node can no longer carry it out. The write should happen once; if it happens twice,
+// writes made in between must still win (see assignStamp). A Swap and a write-through are not sent again
+// once they may have been carried out.
+func (rt *router) route(
+	ctx context.Context, req *message.WriteRequest, region string,
+) (reply message.WriteReply, by string, err error) {
 	req.ID = rt.g.cache.self
-	if rt.g.cache.transport == nil && !rt.g.origin.any() { // nobody else can do it, and there is nothing to wait for
+	if rt.g.cache.transport == nil && !rt.g.origin.any() { // no other node, and nothing to wait for
 		reply, _, err := rt.ask(ctx, req, rt.g.cache.node)
 		return reply, rt.g.cache.node.ID, err
 	}
@@ -169,7 +179,7 @@ func (rt *router) route(ctx context.Context, req *message.WriteRequest, region s
 	uncertain := false
 	for retry := true; retry; {
 		changed := rt.g.cache.changed.wait()
-		var sent time.Time // to the last that was asked
+		var sent time.Time // when the last node was asked
 		err = errNoOwner
 		if r := rt.g.cache.topology().Region(region); r != nil {
 			for _, n := range r.Owners(req.Key, 2) {
@@ -191,16 +201,16 @@ func (rt *router) route(ctx context.Context, req *message.WriteRequest, region s
 				}
 			}
 			if errors.Is(err, peers.CodeUnknownGroup) && region == rt.g.cache.node.Region {
-				// As with reads: nobody whose it is has the group yet.
+				// As with reads: the owner does not have the group yet, so this node acts.
 				reply, _, err = rt.ask(ctx, req, rt.g.cache.node)
 				by, retry = rt.g.cache.node.ID, false
 			}
 		}
 		if retry {
-			// The owner is on its way out of the view, or has just come.
+			// The owner is about to leave the view, or has just joined.
 			pause := routeRetryPause
 			if changed == nil {
-				// By the monotonic clock: to an Instant a step of the wall clock is time passed.
+				// By the monotonic clock: an Instant counts a step of the wall clock as time passed.
 				pause = time.Until(sent.Add(rt.g.cache.writeLifetime()))
 			}
 			select {
@@ -212,7 +222,7 @@ func (rt *router) route(ctx context.Context, req *message.WriteRequest, region s
 		}
 	}
 	switch {
-	case err == nil || caller.Err() == nil || errors.Is(err, ErrUncertain): // the node's own word
+	case err == nil || caller.Err() == nil || errors.Is(err, ErrUncertain): // what the node itself said
 	case errors.Is(err, ErrOverloaded):
 		err = fmt.Errorf("%w: %w", ErrOverloaded, caller.Err())
 	default:
@@ -224,24 +234,26 @@ func (rt *router) route(ctx context.Context, req *message.WriteRequest, region s
 	return reply, by, err
 }
 
-// routeRetryPause is the pause before the owner of a key is asked atMostOnce more.
+// routeRetryPause is the pause before a key's owner is asked again.
 const routeRetryPause = 50 * time.Millisecond
 
 var errNoOwner = errors.New("no node of the region can be reached")
 
-// An outcome is what came of asking a node for a write.
+// An outcome says what came of asking a node for a write.
 type outcome int
 
 const (
-	final     outcome = iota // it has done it, or failed to, and said so
-	notOwner                 // it does not act as an owner now: it has not done it
-	notYet                   // it has not done it: it had no room, or no time left
-	lost                     // it may have done it
-	ownerLeft                // it has done it, but the next owner has to see to it that all are told
+	final     outcome = iota // the node carried it out, or failed, and said so
+	notOwner                 // the node does not act as the owner now, and has not carried it out
+	notYet                   // the node had no room, or no time left, and has not carried it out
+	lost                     // the node may have carried it out
+	ownerLeft                // the node carried it out, but the next owner must see to it that all are told
 )
 
-// request asks one node, which may be this one, to carry out a write.
-func (rt *router) ask(ctx context.Context, req *message.WriteRequest, n regions.Node) (message.WriteReply, outcome, error) {
+// ask asks one node, which may be this one, to carry out a write.
+func (rt *router) ask(
+	ctx context.Context, req *message.WriteRequest, n regions.Node,
+) (message.WriteReply, outcome, error) {
 	if n.ID == rt.g.cache.node.ID {
 		if rt.g.cache.leases.DefersWrites(rt.g.cache.view.Load().View) {
 			return message.WriteReply{}, notOwner, errIncompleteView
@@ -249,7 +261,7 @@ func (rt *router) ask(ctx context.Context, req *message.WriteRequest, n regions.
 		reply, err := rt.g.committer.commit(ctx, req)
 		switch {
 		case req.Op == message.Swap && errors.Is(err, ErrOverloaded):
-			return message.WriteReply{}, notYet, err // it does not wait for room itself
+			return message.WriteReply{}, notYet, err // a Swap does not wait for room by itself
 		case errors.Is(err, ErrUncertain):
 			return message.WriteReply{}, final, err
 		case reply.Stamp.Generation != 0:
@@ -265,7 +277,8 @@ func (rt *router) ask(ctx context.Context, req *message.WriteRequest, n regions.
 		return message.WriteReply{}, notOwner, errNoOwner
 	}
 	req.Age = rt.g.cache.clock.Instant().Sub(req.Born)
-	req.Member = !rt.g.cache.leases.IsNew() && !rt.g.cache.isGuest() // which it may have become since the first request
+	// Computed for each request: the node may have become a guest since the first.
+	req.Member = !rt.g.cache.leases.IsNew() && !rt.g.cache.isGuest()
 	if ctx.Err() != nil {
 		return message.WriteReply{}, notYet, context.Cause(ctx)
 	}
@@ -273,7 +286,7 @@ func (rt *router) ask(ctx context.Context, req *message.WriteRequest, n regions.
 	if err == nil {
 		reply, err := message.DecodeWriteReply(reply)
 		switch {
-		case reply.Late && req.Op == message.Swap: // the home may be another one by now: it is read retry
+		case reply.Late && req.Op == message.Swap: // the home may have moved: the Update reads again
 			return message.WriteReply{}, final, nil
 		case reply.Late:
 			return message.WriteReply{}, notYet, errLate
@@ -285,7 +298,7 @@ func (rt *router) ask(ctx context.Context, req *message.WriteRequest, n regions.
 		return reply, final, err
 	}
 	var pe *peers.Error
-	if !errors.As(err, &pe) { // ctx has ended, and the peer may not have noticed
+	if !errors.As(err, &pe) { // ctx has ended; the peer may not have noticed
 		return message.WriteReply{}, lost, context.Cause(ctx)
 	}
 	switch pe.Code {
