@@ -8,9 +8,11 @@ import (
 	"github.com/geocache/geocache/internal/store"
 )
 
-// take takes a note in. From then on no read here returns what is older, and no
-// fill that is running brings it back. The order is what keep counts on. sender stands for the
-// node that sends it to the other regions, 0 for none.
+// apply applies a write here. From then on no read on this node returns anything older, and no running fill
+// brings it back: apply raises the floor (1) before it touches the store (2), which admit relies on.
+//
+// transit is how long the write was under way. sender identifies the process that sends the write to the
+// other regions (see senderOf); it is 0 if none here does.
 func (g *Group) apply(w *message.Write, transit time.Duration, sender uint64) {
 	if w.Clear {
 		g.applyClear(w, sender)
@@ -18,16 +20,19 @@ func (g *Group) apply(w *message.Write, transit time.Duration, sender uint64) {
 	}
 	prev := g.floors.Raise(w.Subject(), w.Stamp, g.cache.clock.Elapsed(), sender) // (1)
 	if w.Scope {
-		return // what it has made dead is found when it is read, see covered
+		return // entries in the scope are found when they are next read, see freshness.scopeRemoved
 	}
-	floor, duplicate := prev.Max(w.Stamp), prev == w.Stamp // what prev loaded since it came the first time may stay
-	dead := func(e *store.Entry) bool { return e.Below(w.Stamp) || !duplicate && g.fresh.maybeOlder(e, floor) }
+	floor, duplicate := prev.Max(w.Stamp), prev == w.Stamp
+	// What was loaded since the write first came here survives a duplicate of it.
+	dead := func(e *store.Entry) bool {
+		return e.Below(w.Stamp) || !duplicate && g.fresh.maybeOlder(e, floor)
+	}
 	if !g.applyValue(w, transit, dead) { // (2)
 		g.store.DeleteFunc(w.Key, dead)
 	}
 }
 
-// takeClear is take for a floor of the whole group.
+// applyClear is apply for a floor of the whole group.
 func (g *Group) applyClear(w *message.Write, sender uint64) {
 	prev := g.floors.Group()
 	duplicate := w.Stamp.Generation == prev || w.Stamp.Generation == g.floors.Cleared()
@@ -37,17 +42,19 @@ func (g *Group) applyClear(w *message.Write, sender uint64) {
 		g.floors.Clear(w.Stamp.Generation, g.cache.clock.Elapsed(), sender)
 	}
 	if duplicate {
-		return // what prev loaded since it came the first time may stay
+		return // what was loaded since the Clear first came here survives
 	}
 	floor := expiry.Removal(max(prev, w.Stamp.Generation))
-	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(floor) || g.fresh.maybeOlder(e, floor) })
+	g.store.Sweep(store.Removed, func(e *store.Entry) bool {
+		return e.Below(floor) || g.fresh.maybeOlder(e, floor)
+	})
 }
 
-// put makes the note's value the entry of its key, in the place of what is dead or older, see
-// insert. It reports false if the note has no value that is alive.
+// applyValue makes the write's value the entry of its key. It replaces an entry that is dead or older, see
+// insert. It reports false if the write has no value that is still live.
 func (g *Group) applyValue(w *message.Write, transit time.Duration, dead func(*store.Entry) bool) bool {
 	if !w.HasValue || w.Tagged && !store.IsTagged(w.Value) {
-		return false // malformed, or from a version to come: a miss
+		return false // malformed, or from a later version: treat it as a miss
 	}
 	now := g.cache.clock.Instant()
 	born := now.Add(-w.Age - transit)
@@ -63,11 +70,13 @@ func (g *Group) applyValue(w *message.Write, transit time.Duration, dead func(*s
 	if now >= e.Expires {
 		return false
 	}
-	g.insert(e, dead, func() bool { return !isOdd(g.cache.leases.GuestEpoch()) && g.fresh.admissible(e, false, anySeq) })
+	g.insert(e, dead, func() bool {
+		return !isOdd(g.cache.leases.GuestEpoch()) && g.fresh.admissible(e, false, anySeq)
+	})
 	return true
 }
 
-// noteOf returns what tells others of an entry.
+// writeOf returns the write that tells other nodes of e.
 func (g *Group) writeOf(e *store.Entry) message.Write {
 	return message.Write{
 		Group:    g.name,

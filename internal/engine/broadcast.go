@@ -10,15 +10,15 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// spread tells writes to every node of this region, and returns when none of
-// them serves what is older: all have taken them in, and who is not among them can hold
-// no lease. The nodes that own or succeed a key get the value if its note has one, the
-// others need the floor only.
+// broadcast tells every node of this region of the writes, and returns when none of them serves anything
+// older: the nodes of the view have applied the writes, and no other node can hold a lease (rule 6 of
+// package lease). A key's owner and its successor get the value if the write has one; the others need only
+// the floor.
 //
-// The error is ctx's, or that this node is leaving and does not see the others any
-// more; who was not told by then is not told.
+// The error is ctx's, or says that this node is leaving, or is a guest, and no longer sees the others. A
+// node that has not been told by then is not told.
 //
-// The writes are not this node's to send to other regions; those of complete are.
+// The writes are not this node's to send to other regions, unlike those of committer.complete.
 func (c *Cache) broadcast(ctx context.Context, writes ...*message.Write) error {
 	b := c.newBroadcast(writes)
 	return b.run(ctx)
@@ -28,22 +28,22 @@ func (c *Cache) newBroadcast(writes []*message.Write) broadcast {
 	return broadcast{c: c, writes: writes, start: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
 }
 
-// A spreading is writes on their calls to the nodes of this region.
+// A broadcast carries writes to the nodes of this region.
 type broadcast struct {
 	c      *Cache
 	writes []*message.Write
-	sender uint64         // see take
-	start  expiry.Instant // when the ages were right
+	sender uint64         // see Group.apply
+	start  expiry.Instant // when the ages of the writes were right
 	told   map[string]bool
 
-	// in is the tenure that the writes were stamped in, if they are a Swap's. A node that is told
-	// only after its end may have owned the key by then, and have swapped the same value: that is
-	// disputed. A node that came into the view after it has the floor from the journals.
+	// term is the term in which a Swap's write was stamped; zero for other writes. The write is disputed
+	// if a node was told only after the term ended: it may have owned the key by then, and have swapped
+	// the same value. A node that joined the view after the term has the floor from the journals.
 	term     term
 	disputed bool
 }
 
-// run does what spread says.
+// run sends the writes until all have been told, as broadcast says.
 func (b *broadcast) run(ctx context.Context) error {
 	c := b.c
 	for {
@@ -61,8 +61,7 @@ func (b *broadcast) run(ctx context.Context) error {
 			}
 			continue
 		}
-		// Who was not told may be on its calls out of the view, or have lost the
-		// message.
+		// A node that was not told may be leaving the view, or have lost the message.
 		select {
 		case <-changed:
 		case <-time.After(resendPause):
@@ -72,15 +71,14 @@ func (b *broadcast) run(ctx context.Context) error {
 	}
 }
 
-// tellAgain is the pause before a node is told once more what it has not
-// acknowledged.
+// resendPause is the pause before a node that has not acknowledged the writes is sent them again.
 const resendPause = 20 * time.Millisecond
 
-// tell tells those nodes of the view that have not been told, all at the same
-// time. What many writers tell one node shares its messages' calls to the network,
-// see peers. It reports whether all have been told now.
+// send sends the writes to the nodes of the view that have not been told, all at the same time, and
+// reports whether all have been told now. What several writers send to one node shares its network writes,
+// see package peers.
 func (b *broadcast) send(ctx context.Context, v *view) (all bool) {
-	// A node that is up and does not answer for so long has lost it.
+	// A node that is up and does not answer within this time has lost the message.
 	ctx, cancel := context.WithTimeout(ctx, b.c.config.Lease/2)
 	defer cancel()
 	type sent struct {
@@ -88,7 +86,7 @@ func (b *broadcast) send(ctx context.Context, v *view) (all bool) {
 		call peers.Pending
 	}
 	var calls []sent
-	var floors []byte // the message of all that get no value
+	var floors []byte // the message for all nodes that get no value
 	keepers := v.keepers(b.writes)
 	all = true
 	for _, node := range v.home.Nodes {
@@ -118,7 +116,7 @@ func (b *broadcast) send(ctx context.Context, v *view) (all bool) {
 		}
 		calls = append(calls, sent{node.ID, call})
 	}
-	member := false // one of the tenure's view has been told
+	member := false // a node of the term's view has been told
 	for _, t := range calls {
 		if _, err := t.call.Wait(ctx); err != nil {
 			all = false
@@ -131,10 +129,10 @@ func (b *broadcast) send(ctx context.Context, v *view) (all bool) {
 	return all
 }
 
-// takeTell answers a Tell.
+// handleBroadcast answers a Broadcast.
 func (c *Cache) handleBroadcast(m message.Broadcast, transit time.Duration) peers.Answer {
 	for i := range m.Writes {
-		// A group that is not here has nothing that could be served.
+		// A group that does not exist here has nothing that could be served.
 		if g := c.group(m.Writes[i].Group); g != nil {
 			if err := g.origin.supersede(&m.Writes[i]); err != nil {
 				return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}

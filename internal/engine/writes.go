@@ -36,7 +36,7 @@ type WriteOptions struct {
 // A Receipt says what became of a write.
 type Receipt struct {
 	Generation expiry.Generation // 0 if the write is not known to have happened
-	Confirmed  []string          // regions in which no node serves anything older; this process's own is first
+	Confirmed  []string          // regions in which no node serves anything older, this process's own first
 	Pending    []string          // regions that the call waited for and that have not confirmed
 }
 
@@ -78,7 +78,9 @@ func (g *Group) RemoveMany(ctx context.Context, keys []string, o *WriteOptions) 
 }
 
 // mutateMany carries out writes, up to manyParallel at a time.
-func (rt *router) mutateMany(ctx context.Context, writes []*message.WriteRequest, o *WriteOptions) KeyErrors {
+func (rt *router) mutateMany(
+	ctx context.Context, writes []*message.WriteRequest, o *WriteOptions,
+) KeyErrors {
 	var all manyReceipts
 	parallel := make(chan struct{}, manyParallel)
 	var writing sync.WaitGroup
