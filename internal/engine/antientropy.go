@@ -12,24 +12,23 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
+// This file compares floors with the other regions, and repairs what no other mechanism has caught.
+
 const (
-	// compareEvery is how often a node compares its floors with one node of each other
-	// region, on average.
+	// compareEvery is the average time between two comparisons with one node of each other region.
 	compareEvery = 5 * time.Second
 
-	// compareSettled is how old a floor must be to be compared: younger ones may be on
-	// their way.
+	// compareSettled is how old a floor must be to be compared: younger ones may still be on their way.
 	compareSettled = 3 * time.Second
 
-	// compareSlices is how many digests stand for the floors of a group at most. Those of all
-	// floors that matter may be hours wide, and only whole ones are compared: compareFine is how
-	// wide those for the last floors are.
+	// compareSlices bounds the digests that stand for the floors of a group. compareFine is the width of
+	// the slices that cover the latest floors. Slices that cover all floors that matter may be hours wide,
+	// and only whole ones are compared.
 	compareSlices = 64
 	compareFine   = 2 * time.Second
 )
 
-// compare compares floors with the other regions until Close. It repairs what no
-// other mechanism has caught.
+// compare compares floors with the other regions until Close.
 func (c *Cache) compare() {
 	for {
 		select {
@@ -37,7 +36,7 @@ func (c *Cache) compare() {
 		case <-c.ctx.Done():
 			return
 		}
-		if c.isGuest() { // it is told of nothing, so there would be no end of missing
+		if c.isGuest() { // it is told of no writes, so it would always lack some
 			continue
 		}
 		for _, r := range c.topology().Remote {
@@ -57,19 +56,18 @@ func (c *Cache) compare() {
 	}
 }
 
-// compareWith takes from a node of another region the floors that this one lacks, and
-// tells its own region of them.
+// compareWith fetches from a node of another region the floors that this node lacks, and tells its own
+// region of them. It compares slices of the given width.
 func (j *journal) compareWith(ctx context.Context, n regions.Node, width time.Duration) error {
 	peer := j.g.cache.transport.Peer(n.ID)
 	if peer == nil {
 		return errors.New("no such peer")
 	}
-	// The slices reach from the oldest floor that matters, or as far back as they can, to the
-	// youngest that has settled. They begin at round times, so that a floor is in the
-	// same slice each time.
+	// The slices reach from the oldest floor that matters, or as far back as they can, to the youngest
+	// that has settled. They begin at round times, so that a floor is in the same slice each time.
 	//
-	// Nodes differ in which floors they have forgotten. All slices are younger: floors are
-	// kept for longer than they matter, see retention.
+	// Nodes differ in which floors they have forgotten. All slices are younger than those: floors are kept
+	// for longer than they matter, see retention.
 	now := j.g.cache.clock.Read()
 	oldest := now.Add(-min(j.relevance(), (compareSlices-1)*width))
 	from := expiry.At(max(oldest, j.g.floors.Group()).Time().Truncate(width))
@@ -96,13 +94,13 @@ func (j *journal) compareWith(ctx context.Context, n regions.Node, width time.Du
 	return nil
 }
 
-// giveDifference answers a Compare.
+// handleCompare answers a CompareRequest.
 func (j *journal) handleCompare(m *message.CompareRequest) peers.Answer {
 	f := message.Floors{Cleared: j.g.floors.Cleared()}
 	size := 0
 	for i, d := range j.g.floors.Digest(m.From, m.Width, len(m.Digests)) {
 		if d == m.Digests[i] || size >= j.replySize() {
-			continue // the next time, then
+			continue // the same, or no room left: it comes the next time
 		}
 		from := m.From.Add(time.Duration(i) * m.Width)
 		size += j.addFloors(&f, j.g.floors.Between(from, from.Add(m.Width), journalPage))
@@ -110,7 +108,7 @@ func (j *journal) handleCompare(m *message.CompareRequest) peers.Answer {
 	return peers.Answer{Value: f.Append(nil)}
 }
 
-// compareWidth returns how wide slices must be to cover d, in whole seconds.
+// compareWidth returns how wide the slices must be to cover d, rounded to whole seconds.
 func compareWidth(d time.Duration) time.Duration {
 	return (d/(compareSlices-1) + time.Second).Truncate(time.Second)
 }

@@ -14,16 +14,15 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// This file is how floors get to nodes that have not been told: when a node joins
-// or comes back, when one dies with notes unsent, and for whatever else may have gone wrong.
+// This file hands a group's floors to nodes that have not been told of them: nodes that join or come back.
 
-// A journal is what a group's nodes tell each other of its floors: to a node that joins or comes back, and to another
-// region that compares.
+// A journal gives the floors of a group to other nodes: to one that joins or comes back, and to another
+// region that compares them with its own.
 type journal struct{ g *Group }
 
-// takeJournals takes the floors of the groups from every other node of the view, and
-// as far as they can be had, from one node of each other region: this may be the
-// first node of its own. The error is that of the nodes of the view.
+// fetchJournals fetches the floors of the groups from every other node of the view, and, if possible, from
+// one node of each other region: this may be the first node of its own. The error is about the nodes of
+// the view only.
 func (c *Cache) fetchJournals(ctx context.Context, v *view, groups map[string]*Group) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -52,11 +51,11 @@ func (c *Cache) fetchJournals(ctx context.Context, v *view, groups map[string]*G
 	return errors.Join(errs...)
 }
 
-// journalPage is how many floors are looked at in one go. With the longest keys
-// they are less than what a reply may have beyond the largest value.
+// journalPage is how many floors are read in one go. Even with the longest keys, a page is smaller than
+// what a reply may hold beyond the largest value.
 const journalPage = 250
 
-// takeJournal takes the floors of one node.
+// fetch fetches and applies the floors of one node.
 func (j *journal) fetch(ctx context.Context, n regions.Node) error {
 	peer := j.g.cache.transport.Peer(n.ID)
 	if peer == nil {
@@ -80,9 +79,9 @@ func (j *journal) fetch(ctx context.Context, n regions.Node) error {
 	}
 }
 
-// takeFloors takes in floors that this node may not have, and returns those that it had
-// not. What a node of another region has folded into the floor of a group is a
-// matter of that region.
+// apply applies floors that this node may lack, and returns the writes of those that it did lack, except
+// for a collapsed floor of the group. home says whether they come from this node's own region. The floors
+// that another region has collapsed into a group's floor are that region's own matter.
 func (j *journal) apply(f *message.Floors, home bool) (news []message.Write) {
 	take := func(w message.Write, sender uint64) {
 		if !home {
@@ -95,19 +94,22 @@ func (j *journal) apply(f *message.Floors, home bool) (news []message.Write) {
 		take(message.Write{Group: j.g.name, Clear: true, Stamp: expiry.Removal(f.Cleared)}, f.ClearedBy)
 	}
 	if home && f.Group > j.g.floors.Group() {
-		j.g.apply(&message.Write{Group: j.g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(f.Group)}, 0, 0)
+		collapsed := message.Write{
+			Group: j.g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(f.Group),
+		}
+		j.g.apply(&collapsed, 0, 0)
 	}
 	for _, k := range f.Keys {
 		w := message.Write{Group: j.g.name, Key: k.Key, Scope: k.Scope, Stamp: k.Stamp}
 		if j.g.floors.FloorOf(w.Subject()).Below(w.Stamp) {
-			_ = j.g.origin.supersede(&w) // drops what is older, there is nothing to keep
+			_ = j.g.origin.supersede(&w) // drops what is older; fails only for a dirty write
 			take(w, k.Sender)
 		}
 	}
 	return news
 }
 
-// giveJournal answers a Journal.
+// handle answers a JournalRequest.
 func (j *journal) handle(m *message.JournalRequest) peers.Answer {
 	f := message.Floors{Next: m.Cursor, More: true}
 	for size := 0; f.More && size < j.replySize(); {
@@ -115,13 +117,13 @@ func (j *journal) handle(m *message.JournalRequest) peers.Answer {
 		held, f.Next, f.More = j.g.floors.Journal(0, f.Next, journalPage)
 		size += j.addFloors(&f, held)
 	}
-	// After the page: a floor that was folded in between is in one of the two.
+	// Read after the page: a floor that is collapsed in between is in at least one of the two.
 	f.Cleared, f.ClearedBy = j.g.floors.ClearedBy()
 	f.Group = j.g.floors.Group()
 	return peers.Answer{Value: f.Append(nil)}
 }
 
-// replySize is how many bytes of floors are sent at once, but for one page.
+// replySize bounds the bytes of floors in one reply, to within a page.
 func (j *journal) replySize() int { return min(j.g.cache.config.Limits.MaxValue, 1<<20) }
 
 func (j *journal) addFloors(f *message.Floors, held []expiry.KeyFloor) (size int) {
@@ -133,7 +135,7 @@ func (j *journal) addFloors(f *message.Floors, held []expiry.KeyFloor) (size int
 	return size
 }
 
-// eachFloor passes the floors of keys and scopes to visit.
+// each calls visit for the floors of keys and scopes.
 func (j *journal) each(visit func(expiry.KeyFloor)) {
 	for cursor, more := uint64(0), true; more; {
 		var held []expiry.KeyFloor
@@ -144,8 +146,8 @@ func (j *journal) each(visit func(expiry.KeyFloor)) {
 	}
 }
 
-// present returns the note of the write that a floor is of: with its value, if
-// that is here. No value has the stamp of a scope's removal.
+// writeOf returns the write that a floor belongs to, with its value if that is here. A scope has no value:
+// none has the stamp of a scope's removal.
 func (j *journal) writeOf(f *message.Floor) message.Write {
 	e, ok := j.g.store.Peek(f.Key)
 	if ok && e.Stamp == f.Stamp && !e.Absent() && j.g.cache.clock.Instant() < e.Expires {
@@ -154,15 +156,16 @@ func (j *journal) writeOf(f *message.Floor) message.Write {
 	return message.Write{Group: j.g.name, Key: f.Key, Scope: f.Scope, Stamp: f.Stamp}
 }
 
-// dead returns the generation before which everything is dead by age, wherever
-// it is, so that floors do not matter, and are not needed for comparing them either.
+// deadBefore returns the generation before which every value has expired, wherever it is. Older floors do
+// not matter, and are not needed for comparisons either.
 func (j *journal) deadBefore() expiry.Generation { return j.g.cache.clock.Read().Add(-j.retention()) }
 
-// relevance is for how long a floor matters: a value that is older may be alive somewhere.
+// relevance returns how long a floor matters: an older value may be live somewhere.
 func (j *journal) relevance() time.Duration {
-	return max(j.g.config.TTL+j.g.fresh.staleness, j.g.config.OriginLag) + j.g.viaOwner.Limit() + j.g.cache.config.MaxDrift
+	return max(j.g.config.TTL+j.g.fresh.staleness, j.g.config.OriginLag) +
+		j.g.viaOwner.Limit() + j.g.cache.config.MaxDrift
 }
 
-// retention is for how long floors are kept. The first of the slices in which those that matter are
-// compared begins up to a slice before them, and clocks differ.
+// retention returns how long floors are kept. It exceeds relevance, because the first slice that is
+// compared begins up to a slice earlier, and clocks differ.
 func (j *journal) retention() time.Duration { return j.relevance() + 2*compareWidth(j.relevance()) }

@@ -41,7 +41,7 @@ type membership struct {
 // discover runs the discovery until Close. It closes first, unless nil, once the discovery lists this node.
 func (m *membership) discover(first chan<- struct{}) {
 	calling := make(chan struct{}, 1) // a mutex for found, in case a discovery calls it concurrently
-	warned := map[string]bool{}       // the unusable nodes of the last report, which are likely in the next one too
+	warned := map[string]bool{}       // the unusable nodes of the last report, likely to be in the next
 	found := func(v regions.View) {
 		calling <- struct{}{}
 		defer func() { <-calling }()
@@ -52,8 +52,8 @@ func (m *membership) discover(first chan<- struct{}) {
 		for _, n := range change.Refused {
 			what := fmt.Sprintf("%#v", n) // as a string: a node with a NaN weight does not equal itself
 			if refused[what] = true; !warned[what] {
-				m.c.log.Warn("unusable node found, ignored: it needs an address that can be dialled, a region, "+
-					"a weight in range, and an ID of its own",
+				m.c.log.Warn("unusable node found, ignored: it needs an address that can be dialled, "+
+					"a region, a weight in range, and an ID of its own",
 					"node", n.ID, "region", n.Region, "address", n.Address, "weight", n.Weight)
 			}
 		}

@@ -231,7 +231,7 @@ func (ow *originWrites) queued(key string, floor expiry.Stamp) (answer, bool) {
 }
 
 // isQueued reports whether the origin does not have the key's last write yet.
-func (ow *originWrites) has(key string) bool {
+func (ow *originWrites) isQueued(key string) bool {
 	if ow.queue == nil {
 		return false
 	}

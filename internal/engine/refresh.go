@@ -87,7 +87,7 @@ func (r *refresher) whileRevalidating(key string) (answer, bool) {
 	if !ok || !r.g.fresh.servesRevalidating(e, r.g.floors.Floor(key), now) {
 		return answer{}, false
 	}
-	if r.g.origin.has(key) {
+	if r.g.origin.isQueued(key) {
 		return answer{}, false // what is queued is fresher than any load
 	}
 	r.start(e, now, min(r.g.config.Revalidate/4, refreshRetry))
@@ -131,7 +131,7 @@ func (r *refresher) start(e *store.Entry, now expiry.Instant, pause time.Duratio
 func (r *refresher) reload(e *store.Entry, key string) bool {
 	known, f := r.g.floors.Seq(), r.g.newFill(key)
 	if !r.g.fresh.expired(e, r.g.cache.clock.Instant()) {
-		if r.g.origin.has(key) {
+		if r.g.origin.isQueued(key) {
 			return false // the queue is the origin until it is written
 		}
 		f = f.above(expiry.Removal(e.Generation))

@@ -44,7 +44,8 @@ func (r *replicator) open() {
 				}),
 				filled: make(chan struct{}),
 			}
-			pumping := r.c.spawn(func() { r.pump(n.Region, to.Outbox) }) && r.c.spawn(func() { r.backfill(to) })
+			pumping := r.c.spawn(func() { r.pump(n.Region, to.Outbox) }) &&
+				r.c.spawn(func() { r.backfill(to) })
 			return to, !pumping
 		})
 	}
@@ -201,7 +202,7 @@ func (r *replicator) relay(ctx context.Context, writes []message.Write, transit 
 			})
 			continue
 		}
-		_ = g.origin.supersede(w) // the write is not dirty: this only drops older ones
+		_ = g.origin.supersede(w) // drops what is older; fails only for a dirty write
 		g.apply(w, transit, 0)    // apply all of them before waiting for any
 		w.Age += transit
 		wg.Go(func() { errs[i] = r.c.broadcast(ctx, w) })

@@ -9,23 +9,24 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// senderOf returns what stands for a process among the senders of floors: for its node, and for
-// when it started, since what one process has not sent the next one does not know.
+// This file takes over the floors whose sender is gone, so that they still get to the other regions.
+
+// senderOf returns the number that identifies a process as the sender of floors: the process, not the
+// node, because a restarted process does not know what its predecessor had yet to send.
 func senderOf(id string, epoch expiry.Generation) uint64 { return expiry.OriginOf(id, epoch) }
 
-// takeOver sends to the other regions what processes that are gone may not have
-// sent: the floors of keys that this node owns, if their sender is no member of the region any more. All
-// nodes of the region have the floors, and this one has the value too if it was the
-// successor. Much of it has been sent before, and changes nothing there. It does not matter when
-// the sender has gone, or who has owned the key in the meantime.
+// takeOver sends to the other regions what processes that are gone may not have sent: the floors of keys
+// that this node owns and whose sender is no longer a member of the region. All nodes of the region have
+// the floors; this one also has the value if it was the successor. Much of it has been sent before, and
+// changes nothing there. It does not matter when the sender left, nor who has owned the key in the
+// meantime.
 //
-// A node that has just come back first takes the journals: others may have been told what it
-// has not.
+// A node that comes back must fetch the journals first: others may have been told what it has not.
 func (c *Cache) takeOver() {
 	f := &c.journals
 	f.mu.Lock()
 	due := f.orphaned && c.holdsLease()
-	if due { // else resumeLease calls again
+	if due { // otherwise resumeLease calls again
 		f.orphaned = false
 	}
 	f.mu.Unlock()
@@ -34,7 +35,7 @@ func (c *Cache) takeOver() {
 	}
 }
 
-// takeOverIn is takeOver for some groups, on a node that has been told of everything.
+// takeOverIn is takeOver for some groups, on a node that has been told of every write.
 func (c *Cache) takeOverIn(groups ...*Group) {
 	v := c.view.Load()
 	members := map[uint64]bool{c.self: true}
@@ -49,7 +50,7 @@ func (c *Cache) takeOverIn(groups ...*Group) {
 	}
 }
 
-// restarted is told that the process of a node is another one than before. It must not block.
+// onRestart handles a restart: the process of a node is not the one it was. It must not block.
 func (c *Cache) onRestart(p *peers.Peer) {
 	if p.Region() != c.node.Region {
 		return
@@ -59,14 +60,18 @@ func (c *Cache) onRestart(p *peers.Peer) {
 }
 
 func (j *journal) takeOver(v *view, gone func(sender uint64) bool) {
-	now := j.g.cache.clock.Instant // read before the age of a value is
+	now := j.g.cache.clock.Instant // called before the age of a value is measured
 	if through := j.g.floors.TakeCollapsed(gone); through > 0 {
-		// Which keys' floors they were nobody knows any more.
-		j.g.cache.replicator.add(&message.Write{Group: j.g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(through)}, now())
+		// Nobody knows any more which keys had the collapsed floors.
+		j.g.cache.replicator.add(&message.Write{
+			Group: j.g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(through),
+		}, now())
 	}
 	owns := func(key string) bool { return v.home.Owner(key).ID == j.g.cache.node.ID }
 	if cleared, by := j.g.floors.ClearedBy(); cleared > 0 && gone(by) && owns("") {
-		j.g.cache.replicator.add(&message.Write{Group: j.g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now())
+		j.g.cache.replicator.add(&message.Write{
+			Group: j.g.name, Clear: true, Stamp: expiry.Removal(cleared),
+		}, now())
 		j.g.floors.AdoptClear(cleared, j.g.cache.self)
 	}
 	j.each(func(k expiry.KeyFloor) {

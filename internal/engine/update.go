@@ -355,7 +355,7 @@ func (us *updates) applyInOwnRegion(
 			Group: us.g.name, Key: req.Key, Stamp: reply.Stamp,
 			HasValue: true, Value: req.Value, Tagged: req.Tagged, Life: us.g.life(req.Key, false, req.Life),
 		}
-		_ = us.g.origin.supersede(&w) // the write is not dirty: this only drops older ones
+		_ = us.g.origin.supersede(&w) // drops what is older; fails only for a dirty write
 		us.g.apply(&w, 0, 0)
 		err := us.g.cache.broadcast(ctx, &w)
 		if errors.Is(err, errGuest) { // a guest waits for others to tell its region
