@@ -70,7 +70,7 @@ func (h *homes) read(ctx context.Context, key, home string) (a answer, err error
 		a, ok := h.ask(ctx, r, key)
 		switch {
 		case ok && a.err == nil && a.source == SourceStale:
-			err = errors.New("there is only a stale value")
+			err = errors.New("only a stale value is available")
 			if !h.g.fresh.revalidates(a.entry, h.g.cache.clock.Instant()) {
 				return a, err
 			}

@@ -73,11 +73,11 @@ func (m *membership) discover(first chan<- struct{}) {
 		err := (<-done).Err
 		if m.c.leaving.Err() != nil {
 			if err != nil {
-				m.c.log.Warn("discovery did not end well; this node may stay announced", "err", err)
+				m.c.log.Warn("discovery ended with an error; this node may stay announced", "err", err)
 			}
 			return
 		}
-		m.c.log.Error("discovery failed, members stay as they are", "err", err)
+		m.c.log.Error("discovery failed, keeping the members as they are", "err", err)
 		select {
 		case <-time.After(discoveryRetry):
 		case <-m.c.leaving.Done():
@@ -126,7 +126,7 @@ func (m *membership) log(change regions.Change) {
 		m.c.log.Info("node left", "node", n.ID, "region", n.Region)
 	}
 	if change.Err != nil {
-		m.c.log.Error("ring cannot be built, the region stays as it was", "err", change.Err)
+		m.c.log.Error("cannot build the ring, keeping the region as it was", "err", change.Err)
 	}
 }
 

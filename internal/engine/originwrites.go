@@ -15,24 +15,24 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// A backing is how a group's writes get to the user's origin, if they do: through,
-// before the cache has them, or behind, after.
+// originWrites brings a group's writes to the user's origin, if the group has one for them: through,
+// before the cache has them, or behind, after it has them.
 type originWrites struct {
 	g *Group
 
-	set    func(ctx context.Context, key string, value []byte) error // nil: writes are the cache's alone
+	set    func(ctx context.Context, key string, value []byte) error // nil: values stay in the cache alone
 	remove func(ctx context.Context, key string) error               // nil: so are removals
-	queue  *writebehind.Queue                                        // nil: they are written through
+	queue  *writebehind.Queue                                        // nil: writes go through
 
 	flushedMu sync.Mutex // guards the following
 	flushed   []message.Floor
-	sending   bool // whether somebody sends what is in clean
+	sending   bool // sendFlushed is running
 }
 
-// any reports whether writes get to the origin at all.
+// any reports whether any writes get to the origin.
 func (ow *originWrites) any() bool { return ow.set != nil || ow.remove != nil }
 
-// init makes g's backing from its configuration.
+// init sets ow up from g's configuration.
 func (ow *originWrites) init(g *Group) {
 	config := &g.config
 	ow.g, ow.set, ow.remove = g, config.Set, config.Remove
@@ -50,7 +50,7 @@ func (ow *originWrites) init(g *Group) {
 	}
 }
 
-// takes reports whether the origin is to get a write of this kind.
+// takes reports whether the origin gets writes of this kind.
 func (ow *originWrites) takes(op message.Op) bool {
 	switch op {
 	case message.Set, message.Swap:
@@ -61,16 +61,17 @@ func (ow *originWrites) takes(op message.Op) bool {
 	return false
 }
 
-// through writes w to the origin, which takes it. The key's lock is
-// held, so the origin sees a key's writes in the order of their stamps.
+// through carries out req at the origin. The caller holds the key's lock, so the origin sees a key's
+// writes in the order of their stamps.
 //
-// If it fails, nobody knows what the origin holds: what the cache has of the key dies.
+// If it fails, nobody knows what the origin holds, so it invalidates what the cache has of the key.
 func (ow *originWrites) through(ctx context.Context, req *message.WriteRequest) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, ow.g.config.LoadTimeout, ErrTimeout)
 	defer cancel()
 	what, write := ow.userCall(req.Key, store.Payload(req.Value, req.Tagged), req.Op == message.Remove)
 	done, going := origin.Go(&ow.g.guard, ow.g.cache.spawn, what, req.Key, origin.NoValue(func() error {
-		return write(ow.g.cache.waits.During(ctx, origin.Subject{Group: ow.g.name, Key: req.Key, Write: true}))
+		subject := origin.Subject{Group: ow.g.name, Key: req.Key, Write: true}
+		return write(ow.g.cache.waits.During(ctx, subject))
 	}))
 	if !going {
 		return ErrClosed
@@ -79,7 +80,7 @@ func (ow *originWrites) through(ctx context.Context, req *message.WriteRequest) 
 	err := o.Err
 	if !ended {
 		err = endOf(context.Cause(ctx))
-		// It may change the origin yet, after all that is done below.
+		// The abandoned call may still change the origin, after everything that is done below.
 		ow.g.cache.spawn(func() {
 			select {
 			case <-done:
@@ -97,15 +98,17 @@ func (ow *originWrites) through(ctx context.Context, req *message.WriteRequest) 
 	return nil
 }
 
-// toOrigin returns what is to be called for a write, the user's setter or remover.
-func (ow *originWrites) userCall(key string, value []byte, removed bool) (what string, write func(context.Context) error) {
+// userCall returns the call of the user's setter or remover that carries out a write, and its name.
+func (ow *originWrites) userCall(
+	key string, value []byte, removed bool,
+) (what string, write func(context.Context) error) {
 	if removed {
 		return "remover", func(ctx context.Context) error { return ow.remove(ctx, key) }
 	}
 	return "setter", func(ctx context.Context) error { return ow.set(ctx, key, value) }
 }
 
-// distrust makes what the cache has of the key dead, everywhere.
+// distrust invalidates what any cache has of the key.
 func (ow *originWrites) distrust(key string) {
 	held, err := ow.g.committer.keys.Lock(ow.g.cache.ctx, key)
 	if err != nil {
@@ -120,19 +123,21 @@ func (ow *originWrites) distrustLocked(key string) {
 	_ = ow.g.committer.stampLocked(w, &message.WriteRequest{}, noDeadline)
 	ow.g.cache.spawn(func() {
 		if err := ow.g.committer.complete(pending{writes: []*message.Write{w}}); err != nil {
-			ow.g.cache.log.Warn("a failed write to the origin could not be told to the region", "group", ow.g.name, "key", key, "err", err)
+			ow.g.cache.log.Warn("the region could not be told of a failed write to the origin",
+				"group", ow.g.name, "key", key, "err", err)
 		}
 	})
 }
 
-// store1 writes one queued write to the origin.
+// store writes one queued write to the origin.
 func (ow *originWrites) store(ctx context.Context, w writebehind.Write) error {
 	what, write := ow.userCall(w.Key, store.Payload(w.Value, w.Tagged), w.Removed)
-	done, ok := origin.Go(&ow.g.guard, ow.g.cache.spawn, what, w.Key, origin.NoValue(func() error { return write(ctx) }))
+	done, ok := origin.Go(&ow.g.guard, ow.g.cache.spawn, what, w.Key,
+		origin.NoValue(func() error { return write(ctx) }))
 	if !ok {
 		return ErrClosed
 	}
-	err := (<-done).Err // the queue leaves behind what does not return
+	err := (<-done).Err // the queue abandons a call that does not return
 	if err != nil {
 		ow.g.stats.originErrors.Add(1)
 	} else {
@@ -141,7 +146,7 @@ func (ow *originWrites) store(ctx context.Context, w writebehind.Write) error {
 	return err
 }
 
-// queue makes n, which has its stamp, one that the origin will get.
+// enqueue queues w, which is stamped, for the origin.
 func (ow *originWrites) enqueue(ctx context.Context, w *message.Write) error {
 	w.Dirty = true
 	err := ow.queue.Put(ctx, ow.toQueued(w))
@@ -156,10 +161,13 @@ func (ow *originWrites) enqueue(ctx context.Context, w *message.Write) error {
 
 func (ow *originWrites) toQueued(w *message.Write) writebehind.Write {
 	now := ow.g.cache.clock.Instant()
-	return writebehind.Write{Key: w.Key, Stamp: w.Stamp, Value: w.Value, Tagged: w.Tagged, Removed: w.Stamp.IsRemoval(), Born: now.Add(-w.Age), Expires: now.Add(w.Life - w.Age)}
+	return writebehind.Write{
+		Key: w.Key, Stamp: w.Stamp, Value: w.Value, Tagged: w.Tagged, Removed: w.Stamp.IsRemoval(),
+		Born: now.Add(-w.Age), Expires: now.Add(w.Life - w.Age),
+	}
 }
 
-// noteOfQueued is the reverse of behindOf.
+// fromQueued is the reverse of toQueued.
 func (ow *originWrites) fromQueued(w writebehind.Write) message.Write {
 	return message.Write{
 		Group:    ow.g.name,
@@ -174,27 +182,27 @@ func (ow *originWrites) fromQueued(w writebehind.Write) message.Write {
 	}
 }
 
-// takeDirty does with a note from another node what concerns the origin: as the
-// successor of a key's owner, or as its new owner, it keeps what the origin does not
-// have; and what it has of its own that is older need not be written any more. It is to be
-// called before the note is taken in, so that no read finds the floor of the newer write
-// beside the older write.
+// supersede does what a write from another node requires of the queue. The successor of a key's owner, and
+// a new owner, keep what the origin does not have yet. Older writes of this node's own need not be written
+// any more. The error says that there is no room to keep a dirty write; there is none for other writes.
+//
+// Call it before the write is applied, so that no read finds the floor of the newer write beside the older
+// one.
 func (ow *originWrites) supersede(w *message.Write) error {
 	q := ow.queue
 	if q == nil || w.Clear || w.Scope || w.Stamp.IsLoad() {
 		return nil
 	}
-	// Only what is older: its own write comes back to a node that owns the key,
-	// from a region that only passes it on.
+	// Drop only older ones: the owner of a key gets its own write back from a region that passes it on.
 	older := w.Stamp
 	older.Origin--
 	switch held, ok := q.Lookup(w.Key); {
 	case w.Dirty && (w.HasValue || w.Stamp.IsRemoval()):
-		q.Drop(w.Key, older) // be there room for the newer one or not
+		q.Drop(w.Key, older) // whether or not there is room for the newer one
 		return q.Hold(ow.toQueued(w))
 	case w.HasValue && (!ok || held.Stamp.Below(w.Stamp)):
-		// Another region writes it. If an older one is being written here just now, which may
-		// come last, then so must this one be after it; else it is not kept.
+		// Another region writes it to the origin. If an older one is being written here just now, that may
+		// come last, so this one must be written after it. Otherwise it is not kept.
 		_ = q.Hold(ow.toQueued(w))
 		q.Drop(w.Key, w.Stamp)
 	}
@@ -202,8 +210,8 @@ func (ow *originWrites) supersede(w *message.Write) error {
 	return nil
 }
 
-// queued answers with what the origin does not have yet: for such a key the queue
-// is the origin, and what it has is as good as loaded now.
+// queued answers with a write that the origin does not have yet. For such a key the queue is the origin,
+// and its value is as good as one loaded now.
 func (ow *originWrites) queued(key string, floor expiry.Stamp) (answer, bool) {
 	if ow.queue == nil {
 		return answer{}, false
@@ -239,9 +247,8 @@ func (ow *originWrites) isQueued(key string) bool {
 	return ok
 }
 
-// dirty is queued for a load. What has been cleared since it was written is not
-// answered with, and the origin must have it before it is asked: what was there before
-// would come back.
+// unwritten is queued for a load. It does not answer with a write that has been cleared since. The origin
+// must have that write before it is asked, or else what it held before would come back.
 func (ow *originWrites) unwritten(ctx context.Context, key string, floor expiry.Stamp) (answer, bool) {
 	if a, ok := ow.queued(key, floor); ok || ow.queue == nil {
 		return a, ok
@@ -250,15 +257,17 @@ func (ow *originWrites) unwritten(ctx context.Context, key string, floor expiry.
 		return answer{}, false
 	}
 	ow.queue.Adopt(func(k string) bool { return k == key })
-	ctx, cancel := share(ctx, 3, 4) // leaves time to say so
+	ctx, cancel := share(ctx, 3, 4) // leaves time to report the error
 	defer cancel()
 	if err := ow.awaitWritten(ctx, key); err != nil {
-		return answer{err: ow.g.located(fmt.Errorf("%w: the key has been cleared, and the origin does not have yet what was written before: %w", ErrTimeout, err))}, true
+		return answer{err: ow.g.located(fmt.Errorf(
+			"%w: the key has been cleared, but the origin does not have the previous write yet: %w",
+			ErrTimeout, err))}, true
 	}
 	return answer{}, false
 }
 
-// written waits until nothing is queued for the key.
+// awaitWritten waits until the queue has no write of the key.
 func (ow *originWrites) awaitWritten(ctx context.Context, key string) error {
 	for {
 		if _, ok := ow.queue.Lookup(key); !ok {
@@ -272,8 +281,7 @@ func (ow *originWrites) awaitWritten(ctx context.Context, key string) error {
 	}
 }
 
-// stored is called when the origin has a queued write: who keeps it for this
-// node need not any more.
+// onFlushed handles a queued write that the origin now has: the nodes that keep it for this one can drop it.
 func (ow *originWrites) onFlushed(w writebehind.Write) {
 	ow.flushedMu.Lock()
 	defer ow.flushedMu.Unlock()
@@ -283,8 +291,8 @@ func (ow *originWrites) onFlushed(w writebehind.Write) {
 	}
 }
 
-// sendClean tells the nodes of the view what the origin has. Which of them keep
-// it depends on the rings that were.
+// sendFlushed tells the nodes of the view what the origin has. It tells all of them: which ones keep a
+// write depends on past rings.
 func (ow *originWrites) sendFlushed() {
 	for {
 		ow.flushedMu.Lock()
@@ -307,14 +315,16 @@ func (ow *originWrites) sendFlushed() {
 			}
 			ctx, cancel := context.WithTimeout(ow.g.cache.ctx, ow.g.cache.config.Lease)
 			if _, err := peer.Call(ctx, message.MethodFlushed, payload); err != nil {
-				ow.g.cache.log.Debug("not told what the origin has; it will write it once more should it become the owner", "node", n.ID, "err", err)
+				ow.g.cache.log.Debug("node not told that the origin has these writes; as their owner it "+
+					"would write them again",
+					"node", n.ID, "err", err)
 			}
 			cancel()
 		}
 	}
 }
 
-// takeClean answers a Clean.
+// handleFlushed answers a Flushed.
 func (ow *originWrites) handleFlushed(m *message.Flushed) peers.Answer {
 	if q := ow.queue; q != nil {
 		for _, k := range m.Keys {
@@ -324,9 +334,8 @@ func (ow *originWrites) handleFlushed(m *message.Flushed) peers.Answer {
 	return peers.Answer{}
 }
 
-// reown has queued writes follow their keys when the ring has changed. Those of
-// keys that are this node's now it writes; those of keys that are not, it hands to
-// the new owners, and keeps until the origin has them.
+// reown makes queued writes follow their keys after a change of the ring. It writes those whose keys are
+// now this node's. The others it hands to their new owners, and keeps until the origin has them.
 func (ow *originWrites) reown() {
 	q := ow.queue
 	if q == nil {
@@ -340,11 +349,13 @@ func (ow *originWrites) reown() {
 	})
 }
 
-// disown hands what the origin does not have to the keys' heirs, where they have one:
-// what is queued, which this node leaves to them; what is being written, which may fail
-// yet; and what is held, for an nextOwner that does not know of it. What cannot be handed over
-// this node goes on to write itself.
-func (ow *originWrites) disown(ctx context.Context, h *handover, nextOwner func(key string) (node string, ok bool)) {
+// disown hands the writes that the origin does not have to the keys' next owners, if they have one: those
+// that are queued, which this node then leaves to them; those that are being written, which may still
+// fail; and those that this node holds, in case the next owner does not know of them. This node goes on to
+// write what it cannot hand over.
+func (ow *originWrites) disown(
+	ctx context.Context, h *handover, nextOwner func(key string) (node string, ok bool),
+) {
 	q := ow.queue
 	disowned := q.Disown(func(key string) bool { _, ok := nextOwner(key); return !ok })
 	for _, w := range q.Unwritten() {

@@ -170,7 +170,7 @@ func (c *Cache) resumeLease() {
 		}
 	}
 	if !c.leases.FinishResume(guestEpoch, err == nil) {
-		c.log.Debug("no copies are served yet", "err", err)
+		c.log.Debug("not serving copies yet", "err", err)
 		return
 	}
 	f := &c.journals

@@ -55,7 +55,7 @@ func (rt *router) validate(ctx context.Context, req *message.WriteRequest, o *Wr
 	case rt.g.cache.ctx.Err() != nil:
 		return ErrClosed
 	case len(name) > MaxKey && req.Scope():
-		return fmt.Errorf("%w: a prefix of %d bytes, at most %d are allowed, as of a key",
+		return fmt.Errorf("%w: a prefix of %d bytes, at most %d are allowed, like in a key",
 			ErrTooLarge, len(name), MaxKey)
 	case len(name) > MaxKey:
 		return fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(name), MaxKey)
