@@ -23,32 +23,32 @@ type committer struct {
 }
 
 // commit carries out a write of this process as the key's owner. ctx bounds the wait. Once the write is
-// stamped it goes on without the caller, who gets ErrUnconfirmed.
+// stamped it goes on without the caller, who gets the error of pending.unconfirmed.
 func (cm *committer) commit(ctx context.Context, req *message.WriteRequest) (message.WriteReply, error) {
-	b, err := cm.begin(ctx, req, noDeadline)
+	p, err := cm.begin(ctx, req, noDeadline)
 	switch {
-	case b.writes == nil:
-		return b.reply, err
+	case p.writes == nil:
+		return p.reply, err
 	case cm.g.cache.transport == nil: // there is nobody to tell
-		return b.reply, nil
+		return p.reply, nil
 	}
 	done := make(chan error, 1)
-	if !cm.g.cache.spawn(func() { done <- cm.complete(b) }) {
-		return b.reply, b.unconfirmed()
+	if !cm.g.cache.spawn(func() { done <- cm.complete(p) }) {
+		return p.reply, p.unconfirmed()
 	}
 	if req.AckOwner {
-		return b.reply, nil
+		return p.reply, nil
 	}
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		err = b.unconfirmed()
+		err = p.unconfirmed()
 	}
-	return b.reply, err
+	return p.reply, err
 }
 
-// A pending write is stamped, and the region has yet to be told of it. It has no writes if there is nothing
-// to tell.
+// A pending is a write that is stamped and that the region has yet to be told of. It has no writes if there
+// is nothing to tell.
 type pending struct {
 	writes []*message.Write
 	reply  message.WriteReply
@@ -57,8 +57,8 @@ type pending struct {
 
 // unconfirmed returns the error of a write that the region was not told of in time. A Swap may still be
 // lost: the key's next owner may not have been told, and swap the same value.
-func (b pending) unconfirmed() error {
-	if b.term.view != nil {
+func (p pending) unconfirmed() error {
+	if p.term.view != nil {
 		return ErrUncertain
 	}
 	return ErrUnconfirmed
@@ -67,38 +67,38 @@ func (b pending) unconfirmed() error {
 // begin does everything that comes before the region is told.
 func (cm *committer) begin(
 	ctx context.Context, req *message.WriteRequest, deadline expiry.Instant,
-) (b pending, err error) {
+) (p pending, err error) {
 	if cm.g.cache.shutting.Load() {
-		return b, ErrClosed
+		return p, ErrClosed
 	}
 	if req.Op == message.Swap {
 		var ok bool
-		if b.term, ok = cm.swapTerm(req); !ok {
+		if p.term, ok = cm.swapTerm(req); !ok {
 			return pending{reply: message.WriteReply{Late: true}}, nil
 		}
 	}
-	w, err := cm.stamp(ctx, req, deadline, b.term)
+	w, err := cm.stamp(ctx, req, deadline, p.term)
 	switch {
 	case errors.Is(err, errNotSwapped):
-		return b, nil
+		return p, nil
 	case errors.Is(err, errLate) && !errors.Is(err, ErrOverloaded):
 		return pending{reply: message.WriteReply{Late: true}}, nil
 	case err != nil:
-		return b, err
+		return p, err
 	}
-	b.writes = []*message.Write{w}
+	p.writes = []*message.Write{w}
 	for _, key := range req.Keys {
 		next := &message.WriteRequest{Op: req.Op, Key: key, First: req.First, Unleased: req.Unleased}
 		if w, err = cm.stamp(ctx, next, noDeadline, term{}); err != nil {
-			if stamped := b; cm.g.cache.transport != nil {
+			if stamped := p; cm.g.cache.transport != nil {
 				cm.g.cache.spawn(func() { cm.complete(stamped) }) // the keys that have been stamped
 			}
 			return pending{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
 		}
-		b.writes = append(b.writes, w)
+		p.writes = append(p.writes, w)
 	}
-	b.reply = message.WriteReply{Stamp: b.writes[len(b.writes)-1].Stamp, Swapped: true}
-	return b, nil
+	p.reply = message.WriteReply{Stamp: p.writes[len(p.writes)-1].Stamp, Swapped: true}
+	return p, nil
 }
 
 // writeTimeout bounds how long a node goes on telling the region of a write whose caller has gone. A node
@@ -261,6 +261,7 @@ func (cm *committer) assignStamp(
 	return superseded, nil
 }
 
+// publish applies w here and puts it into the outboxes of the other regions.
 func (cm *committer) publish(w *message.Write) {
 	if cm.g.cache.transport == nil {
 		cm.g.apply(w, 0, cm.g.cache.self)
@@ -295,15 +296,15 @@ func (cm *committer) matchesExpected(req *message.WriteRequest) bool {
 
 // complete returns when no node of this region serves anything older than the pending write. It does not
 // depend on the caller's context.
-func (cm *committer) complete(b pending) error {
+func (cm *committer) complete(p pending) error {
 	ctx, cancel := context.WithTimeout(cm.g.cache.ctx, writeTimeout)
 	defer cancel()
-	s := cm.g.cache.newBroadcast(b.writes)
-	s.sender, s.term = cm.g.cache.self, b.term
-	if err := s.run(ctx); errors.Is(err, ErrUncertain) {
+	b := cm.g.cache.newBroadcast(p.writes)
+	b.sender, b.term = cm.g.cache.self, p.term
+	if err := b.run(ctx); errors.Is(err, ErrUncertain) {
 		return err
 	} else if err != nil {
-		return b.unconfirmed()
+		return p.unconfirmed()
 	}
 	return nil
 }
@@ -328,20 +329,20 @@ func (cm *committer) handle(ctx context.Context, req *message.WriteRequest, call
 	req.Born = cm.g.cache.clock.Instant().Add(-req.Age - call.Transit)
 	life := cm.g.cache.writeLifetime()
 	life -= life / 10 // the sender's clock may run faster
-	b, err := cm.begin(ctx, req, cm.g.cache.clock.Instant().Add(life-call.Transit))
+	p, err := cm.begin(ctx, req, cm.g.cache.clock.Instant().Add(life-call.Transit))
 	switch {
 	case err != nil:
-	case b.writes == nil:
+	case p.writes == nil:
 	case req.AckOwner:
-		unconfirmed := b
-		b.reply.Unconfirmed = !cm.g.cache.spawn(func() { cm.complete(unconfirmed) })
+		unconfirmed := p
+		p.reply.Unconfirmed = !cm.g.cache.spawn(func() { cm.complete(unconfirmed) })
 	default: // on this goroutine, which has nothing else to do
-		if err = cm.complete(b); errors.Is(err, ErrUnconfirmed) {
-			b.reply.Unconfirmed, b.reply.OwnerLeft, err = true, cm.g.cache.isGuest(), nil
+		if err = cm.complete(p); errors.Is(err, ErrUnconfirmed) {
+			p.reply.Unconfirmed, p.reply.OwnerLeft, err = true, cm.g.cache.isGuest(), nil
 		}
 	}
 	if err != nil {
 		return cm.g.reply(answer{err: err})
 	}
-	return peers.Answer{Value: b.reply.Append(nil)}
+	return peers.Answer{Value: p.reply.Append(nil)}
 }

@@ -35,6 +35,7 @@ func (c *Cache) giveUpLease(home *regions.Region) {
 	}
 }
 
+// isOdd reports whether a guest epoch is one in which the node is a guest (see lease.Table.GuestEpoch).
 func isOdd(n uint64) bool { return n%2 == 1 }
 
 // guestChanged runs when this node has become a guest and has handed over what it had, and again when it
@@ -76,6 +77,7 @@ func (g *Group) joinViaOwner(
 // as it does when this node closes. Some callers learn only later that this node is a guest.
 var guestAnswer = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
 
+// errGuest means that this node cannot do what is asked, because it is a guest.
 var errGuest = errors.New("the node is a guest of its region")
 
 // guestMethods are the methods that a guest answers: what others tell it, and what it knows of them.

@@ -104,6 +104,7 @@ func (h *homes) ask(ctx context.Context, home *regions.Region, key string) (answ
 	return req.send(ctx, owner)
 }
 
+// homeError marks an error that means that the home region cannot be reached.
 func homeError(home string, err error) error {
 	if errors.Is(err, errNoOwner) || errors.Is(err, errNotRecalled) {
 		return fmt.Errorf("%w: %s: %w", ErrHomeUnreachable, home, err)
@@ -128,6 +129,7 @@ func (f fill) asHome(ctx context.Context) answer {
 	return f.asOwner(ctx)
 }
 
+// errNotRecalled means that a node that may have a key's last write has not said what it knows.
 var errNotRecalled = errors.New(
 	"another node may have a later value: it does not answer, or does not know of all regions yet")
 

@@ -126,6 +126,7 @@ func (j *journal) handle(m *message.JournalRequest) peers.Answer {
 // replySize bounds the bytes of floors in one reply, to within a page.
 func (j *journal) replySize() int { return min(j.g.cache.config.Limits.MaxValue, 1<<20) }
 
+// addFloors adds floors to f, and returns the size of what it added.
 func (j *journal) addFloors(f *message.Floors, held []expiry.KeyFloor) (size int) {
 	for _, w := range held {
 		k := message.FloorOf(w)
@@ -146,8 +147,8 @@ func (j *journal) each(visit func(expiry.KeyFloor)) {
 	}
 }
 
-// writeOf returns the write that a floor belongs to, with its value if that is here. A scope has no value:
-// none has the stamp of a scope's removal.
+// writeOf returns the write that a floor belongs to, with its value if that is here. A scope gets none:
+// no entry has the stamp of a scope's removal.
 func (j *journal) writeOf(f *message.Floor) message.Write {
 	e, ok := j.g.store.Peek(f.Key)
 	if ok && e.Stamp == f.Stamp && !e.Absent() && j.g.cache.clock.Instant() < e.Expires {

@@ -130,6 +130,7 @@ func (m *membership) log(change regions.Change) {
 	}
 }
 
+// setPeers tells the transport the present members.
 func (m *membership) setPeers() {
 	m.setting.Lock()
 	defer m.setting.Unlock()
@@ -148,6 +149,7 @@ func (m *membership) state(id string) regions.State {
 	return regions.State{}
 }
 
+// stateOf is state for a node whose peer is known.
 func (m *membership) stateOf(p *peers.Peer) regions.State {
 	rtt, _ := p.RTT()
 	standing := p.Standing()
@@ -162,7 +164,7 @@ func (m *membership) stateOf(p *peers.Peer) regions.State {
 }
 
 // askPause is the least time between two requests for the lists of others. A guest's view always differs
-// from theirs, so it waits longer, but less long than what they say counts.
+// from theirs, so it waits longer, but not as long as their answers count.
 const (
 	askPause      = 250 * time.Millisecond
 	askPauseGuest = 5 * time.Second

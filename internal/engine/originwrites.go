@@ -118,6 +118,7 @@ func (ow *originWrites) distrust(key string) {
 	ow.distrustLocked(key)
 }
 
+// distrustLocked is distrust for a caller that holds the key's lock.
 func (ow *originWrites) distrustLocked(key string) {
 	w := &message.Write{Group: ow.g.name, Key: key}
 	_ = ow.g.committer.stampLocked(w, &message.WriteRequest{}, noDeadline)
@@ -159,6 +160,7 @@ func (ow *originWrites) enqueue(ctx context.Context, w *message.Write) error {
 	return err
 }
 
+// toQueued returns w as the queue has it.
 func (ow *originWrites) toQueued(w *message.Write) writebehind.Write {
 	now := ow.g.cache.clock.Instant()
 	return writebehind.Write{

@@ -157,6 +157,7 @@ func (r *replicator) push(o *outbox.Outbox, b outbox.Batch) {
 	o.Answered(b, have, r.c.clock.Instant())
 }
 
+// pushTo sends one push and returns what the answer says has arrived.
 func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
 	peer := r.c.transport.Peer(b.Target)
 	if peer == nil {

@@ -39,6 +39,7 @@ type restore struct {
 	restored        int
 }
 
+// badSnapshot returns an ErrSnapshot that says why.
 func badSnapshot(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrSnapshot, fmt.Errorf(format, args...))
 }
@@ -119,6 +120,7 @@ func (s *restore) block() (kind byte, payload []byte, err error) {
 	return head[0], buf.Bytes()[blockHead:], nil
 }
 
+// header reads the header, and works out how old the snapshot is.
 func (s *restore) header(b []byte) error {
 	name := 0
 	if len(b) > 0 {
@@ -182,6 +184,7 @@ func (s *restore) applyFloors(b []byte) error {
 	return nil
 }
 
+// applyEntries stores the entries of a block that are still live.
 func (s *restore) applyEntries(b []byte) error {
 	m, err := message.DecodeBroadcast(b)
 	if err != nil {
@@ -220,6 +223,7 @@ func (s *restore) put(w *message.Write) {
 	}
 }
 
+// end checks that everything has been read.
 func (s *restore) end(b []byte) error {
 	if len(b) != 16 {
 		return badSnapshot("its end is malformed")

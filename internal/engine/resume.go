@@ -28,7 +28,7 @@ type fetchedJournals struct {
 }
 
 // A fetchedJournal is the journal of one node, from the moment it is requested.
-type fetchedJournal struct{ complete bool } // it has come whole; guarded by fetchedJournals.mu
+type fetchedJournal struct{ complete bool } // fetched in full; guarded by fetchedJournals.mu
 
 // markOrphaned notes that there may be floors whose sender is gone.
 func (f *fetchedJournals) markOrphaned() {

@@ -15,7 +15,7 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// This file is a write as its caller's node sees it.
+// This file carries out a write at the node whose user asks for it.
 
 // A router brings the writes of this process's callers to the owners of their keys.
 type router struct{ g *Group }
@@ -157,10 +157,10 @@ func (rt *router) awaitRegion(ctx context.Context, owner string, m message.Await
 // route asks the key's owner in a region to carry out the write, and returns by, the ID of the node that
 // has.
 //
-// If that node goes away, route asks the owner of that time, for as long as the group's load timeout, but
-// not before the first node can no longer carry it out. The write should happen once; if it happens twice,
-// writes made in between must still win (see assignStamp). A Swap and a write-through are not sent again
-// once they may have been carried out.
+// If that node goes away, route asks whichever node owns the key by then, for as long as the group's load
+// timeout, but not before the first node can no longer carry it out. The write should happen once; if it
+// happens twice, writes made in between must still win (see assignStamp). A Swap and a write-through are
+// not sent again once they may have been carried out.
 func (rt *router) route(
 	ctx context.Context, req *message.WriteRequest, region string,
 ) (reply message.WriteReply, by string, err error) {
@@ -201,7 +201,7 @@ func (rt *router) route(
 				}
 			}
 			if errors.Is(err, peers.CodeUnknownGroup) && region == rt.g.cache.node.Region {
-				// As with reads: the owner does not have the group yet, so this node acts.
+				// As with reads: no owner has the group yet, so this node acts as one.
 				reply, _, err = rt.ask(ctx, req, rt.g.cache.node)
 				by, retry = rt.g.cache.node.ID, false
 			}
@@ -237,6 +237,7 @@ func (rt *router) route(
 // routeRetryPause is the pause before a key's owner is asked again.
 const routeRetryPause = 50 * time.Millisecond
 
+// errNoOwner means that no node could be asked as the owner of a key.
 var errNoOwner = errors.New("no node of the region can be reached")
 
 // An outcome says what came of asking a node for a write.

@@ -73,6 +73,7 @@ type snapshot struct {
 	floorsWritten, entriesWritten uint64
 }
 
+// block writes a block, unless an earlier write has failed.
 func (s *snapshot) block(kind byte, payload []byte) {
 	if s.err != nil {
 		return

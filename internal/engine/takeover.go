@@ -59,6 +59,7 @@ func (c *Cache) onRestart(p *peers.Peer) {
 	c.spawn(c.takeOver)
 }
 
+// takeOver takes over the floors of one group whose senders are gone.
 func (j *journal) takeOver(v *view, gone func(sender uint64) bool) {
 	now := j.g.cache.clock.Instant // called before the age of a value is measured
 	if through := j.g.floors.TakeCollapsed(gone); through > 0 {

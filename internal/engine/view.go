@@ -21,6 +21,7 @@ type view struct {
 	regionsHash uint64          // identifies the regions in the messages of an Update; never 0
 }
 
+// newView returns the view that the node named self has of a topology with these regions.
 func newView(self string, top *regions.Topology, names []string) *view {
 	var b []byte
 	for _, name := range names {

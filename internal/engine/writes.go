@@ -143,6 +143,7 @@ type manyReceipts struct {
 	errs    KeyErrors
 }
 
+// add adds the result of one write. A region has confirmed if it has confirmed all writes.
 func (m *manyReceipts) add(key string, r Receipt, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
