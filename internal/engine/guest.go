@@ -47,7 +47,7 @@ func isOdd(n uint64) bool { return n%2 == 1 }
 func (c *Cache) guestChanged(v *view) {
 	if v.Guest {
 		c.log.Warn("this node is now a guest: most nodes of the region do not list it or cannot reach it; " +
-			"it owns nothing and asks them")
+			"it owns nothing now and asks them")
 	} else {
 		c.leases.EndReturn()
 		c.log.Info("this node belongs to its region again")
