@@ -350,7 +350,7 @@ func (c *Cache) housekeep() {
 				next[g] = now
 			}
 			for _, o := range c.replicator.outboxes.All() {
-				o.Forget(g.name, g.journal.dead())
+				o.Forget(g.name, g.journal.deadBefore())
 			}
 		}
 		swept = next

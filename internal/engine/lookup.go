@@ -82,7 +82,7 @@ func (g *Group) sweep() {
 	if !g.home.mayRecall() {
 		g.home.recalled.Clear()
 	}
-	g.floors.Forget(g.journal.dead())
+	g.floors.Forget(g.journal.deadBefore())
 }
 
 // sweepEvery returns how often a sweep is worth its pass over the whole store.

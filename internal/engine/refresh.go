@@ -84,8 +84,8 @@ func (r *refresher) whileRevalidating(key string) (answer, bool) {
 	if !ok || !r.g.fresh.servesRevalidating(e, r.g.floors.Floor(key), now) {
 		return answer{}, false
 	}
-	if r.g.origin.has(key) {
-		return answer{}, false // the queue has a newer value than any load would find
+	if r.g.origin.isQueued(key) {
+		return answer{}, false // what is queued is fresher than any load
 	}
 	r.start(e, now, min(r.g.config.Revalidate/4, refreshRetry))
 	return answer{entry: e, source: SourceStale, revalidated: true}, true
@@ -127,8 +127,8 @@ func (r *refresher) start(e *store.Entry, now expiry.Instant, pause time.Duratio
 func (r *refresher) reload(e *store.Entry, key string) bool {
 	known, f := r.g.floors.Seq(), r.g.newFill(key)
 	if !r.g.fresh.expired(e, r.g.cache.clock.Instant()) {
-		if r.g.origin.has(key) {
-			return false // until it is written, the queue is the origin
+		if r.g.origin.isQueued(key) {
+			return false // the queue is the origin until it is written
 		}
 		f = f.above(expiry.Removal(e.Generation))
 	}

@@ -59,7 +59,7 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
 	}
 	if h.cache.isGuest() {
-		return asGuest
+		return guestAnswer
 	}
 	key := strings.Clone(req.Key)
 	floor := req.Floor.Max(g.floors.Floor(key))
@@ -100,8 +100,8 @@ func (h handler) Take(call *peers.Call) (peers.Answer, bool) {
 // Call answers all other calls.
 func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 	c := h.cache
-	if c.isGuest() && !slices.Contains(forGuests, call.Method) {
-		return asGuest
+	if c.isGuest() && !slices.Contains(guestMethods, call.Method) {
+		return guestAnswer
 	}
 	switch call.Method {
 	case message.MethodBroadcast:
