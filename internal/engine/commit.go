@@ -68,7 +68,7 @@ func (p pending) unconfirmed() error {
 func (cm *committer) begin(
 	ctx context.Context, req *message.WriteRequest, deadline expiry.Instant,
 ) (p pending, err error) {
-	if cm.g.cache.shutting.Load() {
+	if cm.g.cache.shuttingDown.Load() {
 		return p, ErrClosed
 	}
 	if req.Op == message.Swap {

@@ -79,7 +79,7 @@ func (ow *originWrites) through(ctx context.Context, req *message.WriteRequest) 
 	o, ended := origin.Await(ctx, done)
 	err := o.Err
 	if !ended {
-		err = endOf(context.Cause(ctx))
+		err = contextError(context.Cause(ctx))
 		// The abandoned call may still change the origin, after everything that is done below.
 		ow.g.cache.spawn(func() {
 			select {

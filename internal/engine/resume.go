@@ -246,7 +246,7 @@ func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
 		if c.view.Load() != v {
 			return false, nil
 		}
-		if c.shutting.Load() {
+		if c.shuttingDown.Load() {
 			return false, ErrClosed // its view no longer counts, see endLease
 		}
 		if v.Guest {

@@ -34,7 +34,7 @@ func (rt *router) mutate(ctx context.Context, req *message.WriteRequest, o *Writ
 			req.Value = WithTags(o.Tags, req.Value)
 		}
 		var done func()
-		if done, err = rt.g.waitFor(ctx, req.Key, true); err == nil {
+		if done, err = rt.g.trackWait(ctx, req.Key, true); err == nil {
 			err = rt.run(ctx, req, o.Ack, o.Receipt)
 			done()
 		}
@@ -106,7 +106,7 @@ func (rt *router) awaitRegions(
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(rt.g.cache.awaiting, cancel)()
+	defer context.AfterFunc(rt.g.cache.remoteWaits, cancel)()
 	confirmed := make(map[string]chan error, len(names))
 	for _, region := range names {
 		done := make(chan error, 1)

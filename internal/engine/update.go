@@ -238,7 +238,7 @@ func (us *updates) compute(
 		}
 		o, ok := origin.Await(ctx, done)
 		if !ok {
-			return nil, endOf(context.Cause(ctx)) // r may still be written to
+			return nil, contextError(context.Cause(ctx)) // r may still be written to
 		}
 		for i, u := range round {
 			u.value, u.err = r.values[i], r.errs[i]
