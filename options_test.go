@@ -142,7 +142,7 @@ func TestOpenNamesTheNode(t *testing.T) {
 	require.Equal(t, "local", n.Region)
 
 	_, err = geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("")))
-	require.ErrorContains(t, err, "the discovery did not tell this process's region; name it by WithRegion to start without: no leader")
+	require.ErrorContains(t, err, "the discovery cannot tell this process's region (WithRegion sets it): no leader")
 }
 
 // inRegion is a Discovery that knows nothing but the region, or not even that.
@@ -251,7 +251,7 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, strings.Repeat("x", 255), g.Name())
 	_, err = geocache.NewGroup(cache, g.Name(), ada)
-	require.ErrorContains(t, err, "there is one of that name already")
+	require.ErrorContains(t, err, "a group of that name already exists")
 	require.Len(t, cache.Stats().Groups, 1)
 
 	require.NoError(t, cache.Close())
