@@ -178,7 +178,7 @@ func TestOpenRefusesAListThatHasThisNodeAsAnother(t *testing.T) {
 		`WithDiscovery: the list has this process as node "`+address+`" in region "eu" at `+address)
 	require.ErrorContains(t, open(regions.Node{ID: "eu-1", Region: "local", Address: address}), `as node "eu-1"`)
 	require.ErrorContains(t, open(regions.Node{ID: "eu-1", Region: "local", Address: "10.0.0.1:1"}, geocache.WithNodeID("eu-1")), `at 10.0.0.1:1`)
-	require.ErrorContains(t, open(regions.Node{Region: "local", Address: address, Weight: 2}), "of weight 2")
+	require.ErrorContains(t, open(regions.Node{Region: "local", Address: address, Weight: 2}), "with weight 2")
 	require.NoError(t, open(regions.Node{Region: "eu", Address: address}, geocache.WithRegion("eu")), "the port is free again")
 	require.NoError(t, open(regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.0.1:1"}), "another node")
 	require.ErrorContains(t, open(regions.Node{Address: "10.0.0.1"}), "WithDiscovery: node 0 of the list")
