@@ -15,6 +15,8 @@ type (
 	more    struct{ *wrapperspb.StringValue }
 )
 
+var _ = tag{secret: ""}
+
 func TestTypesThatNewGroupRefuses(t *testing.T) {
 	cache, err := Open(t.Context(), WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)

@@ -29,7 +29,7 @@ func imports(t *testing.T, pkg string) []string {
 // and the rest → consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
 // who embeds the cache gets what it needs and nothing else.
 func TestImports(t *testing.T) {
-	leaves := []string{"/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind", "/internal/message", "/internal/valid",
+	leaves := []string{"/internal/lease", "/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind", "/internal/message", "/internal/valid", "/internal/wire",
 		"/consistenthash", "/expiry", "/latency"}
 	engine := append([]string{"/peers", "/regions"}, leaves...)
 	root := append([]string{"/internal/engine"}, engine...)
@@ -37,19 +37,20 @@ func TestImports(t *testing.T) {
 		"":                      root,
 		"/internal/engine":      engine,
 		"/internal/origin":      {},
-		"/internal/canonical":   {"/internal/message", "/expiry"},
+		"/internal/canonical":   {"/internal/message", "/internal/wire", "/expiry"},
 		"/internal/lossless":    {},
 		"/internal/keylock":     {},
 		"/internal/flight":      {"/expiry"},
 		"/peertls":              {},
-		"/peers":                {"/internal/valid", "/expiry", "/latency"},
+		"/peers":                {"/internal/lease", "/internal/valid", "/internal/wire", "/expiry", "/latency"},
 		"/regions":              {"/internal/valid", "/consistenthash", "/expiry"},
 		"/regions/consul":       {"/regions", "/internal/valid", "/consistenthash", "/expiry"},
 		"/internal/store":       {"/expiry"},
-		"/internal/message":     {"/expiry"},
-		"/internal/outbox":      {"/internal/message", "/expiry"},
+		"/internal/message":     {"/internal/wire", "/expiry"},
+		"/internal/outbox":      {"/internal/message", "/internal/wire", "/expiry"},
 		"/internal/writebehind": {"/expiry"},
 		"/internal/valid":       {},
+		"/internal/wire":        {"/expiry"},
 		"/consistenthash":       {},
 		"/expiry":               {},
 		"/latency":              {},

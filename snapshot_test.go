@@ -211,7 +211,7 @@ func TestASnapshotThatIsNone(t *testing.T) {
 			require.ErrorIs(t, restore(good[:i]), geocache.ErrSnapshot, "cut off at %d", i)
 		}
 		require.ErrorContains(t, restore([]byte("a text")), "it has been cut off")
-		require.ErrorContains(t, restore([]byte("geocache snapshot 2\n")), "it begins like none that this version can read")
+		require.ErrorContains(t, restore([]byte("geocache snapshot 2\n")), "it is not in a format that this version can read")
 
 		other, err := geocache.Open(t.Context(), silent, geocache.WithClock(time.Now))
 		require.NoError(t, err)

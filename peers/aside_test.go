@@ -134,9 +134,9 @@ func TestPongsAreReadAside(t *testing.T) {
 				synctest.Wait()
 				c.mu.Lock()
 				if sent := c.pings[c.pinged%8]; c.ponged == c.pinged {
-					require.LessOrEqual(t, c.told.Sub(sent.at), 2*trip)
+					require.LessOrEqual(t, c.told.Sub(sent.At), 2*trip)
 				} else {
-					require.Less(t, time.Since(sent.at), 2*trip)
+					require.Less(t, time.Since(sent.At), 2*trip)
 				}
 				c.mu.Unlock()
 			}

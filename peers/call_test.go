@@ -106,7 +106,7 @@ func TestCallSizes(t *testing.T) {
 // TestCallBusy: calls count as loads do, and what Take answers does not.
 func TestCallBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, client, server := memoryPair(t, func(c *Config) { c.Limits.MaxInFlight = 2 })
+		_, client, server := memoryPair(t, func(c *Config) { c.Limits.maxInFlight = 2 })
 		server.handler.take = func(call *Call) (Answer, bool) { return Answer{}, string(call.Payload) == "take" }
 		peer := client.Peer("server")
 		ctx, cancel := context.WithCancel(t.Context())

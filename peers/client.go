@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 )
 
 // A clientConn is a connection that requests go out on.
@@ -31,7 +32,7 @@ type clientConn struct {
 	told     time.Time      // when that came
 }
 
-// A slot is where the answer to a request belongs.
+// A slot says where the answer to a request goes.
 type slot struct {
 	waiter *waiter
 	i      int
@@ -59,18 +60,16 @@ type result struct {
 	err  error
 }
 
-// A span is n requests with numbers from first on.
+// A span is n requests with consecutive numbers.
 type span struct {
 	first uint64
 	n     int
 }
 
-// A ping is one that waits for its pong.
+// A ping waits for its pong.
 type ping struct {
-	number  uint64
-	at      time.Time
-	instant expiry.Instant
-	view    *view // that it carried
+	number uint64
+	lease.Ping
 }
 
 func newClientConn(p *Peer, nc *conn, m welcome) *clientConn {
@@ -97,7 +96,7 @@ func (c *clientConn) run() error {
 	}
 }
 
-// readFrame reads a frame and handles it. It is called by whose turn it is, see turns.
+// readFrame reads a frame and handles it. Whoever's turn it is calls it, see turns.
 func (c *clientConn) readFrame() (kind, error) {
 	h, body, owned, err := c.reader.next()
 	if err == nil {
@@ -124,7 +123,7 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 	case kindAnswer:
 		ans, held, err := decodeAnswer(body)
 		if err != nil {
-			return refuse(ReasonProtocol, "an answer that is malformed")
+			return malformed(h.kind, err)
 		}
 		return c.deliver(h.id, ans, held, owned)
 	case kindPong:
@@ -142,21 +141,21 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 		}
 		return nil
 	case kindGoodbye:
-		if err := decodeEmpty(body); err != nil {
-			return refuse(ReasonProtocol, "a goodbye that is malformed")
+		if err := decodeGoodbye(body); err != nil {
+			return malformed(h.kind, err)
 		}
 		c.peer.leaving(c)
 		return nil
 	}
 	refused, err := decodeRefused(body)
 	if err != nil {
-		return refuse(ReasonProtocol, "a refusal that is malformed")
+		return malformed(h.kind, err)
 	}
 	return refused
 }
 
-// deliver gives an answer to who waits for it. Nobody may, since it can have
-// crossed with a cancel.
+// deliver gives an answer to the caller that waits for it. There may be none, since the answer may have crossed
+// with a cancel.
 func (c *clientConn) deliver(id uint64, ans Answer, held time.Duration, owned bool) error {
 	c.mu.Lock()
 	s, waiting := c.slots[id]
@@ -193,8 +192,7 @@ func (c *clientConn) drainedLocked() error {
 	return nil
 }
 
-// drain closes the connection as soon as no request waits for an answer, and
-// makes it take no others.
+// drain closes the connection as soon as no request waits for an answer. Until then it takes no others.
 func (c *clientConn) drain(why error) {
 	c.mu.Lock()
 	if c.draining == nil {
@@ -246,8 +244,8 @@ func (c *clientConn) heartbeat() {
 // than the time between two of them.
 func (c *clientConn) ping() error {
 	clock := c.peer.transport.config.Clock
-	sent := ping{at: time.Now(), instant: clock.Instant(), view: c.peer.transport.view.Load()}
-	view := sent.view.hash
+	sent := ping{Ping: c.peer.transport.leases.Ping()}
+	view := sent.Hash()
 	if !c.peer.home() {
 		view = 0
 	}
@@ -264,9 +262,9 @@ func (c *clientConn) ping() error {
 	return err
 }
 
-// send sends one frame with n requests, the first of which is request i of w:
-// what encode makes of its number, and then value. If it returns no error, every
-// request gets its result. errRenewed says to send it over the connection that has taken this one's place.
+// send sends one frame with n requests, the first of which is request i of w: what encode makes of its number, and
+// then value. If it returns no error, every request gets its result. errRenewed means that the caller has to send it
+// over the connection that has taken this one's place.
 func (c *clientConn) send(w *waiter, n, i int, value []byte, encode func(b []byte, first uint64) []byte) (span, error) {
 	sp := span{n: n}
 	c.mu.Lock()
@@ -292,7 +290,7 @@ func (c *clientConn) send(w *waiter, n, i int, value []byte, encode func(b []byt
 	}
 	c.mu.Unlock()
 
-	err := c.writer.queue(c.peer.transport.config.Limits.MaxQueued, value, func(b []byte) []byte {
+	err := c.writer.queue(c.peer.transport.config.Limits.maxQueued, value, func(b []byte) []byte {
 		return encode(b, sp.first)
 	})
 	if err == errQueueFull {
@@ -313,8 +311,7 @@ func timeLeft(ctx context.Context) time.Duration {
 	return 0
 }
 
-// cancel makes the peer stop working for a caller that no longer waits. It
-// does not wait either.
+// cancel tells the peer to stop working for a caller that no longer waits. It does not wait itself.
 func (c *clientConn) cancel(w *waiter, sp span) {
 	ids := c.forget(w, sp)
 	const most = maxRequest / 8

@@ -17,12 +17,12 @@ func TestConfigErrors(t *testing.T) {
 	_, err := New(Config{
 		Region: strings.Repeat("r", 256),
 		Lease:  -1,
-		Limits: Limits{MaxKey: 70_000, MaxValue: -1, MaxKeys: 1 << 20, MaxInFlight: -1, MaxQueued: -1, HandshakeTimeout: -1, FrameTimeout: -1},
+		Limits: Limits{MaxKey: 70_000, MaxValue: -1, maxKeys: 1 << 20, maxInFlight: -1, maxQueued: -1, handshakeTimeout: -1, frameTimeout: -1},
 	})
 	require.Error(t, err)
 	for _, field := range []string{
 		"Cluster", "ID", "Region", "Clock", "Handler", "Lease",
-		"MaxKey", "MaxValue", "MaxKeys", "MaxInFlight", "MaxQueued", "HandshakeTimeout", "FrameTimeout",
+		"MaxKey", "MaxValue", "maxKeys", "maxInFlight", "maxQueued", "handshakeTimeout", "frameTimeout",
 	} {
 		require.ErrorContains(t, err, field)
 	}
@@ -36,8 +36,8 @@ func TestConfigDefaults(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, time.Second, c.Lease)
 	require.Equal(t, Limits{
-		MaxKey: 4096, MaxValue: 64 << 20, MaxKeys: 1024, MaxInFlight: 4096, MaxQueued: 4 << 20,
-		HandshakeTimeout: 5 * time.Second, FrameTimeout: 10 * time.Second,
+		MaxKey: 4096, MaxValue: 64 << 20, maxKeys: 1024, maxInFlight: 4096, maxQueued: 4 << 20,
+		handshakeTimeout: 5 * time.Second, frameTimeout: 10 * time.Second,
 	}, c.Limits)
 }
 

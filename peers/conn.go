@@ -25,7 +25,7 @@ type conn struct {
 // reader's accept, idle and until are still to be set.
 func newConn(c net.Conn, limits *Limits, traffic *traffic, write time.Duration) *conn {
 	nc := &conn{Conn: c, closed: make(chan struct{})}
-	nc.reader = reader{conn: c, traffic: traffic, frame: limits.FrameTimeout}
+	nc.reader = reader{conn: c, traffic: traffic, frame: limits.frameTimeout}
 	nc.writer.init(c, traffic, write, &nc.tasks)
 	return nc
 }

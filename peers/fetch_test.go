@@ -21,7 +21,7 @@ var background = context.Background()
 // TestFetch: all of a request gets there, and all of an answer back.
 func TestFetch(t *testing.T) {
 	_, server, peer := pair(t, nil)
-	want := Request{Group: "g", Key: "k", Floor: expiry.Loaded(77), Hop: HopRegion, From: "client"}
+	want := Request{Group: "g", Key: "k", Floor: expiry.Loaded(77), Hop: HopRegion}
 	answer := Answer{Source: SourceGetter, Stale: true, Stamp: expiry.Loaded(78), Age: time.Minute, Life: time.Second, Value: []byte("v")}
 	server.handler.lookup = func(req *Request) (Answer, bool) {
 		require.Equal(t, want, *req)
@@ -128,7 +128,7 @@ func quietPair(t *testing.T, change func(*Config)) (client, server *node, peer *
 
 // TestFetchManySplits: a batch over the limits goes in several frames.
 func TestFetchManySplits(t *testing.T) {
-	client, _, peer := quietPair(t, func(c *Config) { c.Limits.MaxKeys = 10 })
+	client, _, peer := quietPair(t, func(c *Config) { c.Limits.maxKeys = 10 })
 	for _, c := range []struct{ keys, size, frames int }{{10, 1, 1}, {11, 1, 2}, {25, 1, 3}, {9, 4096, 1}} {
 		before := framesOut(client)
 		batch := Batch{Group: "g"}
@@ -282,7 +282,7 @@ func TestAge(t *testing.T) {
 // TestBusy: too many loads for one connection are turned away one by one, and
 // hits are not.
 func TestBusy(t *testing.T) {
-	_, server, peer := pair(t, func(c *Config) { c.Limits.MaxInFlight = 2 })
+	_, server, peer := pair(t, func(c *Config) { c.Limits.maxInFlight = 2 })
 	release := make(chan struct{})
 	server.handler.lookup = func(req *Request) (Answer, bool) { return Answer{}, req.Key == "hit" }
 	server.handler.load = func(context.Context, *Request) Answer { <-release; return Answer{} }

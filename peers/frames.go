@@ -1,10 +1,11 @@
 package peers
 
 import (
-	"encoding/binary"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
+	"github.com/geocache/geocache/internal/wire"
 )
 
 // The encoders append a whole frame, the decoders take a body. The layouts
@@ -26,30 +27,30 @@ func appendHello(b []byte, clock expiry.Generation, m hello) []byte {
 	start := len(b)
 	b = beginFrame(b, kindHello, 0, clock)
 	b = append(b, magic...)
-	b = binary.BigEndian.AppendUint16(b, m.lowest)
-	b = binary.BigEndian.AppendUint16(b, m.highest)
-	b = binary.BigEndian.AppendUint64(b, m.seed)
-	b = binary.BigEndian.AppendUint32(b, m.maxValue)
-	b = appendString8(b, m.cluster)
-	b = appendString8(b, m.id)
-	b = appendString8(b, m.region)
+	b = wire.AppendUint16(b, m.lowest)
+	b = wire.AppendUint16(b, m.highest)
+	b = wire.AppendUint64(b, m.seed)
+	b = wire.AppendUint32(b, m.maxValue)
+	b = wire.AppendString8(b, m.cluster)
+	b = wire.AppendString8(b, m.id)
+	b = wire.AppendString8(b, m.region)
 	return endFrame(b, start, 0)
 }
 
 func decodeHello(body []byte) (hello, error) {
-	d := decoder{b: body}
-	if string(d.bytes(len(magic))) != magic {
-		return hello{}, errMalformed
+	r := wire.NewReader(body)
+	if string(r.Bytes(len(magic))) != magic {
+		r.Fail("it does not begin with " + magic)
 	}
 	return hello{
-		lowest:   d.uint16(),
-		highest:  d.uint16(),
-		seed:     d.uint64(),
-		maxValue: d.uint32(),
-		cluster:  d.string8(),
-		id:       d.string8(),
-		region:   d.string8(),
-	}, d.atLeast()
+		lowest:   r.Uint16(),
+		highest:  r.Uint16(),
+		seed:     r.Uint64(),
+		maxValue: r.Uint32(),
+		cluster:  r.String8(),
+		id:       r.String8(),
+		region:   r.String8(),
+	}, r.Err()
 }
 
 // A welcome is a server's answer to a hello. Later versions may append to it.
@@ -66,29 +67,29 @@ type welcome struct {
 func appendWelcome(b []byte, clock expiry.Generation, m welcome) []byte {
 	start := len(b)
 	b = beginFrame(b, kindWelcome, 0, clock)
-	b = binary.BigEndian.AppendUint16(b, m.version)
-	b = binary.BigEndian.AppendUint16(b, m.maxKey)
-	b = binary.BigEndian.AppendUint16(b, m.maxKeys)
-	b = appendString8(b, m.id)
-	b = appendString8(b, m.region)
-	b = binary.BigEndian.AppendUint32(b, m.maxCall)
-	b = appendInstant(b, m.instant)
-	b = binary.BigEndian.AppendUint64(b, uint64(m.epoch))
+	b = wire.AppendUint16(b, m.version)
+	b = wire.AppendUint16(b, m.maxKey)
+	b = wire.AppendUint16(b, m.maxKeys)
+	b = wire.AppendString8(b, m.id)
+	b = wire.AppendString8(b, m.region)
+	b = wire.AppendUint32(b, m.maxCall)
+	b = wire.AppendInstant(b, m.instant)
+	b = wire.AppendGeneration(b, m.epoch)
 	return endFrame(b, start, 0)
 }
 
 func decodeWelcome(body []byte) (welcome, error) {
-	d := decoder{b: body}
+	r := wire.NewReader(body)
 	return welcome{
-		version: d.uint16(),
-		maxKey:  d.uint16(),
-		maxKeys: d.uint16(),
-		id:      d.string8(),
-		region:  d.string8(),
-		maxCall: d.uint32(),
-		instant: d.instant(),
-		epoch:   expiry.Generation(d.uint64()),
-	}, d.atLeast()
+		version: r.Uint16(),
+		maxKey:  r.Uint16(),
+		maxKeys: r.Uint16(),
+		id:      r.String8(),
+		region:  r.String8(),
+		maxCall: r.Uint32(),
+		instant: r.Instant(),
+		epoch:   r.Generation(),
+	}, r.Err()
 }
 
 // maxText is the length limit of the texts of refusals and failed answers.
@@ -102,15 +103,18 @@ func appendRefused(b []byte, clock expiry.Generation, reason Reason, text string
 	return endFrame(b, start, 0)
 }
 
-func decodeRefused(body []byte) (*RefusedError, error) {
-	d := decoder{b: body}
-	e := &RefusedError{Reason: Reason(d.uint8()), Remote: true}
-	e.Text = string(d.b[:min(len(d.b), maxText)])
-	return e, d.atLeast()
+func decodeRefused(body []byte) (*refusal, error) {
+	r := wire.NewReader(body)
+	e := &refusal{Reason: Reason(r.Uint8()), Remote: true}
+	e.Text = readText(&r)
+	return e, r.Err()
 }
 
-// fetchPeek is the one flag of a fetch.
-const fetchPeek = 1
+// readText returns the text that ends a message. What is beyond the limit is ignored.
+func readText(r *wire.Reader) string {
+	text := r.Rest()
+	return string(text[:min(len(text), maxText)])
+}
 
 // A fetch asks for n keys, of which key i has the frame's id + i.
 type fetch struct {
@@ -119,7 +123,7 @@ type fetch struct {
 	timeout time.Duration // what is left to the asker; zero if without limit
 	group   []byte
 	n       int
-	keys    decoder // n times a key
+	keys    wire.Reader // n times a key
 }
 
 const (
@@ -131,18 +135,14 @@ const (
 func appendFetch(b []byte, id uint64, clock expiry.Generation, m fetch, group string, keys []Key) []byte {
 	start := len(b)
 	b = beginFrame(b, kindFetch, id, clock)
-	var flags byte
-	if m.peek {
-		flags |= fetchPeek
-	}
-	b = append(b, byte(m.hop), flags)
-	b = appendMicros(b, m.timeout)
-	b = appendString8(b, group)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(keys)))
+	b = append(b, byte(m.hop))
+	b = wire.AppendFlags(b, m.peek)
+	b = wire.AppendMicros(b, m.timeout)
+	b = wire.AppendString8(b, group)
+	b = wire.AppendUint16(b, uint16(len(keys)))
 	for _, k := range keys {
-		b = appendStamp(b, k.Floor)
-		b = binary.BigEndian.AppendUint16(b, uint16(len(k.Key)))
-		b = append(b, k.Key...)
+		b = wire.AppendStamp(b, k.Floor)
+		b = wire.AppendString16(b, k.Key)
 	}
 	return endFrame(b, start, 0)
 }
@@ -150,29 +150,27 @@ func appendFetch(b []byte, id uint64, clock expiry.Generation, m fetch, group st
 // decodeFetch decodes all but the keys, which nextKey does. The result aliases
 // body.
 func decodeFetch(body []byte) (fetch, error) {
-	d := decoder{b: body}
-	m := fetch{hop: Hop(d.uint8())}
-	flags := d.uint8()
-	m.peek = flags&fetchPeek != 0
-	m.timeout = d.micros()
-	m.group = d.bytes(int(d.uint8()))
-	m.n = int(d.uint16())
-	if flags&^fetchPeek != 0 || m.n == 0 {
-		return m, errMalformed
+	r := wire.NewReader(body)
+	m := fetch{hop: Hop(r.Uint8())}
+	r.Flags(&m.peek)
+	m.timeout = r.Micros()
+	m.group = r.Bytes8()
+	if m.n = int(r.Uint16()); m.n == 0 {
+		r.Fail("it asks for no keys")
 	}
-	m.keys = d
-	return m, d.atLeast()
+	m.keys = r
+	return m, r.Err()
 }
 
 // nextKey returns the next key, which aliases the body; after the last one it
 // must find nothing left over.
 func (m *fetch) nextKey() (floor expiry.Stamp, key []byte, err error) {
-	floor = m.keys.stamp()
-	key = m.keys.bytes(int(m.keys.uint16()))
+	floor = m.keys.Stamp()
+	key = m.keys.Bytes16()
 	if m.n--; m.n == 0 {
-		return floor, key, m.keys.exactly()
+		return floor, key, m.keys.End()
 	}
-	return floor, key, m.keys.atLeast()
+	return floor, key, m.keys.Err()
 }
 
 // A call asks for an answer to a payload.
@@ -191,24 +189,17 @@ func appendCall(b []byte, id uint64, clock expiry.Generation, m call) []byte {
 	start := len(b)
 	b = beginFrame(b, kindCall, id, clock)
 	b = append(b, m.method)
-	b = appendMicros(b, m.timeout)
-	b = appendInstant(b, m.instant)
+	b = wire.AppendMicros(b, m.timeout)
+	b = wire.AppendInstant(b, m.instant)
 	return endFrame(b, start, len(m.payload))
 }
 
 // decodeCall decodes a call, whose payload aliases body.
 func decodeCall(body []byte) (call, error) {
-	d := decoder{b: body}
-	m := call{method: d.uint8(), timeout: d.micros(), instant: d.instant()}
-	m.payload = d.b[:len(d.b):len(d.b)]
-	return m, d.atLeast()
+	r := wire.NewReader(body)
+	m := call{method: r.Uint8(), timeout: r.Micros(), instant: r.Instant(), payload: r.Rest()}
+	return m, r.Err()
 }
-
-// The flags of an answer.
-const (
-	answerStale  = 1
-	answerTagged = 2
-)
 
 // answerSize is the size of an answer's body without the value.
 const answerSize = 1 + 1 + 1 + 16 + 8 + 8 + 8
@@ -218,41 +209,30 @@ const answerSize = 1 + 1 + 1 + 16 + 8 + 8 + 8
 func appendAnswer(b []byte, id uint64, clock expiry.Generation, ans *Answer, held time.Duration, size int) []byte {
 	start := len(b)
 	b = beginFrame(b, kindAnswer, id, clock)
-	var flags byte
-	if ans.Stale {
-		flags |= answerStale
-	}
-	if ans.Tagged {
-		flags |= answerTagged
-	}
-	b = append(b, byte(ans.Code), byte(ans.Source), flags)
-	b = appendStamp(b, ans.Stamp)
-	b = appendMicros(b, ans.Age)
-	b = appendMicros(b, ans.Life)
-	b = appendMicros(b, held)
+	b = append(b, byte(ans.Code), byte(ans.Source))
+	b = wire.AppendFlags(b, ans.Stale, ans.Tagged)
+	b = wire.AppendStamp(b, ans.Stamp)
+	b = wire.AppendMicros(b, ans.Age)
+	b = wire.AppendMicros(b, ans.Life)
+	b = wire.AppendMicros(b, held)
 	return endFrame(b, start, size)
 }
 
 // decodeAnswer decodes an answer, whose value aliases body.
 func decodeAnswer(body []byte) (ans Answer, held time.Duration, err error) {
-	d := decoder{b: body}
-	ans = Answer{Code: Code(d.uint8()), Source: Source(d.uint8())}
-	flags := d.uint8()
-	ans.Stale = flags&answerStale != 0
-	ans.Tagged = flags&answerTagged != 0
-	ans.Stamp = d.stamp()
-	ans.Age = d.micros()
-	ans.Life = d.micros()
-	held = d.micros()
-	if flags&^(answerStale|answerTagged) != 0 {
-		return ans, held, errMalformed
-	}
+	r := wire.NewReader(body)
+	ans = Answer{Code: Code(r.Uint8()), Source: Source(r.Uint8())}
+	r.Flags(&ans.Stale, &ans.Tagged)
+	ans.Stamp = r.Stamp()
+	ans.Age = r.Micros()
+	ans.Life = r.Micros()
+	held = r.Micros()
 	if ans.Code.carriesValue() {
-		ans.Value = d.b[:len(d.b):len(d.b)]
+		ans.Value = r.Rest()
 	} else {
-		ans.Text = string(d.b[:min(len(d.b), maxText)])
+		ans.Text = readText(&r)
 	}
-	return ans, held, d.atLeast()
+	return ans, held, r.Err()
 }
 
 // carriesValue reports whether what follows an answer's header is a value
@@ -263,33 +243,28 @@ func appendCancel(b []byte, clock expiry.Generation, ids []uint64) []byte {
 	start := len(b)
 	b = beginFrame(b, kindCancel, 0, clock)
 	for _, id := range ids {
-		b = binary.BigEndian.AppendUint64(b, id)
+		b = wire.AppendUint64(b, id)
 	}
 	return endFrame(b, start, 0)
 }
 
 func decodeCancel(body []byte) ([]uint64, error) {
-	if len(body)%8 != 0 {
-		return nil, errMalformed
-	}
+	r := wire.NewReader(body)
 	ids := make([]uint64, len(body)/8)
 	for i := range ids {
-		ids[i] = binary.BigEndian.Uint64(body[8*i:])
+		ids[i] = r.Uint64()
 	}
-	return ids, nil
+	return ids, r.End()
 }
 
-// appendEmpty appends a frame without a body: a goodbye.
-func appendEmpty(b []byte, k kind, id uint64, clock expiry.Generation) []byte {
+func appendGoodbye(b []byte, clock expiry.Generation) []byte {
 	start := len(b)
-	return endFrame(beginFrame(b, k, id, clock), start, 0)
+	return endFrame(beginFrame(b, kindGoodbye, 0, clock), start, 0)
 }
 
-func decodeEmpty(body []byte) error {
-	if len(body) != 0 {
-		return errMalformed
-	}
-	return nil
+func decodeGoodbye(body []byte) error {
+	r := wire.NewReader(body)
+	return r.End()
 }
 
 // pingSize is the size of a ping's body.
@@ -299,14 +274,14 @@ const pingSize = 8
 func appendPing(b []byte, id uint64, clock expiry.Generation, view uint64) []byte {
 	start := len(b)
 	b = beginFrame(b, kindPing, id, clock)
-	b = binary.BigEndian.AppendUint64(b, view)
+	b = wire.AppendUint64(b, view)
 	return endFrame(b, start, 0)
 }
 
 func decodePing(body []byte) (view uint64, err error) {
-	d := decoder{b: body}
-	view = d.uint64()
-	return view, d.exactly()
+	r := wire.NewReader(body)
+	view = r.Uint64()
+	return view, r.End()
 }
 
 // A pong is what a server answers to a ping.
@@ -315,8 +290,8 @@ type pong struct {
 	others  time.Duration  // for which a lease granted under another view may still run
 	instant expiry.Instant // of the server, as it sent this
 
-	standing Standing // what the server takes the client for
-	guest    bool     // the server is a guest of its region
+	standing lease.Standing // what the server takes the client for
+	guest    bool           // the server is a guest of its region
 }
 
 const (
@@ -327,9 +302,9 @@ const (
 func appendPong(b []byte, id uint64, clock expiry.Generation, m pong) []byte {
 	start := len(b)
 	b = beginFrame(b, kindPong, id, clock)
-	b = appendMicros(b, m.lease)
-	b = appendMicros(b, m.others+time.Microsecond-1) // rounded up: it is a promise
-	b = appendInstant(b, m.instant)
+	b = wire.AppendMicros(b, m.lease)
+	b = wire.AppendMicrosUp(b, m.others) // it is a promise
+	b = wire.AppendInstant(b, m.instant)
 	return endFrame(append(b, m.flags()), start, 0)
 }
 
@@ -342,12 +317,12 @@ func (m *pong) flags() byte {
 }
 
 func decodePong(body []byte) (pong, error) {
-	d := decoder{b: body}
-	m := pong{lease: d.micros(), others: d.micros(), instant: d.instant()}
-	flags := d.uint8()
-	m.standing, m.guest = Standing(flags&pongStanding), flags&pongGuest != 0
-	if flags != m.flags() || m.standing > Uncounted {
-		return m, errMalformed
+	r := wire.NewReader(body)
+	m := pong{lease: r.Micros(), others: r.Micros(), instant: r.Instant()}
+	flags := r.Uint8()
+	m.standing, m.guest = lease.Standing(flags&pongStanding), flags&pongGuest != 0
+	if flags != m.flags() || m.standing > lease.Uncounted {
+		r.Fail("a flag has no meaning")
 	}
-	return m, d.exactly()
+	return m, r.End()
 }

@@ -75,14 +75,14 @@ func (t *Transport) greet(ctx context.Context, c net.Conn, to Endpoint, traffic 
 	if h.kind == kindRefused {
 		refused, err := decodeRefused(body)
 		if err != nil {
-			return nil, welcome{}, refuseFor(ReasonProtocol, err)
+			return nil, welcome{}, malformed(h.kind, err)
 		}
 		return nil, welcome{}, refused
 	}
 	m, err := decodeWelcome(body)
 	switch {
 	case err != nil:
-		return nil, m, refuse(ReasonProtocol, "a welcome that is malformed")
+		return nil, m, malformed(h.kind, err)
 	case m.version < lowestVersion || m.version > highestVersion:
 		return nil, m, refuse(ReasonVersion, "it chose protocol version %d, we speak %d to %d", m.version, lowestVersion, highestVersion)
 	case m.id != to.ID || m.region != to.Region:
@@ -97,7 +97,7 @@ func (t *Transport) greet(ctx context.Context, c net.Conn, to Endpoint, traffic 
 // welcome makes the server's side of the handshake over c. Unless it returns an
 // error, c has become the returned conn. The client has been told of an error.
 func (t *Transport) welcome(ctx context.Context, c net.Conn) (_ *conn, m hello, err error) {
-	until := time.Now().Add(t.config.Limits.HandshakeTimeout)
+	until := time.Now().Add(t.config.Limits.handshakeTimeout)
 	var client *credential
 	if t.gate != nil {
 		ctx, cancel := context.WithDeadline(ctx, until)
@@ -108,7 +108,7 @@ func (t *Transport) welcome(ctx context.Context, c net.Conn) (_ *conn, m hello, 
 		}
 		c, client = secured, shown
 	}
-	nc := newConn(c, &t.config.Limits, &t.traffic, t.config.Limits.FrameTimeout)
+	nc := newConn(c, &t.config.Limits, &t.traffic, t.config.Limits.frameTimeout)
 	nc.credential = client
 	defer func() {
 		if err != nil {
@@ -116,7 +116,7 @@ func (t *Transport) welcome(ctx context.Context, c net.Conn) (_ *conn, m hello, 
 		}
 	}()
 	m, err = t.checkHello(nc, until)
-	if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused.Reason != ReasonSlow {
+	if refused := (*refusal)(nil); errors.As(err, &refused) && refused.Reason != ReasonSlow {
 		t.sendRefused(nc, refused)
 	}
 	if err != nil {
@@ -127,7 +127,7 @@ func (t *Transport) welcome(ctx context.Context, c net.Conn) (_ *conn, m hello, 
 		return appendWelcome(b, t.config.Clock.Physical(), welcome{
 			version: min(m.highest, highestVersion),
 			maxKey:  uint16(t.config.Limits.MaxKey),
-			maxKeys: uint16(t.config.Limits.MaxKeys),
+			maxKeys: uint16(t.config.Limits.maxKeys),
 			id:      t.config.ID,
 			region:  t.config.Region,
 			maxCall: uint32(t.config.Limits.maxCall()),
@@ -153,7 +153,7 @@ func (t *Transport) checkHello(nc *conn, until time.Time) (hello, error) {
 	m, err := decodeHello(body)
 	switch {
 	case err != nil:
-		return m, refuse(ReasonProtocol, "a hello that is malformed")
+		return m, malformed(h.kind, err)
 	case m.highest < lowestVersion || m.lowest > highestVersion:
 		return m, refuse(ReasonVersion, "node %q speaks protocol versions %d to %d, node %q %d to %d", m.id, m.lowest, m.highest, t.config.ID, lowestVersion, highestVersion)
 	case m.cluster != t.config.Cluster:
@@ -192,7 +192,7 @@ func (t *Transport) merge(h header) error {
 
 // sendRefused tells the other side why the connection is about to be closed,
 // as well as can be. It may wait for a write.
-func (t *Transport) sendRefused(nc *conn, refused *RefusedError) {
+func (t *Transport) sendRefused(nc *conn, refused *refusal) {
 	_ = nc.writer.queue(0, nil, func(b []byte) []byte {
 		return appendRefused(b, t.config.Clock.Read(), refused.Reason, refused.Text)
 	})
@@ -237,8 +237,8 @@ func (t *Transport) secureServer(ctx context.Context, c net.Conn) (*tls.Conn, *c
 }
 
 // explainTLS turns the error of a TLS handshake into a refusal.
-func explainTLS(err error) *RefusedError {
-	refused, other := (*RefusedError)(nil), x509.HostnameError{}
+func explainTLS(err error) *refusal {
+	refused, other := (*refusal)(nil), x509.HostnameError{}
 	switch {
 	case errors.As(err, &refused):
 		return refused
@@ -247,9 +247,9 @@ func explainTLS(err error) *RefusedError {
 	case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded):
 		return refuse(ReasonSlow, "a TLS handshake not complete in time")
 	case errors.As(err, new(tls.RecordHeaderError)):
-		return &RefusedError{Reason: ReasonTLS, Text: "the other side does not speak TLS: " + err.Error(), err: err}
+		return &refusal{Reason: ReasonTLS, Text: "the other side does not speak TLS: " + err.Error(), err: err}
 	}
-	return &RefusedError{Reason: ReasonTLS, Text: "TLS handshake: " + err.Error(), err: err}
+	return &refusal{Reason: ReasonTLS, Text: "TLS handshake: " + err.Error(), err: err}
 }
 
 // explainHandshake makes the errors of a handshake's first frame clearer, of
@@ -260,7 +260,7 @@ func explainHandshake(err error, received []byte) error {
 	told := (*net.OpError)(nil)
 	switch {
 	case errors.As(err, &told) && told.Op == "remote error": // with TLS 1.3 a server judges a client that is done already
-		return &RefusedError{Reason: ReasonTLS, Remote: true, Text: told.Err.Error(), err: err}
+		return &refusal{Reason: ReasonTLS, Remote: true, Text: told.Err.Error(), err: err}
 	case len(received) >= 2 && (received[0] == handshake || received[0] == alert) && received[1] == major:
 		return refuse(ReasonTLS, "the other side speaks TLS, which is not configured here")
 	case err == io.EOF:

@@ -130,7 +130,7 @@ func pair(t testing.TB, change func(*Config)) (client, server *node, peer *Peer)
 	server = newNode(t, "server", change).listen(t)
 	client = newNode(t, "client", change)
 	peer = client.connect(t, server)
-	require.True(t, peer.Up(), "%v", peer.Err())
+	require.True(t, peer.Up(), "%v", peer.downErr())
 	return client, server, peer
 }
 

@@ -71,10 +71,10 @@ func TestSilence(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, []bool{true, false}, changed.seen())
 		network.setCut(false)
-		time.Sleep(lastBackoff + client.config.Limits.HandshakeTimeout)
+		time.Sleep(lastBackoff + client.config.Limits.handshakeTimeout)
 		require.Equal(t, []bool{true, false, true}, changed.seen())
 		require.NoError(t, fetchOnce(t, peer))
-		require.NoError(t, peer.Err())
+		require.NoError(t, peer.downErr())
 		require.Equal(t, 1, server.Stats().Connections, "the server kept the half-open connection")
 		require.EqualValues(t, 1, server.Stats().Refused[ReasonIdle])
 	})
@@ -122,7 +122,7 @@ func TestCrashAndRestart(t *testing.T) {
 		server.stop()
 		require.Equal(t, []bool{true, false}, changed.seen())
 		require.ErrorIs(t, fetchOnce(t, peer), CodeUnavailable)
-		require.Error(t, peer.Err())
+		require.Error(t, peer.downErr())
 
 		dials := network.dialled()
 		time.Sleep(time.Hour)
@@ -377,8 +377,8 @@ func TestClockGoesWrong(t *testing.T) {
 			synctest.Wait()
 			peer := client.Peer("server")
 			require.False(t, peer.Up())
-			var refused *RefusedError
-			require.ErrorAs(t, peer.Err(), &refused)
+			var refused *refusal
+			require.ErrorAs(t, peer.downErr(), &refused)
 			require.Equal(t, ReasonClock, refused.Reason)
 			require.Equal(t, wrong == "client", refused.Remote)
 			require.Contains(t, refused.Text, "10s ahead")

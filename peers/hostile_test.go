@@ -234,8 +234,8 @@ func TestHostileSlowness(t *testing.T) {
 	for name, joined := range map[string]bool{"handshake": false, "frame": true} {
 		t.Run(name, func(t *testing.T) {
 			server, r := hostile(t, func(c *Config) {
-				c.Limits.HandshakeTimeout = 300 * time.Millisecond
-				c.Limits.FrameTimeout = 300 * time.Millisecond
+				c.Limits.handshakeTimeout = 300 * time.Millisecond
+				c.Limits.frameTimeout = 300 * time.Millisecond
 			})
 			frame := appendHello(nil, now(), honest)
 			if joined {
@@ -267,8 +267,8 @@ func TestHostileIdleness(t *testing.T) {
 func TestHostileReader(t *testing.T) {
 	value := make([]byte, 1<<20)
 	server, r := hostile(t, func(c *Config) {
-		c.Limits.FrameTimeout = 500 * time.Millisecond
-		c.Limits.MaxQueued = 2 << 20
+		c.Limits.frameTimeout = 500 * time.Millisecond
+		c.Limits.maxQueued = 2 << 20
 		c.Handler.(*handler).lookup = func(req *Request) (Answer, bool) { return Answer{Value: value}, req.Key == "large" }
 	})
 	r.join()
@@ -284,7 +284,7 @@ func TestHostileReader(t *testing.T) {
 // is stuck in the write and not the one that reads.
 func TestHostileReaderOfLoads(t *testing.T) {
 	server, r := hostile(t, func(c *Config) {
-		c.Limits.MaxQueued = 2 << 20
+		c.Limits.maxQueued = 2 << 20
 		h := c.Handler.(*handler)
 		h.lookup = func(req *Request) (Answer, bool) { return Answer{}, req.Key == "hit" }
 		h.load = func(_ context.Context, req *Request) Answer {
@@ -325,7 +325,7 @@ func (n *node) writing(client string) int {
 // TestHostileLoads: a client cannot start more loads than it may, and they end
 // with it.
 func TestHostileLoads(t *testing.T) {
-	server, r := hostile(t, func(c *Config) { c.Limits.MaxInFlight = 10 })
+	server, r := hostile(t, func(c *Config) { c.Limits.maxInFlight = 10 })
 	r.join()
 	r.send(someFetchFrame(1, 1000, "hold"))
 	for range 990 {
@@ -378,14 +378,14 @@ func TestHostileServer(t *testing.T) {
 		"another region": {appendWelcome(nil, now(), welcome{version: 1, id: "server", region: "there"}), ReasonIdentity},
 		"version":        {appendWelcome(nil, now(), welcome{version: 2, id: "server", region: "here"}), ReasonVersion},
 		"clock":          {appendWelcome(nil, now().Add(10*time.Second), welcome{version: 1, id: "server", region: "here"}), ReasonClock},
-		"no welcome":     {appendEmpty(nil, kindGoodbye, 0, now()), ReasonProtocol},
+		"no welcome":     {appendGoodbye(nil, now()), ReasonProtocol},
 		"unasked answer": {greeted(appendAnswer(nil, 99, now(), new(Answer), 0, 0)), ReasonProtocol},
 		"short welcome":  {frameOf(kindWelcome, headerRest+19, strings.Repeat("\x00", 19)), ReasonProtocol},
 		"short pong":     {greeted(frameOf(kindPong, headerRest+8, "12345678")), ReasonProtocol},
 		"huge lease":     {greeted(frameOf(kindPong, headerRest+25, strings.Repeat("\xff", 25))), ReasonProtocol},
 		"bad standing":   {greeted(frameOf(kindPong, headerRest+25, strings.Repeat("\x00", 24)+"\x03")), ReasonProtocol},
 		"huge answer":    {greeted(frameOf(kindAnswer, 1<<31, "")), ReasonLimit},
-		"late clock":     {greeted(appendEmpty(nil, kindGoodbye, 0, now().Add(10*time.Second))), ReasonClock},
+		"late clock":     {greeted(appendGoodbye(nil, now().Add(10*time.Second))), ReasonClock},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -406,8 +406,8 @@ func TestHostileServer(t *testing.T) {
 			client.SetPeers([]Endpoint{{ID: "server", Region: "here", Address: l.Addr().String()}})
 			peer := client.Peer("server")
 			eventually(t, func() bool { return client.Stats().Refused[c.reason] > 0 && !peer.Up() })
-			var refused *RefusedError
-			require.ErrorAs(t, peer.Err(), &refused)
+			var refused *refusal
+			require.ErrorAs(t, peer.downErr(), &refused)
 			require.False(t, refused.Remote)
 			eventually(t, func() bool { return strings.Contains(client.log.String(), "level=WARN") })
 		})

@@ -27,7 +27,7 @@ func accepting(config *tls.Config, names ...string) func(*Config) {
 // met is what two nodes make of each other that list each other.
 type met struct {
 	us, them       *node
-	dialled, asked *RefusedError // our refusal of them as a server, and as a client
+	dialled, asked *refusal // our refusal of them as a server, and as a client
 }
 
 // meet has us and them connect to each other. They accept us.
@@ -38,16 +38,16 @@ func meet(t *testing.T, us, them func(*Config)) met {
 	m.them.SetPeers([]Endpoint{m.us.endpoint()})
 	require.NoError(t, m.us.Tried(t.Context()))
 	require.NoError(t, m.them.Tried(t.Context()))
-	m.dialled = refusalOf(m.us.Peer("them").Err())
-	m.asked = refusalOf(m.them.Peer("us").Err())
+	m.dialled = refusalOf(m.us.Peer("them").downErr())
+	m.asked = refusalOf(m.them.Peer("us").downErr())
 	return m
 }
 
-func refusalOf(err error) *RefusedError {
+func refusalOf(err error) *refusal {
 	if err == nil {
 		return nil
 	}
-	refused := (*RefusedError)(nil)
+	refused := (*refusal)(nil)
 	if !errors.As(err, &refused) {
 		panic(err)
 	}
@@ -278,7 +278,7 @@ func TestUnlistedNodes(t *testing.T) {
 	old, young := newNode(t, "old", config()).listen(t), newNode(t, "young", config()).listen(t)
 	peer := young.connect(t, old)
 	require.False(t, peer.Up())
-	refused := refusalOf(peer.Err())
+	refused := refusalOf(peer.downErr())
 	require.Equal(t, ReasonUnlisted, refused.Reason)
 	require.True(t, refused.Remote)
 	require.NotContains(t, old.log.String()+young.log.String(), "level=WARN", "a node that joins is nothing to warn of")
@@ -291,15 +291,6 @@ func TestUnlistedNodes(t *testing.T) {
 
 	old.SetPeers([]Endpoint{young.endpoint()})
 	eventually(t, func() bool { return old.Peer("young").Up() && peer.Up() })
-}
-
-// TestManyStrangers: what unlisted nodes make a node remember is bounded.
-func TestManyStrangers(t *testing.T) {
-	l := leases{length: time.Second, strangers: make(map[string]time.Time)}
-	for i := range 3 * maxStrangers {
-		l.stranger(string(rune(i)))
-	}
-	require.LessOrEqual(t, len(l.strangers), maxStrangers+1)
 }
 
 // TestAnIDIsBound: who says that it is a node which is connected must have the certificate of
@@ -317,14 +308,14 @@ func TestAnIDIsBound(t *testing.T) {
 	second := newNode(t, "them", config("two")).listen(t)
 	peer := second.connect(t, us)
 	require.False(t, peer.Up(), "as a client")
-	refused := refusalOf(peer.Err())
+	refused := refusalOf(peer.downErr())
 	require.Equal(t, ReasonTaken, refused.Reason)
 	require.Contains(t, refused.Text, "DNS one")
 	require.Contains(t, refused.Text, "DNS two")
 	eventually(t, func() bool { return us.Stats().Refused[ReasonTaken] > 0 })
 
 	require.False(t, us.connect(t, second).Up(), "as a server")
-	require.Equal(t, ReasonTaken, refusalOf(us.Peer("them").Err()).Reason)
+	require.Equal(t, ReasonTaken, refusalOf(us.Peer("them").downErr()).Reason)
 	us.SetPeers(nil)
 	second.stop()
 
@@ -346,8 +337,8 @@ func TestARegionIsAsListed(t *testing.T) {
 	us.SetPeers([]Endpoint{{ID: "them", Region: "there", Address: "127.0.0.1:1"}})
 	peer := them.connect(t, us)
 	require.False(t, peer.Up())
-	require.Equal(t, ReasonIdentity, refusalOf(peer.Err()).Reason)
-	require.Contains(t, refusalOf(peer.Err()).Text, `in region "here", and is listed in "there"`)
+	require.Equal(t, ReasonIdentity, refusalOf(peer.downErr()).Reason)
+	require.Contains(t, refusalOf(peer.downErr()).Text, `in region "here", and is listed in "there"`)
 	us.SetPeers([]Endpoint{{ID: "them", Region: "here", Address: "127.0.0.1:1"}})
 	eventually(t, peer.Up)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 )
 
 const (
@@ -29,10 +30,8 @@ var (
 	errRenewed = errors.New("the connection has been made anew")
 )
 
-// A Peer is another node as this node's requests reach it: a connection, made
-// anew whenever it is lost. Its methods are safe for concurrent use, and none
-// but Fetch, FetchMany and Call ever waits. A Peer that SetPeers has dropped stays
-// down.
+// A Peer is another node as this node's requests reach it: a connection that is remade whenever it is lost. Its methods are
+// safe for concurrent use, and none but Fetch, FetchMany and Call ever waits. A Peer that SetPeers has dropped stays down.
 type Peer struct {
 	transport *Transport
 	endpoint  Endpoint
@@ -45,11 +44,10 @@ type Peer struct {
 
 	conn    atomic.Pointer[clientConn] // for new requests; nil while there is none
 	up      atomic.Bool
-	rtt     atomic.Int64         // zero until measured
-	lease   atomic.Pointer[held] // the last that was granted
+	rtt     atomic.Int64 // zero until measured
+	lease   *lease.Peer  // what it has granted
 	epoch   atomic.Uint64
 	says    atomic.Uint32 // what the last pong said of both nodes, see pong.flags
-	settled atomic.Pointer[settled]
 	traffic traffic
 
 	connects atomic.Uint64
@@ -77,6 +75,9 @@ func newPeer(t *Transport, endpoint Endpoint) *Peer {
 		renew: make(chan renewal, 1), retiring: make(map[*clientConn]struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
+	if p.lease = new(lease.Peer); p.home() { // others have nothing to grant
+		p.lease = t.leases.Register(endpoint.ID)
+	}
 	return p
 }
 
@@ -89,31 +90,27 @@ func (p *Peer) Region() string { return p.endpoint.Region }
 // Address returns the address at which the peer is dialled.
 func (p *Peer) Address() string { return p.endpoint.Address }
 
-// Up reports whether the peer is up. It is from a completed handshake on. It
-// goes down when it says goodbye, when nothing at all has been heard from it
-// for Config.Lease, or when the connection breaks and a new one cannot be made
-// at once. Between a break and the end of that one attempt it counts as up
-// although requests to it fail.
+// Up reports whether the peer is up. It comes up with a completed handshake. It goes down when it says goodbye, when nothing
+// has been heard from it for Config.Lease, or when the connection breaks and cannot be remade at once. Between a break
+// and the end of that one attempt it counts as up although requests to it fail.
 func (p *Peer) Up() bool { return p.up.Load() }
 
-// RTT returns the round-trip time to the peer: the least that any of the last
-// sixteen pings took, which with the default Lease are the last four seconds.
-// The least and not a mean, because queues, collections and busy processors
-// only ever add to a round trip: the least is nearest to the distance. A
-// window, so that it follows a route that has changed. It returns false while
-// there has been no ping.
+// RTT returns the round-trip time to the peer: the shortest of the last sixteen pings, which with the default Lease cover the
+// last four seconds. It is the shortest and not a mean, because queues, collections and busy processors only ever add to a
+// round trip. It covers a window only, so that it follows a route that changes. It returns false before the first
+// ping.
 func (p *Peer) RTT() (time.Duration, bool) {
 	rtt := time.Duration(p.rtt.Load())
 	return rtt, rtt > 0
 }
 
-// Epoch returns when the process behind the peer started, by its clock: that of the last
-// connection. It is zero before the first.
+// Epoch returns when the process behind the peer started, by its clock: that of the last connection. It is zero before the
+// first.
 func (p *Peer) Epoch() expiry.Generation { return expiry.Generation(p.epoch.Load()) }
 
-// Err returns why there is no connection to the peer, or nil if there is one.
-// It is or wraps a *RefusedError if one side has refused the other.
-func (p *Peer) Err() error {
+// downErr returns why there is no connection to the peer, or nil if there is one.
+// It is or wraps a *refusal if one side has refused the other.
+func (p *Peer) downErr() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
@@ -134,6 +131,7 @@ func (p *Peer) drop(why error) {
 	current := p.current
 	p.mu.Unlock()
 	p.up.Store(false)
+	p.transport.leases.Forget(p.endpoint.ID, p.lease)
 	p.cancel()
 	if current != nil {
 		current.drain(why)
@@ -164,7 +162,7 @@ func (p *Peer) run() {
 	defer p.cancel()
 	failures := 0
 	for {
-		limit := p.transport.config.Limits.HandshakeTimeout
+		limit := p.transport.config.Limits.handshakeTimeout
 		if p.up.Load() {
 			limit = min(limit, p.transport.config.Lease)
 		}
@@ -223,7 +221,7 @@ func (p *Peer) connect(limit time.Duration) (*clientConn, error) {
 			nc.close(err)
 			nc.tasks.Wait()
 		}
-		if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused.Reason == ReasonSlow {
+		if refused := (*refusal)(nil); errors.As(err, &refused) && refused.Reason == ReasonSlow {
 			err = errors.New(refused.Text) // it may be busy or cut off, which is nothing to refuse it for
 		}
 		return nil, err
@@ -231,15 +229,15 @@ func (p *Peer) connect(limit time.Duration) (*clientConn, error) {
 	return newClientConn(p, nc, m), nil
 }
 
-// use sends requests over c, and over those that take its place, until the last of them
-// ends. It returns why that did.
+// use sends requests over c, and over the connections that replace it, until the last of them ends. It returns why that
+// ended.
 func (p *Peer) use(c *clientConn) error {
 	ended := p.start(c)
 	for {
 		select {
 		case err := <-ended:
 			err = c.close(err)
-			p.settled.Store(nil) // what is behind the next one may know nothing of it
+			p.lease.Reset() // what is behind the next one may know nothing of it
 			p.conn.Store(nil)
 			c.fail(err)
 			c.tasks.Wait()
@@ -248,7 +246,7 @@ func (p *Peer) use(c *clientConn) error {
 			if r.conn != c {
 				continue // it is over by now
 			}
-			next, err := p.connect(min(p.transport.config.Limits.HandshakeTimeout, p.transport.config.Lease))
+			next, err := p.connect(min(p.transport.config.Limits.handshakeTimeout, p.transport.config.Lease))
 			switch {
 			case err == nil:
 				old, oldEnded := c, ended
@@ -264,13 +262,13 @@ func (p *Peer) use(c *clientConn) error {
 	}
 }
 
-// start has new requests go over c, and returns where it will say why c has ended.
+// start sends new requests over c, and returns where it will say why c has ended.
 func (p *Peer) start(c *clientConn) (ended <-chan error) {
 	was := p.epoch.Swap(uint64(c.server.epoch))
 	p.pongs.Lock()
 	p.latest = c
 	if was != uint64(c.server.epoch) {
-		p.settled.Store(nil)
+		p.lease.Reset()
 	}
 	p.pongs.Unlock()
 	p.mu.Lock()
@@ -301,10 +299,10 @@ func (p *Peer) start(c *clientConn) (ended <-chan error) {
 // failed notes an attempt that came to nothing, or a connection that ended and
 // is not made anew at once.
 func (p *Peer) failed(err error) {
-	again := sameRefusal(err, p.Err())
+	again := sameRefusal(err, p.downErr())
 	p.setErr(err)
 	p.change(false, err)
-	if refused := (*RefusedError)(nil); errors.As(err, &refused) {
+	if refused := (*refusal)(nil); errors.As(err, &refused) {
 		level := slog.LevelDebug
 		if !again {
 			level = refused.level()
@@ -319,8 +317,7 @@ func (p *Peer) failed(err error) {
 	p.tryOver()
 }
 
-// tryOver notes that the first attempt to connect is over, if it was that. It
-// is called by run's goroutine only.
+// tryOver notes that the first attempt to connect is over, if it was that. Only run's goroutine calls it.
 func (p *Peer) tryOver() {
 	select {
 	case <-p.tried:
@@ -329,9 +326,8 @@ func (p *Peer) tryOver() {
 	}
 }
 
-// pause waits before the next attempt to connect: longer after each failure,
-// and never as long as another peer, so that not all come back in the same
-// moment. It returns false if there is to be no other attempt.
+// pause waits before the next attempt to connect: longer after each failure, and never as long as other peers, so that
+// not all come back at the same moment. It returns false if there is to be no other attempt.
 func (p *Peer) pause(failures int) bool {
 	delay := lastBackoff
 	if shift := failures - 1; shift < 6 {
@@ -349,7 +345,7 @@ func (p *Peer) pause(failures int) bool {
 	}
 }
 
-// change sets whether the peer is up, and tells if it was not so before.
+// change sets whether the peer is up, and reports it if that is new.
 func (p *Peer) change(up bool, why error) {
 	p.changes.Lock() // also while it tells: hence in order
 	defer p.changes.Unlock()
@@ -367,7 +363,7 @@ func (p *Peer) change(up bool, why error) {
 	p.tell()
 }
 
-// tell tells that something about the peer has changed.
+// tell reports that something about the peer has changed.
 func (p *Peer) tell() {
 	if hook := p.transport.config.OnChange; hook != nil {
 		hook(p)
@@ -377,11 +373,10 @@ func (p *Peer) tell() {
 // Guest reports whether the peer is a guest of its region, as its last pong said.
 func (p *Peer) Guest() bool { return p.says.Load()&pongGuest != 0 }
 
-// Standing returns what the peer takes this node for, as its last pong said. It is Unknown of a
-// peer in another region.
-func (p *Peer) Standing() Standing { return Standing(p.says.Load() & pongStanding) }
+// Standing returns what the peer takes this node for, as its last pong said. It is Unknown for a peer in another region.
+func (p *Peer) Standing() lease.Standing { return lease.Standing(p.says.Load() & pongStanding) }
 
-// pingSoon has the peer pinged at once. A connection that is not there yet begins with a ping.
+// pingSoon pings the peer at once. A connection that is not there yet begins with a ping.
 func (p *Peer) pingSoon() {
 	if c := p.conn.Load(); c != nil {
 		select {
@@ -436,12 +431,12 @@ func (p *Peer) stats() PeerStats {
 	return s
 }
 
-func isRefusal(err error) bool { return errors.As(err, new(*RefusedError)) }
+func isRefusal(err error) bool { return errors.As(err, new(*refusal)) }
 
 // sameRefusal reports whether a and b are refusals by the same node for the
 // same reason.
 func sameRefusal(a, b error) bool {
-	var x, y *RefusedError
+	var x, y *refusal
 	return errors.As(a, &x) && errors.As(b, &y) && x.Reason == y.Reason && x.Remote == y.Remote
 }
 

@@ -85,7 +85,7 @@ func allowance(few time.Duration, size int) time.Duration {
 // else it is overwritten by the next call.
 //
 // The error is io.EOF if the connection was closed between two frames,
-// errSilent, errYield, a *RefusedError, or whatever the connection returned.
+// errSilent, errYield, a *refusal, or whatever the connection returned.
 func (r *reader) next() (h header, body []byte, owned bool, err error) {
 	if r.body != nil {
 		return r.nextLarge()
@@ -97,7 +97,7 @@ func (r *reader) next() (h header, body []byte, owned bool, err error) {
 	}
 	h, err = parseHeader(r.buffer[r.start:r.end])
 	if err != nil {
-		return h, nil, false, refuse(ReasonProtocol, "a frame shorter than its header")
+		return h, nil, false, refuseFor(ReasonProtocol, err)
 	}
 	if limit, ok := r.accept(h.kind); !ok {
 		return h, nil, false, refuse(ReasonProtocol, "a frame of %v, which is unknown or out of order", h.kind)

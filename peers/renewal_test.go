@@ -11,7 +11,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/geocache/geocache/expiry"
 	ca "github.com/geocache/geocache/internal/testcluster/authority"
 )
 
@@ -43,7 +42,7 @@ func changingPair(t *testing.T, a *ca.Authority, change func(*Config)) (client, 
 	}
 	nodes[1].listen(t)
 	peer = nodes[0].connect(t, nodes[1])
-	require.True(t, peer.Up(), "%v", peer.Err())
+	require.True(t, peer.Up(), "%v", peer.downErr())
 	return nodes[0], nodes[1], peer, configs
 }
 
@@ -244,29 +243,12 @@ func TestARotationThatCannotBe(t *testing.T) {
 	require.EqualValues(t, 1, peer.connects.Load())
 }
 
-// TestPingsOfAnOlderConnectionDoNotCount: they may have been sent before, with another view.
-func TestPingsOfAnOlderConnectionDoNotCount(t *testing.T) {
-	l := leases{length: time.Second, clients: make(map[string]*grant)}
-	own := func() uint64 { return 2 }
-	_, _, ok := l.pinged("a", 1, 1, own)
-	require.True(t, ok)
-	lease, _, ok := l.pinged("a", 2, 2, own)
-	require.True(t, ok)
-	require.Equal(t, time.Second, lease)
-	_, _, ok = l.pinged("a", 1, 1, own)
-	require.False(t, ok)
-	require.False(t, l.otherLocked(2, time.Now()))
-	_, _, ok = l.pinged("a", 1, gone, own)
-	require.False(t, ok)
-	require.Contains(t, l.clients, "a")
-}
-
 // TestPongsOfAnOlderConnectionDoNotCount: what they say may be older than what is known.
 func TestPongsOfAnOlderConnectionDoNotCount(t *testing.T) {
 	_, _, peer := pair(t, nil)
-	eventually(t, func() bool { return peer.settled.Load() != nil })
+	eventually(t, func() bool { _, ok := peer.Settled(0); return ok })
 	before := peer.LeaseEnd()
-	taken, _ := peer.takePong(new(clientConn), ping{instant: expiry.Instant(1 << 62)}, pong{lease: time.Hour})
+	taken, _ := peer.takePong(new(clientConn), ping{Ping: peer.transport.leases.Ping()}, pong{lease: time.Hour})
 	require.False(t, taken)
 	require.Less(t, peer.LeaseEnd(), before.Add(time.Minute))
 }

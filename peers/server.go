@@ -176,7 +176,7 @@ func (s *serverConn) run() error {
 		if err == errSilent {
 			err = refuse(ReasonIdle, "nothing was heard for %v", time.Duration(s.reader.idle.Load()))
 		}
-		if refused := (*RefusedError)(nil); errors.As(err, &refused) && refused.Reason != ReasonSlow {
+		if refused := (*refusal)(nil); errors.As(err, &refused) && refused.Reason != ReasonSlow {
 			t.sendRefused(s.conn, refused)
 		}
 		return err
@@ -213,7 +213,7 @@ func (s *serverConn) catchUp() {
 		}
 	}
 	s.writer.flush(false)
-	s.writer.waitBelow(s.transport.config.Limits.MaxQueued)
+	s.writer.waitBelow(s.transport.config.Limits.maxQueued)
 }
 
 func (s *serverConn) handle(h header, body []byte, owned bool) error {
@@ -229,7 +229,7 @@ func (s *serverConn) handle(h header, body []byte, owned bool) error {
 	case kindCancel:
 		ids, err := decodeCancel(body)
 		if err != nil {
-			return refuse(ReasonProtocol, "a cancel that is malformed")
+			return malformed(h.kind, err)
 		}
 		s.cancelLoads(ids)
 		return nil
@@ -242,10 +242,12 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 	limits := &s.transport.config.Limits
 	m, err := decodeFetch(body)
 	switch {
-	case err != nil || h.id+uint64(m.n) < h.id:
-		return refuse(ReasonProtocol, "a fetch that is malformed")
-	case m.n > limits.MaxKeys:
-		return refuse(ReasonLimit, "a fetch of %d keys, at most %d are allowed", m.n, limits.MaxKeys)
+	case err != nil:
+		return malformed(h.kind, err)
+	case h.id+uint64(m.n) < h.id:
+		return refuse(ReasonProtocol, "a fetch whose request numbers overflow")
+	case m.n > limits.maxKeys:
+		return refuse(ReasonLimit, "a fetch of %d keys, at most %d are allowed", m.n, limits.maxKeys)
 	}
 	s.transport.requests.Add(uint64(m.n))
 	// Loads begin when it is known how many they are, those of a fetch that turns out
@@ -256,7 +258,7 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 		floor, key, err := m.nextKey()
 		switch {
 		case err != nil:
-			return refuse(ReasonProtocol, "a fetch that is malformed")
+			return malformed(h.kind, err)
 		case len(key) > limits.MaxKey:
 			return refuse(ReasonLimit, "a key of %d bytes, at most %d are allowed", len(key), limits.MaxKey)
 		}
@@ -266,7 +268,6 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 			Floor: floor,
 			Hop:   m.hop,
 			Peek:  m.peek,
-			From:  s.client.id,
 		}
 		ans, ok := s.transport.config.Handler.Lookup(&s.request)
 		switch {
@@ -290,7 +291,7 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 func (s *serverConn) answer(id uint64, ans *Answer) error {
 	err := s.queueAnswer(id, ans, 0)
 	s.writer.mu.Lock()
-	full := s.writer.queued.bytes+s.writer.current >= s.transport.config.Limits.MaxQueued
+	full := s.writer.queued.bytes+s.writer.current >= s.transport.config.Limits.maxQueued
 	s.writer.mu.Unlock()
 	if full {
 		s.catchUp()
@@ -367,7 +368,7 @@ var errTooMany = Answer{Code: CodeBusy, Text: "too many requests in flight"}
 func (s *serverConn) begin(id uint64, k kind, timeout time.Duration) context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.loads) >= s.transport.config.Limits.MaxInFlight {
+	if len(s.loads) >= s.transport.config.Limits.maxInFlight {
 		s.transport.busy.Add(1)
 		return nil
 	}
@@ -423,7 +424,7 @@ func (s *serverConn) goodbye() {
 	s.reader.setIdle(s.transport.config.Lease)
 	s.reader.interrupt()
 	err := s.writer.queue(0, nil, func(b []byte) []byte {
-		return appendEmpty(b, kindGoodbye, 0, s.transport.config.Clock.Read())
+		return appendGoodbye(b, s.transport.config.Clock.Read())
 	})
 	if err == nil {
 		s.writer.flushSoon()
@@ -433,7 +434,7 @@ func (s *serverConn) goodbye() {
 // report counts and logs why a connection ended or never stood.
 func (t *Transport) report(err error, message string, attrs ...slog.Attr) {
 	level := slog.LevelDebug
-	if refused := (*RefusedError)(nil); errors.As(err, &refused) && !refused.Remote {
+	if refused := (*refusal)(nil); errors.As(err, &refused) && !refused.Remote {
 		if t.refusals.count(refused.Reason) {
 			level = refused.level()
 		}

@@ -21,7 +21,7 @@ type Stats struct {
 	Loading     int     // calls of Handler.Load and Handler.Call running now
 	Requests    uint64  // keys asked for, and calls
 	Hits        uint64  // of these, answered by Handler.Lookup or Handler.Take
-	Busy        uint64  // of these, turned away because of MaxInFlight
+	Busy        uint64  // of these, turned away because of maxInFlight
 	Traffic     Traffic // of the accepted connections
 
 	// Refused counts, in both roles, the connections that this node refused

@@ -79,7 +79,7 @@ func TestTLSMismatch(t *testing.T) {
 			client := newNode(t, "client", withTLS(c.client))
 			peer := client.connect(t, server)
 			require.False(t, peer.Up())
-			require.ErrorContains(t, peer.Err(), c.text)
+			require.ErrorContains(t, peer.downErr(), c.text)
 			eventually(t, func() bool { return server.Stats().Refused[ReasonTLS] > 0 })
 		})
 	}
@@ -90,7 +90,7 @@ func TestTLSSlowness(t *testing.T) {
 	certificate, pool := authority(t)
 	server := newNode(t, "server", func(c *Config) {
 		withTLS(&tls.Config{Certificates: []tls.Certificate{certificate}, ClientCAs: pool})(c)
-		c.Limits.HandshakeTimeout = 100 * time.Millisecond
+		c.Limits.handshakeTimeout = 100 * time.Millisecond
 	}).listen(t)
 	r := dialRogue(t, server)
 	r.send([]byte("\x16\x03\x01\x02\x00"))

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/geocache/geocache/internal/lease"
 )
 
 // A Transport is one node's connections to its peers: those it makes, to ask,
@@ -35,8 +37,7 @@ type Transport struct {
 	// byID holds the present peers. It is replaced, never changed.
 	byID atomic.Pointer[map[string]*Peer]
 
-	view    atomic.Pointer[view] // this node's, as pings carry it; never nil
-	granted leases
+	leases *lease.Table
 
 	handshakes, loading  atomic.Int64
 	numbered             atomic.Uint64 // connections accepted, see conn.number
@@ -74,8 +75,9 @@ func New(config Config) (*Transport, error) {
 	t.leaving, t.leaveNow = context.WithCancel(context.Background())
 	t.ctx, t.abort = context.WithCancel(context.Background())
 	t.byID.Store(&map[string]*Peer{})
-	t.view.Store(new(view))
-	t.granted = leases{length: config.Lease, clients: make(map[string]*grant), strangers: make(map[string]time.Time)}
+	if t.leases = config.Leases; t.leases == nil {
+		t.leases = lease.New(LeaseConfig(config.Lease, config.Grace, config.Clock))
+	}
 	t.bound.nodes = make(map[string]*binding)
 	if config.TLS != nil {
 		t.gate = &gate{source: config.TLS, names: config.PeerNames}
@@ -84,11 +86,9 @@ func New(config Config) (*Transport, error) {
 	return t, nil
 }
 
-// SetPeers replaces the peers. To each it keeps a connection from now on,
-// without waiting for one; a peer that is listed as before keeps the one it
-// has. Peers no longer listed are dropped as soon as their requests in flight
-// are answered. This node itself may be listed, and is left out. After Close it
-// does nothing.
+// SetPeers replaces the peers. It keeps a connection to each from now on, without waiting for one; a peer that is listed as
+// before keeps its connection. Peers no longer listed are dropped as soon as their requests in flight are answered. This
+// node itself may be listed, and is left out. After Close it does nothing.
 func (t *Transport) SetPeers(endpoints []Endpoint) {
 	t.mu.Lock()
 	var gone []*Peer
@@ -144,8 +144,8 @@ func (t *Transport) Peers() []*Peer {
 	})
 }
 
-// Tried waits until the first attempt to connect is over for each of the
-// present peers, whether it came to something or not. The error is ctx's.
+// Tried waits until the first attempt to connect is over for each of the present peers, successful or not. The error is
+// ctx's.
 func (t *Transport) Tried(ctx context.Context) error {
 	for _, p := range t.Peers() {
 		select {

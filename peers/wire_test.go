@@ -44,7 +44,7 @@ func frames() map[string][]byte {
 		"cancel":   appendCancel(nil, someClock, []uint64{300, 301}),
 		"ping":     appendPing(nil, 12, someClock, 0xfedcba9876543210),
 		"pong":     appendPong(nil, 12, someClock, somePong),
-		"goodbye":  appendEmpty(nil, kindGoodbye, 0, someClock),
+		"goodbye":  appendGoodbye(nil, someClock),
 		"call":     append(appendCall(nil, 305, someClock, someCall), someCall.payload...),
 	}
 }
@@ -79,7 +79,7 @@ func TestGoldenFramesDecode(t *testing.T) {
 
 	refused, err := decodeRefused(body("refused", kindRefused, 0))
 	require.NoError(t, err)
-	require.Equal(t, &RefusedError{Reason: ReasonClock, Remote: true, Text: "too far ahead"}, refused)
+	require.Equal(t, &refusal{Reason: ReasonClock, Remote: true, Text: "too far ahead"}, refused)
 
 	f, err := decodeFetch(body("fetch", kindFetch, 300))
 	require.NoError(t, err)
@@ -114,7 +114,7 @@ func TestGoldenFramesDecode(t *testing.T) {
 	ca, err := decodeCall(body("call", kindCall, 305))
 	require.NoError(t, err)
 	require.Equal(t, someCall, ca)
-	require.NoError(t, decodeEmpty(body("goodbye", kindGoodbye, 0)))
+	require.NoError(t, decodeGoodbye(body("goodbye", kindGoodbye, 0)))
 }
 
 // TestGrownHandshake: a later version may append to hello and welcome, and only
@@ -136,7 +136,7 @@ func TestGrownHandshake(t *testing.T) {
 	require.Error(t, err)
 	_, err = decodePing(grown("ping"))
 	require.Error(t, err)
-	require.Error(t, decodeEmpty(grown("goodbye")))
+	require.Error(t, decodeGoodbye(grown("goodbye")))
 	f, err := decodeFetch(grown("fetch"))
 	require.NoError(t, err)
 	for f.n > 1 {
@@ -363,7 +363,7 @@ func FuzzFrames(f *testing.F) {
 			}
 			again = append(appendCall(nil, 0, 0, m), m.payload...)
 		default:
-			if decodeEmpty(body) == nil {
+			if decodeGoodbye(body) == nil {
 				require.Empty(t, body)
 			}
 			return

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 	"github.com/geocache/geocache/internal/store"
 )
 
@@ -76,9 +76,13 @@ func fresh(f facts, past time.Duration) (*freshness, *store.Entry) {
 	clock := expiry.NewClock(time.Now, time.Millisecond)
 	time.Sleep(time.Minute)
 	fresh := &freshness{floors: expiry.NewFloors(10), clock: clock, maxDrift: time.Millisecond, staleness: 3 * time.Second,
-		revalidate: 2 * time.Second, leaseEnd: new(atomic.Int64)}
+		revalidate: 2 * time.Second, leases: lease.New(lease.Config{Length: time.Minute, Clock: clock})}
 	if f.holdsLease {
-		fresh.leaseEnd.Store(int64(clock.Instant().Add(time.Minute)))
+		view := lease.View{Hash: 7, Others: []string{"other"}}
+		fresh.leases.SetView(view.Hash)
+		fresh.leases.Register("other").Ponged(fresh.leases.Ping(), lease.Answer{Lease: time.Minute})
+		fresh.leases.Renew(view)
+		fresh.leases.FinishResume(fresh.leases.BeginResume(), true)
 		fresh.caughtUp.Store(true)
 	}
 	item := store.Item{Key: "ada", Stamp: expiry.Loaded(clock.Now()), Born: clock.Instant().Add(-10 * time.Second), Absent: f.absent}

@@ -46,14 +46,14 @@ func FuzzRestore(f *testing.F) {
 		_, err := g.Get(context.Background(), "loaded")
 		require.NoError(f, err)
 	}
-	require.NoError(f, cache.Close())
+	require.NoError(f, cache.Close(context.Background()))
 
 	f.Fuzz(func(t *testing.T, data []byte, seal bool) {
 		if seal {
 			data = resealed(data)
 		}
 		cache, g := start(t)
-		defer cache.Close()
+		defer cache.Close(context.Background())
 		n, err := g.Restore(bytes.NewReader(data))
 		if err != nil {
 			require.ErrorIs(t, err, ErrSnapshot)

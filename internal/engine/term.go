@@ -1,52 +1,25 @@
 package engine
 
-import (
-	"time"
-)
-
-// This file is who may compare a key's value and swap it.
-
-// A tenure is a time for which no other node could take itself for the owner of what this one
-// owns. Two that are equal are one, without a break.
+// A term is a period in which no other node can take itself for the owner of what this node owns, so that
+// this node may compare a key's value and swap it. Equal terms are the same period, without a break.
 type term struct {
-	view   *view
-	period uint64 // see standing
+	view  *view
+	epoch uint64
 }
 
-// tenure returns the present one, if there is one.
-//
-//   - All nodes of the view hold the same view: each has granted a lease for this very one.
-//   - No lease runs any more that one of them, or this node, has granted for another; and nobody
-//     pings this node with another view: such a node may be alone in it, with no lease to wait for.
-//   - This node has been told of everything that was written before: it has not lost its copy lease
-//     since it took the journals of all.
-//
-// So nodes that have tenures under different views at one time see no node in common, and do not
-// see each other: then the region is in parts. docs/model/lease.pml says what happens without
-// each of these.
+// term returns the present term, and false if there is none. The node must be in a term of its leases
+// (rule 11 of package lease), and have been told of everything written before: it must not have lost its
+// lease since it fetched the journals of all. docs/model/lease.pml says what happens without each part.
 func (c *Cache) term() (term, bool) {
-	s := &c.lease
-	t := term{s.view.Load(), s.epoch.Load()}
+	t := term{c.view.Load(), c.leases.Epoch()}
 	if c.transport == nil {
 		return t, true
 	}
-	at, known := c.settledAt(t.view)
-	if !known || at.After(time.Now()) || c.shutting.Load() || c.transport.OtherViews(t.view.hash) {
-		return t, false
-	}
-	now := c.clock.Instant()
-	for _, n := range t.view.home.Nodes {
-		if n.ID == c.node.ID {
-			continue
-		}
-		if p := c.transport.Peer(n.ID); p == nil || p.Agreed(t.view.hash) <= now {
-			return t, false
-		}
-	}
-	return t, c.holdsLease() && c.hasJournals(t.view) && s.view.Load() == t.view && s.epoch.Load() == t.period
+	return t, !c.shuttingDown.Load() && c.leases.InTerm(t.view.View) && c.hasJournals(t.view) &&
+		c.view.Load() == t.view && c.leases.Epoch() == t.epoch
 }
 
-// holds reports whether a tenure has not ended.
+// inTerm reports whether t has not ended.
 func (c *Cache) inTerm(t term) bool {
 	now, ok := c.term()
 	return ok && now == t

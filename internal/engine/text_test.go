@@ -82,7 +82,7 @@ func open(t testing.TB, change func(c *Config)) *Cache {
 	}
 	c, err := Open(context.Background(), config)
 	require.NoError(t, err)
-	t.Cleanup(func() { c.Close() })
+	t.Cleanup(func() { c.Close(context.Background()) })
 	return c
 }
 

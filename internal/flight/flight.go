@@ -71,12 +71,12 @@ func (f *Flight[A]) Key() string { return f.key }
 // below a higher one. So a caller that knows of a later write, and hence has a higher floor, must not join.
 func (f *Flight[A]) Floor() expiry.Stamp { return f.floor }
 
-// Known returns the mark of the last write that was known when the flight was made.
+// Known returns the Seq of the last write that was known when the flight was made.
 func (f *Flight[A]) Known() expiry.Seq { return f.known }
 
-// Do joins the flight for key as Join does, and starts run if the caller leads. Unlike singleflight's Do it
+// JoinOrStart joins the flight for key as Join does, and starts run if the caller leads. Unlike singleflight's Do it
 // returns at once. The caller must call Wait.
-func (t *Table[A]) Do(
+func (t *Table[A]) JoinOrStart(
 	key string, floor expiry.Stamp, known expiry.Seq, run func(context.Context) A,
 ) (f *Flight[A], leads bool) {
 	f, leads = t.Join(key, floor, known)

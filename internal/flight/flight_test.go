@@ -25,9 +25,9 @@ func TestCallersShareAFlight(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			return runs
 		}
-		first, leads := flights.Do("ada", expiry.Stamp{}, 0, run)
+		first, leads := flights.JoinOrStart("ada", expiry.Stamp{}, 0, run)
 		require.True(t, leads)
-		second, leads := flights.Do("ada", expiry.Stamp{}, 7, run)
+		second, leads := flights.JoinOrStart("ada", expiry.Stamp{}, 7, run)
 		require.False(t, leads)
 		require.Same(t, first, second)
 		require.Zero(t, second.Known(), "of the flight, not of who joins")
@@ -36,7 +36,7 @@ func TestCallersShareAFlight(t *testing.T) {
 			require.True(t, ok)
 			require.Equal(t, 1, answer)
 		}
-		third, leads := flights.Do("ada", expiry.Stamp{}, 0, run)
+		third, leads := flights.JoinOrStart("ada", expiry.Stamp{}, 0, run)
 		require.True(t, leads, "the first has ended")
 		answer, _ := flights.Wait(t.Context(), third)
 		require.Equal(t, 2, answer)
@@ -69,7 +69,7 @@ func TestTheLastToGiveUpEndsTheFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		flights := table(t)
 		var work context.Context
-		f, _ := flights.Do("ada", expiry.Stamp{}, 0, func(ctx context.Context) int {
+		f, _ := flights.JoinOrStart("ada", expiry.Stamp{}, 0, func(ctx context.Context) int {
 			work = ctx
 			<-ctx.Done()
 			return 1
@@ -93,7 +93,7 @@ func TestTheLastToGiveUpEndsTheFlight(t *testing.T) {
 func TestAFlightEndsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		flights, begun := table(t), time.Now()
-		f, _ := flights.Do("ada", expiry.Stamp{}, 0, func(ctx context.Context) int {
+		f, _ := flights.JoinOrStart("ada", expiry.Stamp{}, 0, func(ctx context.Context) int {
 			<-ctx.Done()
 			return 1
 		})
@@ -202,7 +202,7 @@ func TestDetachedFlightsStillAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		flights := table(t)
 		release := make(chan struct{})
-		old, _ := flights.Do("ada", expiry.Stamp{}, 0, func(context.Context) int {
+		old, _ := flights.JoinOrStart("ada", expiry.Stamp{}, 0, func(context.Context) int {
 			<-release
 			return 1
 		})
@@ -232,7 +232,7 @@ func TestTheParentEndsAllFlights(t *testing.T) {
 
 func TestATableThatIsClosed(t *testing.T) {
 	flights := NewTable(t.Context(), time.Second, func(func()) bool { return false }, -1)
-	f, _ := flights.Do("ada", expiry.Stamp{}, 0, func(context.Context) int { return 1 })
+	f, _ := flights.JoinOrStart("ada", expiry.Stamp{}, 0, func(context.Context) int { return 1 })
 	answer, ok := flights.Wait(t.Context(), f)
 	require.True(t, ok)
 	require.Equal(t, -1, answer)

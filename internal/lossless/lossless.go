@@ -38,7 +38,7 @@ var (
 )
 
 // CheckType returns nil if every value of t comes back from JSON. Otherwise the error has one line for each
-// loss, with the path of the part of t that it concerns. After maxLosses it only says how many more there are.
+// loss, with the path of the part of t that it concerns. After maxLosses it says how many more there are.
 func CheckType(t reflect.Type) error {
 	l := losses{seen: map[seenType]bool{}}
 	l.value(t, t.String(), true)

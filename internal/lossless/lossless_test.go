@@ -46,11 +46,7 @@ type (
 		Name string
 	}
 	stampedOnly struct{ time.Time }
-	more        struct {
-		*wrapperspb.StringValue
-		X int
-	}
-	ownStamped struct {
+	ownStamped  struct {
 		Base
 		time.Time
 	}

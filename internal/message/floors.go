@@ -1,10 +1,10 @@
 package message
 
 import (
-	"encoding/binary"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/wire"
 )
 
 // A JournalRequest asks a node for one page of its floors.
@@ -20,15 +20,15 @@ type JournalRequest struct {
 
 // Append appends the encoding of m.
 func (m JournalRequest) Append(b []byte) []byte {
-	b = appendString8(b, m.Group)
-	b = appendGeneration(b, m.Since)
-	return binary.BigEndian.AppendUint64(b, m.Cursor)
+	b = wire.AppendString8(b, m.Group)
+	b = wire.AppendGeneration(b, m.Since)
+	return wire.AppendUint64(b, m.Cursor)
 }
 
 // DecodeJournalRequest is the reverse of Append.
 func DecodeJournalRequest(b []byte) (JournalRequest, error) {
-	d := &decoder{b: b}
-	return whole(d, JournalRequest{Group: d.string8(), Since: d.generation(), Cursor: d.uint64()})
+	r := wire.NewReader(b)
+	return whole(&r, JournalRequest{Group: r.String8(), Since: r.Generation(), Cursor: r.Uint64()})
 }
 
 // Floors answers a JournalRequest or a CompareRequest.
@@ -51,25 +51,25 @@ type Floors struct {
 
 // Append appends the encoding of m.
 func (m Floors) Append(b []byte) []byte {
-	b = appendFlags(b, m.More)
-	b = appendGeneration(b, m.Cleared)
-	b = binary.BigEndian.AppendUint64(b, m.ClearedBy)
-	b = appendGeneration(b, m.Group)
-	b = binary.BigEndian.AppendUint64(b, m.Next)
+	b = wire.AppendFlags(b, m.More)
+	b = wire.AppendGeneration(b, m.Cleared)
+	b = wire.AppendUint64(b, m.ClearedBy)
+	b = wire.AppendGeneration(b, m.Group)
+	b = wire.AppendUint64(b, m.Next)
 	return appendFloors(b, m.Keys)
 }
 
 // DecodeFloors is the reverse of Append.
 func DecodeFloors(b []byte) (Floors, error) {
-	d := &decoder{b: b}
+	r := wire.NewReader(b)
 	var m Floors
-	d.flags(&m.More)
-	m.Cleared = d.generation()
-	m.ClearedBy = d.uint64()
-	m.Group = d.generation()
-	m.Next = d.uint64()
-	m.Keys = d.floors()
-	return whole(d, m)
+	r.Flags(&m.More)
+	m.Cleared = r.Generation()
+	m.ClearedBy = r.Uint64()
+	m.Group = r.Generation()
+	m.Next = r.Uint64()
+	m.Keys = readFloors(&r)
+	return whole(&r, m)
 }
 
 // A Floor is the floor of one key or scope.
@@ -96,25 +96,25 @@ const floorSize = 1 + 2 + 16 + 8 // without the key
 func (f Floor) Size() int { return floorSize + len(f.Key) }
 
 func appendFloors(b []byte, floors []Floor) []byte {
-	b = appendCount(b, len(floors))
+	b = wire.AppendCount(b, len(floors))
 	for _, f := range floors {
-		b = appendFlags(b, f.Scope)
-		b = appendString16(b, f.Key)
-		b = appendStamp(b, f.Stamp)
-		b = binary.BigEndian.AppendUint64(b, f.Sender)
+		b = wire.AppendFlags(b, f.Scope)
+		b = wire.AppendString16(b, f.Key)
+		b = wire.AppendStamp(b, f.Stamp)
+		b = wire.AppendUint64(b, f.Sender)
 	}
 	return b
 }
 
-func (d *decoder) floors() []Floor {
-	floors := make([]Floor, d.count(floorSize))
+func readFloors(r *wire.Reader) []Floor {
+	floors := make([]Floor, r.Count(floorSize))
 	for i := range floors {
 		f := &floors[i]
-		d.flags(&f.Scope)
-		f.Key = d.string16()
-		f.Stamp = d.stamp()
-		f.Sender = d.uint64()
-		if d.named(f.Key, f.Scope); d.bad {
+		r.Flags(&f.Scope)
+		f.Key = r.String16()
+		f.Stamp = r.Stamp()
+		f.Sender = r.Uint64()
+		if checkKey(r, f.Key, f.Scope); r.Err() != nil {
 			return nil
 		}
 	}
@@ -139,28 +139,28 @@ type CompareRequest struct {
 
 // Append appends the encoding of m.
 func (m CompareRequest) Append(b []byte) []byte {
-	b = appendString8(b, m.Group)
-	b = appendGeneration(b, m.From)
-	b = appendMicros(b, m.Width)
-	b = appendCount(b, len(m.Digests))
+	b = wire.AppendString8(b, m.Group)
+	b = wire.AppendGeneration(b, m.From)
+	b = wire.AppendMicros(b, m.Width)
+	b = wire.AppendCount(b, len(m.Digests))
 	for _, digest := range m.Digests {
-		b = binary.BigEndian.AppendUint64(b, digest)
+		b = wire.AppendUint64(b, digest)
 	}
 	return b
 }
 
 // DecodeCompareRequest is the reverse of Append.
 func DecodeCompareRequest(b []byte) (CompareRequest, error) {
-	d := &decoder{b: b}
-	m := CompareRequest{Group: d.string8(), From: d.generation(), Width: d.micros()}
-	m.Digests = make([]uint64, d.count(8))
+	r := wire.NewReader(b)
+	m := CompareRequest{Group: r.String8(), From: r.Generation(), Width: r.Micros()}
+	m.Digests = make([]uint64, r.Count(8))
 	for i := range m.Digests {
-		m.Digests[i] = d.uint64()
+		m.Digests[i] = r.Uint64()
 	}
 	if m.Width == 0 {
-		d.bad = true
+		r.Fail("a comparison has slices of no width")
 	}
-	return whole(d, m)
+	return whole(&r, m)
 }
 
 // Flushed tells a node that may hold dirty writes for the owner of their keys that the origin now has the
@@ -175,10 +175,10 @@ type Flushed struct {
 }
 
 // Append appends the encoding of m.
-func (m Flushed) Append(b []byte) []byte { return appendFloors(appendString8(b, m.Group), m.Keys) }
+func (m Flushed) Append(b []byte) []byte { return appendFloors(wire.AppendString8(b, m.Group), m.Keys) }
 
 // DecodeFlushed is the reverse of Append.
 func DecodeFlushed(b []byte) (Flushed, error) {
-	d := &decoder{b: b}
-	return whole(d, Flushed{Group: d.string8(), Keys: d.floors()})
+	r := wire.NewReader(b)
+	return whole(&r, Flushed{Group: r.String8(), Keys: readFloors(&r)})
 }

@@ -1,9 +1,10 @@
 package message
 
 import (
-	"encoding/binary"
 	"math"
 	"time"
+
+	"github.com/geocache/geocache/internal/wire"
 )
 
 // A MembersRequest asks a node of the same region which nodes its discovery lists.
@@ -14,12 +15,12 @@ type MembersRequest struct {
 }
 
 // Append appends the encoding of m.
-func (m MembersRequest) Append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, m.Known) }
+func (m MembersRequest) Append(b []byte) []byte { return wire.AppendUint64(b, m.Known) }
 
 // DecodeMembers is the reverse of Append.
 func DecodeMembersRequest(b []byte) (MembersRequest, error) {
-	d := &decoder{b: b}
-	return whole(d, MembersRequest{Known: d.uint64()})
+	r := wire.NewReader(b)
+	return whole(&r, MembersRequest{Known: r.Uint64()})
 }
 
 // A MembersReply answers a MembersRequest.
@@ -49,27 +50,27 @@ const nodeSize = 1 + 1 + 2 + 8 // without the strings
 
 // Append appends the encoding of m.
 func (m MembersReply) Append(b []byte) []byte {
-	b = appendMicros(appendFlags(b, m.Established), m.For)
-	b = appendCount(b, len(m.Nodes))
+	b = wire.AppendMicros(wire.AppendFlags(b, m.Established), m.For)
+	b = wire.AppendCount(b, len(m.Nodes))
 	for _, n := range m.Nodes {
-		b = appendString16(appendString8(appendString8(b, n.ID), n.Region), n.Address)
-		b = binary.BigEndian.AppendUint64(b, math.Float64bits(n.Weight))
+		b = wire.AppendString16(wire.AppendString8(wire.AppendString8(b, n.ID), n.Region), n.Address)
+		b = wire.AppendUint64(b, math.Float64bits(n.Weight))
 	}
 	return b
 }
 
 // DecodeMembersReply is the reverse of Append.
 func DecodeMembersReply(b []byte) (MembersReply, error) {
-	d := &decoder{b: b}
+	r := wire.NewReader(b)
 	var m MembersReply
-	d.flags(&m.Established)
-	m.For = d.micros()
-	for range d.count(nodeSize) {
-		n := Node{ID: d.string8(), Region: d.string8(), Address: d.string16()}
-		n.Weight = math.Float64frombits(d.uint64())
+	r.Flags(&m.Established)
+	m.For = r.Micros()
+	for range r.Count(nodeSize) {
+		n := Node{ID: r.String8(), Region: r.String8(), Address: r.String16()}
+		n.Weight = math.Float64frombits(r.Uint64())
 		m.Nodes = append(m.Nodes, n)
 	}
-	return whole(d, m)
+	return whole(&r, m)
 }
 
 // A RecallRequest asks a node of another region for the last write of a key that its region knows. That
@@ -85,14 +86,14 @@ type RecallRequest struct {
 
 // Append appends the encoding of m.
 func (m RecallRequest) Append(b []byte) []byte {
-	b = appendString16(appendString8(b, m.Group), m.Key)
-	return binary.BigEndian.AppendUint64(b, m.Regions)
+	b = wire.AppendString16(wire.AppendString8(b, m.Group), m.Key)
+	return wire.AppendUint64(b, m.Regions)
 }
 
 // DecodeRecall is the reverse of Append.
 func DecodeRecallRequest(b []byte) (RecallRequest, error) {
-	d := &decoder{b: b}
-	return whole(d, RecallRequest{Group: d.string8(), Key: d.key(), Regions: d.uint64()})
+	r := wire.NewReader(b)
+	return whole(&r, RecallRequest{Group: r.String8(), Key: readKey(&r), Regions: r.Uint64()})
 }
 
 // A RecallReply answers a RecallRequest.
@@ -108,7 +109,7 @@ type RecallReply struct {
 
 // Append appends the encoding of m.
 func (m RecallReply) Append(b []byte) []byte {
-	if b = appendFlags(b, m.Agrees); m.Agrees {
+	if b = wire.AppendFlags(b, m.Agrees); m.Agrees {
 		b = m.Write.append(b)
 	}
 	return b
@@ -116,10 +117,10 @@ func (m RecallReply) Append(b []byte) []byte {
 
 // DecodeRecallReply is the reverse of Append.
 func DecodeRecallReply(b []byte) (RecallReply, error) {
-	d := &decoder{b: b}
+	r := wire.NewReader(b)
 	var m RecallReply
-	if d.flags(&m.Agrees); m.Agrees {
-		m.Write.decode(d)
+	if r.Flags(&m.Agrees); m.Agrees {
+		m.Write.read(&r)
 	}
-	return whole(d, m)
+	return whole(&r, m)
 }

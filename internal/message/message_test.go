@@ -17,7 +17,11 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/wire"
 )
+
+// maxMicros is the longest time that a time.Duration can hold, in microseconds.
+const maxMicros = math.MaxInt64 / uint64(time.Microsecond)
 
 // A message is any type that has an encoding.
 type message interface{ Append(b []byte) []byte }
@@ -116,12 +120,12 @@ func TestNotWhole(t *testing.T) {
 		encoded := m.Append(nil)
 		for n := range encoded {
 			cut, err := decoders[name](encoded[:n])
-			require.ErrorIs(t, err, ErrMalformed, "%s of %d bytes", name, n)
+			require.ErrorIs(t, err, wire.ErrMalformed, "%s of %d bytes", name, n)
 			require.Zero(t, cut, "%s of %d bytes", name, n)
 			require.Contains(t, strings.ToLower(err.Error()), "message."+name)
 		}
 		_, err := decoders[name](append(encoded, 0))
-		require.ErrorIs(t, err, ErrMalformed, name)
+		require.ErrorIs(t, err, wire.ErrMalformed, name)
 	}
 }
 
@@ -148,14 +152,14 @@ func TestLongNames(t *testing.T) {
 			if n <= MaxKey {
 				require.NoError(t, err, "%s of %d bytes", what, n)
 			} else {
-				require.ErrorIs(t, err, ErrMalformed, "%s of %d bytes", what, n)
+				require.ErrorIs(t, err, wire.ErrMalformed, "%s of %d bytes", what, n)
 			}
 		}
 	}
-	_, err := DecodeWriteRequest(WriteRequest{Op: Swap, Tags: make([]string, MaxTags)}.Append(nil))
+	_, err := DecodeWriteRequest(WriteRequest{Op: Swap, Tags: make([]string, maxTags)}.Append(nil))
 	require.NoError(t, err)
-	_, err = DecodeWriteRequest(WriteRequest{Op: Swap, Tags: make([]string, MaxTags+1)}.Append(nil))
-	require.ErrorIs(t, err, ErrMalformed)
+	_, err = DecodeWriteRequest(WriteRequest{Op: Swap, Tags: make([]string, maxTags+1)}.Append(nil))
+	require.ErrorIs(t, err, wire.ErrMalformed)
 }
 
 // writeHead is the size of a Write without a group and a key, up to the value.
@@ -211,7 +215,7 @@ func TestMalformed(t *testing.T) {
 		"a value that is longer than the message": {"writerequest", at(WriteRequest{Op: Set}.Append(nil), writeHead, 255)},
 	} {
 		_, err := decoders[m.name](m.encoded)
-		require.ErrorIs(t, err, ErrMalformed, what)
+		require.ErrorIs(t, err, wire.ErrMalformed, what)
 	}
 }
 
@@ -422,7 +426,7 @@ func FuzzDecode(f *testing.F) {
 			if m, err := decode(b); err == nil {
 				require.Equal(t, hex.EncodeToString(b), hex.EncodeToString(m.Append(nil)), name)
 			} else {
-				require.ErrorIs(t, err, ErrMalformed, name)
+				require.ErrorIs(t, err, wire.ErrMalformed, name)
 			}
 		}
 	})

@@ -1,11 +1,12 @@
 package message
 
 import (
-	"encoding/binary"
+	"bytes"
 	"slices"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/wire"
 )
 
 // An Op is the operation of a WriteRequest. The numbers are part of the wire format.
@@ -92,26 +93,26 @@ func (m *WriteRequest) Scope() bool { return m.Op == RemoveScope }
 func (m WriteRequest) Append(b []byte) []byte {
 	b = slices.Grow(b, 64+len(m.Group)+len(m.Key)+len(m.Value))
 	b = append(b, byte(m.Op))
-	b = appendFlags(b, m.Absent, m.AckOwner, m.Tagged, m.Unleased, m.Member)
-	b = appendString8(b, m.Group)
-	b = appendString16(b, m.Key)
-	b = binary.BigEndian.AppendUint64(b, m.ID)
-	b = appendGeneration(b, m.First)
-	b = appendStamp(b, m.Expected)
-	b = binary.BigEndian.AppendUint64(b, m.Regions)
-	b = appendMicrosUp(b, m.Life) // 0 would be none
-	b = appendBytes32(b, m.Value)
+	b = wire.AppendFlags(b, m.Absent, m.AckOwner, m.Tagged, m.Unleased, m.Member)
+	b = wire.AppendString8(b, m.Group)
+	b = wire.AppendString16(b, m.Key)
+	b = wire.AppendUint64(b, m.ID)
+	b = wire.AppendGeneration(b, m.First)
+	b = wire.AppendStamp(b, m.Expected)
+	b = wire.AppendUint64(b, m.Regions)
+	b = wire.AppendMicrosUp(b, m.Life) // 0 would be none
+	b = wire.AppendBytes32(b, m.Value)
 	if m.Op == Swap {
-		b = appendMicrosUp(b, m.Age)
-		b = appendCount(b, len(m.Tags))
+		b = wire.AppendMicrosUp(b, m.Age)
+		b = wire.AppendCount(b, len(m.Tags))
 		for _, tag := range m.Tags {
-			b = appendString8(b, tag)
+			b = wire.AppendString8(b, tag)
 		}
 	}
 	if m.Op == RemoveKeys {
-		b = appendCount(b, len(m.Keys))
+		b = wire.AppendCount(b, len(m.Keys))
 		for _, key := range m.Keys {
-			b = appendString16(b, key)
+			b = wire.AppendString16(b, key)
 		}
 	}
 	return b
@@ -119,33 +120,36 @@ func (m WriteRequest) Append(b []byte) []byte {
 
 // DecodeWriteRequest is the reverse of Append. It refuses an unknown Op.
 func DecodeWriteRequest(b []byte) (WriteRequest, error) {
-	d := &decoder{b: b}
-	m := WriteRequest{Op: Op(d.uint8())}
-	d.flags(&m.Absent, &m.AckOwner, &m.Tagged, &m.Unleased, &m.Member)
-	m.Group = d.string8()
-	m.Key = d.string16()
-	m.ID = d.uint64()
-	m.First = d.generation()
-	m.Expected = d.stamp()
-	m.Regions = d.uint64()
-	m.Life = d.micros()
-	m.Value = d.bytes32()
+	r := wire.NewReader(b)
+	m := WriteRequest{Op: Op(r.Uint8())}
+	r.Flags(&m.Absent, &m.AckOwner, &m.Tagged, &m.Unleased, &m.Member)
+	m.Group = r.String8()
+	m.Key = r.String16()
+	m.ID = r.Uint64()
+	m.First = r.Generation()
+	m.Expected = r.Stamp()
+	m.Regions = r.Uint64()
+	m.Life = r.Micros()
+	m.Value = bytes.Clone(r.Bytes32())
 	if m.Op == Swap {
-		m.Age = d.micros()
-		for range d.count(1) {
-			m.Tags = append(m.Tags, d.string8())
+		m.Age = r.Micros()
+		for range r.Count(1) {
+			m.Tags = append(m.Tags, r.String8())
 		}
 	}
 	if m.Op == RemoveKeys {
-		for range d.count(2) {
-			m.Keys = append(m.Keys, d.key())
+		for range r.Count(2) {
+			m.Keys = append(m.Keys, readKey(&r))
 		}
 	}
-	d.named(m.Key, m.Scope())
-	if m.Op < Set || m.Op > RemoveKeys || len(m.Tags) > MaxTags {
-		d.bad = true
+	checkKey(&r, m.Key, m.Scope())
+	switch {
+	case m.Op < Set || m.Op > RemoveKeys:
+		r.Fail("a write has an unknown operation")
+	case len(m.Tags) > maxTags:
+		r.Fail("a value has too many tags")
 	}
-	return whole(d, m)
+	return whole(&r, m)
 }
 
 // A WriteReply answers a WriteRequest. Late and IncompleteView report that the write was not performed.
@@ -173,16 +177,16 @@ type WriteReply struct {
 
 // Append appends the encoding of m.
 func (m WriteReply) Append(b []byte) []byte {
-	return appendStamp(appendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.IncompleteView, m.OwnerLeft), m.Stamp)
+	return wire.AppendStamp(wire.AppendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.IncompleteView, m.OwnerLeft), m.Stamp)
 }
 
 // DecodeWriteReply is the reverse of Append.
 func DecodeWriteReply(b []byte) (WriteReply, error) {
-	d := &decoder{b: b}
+	r := wire.NewReader(b)
 	var m WriteReply
-	d.flags(&m.Swapped, &m.Unconfirmed, &m.Late, &m.IncompleteView, &m.OwnerLeft)
-	m.Stamp = d.stamp()
-	return whole(d, m)
+	r.Flags(&m.Swapped, &m.Unconfirmed, &m.Late, &m.IncompleteView, &m.OwnerLeft)
+	m.Stamp = r.Stamp()
+	return whole(&r, m)
 }
 
 // An AwaitRequest asks a node to wait until another region has confirmed the writes of a key or scope that
@@ -203,20 +207,20 @@ func (m *AwaitRequest) Subject() expiry.Subject { return subject(m.Key, m.Scope)
 
 // Append appends the encoding of m.
 func (m AwaitRequest) Append(b []byte) []byte {
-	b = appendFlags(b, m.Scope)
-	b = appendString8(b, m.Group)
-	b = appendString16(b, m.Key)
-	return appendString8(b, m.Region)
+	b = wire.AppendFlags(b, m.Scope)
+	b = wire.AppendString8(b, m.Group)
+	b = wire.AppendString16(b, m.Key)
+	return wire.AppendString8(b, m.Region)
 }
 
 // DecodeAwaitRequest is the reverse of Append.
 func DecodeAwaitRequest(b []byte) (AwaitRequest, error) {
-	d := &decoder{b: b}
+	r := wire.NewReader(b)
 	var m AwaitRequest
-	d.flags(&m.Scope)
-	m.Group = d.string8()
-	m.Key = d.string16()
-	m.Region = d.string8()
-	d.named(m.Key, m.Scope)
-	return whole(d, m)
+	r.Flags(&m.Scope)
+	m.Group = r.String8()
+	m.Key = r.String16()
+	m.Region = r.String8()
+	checkKey(&r, m.Key, m.Scope)
+	return whole(&r, m)
 }

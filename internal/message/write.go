@@ -8,11 +8,12 @@
 package message
 
 import (
-	"encoding/binary"
+	"bytes"
 	"slices"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/wire"
 )
 
 // A Method is what a call between peers asks for. It determines the types of the payload and of the answer.
@@ -102,35 +103,42 @@ func (w *Write) Size() int {
 }
 
 func (w *Write) append(b []byte) []byte {
-	b = appendFlags(b, w.Clear, w.HasValue, w.Dirty, w.Collapsed, w.Tagged && w.HasValue, w.Scope) // what is refused is not sent
-	b = appendString8(b, w.Group)
-	b = appendString16(b, w.Key)
-	b = appendStamp(b, w.Stamp)
+	tagged := w.Tagged && w.HasValue // tags without a value are malformed
+	b = wire.AppendFlags(b, w.Clear, w.HasValue, w.Dirty, w.Collapsed, tagged, w.Scope)
+	b = wire.AppendString8(b, w.Group)
+	b = wire.AppendString16(b, w.Key)
+	b = wire.AppendStamp(b, w.Stamp)
 	if w.HasValue {
-		b = appendMicrosUp(b, w.Age) // taken for older than it is, never for younger
-		b = appendMicros(b, w.Life)
-		b = appendBytes32(b, w.Value)
+		b = wire.AppendMicrosUp(b, w.Age) // taken for older than it is, never for younger
+		b = wire.AppendMicros(b, w.Life)
+		b = wire.AppendBytes32(b, w.Value)
 	}
 	return b
 }
 
-func (w *Write) decode(d *decoder) {
-	d.flags(&w.Clear, &w.HasValue, &w.Dirty, &w.Collapsed, &w.Tagged, &w.Scope)
-	w.Group = d.string8()
-	w.Key = d.string16()
-	w.Stamp = d.stamp()
+func (w *Write) read(r *wire.Reader) {
+	r.Flags(&w.Clear, &w.HasValue, &w.Dirty, &w.Collapsed, &w.Tagged, &w.Scope)
+	w.Group = r.String8()
+	w.Key = r.String16()
+	w.Stamp = r.Stamp()
 	if w.HasValue {
-		w.Age = d.micros()
-		w.Life = d.micros()
-		w.Value = d.bytes32()
+		w.Age = r.Micros()
+		w.Life = r.Micros()
+		w.Value = bytes.Clone(r.Bytes32())
 	}
-	if w.Collapsed && !w.Clear || w.Tagged && !w.HasValue || w.Clear && (w.Key != "" || w.HasValue || !w.Stamp.IsRemoval()) {
-		d.bad = true
+	switch {
+	case w.Collapsed && !w.Clear:
+		r.Fail("a write is collapsed and not a clear")
+	case w.Tagged && !w.HasValue:
+		r.Fail("a write has tags and no value")
+	case w.Clear && (w.Key != "" || w.HasValue):
+		r.Fail("a clear has a key or a value")
+	case w.Clear && !w.Stamp.IsRemoval():
+		r.Fail("a clear has a stamp that is not a removal")
+	case w.Scope && (w.Clear || w.HasValue || w.Dirty):
+		r.Fail("a scope has more than a stamp")
 	}
-	if w.Scope && (w.Clear || w.HasValue || w.Dirty) {
-		d.bad = true
-	}
-	d.named(w.Key, w.Scope)
+	checkKey(r, w.Key, w.Scope)
 }
 
 func appendNotes(b []byte, notes []Write) []byte {
@@ -139,17 +147,17 @@ func appendNotes(b []byte, notes []Write) []byte {
 		size += notes[i].Size()
 	}
 	b = slices.Grow(b, size)
-	b = appendCount(b, len(notes))
+	b = wire.AppendCount(b, len(notes))
 	for i := range notes {
 		b = notes[i].append(b)
 	}
 	return b
 }
 
-func (d *decoder) notes() []Write {
-	notes := make([]Write, d.count(noteSize))
+func readWrites(r *wire.Reader) []Write {
+	notes := make([]Write, r.Count(noteSize))
 	for i := range notes {
-		if notes[i].decode(d); d.bad {
+		if notes[i].read(r); r.Err() != nil {
 			return nil
 		}
 	}
@@ -170,13 +178,13 @@ type Broadcast struct {
 
 // Append appends the encoding of m.
 func (m Broadcast) Append(b []byte) []byte {
-	return appendNotes(binary.BigEndian.AppendUint64(b, m.Sender), m.Writes)
+	return appendNotes(wire.AppendUint64(b, m.Sender), m.Writes)
 }
 
 // DecodeBroadcast is the reverse of Append.
 func DecodeBroadcast(b []byte) (Broadcast, error) {
-	d := &decoder{b: b}
-	return whole(d, Broadcast{Sender: d.uint64(), Writes: d.notes()})
+	r := wire.NewReader(b)
+	return whole(&r, Broadcast{Sender: r.Uint64(), Writes: readWrites(&r)})
 }
 
 // A Push asks the owner of keys in another region to apply writes and to broadcast them to its region. The
@@ -196,16 +204,16 @@ type Push struct {
 
 // Append appends the encoding of m.
 func (m Push) Append(b []byte) []byte {
-	b = appendGeneration(b, m.Epoch)
-	b = binary.BigEndian.AppendUint64(b, m.Number)
-	b = binary.BigEndian.AppendUint64(b, m.Low)
+	b = wire.AppendGeneration(b, m.Epoch)
+	b = wire.AppendUint64(b, m.Number)
+	b = wire.AppendUint64(b, m.Low)
 	return appendNotes(b, m.Writes)
 }
 
 // DecodePush is the reverse of Append.
 func DecodePush(b []byte) (Push, error) {
-	d := &decoder{b: b}
-	return whole(d, Push{Epoch: d.generation(), Number: d.uint64(), Low: d.uint64(), Writes: d.notes()})
+	r := wire.NewReader(b)
+	return whole(&r, Push{Epoch: r.Generation(), Number: r.Uint64(), Low: r.Uint64(), Writes: readWrites(&r)})
 }
 
 // A PushReply answers a Push once the whole region has its writes.
@@ -216,10 +224,10 @@ type PushReply struct {
 }
 
 // Append appends the encoding of m.
-func (m PushReply) Append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, m.Have) }
+func (m PushReply) Append(b []byte) []byte { return wire.AppendUint64(b, m.Have) }
 
 // DecodePushReply is the reverse of Append.
 func DecodePushReply(b []byte) (PushReply, error) {
-	d := &decoder{b: b}
-	return whole(d, PushReply{Have: d.uint64()})
+	r := wire.NewReader(b)
+	return whole(&r, PushReply{Have: r.Uint64()})
 }

@@ -1,0 +1,188 @@
+package geocache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/internal/testcluster"
+)
+
+// Of all who set a key that is absent, from whichever region, one does.
+func TestSetIfAbsentInACluster(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+		groups := onAll[string](c, "jobs", nil)
+		for i := range 10 {
+			key := fmt.Sprint("job ", i)
+			var setting sync.WaitGroup
+			var set atomic.Int64
+			for name, g := range groups {
+				setting.Go(func() {
+					stored, err := g.SetIfAbsent(c.T.Context(), key, fmt.Sprint(name))
+					require.NoError(c.T, err)
+					if stored {
+						set.Add(1)
+					}
+				})
+			}
+			setting.Wait()
+			require.EqualValues(c.T, 1, set.Load())
+		}
+	})
+}
+
+// What the getter finds is there, and what it fails to find is an error.
+func TestSetIfAbsentAsksTheGetter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
+		require.NoError(t, err)
+		defer cache.Close()
+		down := errors.New("down")
+		g, err := geocache.NewGroupFunc(cache, "users", func(_ context.Context, key string) (string, error) {
+			if key == "broken" {
+				return "", down
+			}
+			return load(t.Context(), key)
+		})
+		require.NoError(t, err)
+		stored, err := g.SetIfAbsent(t.Context(), "ada", "somebody")
+		require.NoError(t, err)
+		require.False(t, stored)
+		stored, err = g.SetIfAbsent(t.Context(), "bob", "somebody")
+		require.NoError(t, err)
+		require.True(t, stored)
+		_, err = g.SetIfAbsent(t.Context(), "broken", "somebody")
+		require.ErrorIs(t, err, down)
+		require.EqualValues(t, 3, g.Stats().Writes)
+		require.EqualValues(t, 1, g.Stats().WriteErrors, "that there is a value is no error")
+	})
+}
+
+// Counters that are raised by compare-and-set lose nothing, whoever raises them and from where.
+func TestCompareAndSetLosesNothing(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+		groups := onAll[int](c, "counters", nil)
+		var raising sync.WaitGroup
+		const each = 5
+		_, err := groups["eu-1"].SetIfAbsent(c.T.Context(), "n", 0, geocache.WithAck(geocache.AckWorld))
+		require.NoError(c.T, err)
+		for _, g := range groups {
+			raising.Go(func() {
+				for range each {
+					item, err := g.GetItem(c.T.Context(), "n")
+					require.NoError(c.T, err)
+					n, generation := item.Value, item.Generation
+					for {
+						if n, generation, err = g.CompareAndSet(c.T.Context(), "n", generation, n+1); err == nil {
+							break
+						}
+						require.ErrorIs(c.T, err, geocache.ErrChanged)
+					}
+				}
+			})
+		}
+		raising.Wait()
+		n, err := groups["eu-1"].Update(c.T.Context(), "n", func(old int, _ bool) (int, error) { return old, nil })
+		require.NoError(c.T, err)
+		require.Equal(c.T, each*len(groups), n)
+	})
+}
+
+func TestCompareAndSet(t *testing.T) {
+	cache, err := geocache.Open(t.Context(), silent)
+	require.NoError(t, err)
+	defer cache.Close()
+	g, err := geocache.NewGroup[string](cache, "g", nil)
+	require.NoError(t, err)
+
+	current, generation, err := g.CompareAndSet(t.Context(), "ada", 0, "1")
+	require.ErrorIs(t, err, geocache.ErrChanged, "there is no value, so none of generation 0")
+	require.Zero(t, current)
+	require.Zero(t, generation)
+
+	var set, swapped geocache.Receipt
+	require.NoError(t, g.Set(t.Context(), "ada", "1", geocache.WithReceipt(&set)))
+	current, generation, err = g.CompareAndSet(t.Context(), "ada", set.Generation, "2", geocache.WithReceipt(&swapped))
+	require.NoError(t, err)
+	require.Equal(t, "2", current)
+	require.Equal(t, swapped.Generation, generation)
+	require.Greater(t, generation, set.Generation)
+
+	current, generation, err = g.CompareAndSet(t.Context(), "ada", set.Generation, "3")
+	require.ErrorIs(t, err, geocache.ErrChanged)
+	require.Equal(t, "2", current)
+	require.Equal(t, swapped.Generation, generation)
+	var e *geocache.Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, "CompareAndSet", e.Op)
+	require.Zero(t, g.Stats().WriteErrors)
+}
+
+func TestSetMany(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+		groups := onAll[int](c, "many", nil)
+		values := map[string]int{}
+		for i := range 200 {
+			values[fmt.Sprint(i)] = i
+		}
+		var receipt geocache.Receipt
+		require.NoError(c.T, groups["eu-1"].SetMany(c.T.Context(), values, geocache.WithReceipt(&receipt), geocache.WithAck(geocache.AckWorld)))
+		require.ElementsMatch(c.T, []string{"eu", "us"}, receipt.Confirmed)
+		require.NotZero(c.T, receipt.Generation)
+		for _, g := range groups {
+			for key, want := range values {
+				v, err := g.Get(c.T.Context(), key)
+				require.NoError(c.T, err)
+				require.Equal(c.T, want, v)
+			}
+		}
+		err := groups["eu-1"].SetMany(c.T.Context(), map[string]int{"a": 1, string(make([]byte, 5000)): 2})
+		require.ErrorIs(c.T, err, geocache.ErrTooLarge)
+		v, err := groups["eu-1"].Get(c.T.Context(), "a")
+		require.NoError(c.T, err, "the others are set")
+		require.Equal(c.T, 1, v)
+	})
+}
+
+// What takes longer than Shutdown may is cut off, and named.
+func TestShutdownEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
+		require.NoError(t, err)
+		stuck := make(chan struct{})
+		defer close(stuck)
+		g, err := geocache.NewGroupFunc(cache, "g", func(context.Context, string) (string, error) {
+			<-stuck
+			return "", nil
+		})
+		require.NoError(t, err)
+		go g.Get(t.Context(), "ada")
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		begun := time.Now()
+		require.ErrorContains(t, cache.Shutdown(ctx), "a getter")
+		require.Equal(t, 3*time.Second, time.Since(begun))
+		require.NoError(t, cache.Close(), "it has been closed")
+		_, err = g.Get(t.Context(), "ada")
+		require.ErrorIs(t, err, geocache.ErrClosed)
+	})
+}
+
+func TestMistakesOfNewGroupFuncAndShutdown(t *testing.T) {
+	cache, err := geocache.Open(t.Context(), silent)
+	require.NoError(t, err)
+	defer cache.Close()
+	_, err = geocache.NewGroupFunc[string](cache, "g", nil)
+	require.ErrorContains(t, err, "the function is nil")
+	var none context.Context
+	require.ErrorContains(t, cache.Shutdown(none), "the context is nil")
+}

@@ -1,0 +1,282 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/geocache/geocache/internal/lease"
+	"github.com/geocache/geocache/internal/store"
+	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
+)
+
+// This file follows the view, and does what package lease leaves to its caller when a lease is lost and
+// comes back (rule 5): it fetches journals and sweeps the store.
+
+// fetchedJournals records which nodes of the view have had their journals fetched since they joined it, or
+// are having them fetched. Whatever those nodes wrote earlier, without this node, is in their journals.
+type fetchedJournals struct {
+	mu sync.Mutex                 // guards the following
+	of map[string]*fetchedJournal // by node ID
+	// orphaned says that there may be floors whose sender is gone and that takeOver has not seen: a
+	// process of the region has gone since it last ran, or journals have come.
+	orphaned bool
+}
+
+// A fetchedJournal is the journal of one node, from the moment it is requested.
+type fetchedJournal struct{ complete bool } // fetched in full; guarded by fetchedJournals.mu
+
+// markOrphaned notes that there may be floors whose sender is gone.
+func (f *fetchedJournals) markOrphaned() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.orphaned = true
+}
+
+// follow applies a change of the topology. It must not block.
+func (c *Cache) follow() {
+	c.following.Lock()
+	defer c.following.Unlock()
+	defer c.changed.raise()
+	c.replicator.open()
+	top := c.topology()
+	was := c.view.Load()
+	v := newView(c.node.ID, top, c.allRegions())
+	if was != nil && was.same(v) {
+		return
+	}
+	if c.transport == nil {
+		c.view.Store(v)
+		return
+	}
+	wasGuest := was != nil && was.Guest
+	switch {
+	case v.Guest && !wasGuest:
+		c.giveUpLease(top.Home)
+	case wasGuest && !v.Guest:
+		c.leases.BeginReturn()
+	}
+	// First the transport, so that whoever sees v here finds no lease granted under another view afterwards
+	// (rule 6 of package lease).
+	c.transport.SetView(v.Hash)
+	c.view.Store(v)
+	for _, g := range *c.groups.Load() {
+		g.reclass(top.Home)
+	}
+	if v.Guest != wasGuest {
+		c.guestChanged(v)
+	}
+	j := &c.journals
+	j.mu.Lock()
+	maps.DeleteFunc(j.of, func(id string, _ *fetchedJournal) bool { return !v.has(id) })
+	if was != nil && slices.ContainsFunc(was.home.Nodes, func(n regions.Node) bool { return !v.has(n.ID) }) {
+		j.orphaned = true
+	}
+	j.mu.Unlock()
+	c.renewLease()
+	c.spawn(func() { c.reown(); c.takeOver() })
+}
+
+// onPong handles a pong.
+func (c *Cache) onPong(p *peers.Peer) {
+	if p.Region() != c.node.Region {
+		return
+	}
+	c.renewLease()
+	c.changed.raise()
+}
+
+// renewLease moves the end of the lease to where the nodes of the view have granted it (rule 4 of package
+// lease).
+func (c *Cache) renewLease() {
+	v := c.view.Load()
+	if v == nil {
+		return
+	}
+	switch c.leases.Renew(v.View) {
+	case lease.Extended:
+		c.fetchNewJournals(v)
+	case lease.Resume:
+		if !c.spawn(c.resumeLease) {
+			c.leases.FinishResume(c.leases.BeginResume(), false)
+		}
+	}
+}
+
+// fetchNewJournals fetches the journals of nodes that have joined the view. The region may have been in
+// two parts that did not see each other, and each part has written without the other.
+func (c *Cache) fetchNewJournals(v *view) {
+	f := &c.journals
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range c.others(v) {
+		if f.of[n.ID] != nil {
+			continue
+		}
+		j := new(fetchedJournal)
+		f.of[n.ID] = j
+		c.spawn(func() {
+			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
+			defer cancel()
+			var err error
+			for _, g := range *c.groups.Load() {
+				err = errors.Join(err, g.journal.fetch(ctx, n))
+			}
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if j.complete = err == nil; j.complete {
+				f.orphaned = true
+				c.spawn(c.takeOver)
+			} else if f.of[n.ID] == j {
+				delete(f.of, n.ID) // the next pong tries again
+			}
+		})
+	}
+}
+
+// hasJournals reports whether the journals of all other nodes of v have been fetched.
+func (c *Cache) hasJournals(v *view) bool {
+	f := &c.journals
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !slices.ContainsFunc(v.Others, func(id string) bool {
+		return f.of[id] == nil || !f.of[id].complete
+	})
+}
+
+// resumeLease brings the lease back after a loss, in the order of rule 5 of package lease. The leases are
+// held by now, so writes wait for this node. It then fetches the journals, which have what was written
+// without it.
+func (c *Cache) resumeLease() {
+	ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
+	defer cancel()
+	guestEpoch := c.leases.BeginResume()
+	groups := *c.groups.Load()
+	v := c.view.Load()
+	err := c.fetchJournals(ctx, v, groups)
+
+	if err == nil {
+		c.leases.NextEpoch()
+		for _, g := range groups {
+			g.store.Sweep(store.Removed, func(e *store.Entry) bool {
+				// A late write leaves no trace in the journals.
+				return e.Class() == store.Copy || g.fresh.maybeOlder(e, g.fresh.floorOf(e))
+			})
+			g.setCaughtUp(guestEpoch)
+		}
+	}
+	if !c.leases.FinishResume(guestEpoch, err == nil) {
+		c.log.Debug("not serving copies yet", "err", err)
+		return
+	}
+	f := &c.journals
+	f.mu.Lock()
+	if c.view.Load() == v {
+		for _, id := range v.Others {
+			f.of[id] = &fetchedJournal{complete: true}
+		}
+	}
+	f.orphaned = true
+	f.mu.Unlock()
+	c.changed.raise()
+	c.takeOver()
+}
+
+// journalTimeout bounds one attempt to fetch the journals.
+const journalTimeout = 10 * time.Second
+
+// endLease gives up the lease for good. The others learn so when the transport closes, and do not wait for
+// its end. The node's view ends with the lease, so the node no longer completes writes that are under way.
+func (c *Cache) endLease() {
+	c.leases.Close()
+	c.changed.raise()
+}
+
+// join gives a new group the floors that the other nodes of the region have, before it serves anything. To
+// serve copies it needs more, see catchUp.
+func (c *Cache) join(g *Group) {
+	if c.transport == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, max(c.config.JoinWait, time.Second))
+	defer cancel()
+	if err := c.fetchJournals(ctx, c.view.Load(), map[string]*Group{g.name: g}); err != nil {
+		c.log.Warn("a new group could not learn of all recent writes", "group", g.name, "err", err)
+	}
+	c.spawn(func() { c.catchUp(g) })
+}
+
+// catchUp lets a new group serve copies once this node has been told of every write to it.
+func (c *Cache) catchUp(g *Group) {
+	for {
+		changed := c.changed.wait()
+		if g.fresh.caughtUp.Load() {
+			return
+		}
+		epoch, guestEpoch := c.leases.Epoch(), c.leases.GuestEpoch()
+		if c.leases.Held(c.clock.Instant()) {
+			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
+			err := c.fetchJournals(ctx, c.view.Load(), map[string]*Group{g.name: g})
+			cancel()
+			if err == nil && c.leases.Held(c.clock.Instant()) && c.leases.Epoch() == epoch {
+				g.setCaughtUp(guestEpoch)
+				c.takeOverIn(g)
+				return
+			}
+		}
+		select {
+		case <-changed:
+		case <-time.After(time.Second):
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// settle waits until v is settled, so that no node outside of it can serve copies (rule 6 of package
+// lease). It reports false if this node's view has changed meanwhile. The error is ctx's, or says that
+// this node is leaving or a guest.
+func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
+	for {
+		changed := c.changed.wait()
+		if c.view.Load() != v {
+			return false, nil
+		}
+		if c.shuttingDown.Load() {
+			return false, ErrClosed // its view no longer counts, see endLease
+		}
+		if v.Guest {
+			return false, errGuest
+		}
+		at, known := c.settledAt(v)
+		var timer <-chan time.Time
+		if known {
+			left := time.Until(at)
+			if left <= 0 {
+				return true, nil
+			}
+			timer = time.After(left)
+		}
+		select {
+		case <-changed:
+		case <-timer:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+// settledAt returns when v is settled, and false if that is not known yet.
+func (c *Cache) settledAt(v *view) (time.Time, bool) {
+	if c.transport == nil {
+		return time.Time{}, true
+	}
+	return c.leases.SettledAt(v.View)
+}
+
+// holdsLease reports whether this node has been told of every completed write of its region.
+func (c *Cache) holdsLease() bool { return c.leases.ToldOfAll(c.view.Load().View) }
