@@ -17,7 +17,7 @@ type MembersRequest struct {
 // Append appends the encoding of m.
 func (m MembersRequest) Append(b []byte) []byte { return wire.AppendUint64(b, m.Known) }
 
-// DecodeMembers is the reverse of Append.
+// DecodeMembersRequest is the reverse of Append.
 func DecodeMembersRequest(b []byte) (MembersRequest, error) {
 	r := wire.NewReader(b)
 	return whole(&r, MembersRequest{Known: r.Uint64()})
@@ -90,7 +90,7 @@ func (m RecallRequest) Append(b []byte) []byte {
 	return wire.AppendUint64(b, m.Regions)
 }
 
-// DecodeRecall is the reverse of Append.
+// DecodeRecallRequest is the reverse of Append.
 func DecodeRecallRequest(b []byte) (RecallRequest, error) {
 	r := wire.NewReader(b)
 	return whole(&r, RecallRequest{Group: r.String8(), Key: readKey(&r), Regions: r.Uint64()})

@@ -177,7 +177,8 @@ type WriteReply struct {
 
 // Append appends the encoding of m.
 func (m WriteReply) Append(b []byte) []byte {
-	return wire.AppendStamp(wire.AppendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.IncompleteView, m.OwnerLeft), m.Stamp)
+	b = wire.AppendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.IncompleteView, m.OwnerLeft)
+	return wire.AppendStamp(b, m.Stamp)
 }
 
 // DecodeWriteReply is the reverse of Append.

@@ -2,9 +2,10 @@
 // encoding. An encoded message is the payload of a call between peers.
 //
 // The layouts are documented beside the types and pinned by testdata/messages.txt: a change of one is a
-// change of the protocol. A decoder accepts only what an encoder can write, and returns [ErrMalformed] for
-// anything else. It allocates no more than a small multiple of the bytes that it is given, and keeps none of
-// them. The package knows nothing of transports, and not whether a message makes sense to its receiver.
+// change of the protocol. A decoder accepts only what an encoder can write; for anything else its error
+// wraps wire.ErrMalformed. It allocates no more than a small multiple of the bytes that it is given, and
+// keeps none of them. The package knows nothing of transports, and does not check whether a message makes
+// sense to its receiver.
 package message
 
 import (
@@ -78,7 +79,7 @@ type Write struct {
 }
 
 const (
-	noteSize  = 1 + 1 + 2 + 16 // without the group, the key, and what HasValue adds
+	writeSize = 1 + 1 + 2 + 16 // without the group, the key, and what HasValue adds
 	valueSize = 8 + 8 + 4      // without the value itself
 )
 
@@ -95,7 +96,7 @@ func subject(key string, scope bool) expiry.Subject {
 
 // Size returns the size of w within a message, in bytes.
 func (w *Write) Size() int {
-	size := noteSize + len(w.Group) + len(w.Key)
+	size := writeSize + len(w.Group) + len(w.Key)
 	if w.HasValue {
 		size += valueSize + len(w.Value)
 	}
@@ -109,7 +110,7 @@ func (w *Write) append(b []byte) []byte {
 	b = wire.AppendString16(b, w.Key)
 	b = wire.AppendStamp(b, w.Stamp)
 	if w.HasValue {
-		b = wire.AppendMicrosUp(b, w.Age) // taken for older than it is, never for younger
+		b = wire.AppendMicrosUp(b, w.Age) // a value may seem older than it is, never younger
 		b = wire.AppendMicros(b, w.Life)
 		b = wire.AppendBytes32(b, w.Value)
 	}
@@ -141,27 +142,27 @@ func (w *Write) read(r *wire.Reader) {
 	checkKey(r, w.Key, w.Scope)
 }
 
-func appendNotes(b []byte, notes []Write) []byte {
+func appendWrites(b []byte, writes []Write) []byte {
 	size := 4
-	for i := range notes {
-		size += notes[i].Size()
+	for i := range writes {
+		size += writes[i].Size()
 	}
 	b = slices.Grow(b, size)
-	b = wire.AppendCount(b, len(notes))
-	for i := range notes {
-		b = notes[i].append(b)
+	b = wire.AppendCount(b, len(writes))
+	for i := range writes {
+		b = writes[i].append(b)
 	}
 	return b
 }
 
 func readWrites(r *wire.Reader) []Write {
-	notes := make([]Write, r.Count(noteSize))
-	for i := range notes {
-		if notes[i].read(r); r.Err() != nil {
+	writes := make([]Write, r.Count(writeSize))
+	for i := range writes {
+		if writes[i].read(r); r.Err() != nil {
 			return nil
 		}
 	}
-	return notes
+	return writes
 }
 
 // A Broadcast asks a node of the same region to apply writes.
@@ -178,7 +179,7 @@ type Broadcast struct {
 
 // Append appends the encoding of m.
 func (m Broadcast) Append(b []byte) []byte {
-	return appendNotes(wire.AppendUint64(b, m.Sender), m.Writes)
+	return appendWrites(wire.AppendUint64(b, m.Sender), m.Writes)
 }
 
 // DecodeBroadcast is the reverse of Append.
@@ -207,7 +208,7 @@ func (m Push) Append(b []byte) []byte {
 	b = wire.AppendGeneration(b, m.Epoch)
 	b = wire.AppendUint64(b, m.Number)
 	b = wire.AppendUint64(b, m.Low)
-	return appendNotes(b, m.Writes)
+	return appendWrites(b, m.Writes)
 }
 
 // DecodePush is the reverse of Append.

@@ -1,0 +1,144 @@
+package message
+
+import (
+	"bufio"
+	"encoding/hex"
+	"math"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache/expiry"
+)
+
+// A message is a value of any type that has an encoding.
+type message interface{ Append(b []byte) []byte }
+
+// decoders has the decoder of each type, by its name in the golden file.
+var decoders = map[string]func(b []byte) (message, error){
+	"broadcast":      of(DecodeBroadcast),
+	"push":           of(DecodePush),
+	"pushreply":      of(DecodePushReply),
+	"writerequest":   of(DecodeWriteRequest),
+	"writereply":     of(DecodeWriteReply),
+	"awaitrequest":   of(DecodeAwaitRequest),
+	"journalrequest": of(DecodeJournalRequest),
+	"floors":         of(DecodeFloors),
+	"comparerequest": of(DecodeCompareRequest),
+	"flushed":        of(DecodeFlushed),
+
+	"membersrequest": of(DecodeMembersRequest),
+	"membersreply":   of(DecodeMembersReply),
+	"recallrequest":  of(DecodeRecallRequest),
+	"recallreply":    of(DecodeRecallReply),
+}
+
+// of makes a decoder return a message.
+func of[M message](decode func([]byte) (M, error)) func([]byte) (message, error) {
+	return func(b []byte) (message, error) {
+		m, err := decode(b)
+		return m, err
+	}
+}
+
+// someMessages has one message of each type. Their encodings are in testdata/messages.txt.
+var (
+	someStamp  = expiry.Stamp{Generation: 0x0006_4400_0000_1001, Origin: 0x0123456789abcdef}
+	someWrites = []Write{
+		{
+			Group: "users", Key: "ada", Stamp: someStamp, Dirty: true,
+			HasValue: true, Value: []byte("value"), Age: 3 * time.Millisecond, Life: time.Minute,
+		},
+		{Group: "users", Key: "grace", Stamp: expiry.Removal(7)},
+		{Group: "users", Key: someScope, Scope: true, Stamp: expiry.Removal(11)},
+		{Group: "", Key: "", Stamp: expiry.Loaded(8), HasValue: true, Value: []byte{}, Life: time.Second},
+		{Group: "users", Clear: true, Stamp: expiry.Removal(9)},
+		{Group: "users", Clear: true, Collapsed: true, Stamp: expiry.Removal(10)},
+	}
+	someScope  = string(expiry.Tag("red"))
+	someFloors = []Floor{
+		{Key: "ada", Stamp: someStamp, Sender: 13},
+		{Key: "", Stamp: expiry.Removal(7)},
+		{Key: someScope, Scope: true, Stamp: expiry.Removal(11)},
+	}
+	someMessages = map[string]message{
+		"broadcast": Broadcast{Sender: 13, Writes: someWrites},
+		"push":      Push{Epoch: 5 << 12, Number: 300, Low: 298, Writes: someWrites[1:2]},
+		"pushreply": PushReply{Have: 299},
+		"writerequest": WriteRequest{
+			Group: "users", Key: "ada", Op: Swap, ID: 11, First: 7 << 12, AckOwner: true,
+			Life: time.Minute, Value: []byte("value"), Expected: someStamp, Absent: true,
+			Tags: []string{"red", "blue"}, Age: 3 * time.Second, Regions: 12,
+		},
+		"writereply":     WriteReply{Stamp: someStamp, Swapped: true, Unconfirmed: true},
+		"awaitrequest":   AwaitRequest{Group: "users", Key: someScope, Scope: true, Region: "eu"},
+		"journalrequest": JournalRequest{Group: "users", Since: 5 << 12, Cursor: 12},
+		"floors": Floors{
+			Cleared: 5 << 12, ClearedBy: 14, Group: 6 << 12, Keys: someFloors, Next: 14, More: true,
+		},
+		"comparerequest": CompareRequest{
+			Group: "users", From: 5 << 12, Width: time.Second, Digests: []uint64{1, 0, math.MaxUint64},
+		},
+		"flushed":        Flushed{Group: "users", Keys: someFloors},
+		"membersrequest": MembersRequest{Known: 300},
+		"membersreply": MembersReply{Established: true, For: time.Second,
+			Nodes: []Node{{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946", Weight: 1.5}}},
+		"recallrequest": RecallRequest{Group: "users", Key: "ada", Regions: 301},
+		"recallreply":   RecallReply{Agrees: true, Write: someWrites[0]},
+	}
+)
+
+// TestGolden pins the encodings that have been released. If it fails, the protocol has changed and needs a
+// new version.
+func TestGolden(t *testing.T) {
+	golden := readGolden(t)
+	require.Len(t, golden, len(decoders))
+	require.Len(t, someMessages, len(decoders))
+	for name, m := range someMessages {
+		require.Equal(t, hex.EncodeToString(golden[name]), hex.EncodeToString(m.Append(nil)), name)
+		decoded, err := decoders[name](golden[name])
+		require.NoError(t, err, name)
+		require.Equal(t, m, decoded, name)
+	}
+}
+
+// TestMethods pins the numbers of the methods, which are part of the wire format.
+func TestMethods(t *testing.T) {
+	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, []Method{
+		MethodWrite, MethodBroadcast, MethodPush, MethodAwait, MethodJournal,
+		MethodCompare, MethodFlushed, MethodHandoff, MethodMembers, MethodRecall,
+	})
+}
+
+// TestDecodedIsCopy: decoded messages do not alias the bytes, whose buffer may be overwritten.
+func TestDecodedIsCopy(t *testing.T) {
+	for name, m := range someMessages {
+		encoded := m.Append(nil)
+		decoded, err := decoders[name](encoded)
+		require.NoError(t, err)
+		for i := range encoded {
+			encoded[i] = '#'
+		}
+		require.Equal(t, m, decoded, name)
+	}
+}
+
+func readGolden(t testing.TB) map[string][]byte {
+	file, err := os.Open("testdata/messages.txt")
+	require.NoError(t, err)
+	defer file.Close()
+	golden := make(map[string][]byte)
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		name, digits, ok := strings.Cut(lines.Text(), " ")
+		if !ok || name == "#" {
+			continue
+		}
+		encoded, err := hex.DecodeString(digits)
+		require.NoError(t, err)
+		golden[name] = encoded
+	}
+	return golden
+}
