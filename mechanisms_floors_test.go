@@ -16,7 +16,7 @@ import (
 )
 
 // The tests of how floors get to nodes that were not told of a write. See
-// mechanisms_test.go.
+// mechanisms_writes_test.go.
 
 // The journals of a lapse: who was cut off serves nothing from before when it is back, not
 // even what it owns.

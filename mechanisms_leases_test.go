@@ -11,7 +11,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// The tests of what a node serves only while it is told of writes. See mechanisms_test.go.
+// The tests of what a node serves only while it is told of writes. See mechanisms_writes_test.go.
 //
 // To be left out of a write while its lease runs, or without noticing that it has run out, a node
 // must not be seen by the writer, and see it: then it goes on taking the writer for the owner.
@@ -124,7 +124,7 @@ func TestMechanismANodeOwnsWhatItGotBeforeItHadSynced(t *testing.T) {
 
 // The period of a lease: a copy that was asked for before a lapse is not kept after it. What it has
 // missed meanwhile need not be in the journals: a late write, with a lower stamp than that of one
-// before it, is not. See late_test.go.
+// before it, is not. See clocks_test.go.
 func TestMechanismACopyThatWasAskedForBeforeALapse(t *testing.T) {
 	testcluster.Run(t, fastUS(3), func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 100*time.Millisecond)

@@ -16,7 +16,7 @@ import (
 )
 
 // The tests of mechanisms of a write at its owner and on its way there. See
-// mechanisms_test.go.
+// mechanisms_writes_test.go.
 
 // The key lock: the origin sees a key's writes in the order of their stamps.
 func TestMechanismWritesOfAKeyGoThroughOneAtATime(t *testing.T) {
