@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,86 +15,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// bothGetters is an ItemGetter and a BatchGetter.
-type bothGetters struct {
-	geocache.ItemGetterFunc[string]
-}
-
 func (bothGetters) GetBatch(context.Context, []string) (map[string]string, error) { return nil, nil }
-
-// queries is a BatchGetter that records what it is asked.
-type queries struct {
-	mu      sync.Mutex
-	batches [][]string                                     // guarded by mu
-	singles []string                                       // guarded by mu
-	behave  func(ctx context.Context, keys []string) error // guarded by mu
-}
-
-// does sets what q does before it answers.
-func (q *queries) does(behave func(ctx context.Context, keys []string) error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.behave = behave
-}
-
-func (q *queries) Get(ctx context.Context, key string) (string, error) {
-	q.mu.Lock()
-	q.singles = append(q.singles, key)
-	q.mu.Unlock()
-	m, err := q.answer(ctx, []string{key})
-	if err == nil && len(m) == 0 {
-		err = geocache.ErrNotFound
-	}
-	return m[key], err
-}
-
-func (q *queries) GetBatch(ctx context.Context, keys []string) (map[string]string, error) {
-	q.mu.Lock()
-	q.batches = append(q.batches, keys)
-	q.mu.Unlock()
-	return q.answer(ctx, keys)
-}
-
-func (q *queries) answer(ctx context.Context, keys []string) (map[string]string, error) {
-	q.mu.Lock()
-	behave := q.behave
-	q.mu.Unlock()
-	if behave != nil {
-		if err := behave(ctx, keys); err != nil {
-			return nil, err
-		}
-	}
-	m := map[string]string{"another": "that nobody asked for"}
-	for _, key := range keys {
-		if !strings.HasPrefix(key, "none") {
-			m[key] = "value of " + key
-		}
-	}
-	if len(keys) == 1 {
-		delete(m, "another")
-	}
-	return m, nil
-}
-
-// sizes returns of how many keys each batch was, in order.
-func (q *queries) sizes() (sizes []int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, b := range q.batches {
-		sizes = append(sizes, len(b))
-	}
-	slices.Sort(sizes)
-	return sizes
-}
-
-// loaded returns all keys that were asked for, in order.
-func (q *queries) loaded() (all []string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	all = slices.Concat(append(q.batches, q.singles)...)
-	slices.Sort(all)
-	return all
-}
 
 func TestABatchIsOneQuery(t *testing.T) {
 	q := &queries{}

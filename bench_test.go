@@ -3,9 +3,6 @@ package geocache_test
 import (
 	"context"
 	"fmt"
-	"io"
-	"log/slog"
-	"net"
 	"testing"
 	"time"
 
@@ -15,9 +12,6 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// quiet is an option for tests on real clocks, whose log would be in the way.
-var quiet = geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
-
 type user struct {
 	Name  string
 	Karma int
@@ -26,7 +20,7 @@ type user struct {
 // hit opens a Cache that is alone, as services run it, and a group that has the
 // key "ada" in memory.
 func hit[V any](t testing.TB, v V, opts ...geocache.GroupOption) *geocache.Group[V] {
-	cache, err := geocache.Open(t.Context(), quiet)
+	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	t.Cleanup(func() { cache.Close() })
 	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[V](func(context.Context, string) (V, error) { return v, nil }), opts...)
@@ -92,24 +86,13 @@ func benchmarkGet[V any](b *testing.B, v V) {
 	})
 }
 
-// listeners returns n TCP listeners on loopback, and the nodes they make.
-func listeners(t testing.TB, n int) (ls []net.Listener, nodes []regions.Node) {
-	for i := range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		ls = append(ls, l)
-		nodes = append(nodes, regions.Node{ID: fmt.Sprintf("eu-%d", i+1), Region: "eu", Address: l.Addr().String()})
-	}
-	return ls, nodes
-}
-
 // A read that the key's owner answers from its memory, over loopback, with both
 // nodes in this process and 64 readers at once.
 func BenchmarkPeerGet(b *testing.B) {
 	ls, nodes := listeners(b, 2)
 	var groups []*geocache.Group[[]byte]
 	for i, n := range nodes {
-		cache, err := geocache.Open(b.Context(), quiet, geocache.WithRegion("eu"), geocache.WithNodeID(n.ID), geocache.WithListener(ls[i]),
+		cache, err := geocache.Open(b.Context(), silent, geocache.WithRegion("eu"), geocache.WithNodeID(n.ID), geocache.WithListener(ls[i]),
 			geocache.WithDiscovery(regions.Static(nodes...)), geocache.WithJoinWait(100*time.Millisecond))
 		require.NoError(b, err)
 		b.Cleanup(func() { cache.Close() })

@@ -2,28 +2,23 @@ package geocache_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zeebo/xxh3"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
 // This file is about writes with a lower stamp than that of one before them: us' clocks are
 // ahead, by less than is allowed.
-
-func fastUS(nodes int) testcluster.Config {
-	return testcluster.Config{Regions: []string{"eu", "us"}, Nodes: nodes, Offset: func(node string) time.Duration {
-		if strings.HasPrefix(node, "us") {
-			return 450 * time.Millisecond
-		}
-		return 0
-	}}
-}
 
 // What was loaded in us between a write there and one in eu is gone when the second has been
 // acknowledged by the world.
@@ -65,7 +60,7 @@ func TestALateWriteAndALoadUnderWay(t *testing.T) {
 	testcluster.Run(t, fastUS(1), func(c *testcluster.Cluster) {
 		var row atomic.Value
 		row.Store("old")
-		groups := everywhere(c, "rows", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+		groups := onAll(c, "rows", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 			v := row.Load().(string)
 			time.Sleep(300 * time.Millisecond)
 			return v, nil
@@ -108,5 +103,75 @@ func TestALateWriteThatAnOwnerHasMissed(t *testing.T) {
 			require.True(t, ok)
 			require.False(t, v.Begun.Before(changed), "%s has what was loaded %v before the Remove", n.Name, changed.Sub(v.Begun))
 		}
+	})
+}
+
+func TestAClockTooFarAheadIsRefusedAndNamed(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		c.Node("eu-1").Close()
+		c.Node("eu-1").Restart(10 * time.Second)
+		c.Settle()
+		// 10 s less the way that the clock's reading travelled.
+		require.True(t, strings.Contains(c.Log(), `node=eu-1 region=eu reason=clock error="refused (clock): clock is 9.99975s ahead of ours, 500ms are allowed`), c.Log())
+		for _, key := range keys(100) {
+			require.NotEqual(t, "eu-1", c.Node("eu-2").Group.Locate(key)[0].Owner.ID)
+		}
+		readAll(c.Node("eu-2"), keys(100))
+		readAll(c.Node("eu-1"), keys(100)) // alone, but serving
+	})
+}
+
+// Node.Get compares with the true time; here it has something to find.
+func TestAgesDoNotDependOnWallClocks(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{
+		Regions: []string{"eu", "us"},
+		TTL:     time.Second,
+		Group:   []geocache.GroupOption{geocache.WithOriginRegion("us")}, // values are some time under way
+	}, func(c *testcluster.Cluster) {
+		for i, n := range c.Nodes() {
+			n.Close()
+			n.Restart(time.Duration(i-3) * 80 * time.Millisecond) // 400 ms from first to last
+		}
+		c.Settle()
+		c.Origin.Behave(testcluster.After(100 * time.Millisecond))
+		key := "ada" // one that lives as long as it may: no jitter hides a mistake
+		for i := 0; expiry.Life(time.Second, xxh3.HashString(key)) < 999*time.Millisecond; i++ {
+			key = fmt.Sprint("ada-", i)
+		}
+		var wg sync.WaitGroup
+		for _, n := range c.Nodes() {
+			wg.Go(func() {
+				for range 2000 {
+					if _, err := n.Get(key); err != nil {
+						t.Errorf("%s: %v", n.Name, err)
+					}
+					time.Sleep(7 * time.Millisecond)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// Each clock is within the limit of every other but one. Hybrid clocks carry the
+// fastest reading to everybody; nobody may be refused for having heard of it.
+func TestANodeIsNotRefusedForWhatItHasHeard(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 5}, func(c *testcluster.Cluster) {
+		for i, offset := range []time.Duration{400, 0, 0, 0, -150} {
+			n := c.Node(fmt.Sprint("eu-", i+1))
+			n.Close()
+			n.Restart(offset * time.Millisecond)
+		}
+		c.Settle()
+		for range 60 {
+			for _, n := range c.Nodes() {
+				readAll(n, keys(10))
+			}
+			time.Sleep(time.Second)
+		}
+		for _, peer := range c.Node("eu-5").Cache.Stats().Peers {
+			require.Equal(t, peer.ID != "eu-1", peer.Up, peer.ID)
+		}
+		require.Equal(t, 5, c.Node("eu-3").Cache.Stats().Regions[0].Nodes)
 	})
 }

@@ -38,17 +38,6 @@ func (upsideDown[V]) Decode(data []byte) (v V, err error) {
 	return any(string(data)).(V), nil
 }
 
-// everywhere makes a group on all nodes of the cluster.
-func everywhere[V any](c *testcluster.Cluster, name string, getter geocache.Getter[V], opts ...geocache.GroupOption) map[string]*geocache.Group[V] {
-	groups := map[string]*geocache.Group[V]{}
-	for _, n := range c.Nodes() {
-		g, err := geocache.NewGroup(n.Cache, name, getter, opts...)
-		require.NoError(c.T, err)
-		groups[n.Name] = g
-	}
-	return groups
-}
-
 // token is a kind of string, which is plain whatever methods it has.
 type token string
 
@@ -59,7 +48,7 @@ func (token) MarshalJSON() ([]byte, error) { return []byte(`"hidden"`), nil }
 func roundTrip[V any](t *testing.T, want V, same func(a, b V) bool, opts ...geocache.GroupOption) {
 	t.Helper()
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		groups := everywhere(c, "typed", geocache.GetterFunc[V](func(context.Context, string) (V, error) { return want, nil }), opts...)
+		groups := onAll(c, "typed", geocache.GetterFunc[V](func(context.Context, string) (V, error) { return want, nil }), opts...)
 		requireSame := func(v V, ok bool) {
 			t.Helper()
 			require.True(t, ok)
@@ -155,7 +144,7 @@ func TestAGetterMayGoOnUsingItsBytes(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		var mu sync.Mutex
 		buf := make([]byte, 0, 64)
-		groups := everywhere(c, "bytes", geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
+		groups := onAll(c, "bytes", geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			buf = append(buf[:0], "value of "+key...)
@@ -230,7 +219,7 @@ func TestAValueThatCannotBeEncodedIsAnError(t *testing.T) {
 			}
 			return nil
 		}, func(string) error { return nil }}
-		groups := everywhere(c, "choosy", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+		groups := onAll(c, "choosy", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 			loads++
 			return value, nil
 		}), geocache.WithCodec[string](codec))
@@ -261,7 +250,7 @@ func TestAValueThatNeverDecodesIsAnError(t *testing.T) {
 			}
 			return nil
 		}}
-		groups := everywhere(c, "choosy", geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+		groups := onAll(c, "choosy", geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
 			return key, nil
 		}), geocache.WithCodec[string](codec))
 		for _, g := range groups {

@@ -60,7 +60,7 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(test.key, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}, func(c *testcluster.Cluster) {
-				groups := everywhere(c, "g", geocache.GetterFunc[string](broken), geocache.WithLoadTimeout(10*time.Second))
+				groups := onAll(c, "g", geocache.GetterFunc[string](broken), geocache.WithLoadTimeout(10*time.Second))
 				key := owned(groups["eu-1"], "eu-1", test.key)
 				for node, want := range map[string]string{"eu-1": test.here, "eu-2": test.remote} {
 					_, err := groups[node].GetItem(c.T.Context(), key)
@@ -132,9 +132,9 @@ func TestAKeyThatIsTooLarge(t *testing.T) {
 // A getter may read from another group, whose error is then its own.
 func TestAnErrorOfAnotherGroupIsTheGetters(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		inner := everywhere(c, "inner", geocache.GetterFunc[string](broken))["eu-3"]
+		inner := onAll(c, "inner", geocache.GetterFunc[string](broken))["eu-3"]
 		innerKey := owned(inner, "eu-3", "fails")
-		outer := everywhere(c, "outer", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
+		outer := onAll(c, "outer", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
 			_, err := inner.Get(ctx, innerKey)
 			return "", fmt.Errorf("for %s: %w", key[:5], err)
 		}))

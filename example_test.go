@@ -5,8 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,9 +13,6 @@ import (
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/regions"
 )
-
-// silent keeps the log out of the examples' output.
-var silent = geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
 
 var names = map[string]string{"ada": "Ada Lovelace", "grace": "Grace Hopper"}
 
@@ -220,4 +216,80 @@ func ExampleCache_Stats() {
 	s := cache.Stats().Groups["users"]
 	fmt.Printf("%d reads, %.0f%% from memory, %d load\n", s.Reads(), 100*s.HitRatio(), s.Loads)
 	// Output: 10 reads, 90% from memory, 1 load
+}
+
+// A function is enough for a group.
+func ExampleNewGroupFunc() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, err := geocache.NewGroupFunc(cache, "users", load, geocache.WithTTL(time.Minute))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(users.Get(ctx, "ada"))
+	// Output: Ada Lovelace <nil>
+}
+
+// A service that is told to stop gives the cache as long as it has itself.
+func ExampleCache_Shutdown() {
+	cache, _ := geocache.Open(context.Background(), silent)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	fmt.Println(cache.Shutdown(ctx))
+	// Output: <nil>
+}
+
+// A group of two entries at most, in the order of LRU, that tells what leaves it.
+func ExampleWithOnEvict() {
+	cache, err := geocache.Open(context.Background(), silent)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+
+	load := func(_ context.Context, key string) (string, error) { return "value of " + key, nil }
+	left := make(chan string, 1)
+	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load),
+		geocache.WithPolicy(geocache.LRU),
+		geocache.WithMaxEntries(2),
+		geocache.WithOnEvict(func(key, v string, reason geocache.EvictReason) {
+			left <- fmt.Sprintf("%s left for %v: %s", key, reason, v)
+		}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, key := range []string{"ada", "bob", "ada", "cy"} {
+		if _, err := users.Get(context.Background(), key); err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Println(<-left)
+	fmt.Println(users.Contains("ada"), users.Contains("bob"), users.Len())
+	// Output:
+	// bob left for capacity: value of bob
+	// true false 2
+}
+
+// What is in this process's memory, without asking anybody.
+func ExampleGroup_All() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, _ := geocache.NewGroup[string](cache, "users", nil)
+	users.Set(ctx, "ada", "Ada Lovelace")
+	users.Set(ctx, "grace", "Grace Hopper")
+
+	fmt.Println(users.Len())
+	for _, key := range slices.Sorted(maps.Keys(maps.Collect(users.All()))) {
+		fmt.Println(key)
+	}
+	// Output:
+	// 2
+	// ada
+	// grace
 }

@@ -2,40 +2,17 @@ package geocache_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
 )
-
-// alone runs f in a bubble with a group on a Cache that is alone.
-func alone[V any](t *testing.T, getter geocache.Getter[V], opts []geocache.GroupOption, f func(t *testing.T, g *geocache.Group[V])) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now))
-		require.NoError(t, err)
-		defer cache.Close()
-		g, err := geocache.NewGroup(cache, "test", getter, opts...)
-		require.NoError(t, err)
-		f(t, g)
-	})
-}
-
-// counted counts the loads of a getter.
-func counted[V any](n *atomic.Int64, get geocache.GetterFunc[V]) geocache.Getter[V] {
-	return geocache.GetterFunc[V](func(ctx context.Context, key string) (V, error) {
-		n.Add(1)
-		return get(ctx, key)
-	})
-}
 
 func TestGetItemTellsAboutTheValue(t *testing.T) {
 	slow := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
@@ -207,47 +184,6 @@ func TestAbsenceAcrossNodes(t *testing.T) {
 	}
 }
 
-func TestGetManyAlone(t *testing.T) {
-	var loads atomic.Int64
-	bad := errors.New("out of order")
-	getter := counted(&loads, func(_ context.Context, key string) (string, error) {
-		time.Sleep(time.Second)
-		switch {
-		case strings.HasPrefix(key, "none"):
-			return "", geocache.ErrNotFound
-		case strings.HasPrefix(key, "bad"):
-			return "", bad
-		}
-		return "value of " + key, nil
-	})
-	alone(t, getter, nil, func(t *testing.T, g *geocache.Group[string]) {
-		_, err := g.Get(t.Context(), "cached")
-		require.NoError(t, err)
-
-		begun := time.Now()
-		m, err := g.GetMany(t.Context(), []string{"a", "b", "a", "none-1", "bad-1", "cached", "b", "bad-2", "cached", "none-1"})
-		require.Equal(t, time.Second, time.Since(begun), "all at the same time")
-		require.Equal(t, map[string]string{"a": "value of a", "b": "value of b", "cached": "value of cached"}, m)
-		require.ErrorIs(t, err, bad)
-		require.NotErrorIs(t, err, geocache.ErrNotFound)
-		require.ElementsMatch(t, []string{
-			`geocache: getmany test/"bad-1" at alone in local: out of order`,
-			`geocache: getmany test/"bad-2" at alone in local: out of order`,
-		}, strings.Split(err.Error(), "\n"))
-		require.EqualValues(t, 6, loads.Load())
-
-		s := g.Stats()
-		require.EqualValues(t, 7, s.Reads(), "one, and six different keys")
-		require.EqualValues(t, 1, s.Store)
-		require.EqualValues(t, 3, s.Getter)
-		require.EqualValues(t, 1, s.NotFound)
-		require.EqualValues(t, 2, s.Errors)
-		require.EqualValues(t, 6, s.Loads)
-		require.EqualValues(t, 2, s.LoadErrors)
-		require.InDelta(t, 1.0/7, s.HitRatio(), 1e-9)
-	})
-}
-
 func TestValuesThatDoNotFitAreReturnedAndNotKept(t *testing.T) {
 	const most = 64 << 10
 	getter := geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
@@ -277,39 +213,155 @@ func TestValuesThatDoNotFitAreReturnedAndNotKept(t *testing.T) {
 	})
 }
 
-func TestErrClosedAfterClose(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now))
-		require.NoError(t, err)
-		waiting := make(chan struct{})
-		g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
-			if key == "ada" {
-				return "v", nil
+func TestLocate(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us", "ap"}}, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("eu", "us", 80*time.Millisecond)
+		time.Sleep(time.Minute) // round trips are measured anew
+		want := c.Node("eu-1").Group.Locate("ada")
+		require.Len(t, want, 3)
+		for i, region := range []string{"eu", "ap", "us"} {
+			l := want[i]
+			require.Equal(t, region, l.Region, "home first, then the nearest")
+			require.Equal(t, region, l.Owner.Region)
+			require.Equal(t, region, l.Successor.Region)
+			require.NotEqual(t, l.Owner, l.Successor)
+		}
+		require.InDelta(t, 80*time.Millisecond, want[1].Distance, float64(time.Millisecond))
+		require.InDelta(t, 160*time.Millisecond, want[2].Distance, float64(time.Millisecond))
+		for _, n := range c.Nodes() {
+			for _, l := range n.Group.Locate("ada") {
+				for _, w := range want {
+					if w.Region == l.Region {
+						require.Equal(t, w.Owner, l.Owner, "as seen by %s", n.Name)
+						require.Equal(t, w.Successor, l.Successor, "as seen by %s", n.Name)
+					}
+				}
 			}
-			close(waiting)
-			<-ctx.Done()
-			return "", context.Cause(ctx)
+		}
+
+		c.Node(want[0].Owner.ID).Close()
+		c.Settle()
+		for _, n := range c.Nodes("eu") {
+			require.Equal(t, want[0].Successor, n.Group.Locate("ada")[0].Owner)
+		}
+	})
+	alone(t, ada, nil, func(t *testing.T, g *geocache.Group[string]) {
+		locations := g.Locate("ada")
+		require.Len(t, locations, 1)
+		require.Equal(t, "alone", locations[0].Owner.ID)
+		require.Zero(t, locations[0].Successor)
+	})
+}
+
+func TestSourcesHaveNames(t *testing.T) {
+	for s, want := range map[geocache.Source]string{
+		geocache.SourceStore: "store", geocache.SourceOwner: "owner", geocache.SourceRegion: "region",
+		geocache.SourceGetter: "getter", geocache.SourceStale: "stale", 0: "unknown", 99: "unknown",
+	} {
+		require.Equal(t, want, s.String())
+	}
+}
+
+func TestCopies(t *testing.T) {
+	for share, want := range map[float64]geocache.Source{0: geocache.SourceOwner, 0.5: geocache.SourceStore} {
+		t.Run(fmt.Sprint(share), func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithCopyShare(share)}}, func(c *testcluster.Cluster) {
+				key := c.KeyOf("eu-2")
+				require.Equal(t, geocache.SourceGetter, c.Node("eu-1").MustGet(key).Source)
+				require.Equal(t, want, c.Node("eu-1").MustGet(key).Source)
+				require.Equal(t, geocache.SourceStore, c.Node("eu-2").MustGet(key).Source)
+				require.Equal(t, geocache.SourceOwner, c.Node("eu-3").MustGet(key).Source)
+				require.Equal(t, want, c.Node("eu-3").MustGet(key).Source)
+				require.Equal(t, 1, c.Origin.Loads(key))
+
+				s := c.Node("eu-1").Group.Stats()
+				require.Equal(t, share > 0, s.Copies == 1 && s.Entries == 1 && s.CopyBytes > 0 && s.CopyBytes == s.Bytes)
+				require.Zero(t, c.Node("eu-2").Group.Stats().Copies)
+			})
+		})
+	}
+}
+
+func TestCopiesKeepToTheirShare(t *testing.T) {
+	const most = 64 << 10
+	testcluster.Run(t, testcluster.Config{
+		Group: []geocache.GroupOption{geocache.WithMaxBytes(most), geocache.WithCopyShare(0.25)},
+	}, func(c *testcluster.Cluster) {
+		for _, key := range keys(1000) {
+			c.Node("eu-1").MustGet(key)
+			s := c.Node("eu-1").Group.Stats()
+			require.LessOrEqual(t, s.Bytes, int64(most))
+			require.LessOrEqual(t, s.CopyBytes, int64(most/4))
+		}
+		require.Positive(t, c.Node("eu-1").Group.Stats().Evicted)
+	})
+}
+
+// An item lives no longer where it is a copy, and is not younger there.
+func TestCopiesExpireWithTheirOwners(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("eu", "eu", 100*time.Millisecond)
+		key := c.KeyOf("eu-2")
+		owner := c.Node("eu-2").MustGet(key)
+		time.Sleep(10 * time.Second)
+		item := c.Node("eu-1").MustGet(key)
+		require.Equal(t, owner.Generation, item.Generation)
+		require.GreaterOrEqual(t, item.Age, 10*time.Second+200*time.Millisecond)
+		require.Less(t, item.Age, 10*time.Second+301*time.Millisecond, "the way back counts, at most twice")
+		require.False(t, item.Expires.After(owner.Expires))
+	})
+}
+
+// The clock that hits read runs a little late; expiry does not.
+func TestTheCoarseClockExpiresOnTime(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	const ttl = 2500 * time.Millisecond // more than two seconds, from which on the exact clock decides
+	cache, err := geocache.Open(t.Context(), silent)
+	require.NoError(t, err)
+	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[time.Time](func(context.Context, string) (time.Time, error) {
+		return time.Now(), nil
+	}), geocache.WithTTL(ttl))
+	require.NoError(t, err)
+	var loads []time.Time
+	var pause time.Duration // the longest that this goroutine had to wait for its turn
+	last := time.Now()
+	for end := last.Add(2 * ttl); last.Before(end); {
+		called := time.Now()
+		pause, last = max(pause, called.Sub(last)), called
+		loaded, err := g.Get(t.Context(), "ada")
+		require.NoError(t, err)
+		require.LessOrEqual(t, called.Sub(loaded), ttl, "older than its time to live when it was asked for")
+		if len(loads) == 0 || loaded.After(loads[len(loads)-1]) {
+			loads = append(loads, loaded)
+		}
+	}
+	require.GreaterOrEqual(t, len(loads), 2)
+	for i := 1; i < len(loads); i++ {
+		lived := loads[i].Sub(loads[i-1])
+		require.GreaterOrEqual(t, lived, ttl*9/10-time.Millisecond, "not too early either")
+		require.Less(t, lived, ttl+pause+5*time.Millisecond)
+	}
+	require.NoError(t, cache.Close()) // with it goes the ticker
+	require.EqualValues(t, len(loads), g.Stats().Loads)
+}
+
+func TestAPeerThatDoesNotKnowTheGroup(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		// A rolling deploy: only eu-1 runs the version that has this group.
+		loads := 0
+		g, err := geocache.NewGroup(c.Node("eu-1").Cache, "new", geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+			loads++
+			return "value of " + key, nil
 		}))
 		require.NoError(t, err)
-		_, err = g.Get(t.Context(), "ada")
+		for _, key := range keys(100) {
+			v, err := g.Get(c.T.Context(), key)
+			require.NoError(t, err)
+			require.Equal(t, "value of "+key, v)
+		}
+		require.Equal(t, 100, loads)
+		_, err = g.Get(c.T.Context(), "key-1")
 		require.NoError(t, err)
-		got := make(chan error)
-		go func() {
-			_, err := g.Get(context.Background(), "bob")
-			got <- err
-		}()
-		<-waiting
-		require.NoError(t, cache.Close())
-		require.ErrorIs(t, <-got, geocache.ErrClosed, "whoever waited")
-
-		v, err := g.Get(t.Context(), "ada")
-		require.NoError(t, err, "memory still answers")
-		require.Equal(t, "v", v)
-		_, err = g.Get(t.Context(), "eve")
-		require.ErrorIs(t, err, geocache.ErrClosed)
-		m, err := g.GetMany(t.Context(), []string{"ada", "eve", "dan"})
-		require.ErrorIs(t, err, geocache.ErrClosed)
-		require.Equal(t, map[string]string{"ada": "v"}, m)
-		require.NoError(t, cache.Close(), "again")
+		require.Equal(t, 100, loads, "kept where it was loaded")
 	})
 }

@@ -3,11 +3,14 @@ package geocache_test
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
@@ -88,5 +91,28 @@ func TestWhatIsHandedOverDoesNotBeatAWrite(t *testing.T) {
 				require.Equal(t, "written", text(t, n, fmt.Sprint(i)), n.Name)
 			}
 		}
+	})
+}
+
+func TestCloseHandsOverWithoutAnError(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		c.Origin.Behave(testcluster.After(time.Second))
+		key := c.KeyOf("eu-1")
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if _, err := c.Node("eu-2").Get(key); err != nil {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		time.Sleep(500 * time.Millisecond)
+		c.Node("eu-1").Close() // in the middle of the load
+		wg.Wait()
+		require.Equal(t, 1, c.Origin.Loads(key), "what was under way was finished")
+
+		_, err := c.Node("eu-1").Get("other")
+		require.ErrorIs(t, err, geocache.ErrClosed)
+		require.False(t, strings.Contains(c.Log(), "level=ERROR"), c.Log())
 	})
 }

@@ -39,7 +39,7 @@ func intrude(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 		listed = append(listed, n.Node())
 	}
 	intruder, err := geocache.Open(t.Context(), append([]geocache.Option{
-		quiet, geocache.WithRegion("eu"), geocache.WithNodeID("intruder"), geocache.WithListener(l),
+		silent, geocache.WithRegion("eu"), geocache.WithNodeID("intruder"), geocache.WithListener(l),
 		geocache.WithDiscovery(regions.Static(listed...)), geocache.WithJoinWait(200 * time.Millisecond),
 	}, opts...)...)
 	require.NoError(t, err)

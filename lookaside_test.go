@@ -2,6 +2,7 @@ package geocache_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -10,19 +11,6 @@ import (
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
 )
-
-// onAll adds a group of the same name to every node of the cluster.
-func onAll[V any](c *testcluster.Cluster, name string, getter geocache.Getter[V], opts ...geocache.GroupOption) map[string]*geocache.Group[V] {
-	c.T.Helper()
-	groups := map[string]*geocache.Group[V]{}
-	for _, n := range c.Nodes() {
-		g, err := geocache.NewGroup(n.Cache, name, getter, opts...)
-		require.NoError(c.T, err)
-		groups[n.Name] = g
-	}
-	time.Sleep(standing)
-	return groups
-}
 
 func TestAGroupWithoutAGetter(t *testing.T) {
 	alone(t, geocache.Getter[string](nil), nil, func(t *testing.T, g *geocache.Group[string]) {
@@ -157,6 +145,74 @@ func TestAMissWithoutAGetterAsksTheOriginRegion(t *testing.T) {
 				_, err = groups["eu-1"].Get(ctx, "bob")
 				require.ErrorIs(t, err, geocache.ErrNotFound)
 			})
+		})
+	}
+}
+
+// A new owner that gets no answer from those that owned a key before does not know that there is no
+// value: in a group without a getter nothing else would bring it back.
+func TestANewOwnerThatHearsNothingOfTheFormerOnes(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		group := func(n *testcluster.Node) *geocache.Group[int] {
+			g, err := geocache.NewGroup[int](n.Cache, "votes", nil, geocache.WithTTL(time.Hour))
+			require.NoError(t, err)
+			return g
+		}
+		var old *geocache.Group[int]
+		for _, n := range c.Nodes() {
+			old = group(n)
+		}
+		time.Sleep(standing)
+		for i := range 40 {
+			require.NoError(t, old.Set(c.T.Context(), fmt.Sprint(i), 5))
+		}
+		owner := c.Add("eu")
+		votes := group(owner)
+		c.Settle()
+		key := ""
+		for i := 0; key == ""; i++ {
+			if c.Owner("eu", fmt.Sprint(i)) == owner {
+				key = fmt.Sprint(i)
+			}
+		}
+		c.Net.Cut(owner.Name, "eu") // for less than a lease
+		time.AfterFunc(400*time.Millisecond, c.Net.HealAll)
+		ctx, cancel := context.WithTimeout(c.T.Context(), 5*time.Second)
+		defer cancel()
+		n, err := geocache.Increment(ctx, votes, key, 1)
+		require.NoError(t, err)
+		require.Equal(t, 6, n)
+	})
+}
+
+// So many nodes come before anybody asks for a value that those who have it are far down its key's
+// succession. It is there all the same: no origin has what was set, and a 0 that is loaded would hide it.
+func TestWhatWasSetBeforeManyNodesCame(t *testing.T) {
+	for _, update := range []bool{false, true} { // whether it is updated, or read first
+		testcluster.Run(t, testcluster.Config{Nodes: 2, Counters: true}, func(c *testcluster.Cluster) {
+			time.Sleep(standing)
+			for i := range 30 {
+				_, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, fmt.Sprint(i), 7)
+				require.NoError(t, err)
+			}
+			for range 5 {
+				c.Add("eu")
+			}
+			time.Sleep(standing)
+			for i := range 30 {
+				key, want := fmt.Sprint(i), 7
+				if update {
+					want++
+					n, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, key, 1)
+					require.NoError(t, err)
+					require.Equal(t, want, n, key)
+				}
+				for _, node := range c.Nodes() {
+					n, err := node.Counters.Get(c.T.Context(), key)
+					require.NoError(t, err)
+					require.Equal(t, want, n, "%s at %s", key, node.Name)
+				}
+			}
 		})
 	}
 }

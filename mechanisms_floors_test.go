@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/testcluster"
 	"github.com/geocache/geocache/internal/testcluster/network/mangle"
 	"github.com/geocache/geocache/regions"
@@ -256,5 +257,50 @@ func TestMechanismAValueInDoubtFromANodeThatWasCutOff(t *testing.T) {
 				require.NotEqual(t, "load 1 in us", text(t, n, key), "%s of %s", n.Name, key)
 			}
 		}
+	})
+}
+
+// A region that has not heard of the removal, and whose clock is ahead, is not believed.
+func TestMechanismARegionThatHasNotHeard(t *testing.T) {
+	config := testcluster.Config{
+		Regions: []string{"eu", "us"},
+		Group:   []geocache.GroupOption{geocache.WithOriginRegion("us")},
+		Offset: func(node string) time.Duration {
+			if node[:2] == "us" {
+				return 400 * time.Millisecond
+			}
+			return 0
+		},
+	}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		c.Net.SetLatency("eu", "us", 20*time.Millisecond)
+		time.Sleep(standing)
+		eu := c.Node("eu-1")
+		tried := 0
+		for i := range 60 {
+			key := fmt.Sprint(i)
+			for name, remove := range map[string]func(key string) error{
+				string(expiry.Tag("tag of " + key)): func(key string) error { return eu.Group.RemoveTag(context.Background(), "tag of "+key) },
+				string(expiry.Prefix(key)):          func(key string) error { return eu.Group.RemovePrefix(context.Background(), key) },
+			} {
+				if c.Owner("eu", name) != eu || c.Owner("eu", key) == eu {
+					continue
+				}
+				tried++
+				time.Sleep(2 * time.Second)
+				require.NoError(t, c.Node("us-1").Group.Clear(context.Background(), geocache.WithAck(geocache.AckWorld)))
+				time.Sleep(2 * time.Second)
+				c.Net.Cut("eu-1", "us")         // who removes is not heard, who asks is
+				c.Owner("us", key).MustGet(key) // with a generation that eu has not heard of
+				before := c.Now()
+				require.NoError(t, remove(key))
+				for _, n := range c.Nodes("eu") {
+					v, _ := testcluster.ParseValue(n.MustGet(key).Value)
+					require.False(t, v.Begun.Before(before), "%q: loaded %v before", name, before.Sub(v.Begun))
+				}
+				c.Net.HealAll()
+			}
+		}
+		require.Greater(t, tried, 10)
 	})
 }

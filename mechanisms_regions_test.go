@@ -1,9 +1,7 @@
 package geocache_test
 
 import (
-	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +11,6 @@ import (
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
 	"github.com/geocache/geocache/internal/testcluster/network/mangle"
-	"github.com/geocache/geocache/regions"
 )
 
 // Each test here fails if one mechanism of writes is taken out, and needs no luck
@@ -77,189 +74,6 @@ func TestMechanismAValueAgesOnItsWay(t *testing.T) {
 		require.NoError(t, err)
 		time.Sleep(way + 100*time.Millisecond)
 		check("travelled", begun)
-	})
-}
-
-// Settling: a node that the writer does not see any more, while others do, has a lease of
-// those for a while, under which it fetches copies from them.
-func TestMechanismAWriteWaitsForLeasesOfOthers(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		writer, unseen := c.Node("eu-1"), c.Node("eu-3")
-		key := ""
-		for i := 0; key == ""; i++ {
-			if at := writer.Group.Locate(fmt.Sprint(i))[0]; at.Owner.ID == "eu-1" && at.Successor.ID == "eu-2" {
-				key = fmt.Sprint(i)
-			}
-		}
-		var reading sync.WaitGroup
-		done := make(chan struct{})
-		reading.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				case <-time.After(3 * time.Millisecond):
-					unseen.MustGet(key)
-				}
-			}
-		})
-		c.Net.Cut("eu-1", "eu-3")
-		for i := range 200 {
-			_, err := writer.Set(key, fmt.Sprint(i))
-			require.NoError(t, err)
-			if old, ok := unseen.Group.Peek(key); ok {
-				v, _ := testcluster.ParseValue(old)
-				require.Equal(t, fmt.Sprint(i), v.By)
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		close(done)
-		reading.Wait()
-	})
-}
-
-// A node that sees the others and is not seen by them is not told of what they write.
-func TestMechanismANodeThatIsNotSeenOwnsNothing(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		var nodes []regions.Node
-		for _, name := range []string{"eu-1", "eu-2", "eu-3", "eu-4"} {
-			nodes = append(nodes, regions.Node{ID: name, Region: "eu", Address: name + ":7946"})
-		}
-		unseen := c.Add("eu", geocache.WithDiscovery(regions.Static(nodes...)))
-		time.Sleep(time.Second / 2)
-		owned := 0
-		for i := range 40 {
-			key := fmt.Sprint(i)
-			if unseen.Group.Locate(key)[0].Owner.ID == unseen.Name {
-				owned++
-			}
-			unseen.MustGet(key)
-			_, err := c.Node("eu-1").Set(key, "written")
-			require.NoError(t, err)
-			require.Equal(t, "written", text(t, unseen, key))
-		}
-		require.NotZero(t, owned)
-		c.Settle()
-		require.True(t, unseen.Cache.Stats().Guest, "it has been told so")
-	})
-}
-
-// blinkered is a discovery that lists its node and tells it of no other until it opens.
-type blinkered struct {
-	regions.Discovery
-	opens <-chan struct{}
-}
-
-func (b blinkered) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
-	return b.Discovery.Run(ctx, self, healthy, func(v regions.View) {
-		select {
-		case <-b.opens:
-		default:
-			v = regions.View{Nodes: []regions.Node{self}}
-		}
-		found(v)
-	})
-}
-
-// Strangers: a node that is seen by the others and does not see them would be alone in
-// being told of what it writes.
-func TestMechanismANodeThatSeesNobodyCarriesOutNoWrites(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Counters: true}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		old := c.Nodes()
-		for i := range 40 {
-			for _, n := range old {
-				n.MustGet(fmt.Sprint(i))
-			}
-		}
-		opens := make(chan struct{})
-		newcomer := c.Add("eu", geocache.WithDiscovery(blinkered{c.Directory, opens}), geocache.WithJoinWait(0))
-		for c.Nodes()[0].Cache.Stats().Regions[0].Nodes != 4 {
-			time.Sleep(time.Millisecond)
-		}
-		owned := 0
-		for i := range 40 {
-			key := fmt.Sprint(i)
-			if c.Owner("eu", key) == newcomer {
-				owned++
-			}
-			begun := time.Now()
-			_, err := old[i%3].Set(key, "written")
-			require.NoError(t, err)
-			require.Less(t, time.Since(begun), 2*time.Second, "another node carries it out")
-			for _, n := range old {
-				require.Equal(t, "written", text(t, n, key), n.Name)
-			}
-		}
-		require.NotZero(t, owned)
-
-		_, err := newcomer.Set("1", "alone")
-		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
-
-		// Two owners of a counter would each count for themselves: it waits.
-		counter := c.KeyOf(newcomer.Name)
-		var counting sync.WaitGroup
-		for _, n := range c.Nodes() {
-			counting.Go(func() {
-				for range 10 {
-					ctx, cancel := context.WithTimeout(c.T.Context(), time.Second)
-					_, err := n.Counters.Update(ctx, counter, func(old int, _ bool) (int, error) { return old + 1, nil })
-					cancel()
-					require.Error(t, err)
-				}
-			})
-		}
-		counting.Wait()
-		close(opens)
-		c.Directory.Restore() // tells everybody once more
-		c.Settle()
-		for _, n := range c.Nodes() {
-			require.Equal(t, "alone", text(t, n, "1"), n.Name)
-			v, err := n.Counters.Get(c.T.Context(), counter)
-			require.NoError(t, err)
-			require.Zero(t, v, n.Name)
-		}
-	})
-}
-
-// unaware is a discovery that never tells its node of another one.
-type unaware struct {
-	regions.Discovery
-	of string
-}
-
-func (u unaware) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
-	return u.Discovery.Run(ctx, self, healthy, func(v regions.View) {
-		v.Nodes = slices.DeleteFunc(slices.Clone(v.Nodes), func(n regions.Node) bool { return n.ID == u.of })
-		found(v)
-	})
-}
-
-// Strangers: those whom it does see, and its own users, must not wait for a node that has just come either. It
-// leaves its keys to their successors.
-func TestMechanismANewNodeThatLacksOneHoldsUpNobody(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		newcomer := c.Add("eu", geocache.WithDiscovery(unaware{c.Directory, "eu-3"}))
-		time.Sleep(standing)
-		owned := 0
-		for i := range 40 {
-			key := fmt.Sprint(i)
-			if c.Owner("eu", key) == newcomer {
-				owned++
-			}
-			writer := c.Nodes()[i/4%4]
-			begun := time.Now()
-			_, err := writer.Set(key, "written")
-			require.NoError(t, err, "%s at %s", key, writer.Name)
-			require.Less(t, time.Since(begun), 2*time.Second, "%s at %s", key, writer.Name)
-			for _, n := range c.Nodes() {
-				require.Equal(t, "written", text(t, n, key), "%s at %s", key, n.Name)
-			}
-		}
-		require.NotZero(t, owned)
 	})
 }
 

@@ -3,6 +3,7 @@ package geocache_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -297,6 +298,80 @@ func TestMechanismTheSecondLookOfAnUpdateWithASetter(t *testing.T) {
 			n, err := groups[0].Get(context.Background(), fmt.Sprint(k))
 			require.NoError(c.T, err)
 			require.GreaterOrEqual(c.T, int64(n), done[k].Load(), "key %d", k)
+		}
+	})
+}
+
+// Stamped anew: what was loaded while a write waited for room in the queue is older than the write,
+// and must not pass for newer.
+func TestMechanismAWriteThatHasWaitedForRoomIsStampedAnew(t *testing.T) {
+	var rows sync.Map
+	rows.Store("ada", "old")
+	getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+		row, _ := rows.Load(key)
+		return row.(string), nil
+	})
+	opts := []geocache.GroupOption{
+		geocache.WithSetter(func(_ context.Context, key, value string) error {
+			time.Sleep(3 * time.Second)
+			rows.Store(key, value)
+			return nil
+		}),
+		geocache.WithRemover(func(context.Context, string) error { return nil }),
+		geocache.WithWriteBehind(1 << 10),
+	}
+	alone(t, geocache.Getter[string](getter), opts, func(t *testing.T, g *geocache.Group[string]) {
+		get := func() string {
+			v, err := g.Get(t.Context(), "ada")
+			require.NoError(t, err)
+			return v
+		}
+		require.NoError(t, g.Set(t.Context(), "bob", strings.Repeat("x", 600))) // which leaves no room
+		begun := time.Now()
+		var writing sync.WaitGroup
+		writing.Go(func() { require.NoError(t, g.Set(t.Context(), "ada", "new")) })
+		time.Sleep(2 * time.Second) // more than clocks may differ by: a load of now is no load in doubt
+		require.Equal(t, "old", get())
+		writing.Wait()
+		require.Equal(t, 3*time.Second, time.Since(begun), "it has waited for room")
+		require.Equal(t, "new", get())
+		time.Sleep(10 * time.Second)
+		require.Equal(t, "new", get())
+	})
+}
+
+// A value that is dead by its tag is not what a Swap expects, though it is in memory yet and its stamp
+// is the one that was read: else what has been removed lives on in what an Update has made of it.
+func TestMechanismASwapOfAValueThatIsDeadByItsTag(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		owner := c.Node("eu-1")
+		for _, n := range c.Nodes() {
+			key := c.KeyOf(owner.Name)
+			_, err := owner.Set(key, "removed", geocache.WithTags("red"))
+			require.NoError(t, err)
+			read, removed := make(chan struct{}), make(chan struct{})
+			var updating sync.WaitGroup
+			updating.Go(func() {
+				var seen []string
+				what, _, err := n.Update(key, func(was string, _ bool) (string, error) {
+					if seen = append(seen, was); len(seen) == 1 {
+						close(read)
+						<-removed
+					}
+					return was + "updated", nil
+				})
+				require.NoError(t, err)
+				require.Empty(t, seen[len(seen)-1], "by %s", n.Name)
+				require.Equal(t, "updated", what)
+			})
+			<-read
+			require.NoError(t, c.Node("eu-2").Group.RemoveTag(c.T.Context(), "red"))
+			close(removed)
+			updating.Wait()
+			for _, reader := range c.Nodes() {
+				require.Equal(t, "updated", text(t, reader, key), "by %s, at %s", n.Name, reader.Name)
+			}
 		}
 	})
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache"
-	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
@@ -150,35 +149,4 @@ func TestAQueuedWriteOfAKeyThatLooksLikeAScope(t *testing.T) {
 		defer mu.Unlock()
 		require.Contains(t, stored, "set")
 	})
-}
-
-// A node dies before another region has heard from it of a scope's removal: whoever owns the scope
-// then sends it, as the removal of a scope.
-func TestANodeDiesWithTheRemovalOfAScopeUnsent(t *testing.T) {
-	scopes := map[string]expiry.Subject{"tag": expiry.Tag("origin"), "prefix": expiry.Prefix("a")}
-	for name, scope := range scopes {
-		t.Run(name, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
-				for _, n := range c.Nodes() {
-					n.MustGet("ada")
-				}
-				time.Sleep(2 * time.Second)
-				owner := c.Owner("eu", string(scope))
-				c.Net.Cut(owner.Name, "us")
-				if name == "tag" {
-					require.NoError(t, owner.Group.RemoveTag(context.Background(), "origin"))
-				} else {
-					require.NoError(t, owner.Group.RemovePrefix(context.Background(), "a"))
-				}
-				removed := c.Now()
-				owner.Crash()
-				time.Sleep(2500 * time.Millisecond) // too early for the comparing of floors
-				for _, n := range c.Nodes() {
-					v, _ := testcluster.ParseValue(n.MustGet("ada").Value)
-					require.True(t, v.Begun.After(removed), "at %s: loaded %v before", n.Name, removed.Sub(v.Begun))
-				}
-			})
-		})
-	}
 }

@@ -2,8 +2,6 @@ package geocache_test
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"math"
 	"net"
@@ -18,24 +16,10 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// ada is a getter that has every key.
-var ada = geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) { return "value of " + key, nil })
-
 // picky is a Discovery with mistakes in its configuration.
 type picky struct{ regions.Discovery }
 
 func (picky) Validate() error { return errors.New("no service name\nno token") }
-
-// requireMistakes checks that err is about exactly the mistakes given, each by
-// a part of its text.
-func requireMistakes(t *testing.T, err error, mistakes ...string) {
-	t.Helper()
-	require.Error(t, err)
-	for _, mistake := range mistakes {
-		require.ErrorContains(t, err, mistake)
-	}
-	require.Equal(t, len(mistakes)-1, strings.Count(err.Error(), "\n"), "one line for each:\n%v", err)
-}
 
 func TestOpenReportsEveryMistakeAtOnce(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
@@ -64,51 +48,6 @@ func TestOpenReportsEveryMistakeAtOnce(t *testing.T) {
 		`WithListen(":7946"): beyond loopback use WithTLS, or say WithPlaintext`,
 		`WithAdvertise("nowhere"): address nowhere: missing port in address`,
 	)
-}
-
-func TestOpenChecksWhereItListens(t *testing.T) {
-	const wildcard, plaintext = "a wildcard is no address that others can dial", "beyond loopback use WithTLS"
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	for name, test := range map[string]struct {
-		opts     []geocache.Option
-		mistakes []string
-	}{
-		"nothing":                  {[]geocache.Option{geocache.WithListen("nonsense")}, []string{`WithListen("nonsense"): address nonsense: missing port`}},
-		"wildcard":                 {[]geocache.Option{geocache.WithListen(":0")}, []string{wildcard, plaintext}},
-		"wildcard of IPv4":         {[]geocache.Option{geocache.WithListen("0.0.0.0:0")}, []string{wildcard, plaintext}},
-		"wildcard of IPv6":         {[]geocache.Option{geocache.WithListen("[::]:0")}, []string{wildcard, plaintext}},
-		"wildcard in plaintext":    {[]geocache.Option{geocache.WithListen(":0"), geocache.WithPlaintext()}, []string{wildcard}},
-		"advertised, no TLS":       {[]geocache.Option{geocache.WithListen(":0"), geocache.WithAdvertise("10.0.0.1:1")}, []string{plaintext}},
-		"an address, no TLS":       {[]geocache.Option{geocache.WithListen("192.0.2.1:0")}, []string{plaintext}},
-		"a name, no TLS":           {[]geocache.Option{geocache.WithListen("example.com:0")}, []string{plaintext}},
-		"listening twice":          {[]geocache.Option{geocache.WithListen("127.0.0.1:0"), geocache.WithListener(listener)}, []string{"exclude each other"}},
-		"discovery, not listening": {[]geocache.Option{geocache.WithDiscovery(regions.Static())}, []string{"WithDiscovery needs WithListen or WithListener"}},
-		"TLS without certificates": {[]geocache.Option{geocache.WithListen("192.0.2.1:0"), geocache.WithTLS(&tls.Config{})}, []string{"no certificate for this node", "no ClientCAs"}},
-		"TLS that verifies nobody": {[]geocache.Option{geocache.WithTLS(&tls.Config{Certificates: make([]tls.Certificate, 1), ClientCAs: x509.NewCertPool(), InsecureSkipVerify: true})},
-			[]string{"WithTLS: InsecureSkipVerify"}},
-		"TLS from nowhere": {[]geocache.Option{geocache.WithTLSFunc(func() *tls.Config { return nil })}, []string{"WithTLS: no configuration"}},
-		"names without TLS": {[]geocache.Option{geocache.WithPeerNames("*.example.org", "spiffe://d")},
-			[]string{"WithPeerNames needs WithTLS", `"*.example.org": a wildcard belongs into a certificate`, `"spiffe://d": no path`}},
-		"no names": {[]geocache.Option{geocache.WithTLS(&tls.Config{Certificates: make([]tls.Certificate, 1), ClientCAs: x509.NewCertPool()}), geocache.WithPeerNames()},
-			[]string{"WithPeerNames: no name"}},
-		"TLS that is one-sided": {[]geocache.Option{geocache.WithTLS(&tls.Config{Certificates: make([]tls.Certificate, 1), RootCAs: x509.NewCertPool()})},
-			[]string{"no ClientCAs, so anybody could connect"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := geocache.Open(t.Context(), test.opts...)
-			requireMistakes(t, err, test.mistakes...)
-		})
-	}
-	for _, address := range []string{"127.0.0.1:0", "localhost:0", "[::1]:0"} {
-		cache, err := geocache.Open(t.Context(), geocache.WithListen(address))
-		if address == "[::1]:0" && err != nil {
-			continue // a machine without IPv6
-		}
-		require.NoError(t, err, address)
-		require.NoError(t, cache.Close())
-	}
 }
 
 func TestOpenNamesTheNode(t *testing.T) {
@@ -143,20 +82,6 @@ func TestOpenNamesTheNode(t *testing.T) {
 
 	_, err = geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("")))
 	require.ErrorContains(t, err, "the discovery did not tell this process's region; name it by WithRegion to start without: no leader")
-}
-
-// inRegion is a Discovery that knows nothing but the region, or not even that.
-type inRegion string
-
-func (r inRegion) Region(context.Context) (string, error) {
-	if r == "" {
-		return "", errors.New("no leader")
-	}
-	return string(r), nil
-}
-
-func (r inRegion) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
-	return regions.Static().Run(ctx, self, healthy, found)
 }
 
 // Whoever is in the list as somebody else would not be found by those who have the same
@@ -259,11 +184,128 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 	require.ErrorIs(t, err, geocache.ErrClosed)
 }
 
-func TestAListenerIsCheckedAsAnAddressIs(t *testing.T) {
-	l, err := net.Listen("tcp", ":0")
+// bothGetters is an ItemGetter and a BatchGetter.
+type bothGetters struct {
+	geocache.ItemGetterFunc[string]
+}
+
+// nothing is a Discovery that must not be asked.
+type nothing struct{ regions.Discovery }
+
+func (*nothing) Validate() error { panic("asked") }
+
+// A name that is not UTF-8, or too long, is refused wherever one is given.
+func TestNames(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	long, bad := strings.Repeat("x", 256), "eu\xff"
+	for _, name := range []string{long, bad} {
+		why := "a name of 256 bytes, at most 255 are allowed"
+		if name == bad {
+			why = "is not UTF-8"
+		}
+		_, err := geocache.Open(t.Context(), geocache.WithCluster(name), geocache.WithRegion(name), geocache.WithNodeID(name))
+		requireMistakes(t, err, "WithCluster: ", "WithNodeID: ", "WithRegion: "+err.Error()[strings.LastIndex(err.Error(), ": ")+2:])
+		require.Equal(t, 3, strings.Count(err.Error(), why))
+
+		_, err = geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion(name)))
+		require.ErrorContains(t, err, why, "the region that a discovery tells")
+
+		cache, err := geocache.Open(t.Context())
+		require.NoError(t, err)
+		_, err = geocache.NewGroup(cache, name, ada, geocache.WithOriginRegion(name), geocache.WithHomeRegion(name))
+		require.Equal(t, 3, strings.Count(err.Error(), why), "%v", err)
+		require.NoError(t, cache.Close())
+	}
+
+	most := strings.Repeat("ä", 127) + "x"
+	cache, err := geocache.Open(t.Context(), geocache.WithCluster(most), geocache.WithRegion(most), geocache.WithNodeID(most), geocache.WithListen("127.0.0.1:0"))
 	require.NoError(t, err)
-	defer l.Close()
-	_, err = geocache.Open(t.Context(), geocache.WithListener(l))
-	require.ErrorContains(t, err, "a wildcard is no address that others can dial")
-	require.ErrorContains(t, err, "beyond loopback use WithTLS, or say WithPlaintext")
+	defer cache.Close()
+	_, err = geocache.NewGroup(cache, most, ada, geocache.WithOriginRegion(most), geocache.WithHomeRegion(most))
+	require.NoError(t, err)
+}
+
+func TestOptionsAtTheirLimits(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	const most = time.Duration(math.MaxInt64)
+	for name, test := range map[string]struct {
+		opts     []geocache.Option
+		mistakes []string
+	}{
+		"a weight of NaN":     {[]geocache.Option{geocache.WithWeight(math.NaN())}, []string{"WithWeight(NaN)"}},
+		"a weight of Inf":     {[]geocache.Option{geocache.WithWeight(math.Inf(1))}, []string{"WithWeight(+Inf)"}},
+		"a small weight":      {[]geocache.Option{geocache.WithWeight(0.009)}, []string{"WithWeight(0.009)"}},
+		"a large weight":      {[]geocache.Option{geocache.WithWeight(100.1)}, []string{"WithWeight(100.1)"}},
+		"a lease of ages":     {[]geocache.Option{geocache.WithLease(most)}, []string{"WithLease(2562047h47m16.854775807s): must be from 10ms to 1 hour"}},
+		"a negative lease":    {[]geocache.Option{geocache.WithLease(-most)}, []string{"WithLease(-"}},
+		"a drift of ages":     {[]geocache.Option{geocache.WithMaxDrift(most)}, []string{"WithMaxDrift(2562047h47m16.854775807s): must be positive, and 1 hour at most"}},
+		"no value":            {[]geocache.Option{geocache.WithMaxValueBytes(0)}, []string{"WithMaxValueBytes(0)"}},
+		"negative values":     {[]geocache.Option{geocache.WithMaxValueBytes(math.MinInt)}, []string{"WithMaxValueBytes(-"}},
+		"a nil discovery":     {[]geocache.Option{geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery((*nothing)(nil))}, []string{"WithDiscovery: it is a nil *geocache_test.nothing"}},
+		"a nil listener":      {[]geocache.Option{geocache.WithListener((*net.TCPListener)(nil))}, []string{"WithListener: it is a nil *net.TCPListener"}},
+		"the last is checked": {[]geocache.Option{geocache.WithWeight(1), geocache.WithWeight(-1)}, []string{"WithWeight(-1)"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := geocache.Open(t.Context(), test.opts...)
+			requireMistakes(t, err, test.mistakes...)
+		})
+	}
+	cache, err := geocache.Open(t.Context(), geocache.WithWeight(math.NaN()), geocache.WithWeight(0.01), geocache.WithLease(10*time.Millisecond), geocache.WithMaxDrift(time.Hour),
+		geocache.WithGrace(most), geocache.WithJoinWait(most), geocache.WithMaxValueBytes(1<<30), geocache.WithSeed(math.MaxUint64),
+		geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static()),
+		// As if they were not given:
+		geocache.WithNodeID(""), geocache.WithRegion(""), geocache.WithAdvertise(""), geocache.WithListener(nil), geocache.WithDialer(nil), geocache.WithTLS(nil),
+		geocache.WithClock(nil), geocache.WithLogger(nil))
+	require.NoError(t, err)
+	defer cache.Close()
+
+	// The largest that a group takes, and what it then does.
+	const years = 10 * 365 * 24 * time.Hour
+	g, err := geocache.NewGroup(cache, "g", ada, geocache.WithTTL(years), geocache.WithNegativeTTL(years), geocache.WithStaleIfError(years),
+		geocache.WithStaleWhileRevalidate(years), geocache.WithRefreshAhead(years-1), geocache.WithLoadTimeout(years), geocache.WithMaxBytes(math.MaxInt64),
+		geocache.WithMaxEntries(math.MaxInt), geocache.WithMaxLoads(math.MaxInt), geocache.WithCopyShare(1), geocache.WithOriginLag(years), geocache.WithHomeRegion("local"),
+		geocache.WithSetter(func(context.Context, string, string) error { return nil }), geocache.WithRemover(func(context.Context, string) error { return nil }),
+		geocache.WithWriteBehind(math.MaxInt64))
+	require.NoError(t, err)
+	for _, key := range []string{"", "a", "\xff", strings.Repeat("k", 4096)} {
+		v, err := g.Get(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, "value of "+key, v)
+		require.NoError(t, g.Set(t.Context(), key, "set", geocache.WithItemTTL(most), geocache.WithReceipt(nil)))
+		item, err := g.GetItem(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, "set", item.Value)
+		require.WithinDuration(t, time.Now().Add(years), item.Expires, years/9)
+	}
+	require.Equal(t, 4, g.Len())
+	require.NoError(t, g.Resize(math.MaxInt64, 0))
+	require.NoError(t, g.Resize(1, math.MaxInt))
+	require.Zero(t, g.Len())
+	require.ErrorContains(t, g.Resize(math.MinInt64, math.MinInt), "WithMaxEntries(-")
+}
+
+func TestWriteBackingMistakes(t *testing.T) {
+	cache, err := geocache.Open(t.Context())
+	require.NoError(t, err)
+	defer cache.Close()
+	_, err = geocache.NewGroup(cache, "test", ada,
+		geocache.WithSetter(func(context.Context, string, int) error { return nil }),
+		geocache.WithWriteBehind(1000),
+		geocache.WithOriginLag(time.Second))
+	requireMistakes(t, err,
+		"WithSetter: func(context.Context, string, int) error does not take a string",
+		"WithWriteBehind needs WithSetter and WithRemover",
+		"WithOriginLag needs WithHomeRegion or WithOriginRegion")
+	_, err = geocache.NewGroup(cache, "test", ada,
+		geocache.WithSetter[string](nil),
+		geocache.WithWriteBehind(-1),
+		geocache.WithOriginLag(-1))
+	requireMistakes(t, err,
+		"WithWriteBehind(-1): must not be negative",
+		"WithOriginLag(-1ns): must be from 0 to 10 years")
+	_, err = geocache.NewGroup(cache, "test", ada,
+		geocache.WithSetter[string](nil),
+		geocache.WithRemover(func(context.Context, string) error { return nil }),
+		geocache.WithWriteBehind(1))
+	requireMistakes(t, err, "WithWriteBehind needs WithSetter and WithRemover")
 }

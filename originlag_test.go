@@ -14,16 +14,6 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// lagging is a configuration whose origins in other regions than eu lag by a minute,
-// much longer than values live.
-func lagging() testcluster.Config {
-	return testcluster.Config{
-		Regions: []string{"eu", "us"},
-		TTL:     5 * time.Second,
-		Group:   []geocache.GroupOption{geocache.WithHomeRegion("eu"), geocache.WithOriginLag(time.Minute), geocache.WithLoadTimeout(4 * time.Second)},
-	}
-}
-
 func TestALaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 	writes := map[string]func(n *testcluster.Node) error{
 		"Set": func(n *testcluster.Node) error {

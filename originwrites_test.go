@@ -2,7 +2,6 @@ package geocache_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -16,97 +15,6 @@ import (
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
 )
-
-// A database is the origin that setters and removers write to, for all nodes.
-type database struct {
-	mu     sync.Mutex // guards the following
-	rows   map[string]string
-	log    []string // "key=what", or "key removed", in the order in which it was done
-	behave func(ctx context.Context, key, what string) error
-}
-
-func newDatabase() *database { return &database{rows: map[string]string{}} }
-
-// does sets what comes before each write; its error is the write's.
-func (d *database) does(behave func(ctx context.Context, key, what string) error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.behave = behave
-}
-
-func (d *database) fails(err error) {
-	d.does(func(context.Context, string, string) error { return err })
-}
-
-func (d *database) write(ctx context.Context, key, what string, do func()) error {
-	d.mu.Lock()
-	behave := d.behave
-	d.mu.Unlock()
-	if behave != nil {
-		if err := behave(ctx, key, what); err != nil {
-			return err
-		}
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	do()
-	return nil
-}
-
-func (d *database) set(ctx context.Context, key, value string) error {
-	v, _ := testcluster.ParseValue(value)
-	return d.write(ctx, key, v.By, func() {
-		d.rows[key] = v.By
-		d.log = append(d.log, key+"="+v.By)
-	})
-}
-
-func (d *database) remove(ctx context.Context, key string) error {
-	return d.write(ctx, key, "", func() {
-		delete(d.rows, key)
-		d.log = append(d.log, key+" removed")
-	})
-}
-
-func (d *database) row(key string) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.rows[key]
-}
-
-func (d *database) history() []string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Clone(d.log)
-}
-
-func (d *database) options(more ...geocache.GroupOption) []geocache.GroupOption {
-	return append([]geocache.GroupOption{geocache.WithSetter(d.set), geocache.WithRemover(d.remove)}, more...)
-}
-
-var errDatabase = errors.New("the database is on strike")
-
-// what is text without the check of the value's age: what the origin does not have
-// yet does not expire.
-func what(t *testing.T, n *testcluster.Node, key string) string {
-	t.Helper()
-	value, err := n.Group.Get(context.Background(), key)
-	require.NoError(t, err, "%s: Get(%q)", n.Name, key)
-	v, _ := testcluster.ParseValue(value)
-	return v.By
-}
-
-// other returns a node of the region that neither owns nor succeeds the key, if there
-// is one.
-func other(c *testcluster.Cluster, region, key string) *testcluster.Node {
-	at := c.Nodes(region)[0].Group.Locate(key)[0]
-	for _, n := range c.Nodes(region) {
-		if n.Name != at.Owner.ID && n.Name != at.Successor.ID {
-			return n
-		}
-	}
-	return nil
-}
 
 func TestSetWritesThrough(t *testing.T) {
 	db := newDatabase()
@@ -290,5 +198,34 @@ func TestUpdateWritesThrough(t *testing.T) {
 			require.Greater(t, len(line), last, "each is made of the one before it")
 			last = len(line)
 		}
+	})
+}
+
+// A lateContext ends some time after its deadline, as every context does on a busy
+// machine, whose timers are late.
+type lateContext struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+// TestAFailureAtTheDeadlineIsOne: the owner's setter fails when the caller's time is
+// up, and the caller hears of that before its context has ended.
+func TestAFailureAtTheDeadlineIsOne(t *testing.T) {
+	db := newDatabase()
+	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		db.does(func(ctx context.Context, _, _ string) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		ending, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		late := lateContext{ending, time.Now().Add(time.Second / 2)}
+		err := c.Node("eu-1").Group.Set(late, c.KeyOf("eu-2"), "1")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, geocache.ErrUncertain)
+		require.Empty(t, db.row(c.KeyOf("eu-2")))
 	})
 }

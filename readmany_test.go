@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,5 +224,46 @@ func TestGetManyGivesNothingThatHasExpiredMeanwhile(t *testing.T) {
 		values, err := g.GetMany(t.Context(), []string{"ada", "slow"})
 		require.NoError(t, err)
 		require.Equal(t, map[string]string{"ada": "load 2", "slow": ""}, values)
+	})
+}
+
+func TestGetManyAlone(t *testing.T) {
+	var loads atomic.Int64
+	bad := errors.New("out of order")
+	getter := counted(&loads, func(_ context.Context, key string) (string, error) {
+		time.Sleep(time.Second)
+		switch {
+		case strings.HasPrefix(key, "none"):
+			return "", geocache.ErrNotFound
+		case strings.HasPrefix(key, "bad"):
+			return "", bad
+		}
+		return "value of " + key, nil
+	})
+	alone(t, getter, nil, func(t *testing.T, g *geocache.Group[string]) {
+		_, err := g.Get(t.Context(), "cached")
+		require.NoError(t, err)
+
+		begun := time.Now()
+		m, err := g.GetMany(t.Context(), []string{"a", "b", "a", "none-1", "bad-1", "cached", "b", "bad-2", "cached", "none-1"})
+		require.Equal(t, time.Second, time.Since(begun), "all at the same time")
+		require.Equal(t, map[string]string{"a": "value of a", "b": "value of b", "cached": "value of cached"}, m)
+		require.ErrorIs(t, err, bad)
+		require.NotErrorIs(t, err, geocache.ErrNotFound)
+		require.ElementsMatch(t, []string{
+			`geocache: getmany test/"bad-1" at alone in local: out of order`,
+			`geocache: getmany test/"bad-2" at alone in local: out of order`,
+		}, strings.Split(err.Error(), "\n"))
+		require.EqualValues(t, 6, loads.Load())
+
+		s := g.Stats()
+		require.EqualValues(t, 7, s.Reads(), "one, and six different keys")
+		require.EqualValues(t, 1, s.Store)
+		require.EqualValues(t, 3, s.Getter)
+		require.EqualValues(t, 1, s.NotFound)
+		require.EqualValues(t, 2, s.Errors)
+		require.EqualValues(t, 6, s.Loads)
+		require.EqualValues(t, 2, s.LoadErrors)
+		require.InDelta(t, 1.0/7, s.HitRatio(), 1e-9)
 	})
 }

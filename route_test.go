@@ -1,11 +1,14 @@
 package geocache_test
 
 import (
+	"context"
+	"fmt"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -66,4 +69,151 @@ func TestAWriteWhoseOwnerStandsStill(t *testing.T) {
 			require.Equal(t, "second", text(t, n, key), n.Name)
 		}
 	})
+}
+
+// An owner that goes away in the middle of a write leaves its caller in doubt, unless
+// the write can be done again by the next owner in time.
+func TestAWriteWhoseOwnerDies(t *testing.T) {
+	for name, config := range map[string]testcluster.Config{
+		"cache":  {Nodes: 2},
+		"origin": {Nodes: 2, Group: newDatabase().options()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
+				time.Sleep(standing)
+				owner := c.Owner("eu", "ada")
+				caller := c.Node(owner.Group.Locate("ada")[0].Successor.ID)
+				set := func(timeout time.Duration) error {
+					ctx, cancel := context.WithTimeout(context.Background(), timeout)
+					defer cancel()
+					return caller.Group.Set(ctx, "ada", testcluster.Value{Key: "ada", Begun: c.Now(), By: "1"}.String())
+				}
+				owner.Freeze()
+				err := set(500 * time.Millisecond)
+				require.ErrorIs(t, err, geocache.ErrUncertain)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				err = set(20 * time.Second)
+				if name == "origin" {
+					require.ErrorIs(t, err, geocache.ErrUncertain, "it is not written twice")
+					return
+				}
+				require.NoError(t, err)
+				require.Equal(t, "1", text(t, caller, "ada"))
+			})
+		})
+	}
+}
+
+func TestAWriteThatIsNotConfirmed(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		owner := c.Owner("eu", "ada")
+		hung := other(c, "eu", "ada")
+		hung.Freeze()
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		defer cancel()
+		var w geocache.Receipt
+		err := owner.Group.Set(ctx, "ada", testcluster.Value{Key: "ada", Begun: c.Now(), By: "1"}.String(), geocache.WithReceipt(&w))
+		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
+		require.NotErrorIs(t, err, geocache.ErrUncertain)
+		require.NotZero(t, w.Generation)
+		require.Empty(t, w.Confirmed)
+		require.Equal(t, []string{"eu"}, w.Pending)
+
+		w, err = owner.Set("ada", "2", geocache.WithAck(geocache.AckOwner))
+		require.NoError(t, err)
+		require.NotZero(t, w.Generation)
+		require.Empty(t, w.Confirmed, "not waited for")
+		hung.Thaw()
+		c.Settle()
+		require.Equal(t, "2", text(t, hung, "ada"), "it went on")
+	})
+}
+
+// crash kills a node, and does not wait until its goroutines have ended.
+func crash(n *testcluster.Node) (done <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() {
+		n.Crash()
+		close(ended)
+	}()
+	synctest.Wait()
+	return ended
+}
+
+// A Set is under way to an owner that is killed, after another node has been told of it. That
+// one's user writes something else. When the first Set is carried out by the next owner, what
+// followed from it stays.
+func TestAWriteThatIsAskedForAgain(t *testing.T) {
+	for _, remove := range []bool{false, true} {
+		t.Run(fmt.Sprintf("remove %v", remove), func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
+				c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
+				time.Sleep(standing)
+				key, at := "", ""
+				for i := 0; key == ""; i++ { // not the writer's, and its next owner reads it
+					l := c.Node("eu-1").Group.Locate(fmt.Sprint(i))[0]
+					if l.Owner.ID != "eu-1" && l.Successor.ID != "eu-1" {
+						key, at = fmt.Sprint(i), l.Successor.ID
+					}
+				}
+				other := c.Node(at)
+				other.MustGet(key)
+				first := make(chan error, 1)
+				go func() {
+					var err error
+					if remove {
+						_, err = c.Node("eu-1").Remove(key)
+					} else {
+						_, err = c.Node("eu-1").Set(key, "first")
+					}
+					first <- err
+				}()
+				time.Sleep(12 * time.Millisecond)
+				crashed := crash(c.Owner("eu", key))
+				if !remove {
+					require.Equal(t, "first", text(t, other, key))
+				}
+				_, err := other.Set(key, "second")
+				require.NoError(t, err)
+				require.NoError(t, <-first)
+				<-crashed
+				time.Sleep(2 * time.Second)
+				requireText(c, "second", []string{key})
+			})
+		})
+	}
+}
+
+// Where nothing has been written since, the second owner has the value of the Set, even if it had
+// been told of it before.
+func TestAWriteThatIsAskedForAgainHasItsValue(t *testing.T) {
+	for killed := range 4 { // at each step on the way
+		testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
+			c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
+			group := func(n *testcluster.Node) *geocache.Group[string] {
+				g, err := geocache.NewGroup[string](n.Cache, "aside", nil)
+				require.NoError(t, err)
+				return g
+			}
+			groups := map[string]*geocache.Group[string]{}
+			for _, n := range c.Nodes() {
+				groups[n.Name] = group(n)
+			}
+			time.Sleep(standing)
+			key := c.KeyOf("eu-2")
+			set := make(chan error, 1)
+			go func() { set <- groups["eu-1"].Set(context.Background(), key, "value") }()
+			time.Sleep(time.Duration(3+5*killed) * time.Millisecond)
+			crashed := crash(c.Node("eu-2"))
+			require.NoError(t, <-set)
+			<-crashed
+			time.Sleep(2 * time.Second)
+			for _, node := range []string{"eu-1", "eu-3"} {
+				v, err := groups[node].Get(context.Background(), key)
+				require.NoError(t, err, "killed at step %d", killed)
+				require.Equal(t, "value", v, node)
+			}
+		})
+	}
 }

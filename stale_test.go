@@ -2,6 +2,8 @@ package geocache_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -141,4 +143,56 @@ func TestAStaleValueThatWasLoadedSoonAfterAWrite(t *testing.T) {
 		}
 		require.Equal(t, 2, c.Origin.Loads(key))
 	})
+}
+
+func TestTheOriginIsDownForLongerThanTheTTL(t *testing.T) {
+	for _, in := range [][]string{{"eu"}, {"eu", "us"}} {
+		t.Run(fmt.Sprint(len(in), " regions"), func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{
+				Regions: in,
+				Cache:   []geocache.Option{geocache.WithLease(10 * time.Second)}, // fewer heartbeats in these hours
+				Group:   []geocache.GroupOption{geocache.WithStaleIfError(time.Hour)},
+			}, originDown)
+		})
+	}
+}
+
+func originDown(c *testcluster.Cluster) {
+	t := c.T
+	for _, n := range c.Nodes() {
+		n.MustGet("ada")
+	}
+	c.Origin.Behave(testcluster.Failing(errors.New("down")))
+	time.Sleep(2 * testcluster.TTL)
+	before, waits := c.Origin.Total(), 0
+	for range 100 {
+		for _, n := range c.Nodes() {
+			begun := time.Now()
+			item := n.MustGet("ada")
+			require.Equal(t, geocache.SourceStale, item.Source)
+			require.Greater(t, item.Age, testcluster.TTL)
+			require.True(t, item.Expires.Before(time.Now()))
+			if time.Since(begun) > 0 {
+				waits++
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	regions := len(c.Nodes()) / 3
+	require.LessOrEqual(t, c.Origin.Total()-before, 11*regions*regions, "tried once a second, in each region for itself and for the others")
+	require.LessOrEqual(t, waits, 11*len(c.Nodes()), "who was told that it is stale does not ask again at once")
+
+	_, err := c.Node("eu-1").Get("new")
+	require.ErrorContains(t, err, "down")
+
+	c.Origin.Behave(nil)
+	time.Sleep(2 * time.Second)
+	for _, n := range c.Nodes() {
+		require.NotEqual(t, geocache.SourceStale, n.MustGet("ada").Source)
+	}
+
+	c.Origin.Behave(testcluster.Failing(errors.New("down for good")))
+	time.Sleep(testcluster.TTL + time.Hour + time.Second)
+	_, err = c.Node("eu-1").Get("ada")
+	require.ErrorContains(t, err, "down for good")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -224,5 +225,69 @@ func TestAWriteDuringALoadThatFailsIsNotStale(t *testing.T) {
 		require.True(t, item.Expires.After(time.Now()))
 		require.EqualValues(t, 1, g.Stats().Store)
 		require.Zero(t, g.Stats().Stale)
+	})
+}
+
+func TestEveryReadIsCountedOnce(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{
+		Regions: []string{"eu", "us"},
+		TTL:     2 * time.Second,
+		Group:   []geocache.GroupOption{geocache.WithStaleIfError(3 * time.Second)},
+	}, func(c *testcluster.Cluster) {
+		random := rand.New(rand.NewPCG(1, 2))
+		want := map[string]*geocache.GroupStats{}
+		for _, n := range c.Nodes() {
+			want[n.Name] = &geocache.GroupStats{}
+		}
+		count := func(s *geocache.GroupStats, item geocache.Item[string], err error) {
+			switch {
+			case errors.Is(err, geocache.ErrNotFound):
+				s.NotFound++
+			case err != nil:
+				s.Errors++
+			default:
+				*map[geocache.Source]*uint64{
+					geocache.SourceStore: &s.Store, geocache.SourceOwner: &s.Owner, geocache.SourceRegion: &s.Region,
+					geocache.SourceGetter: &s.Getter, geocache.SourceStale: &s.Stale,
+				}[item.Source]++
+			}
+		}
+		for i := range 3000 {
+			switch i {
+			case 1000:
+				c.Origin.Behave(testcluster.Failing(errors.New("down")), "eu")
+			case 1500:
+				c.Origin.Behave(testcluster.Failing(errors.New("down")))
+			case 2500:
+				c.Origin.Behave(testcluster.Failing(geocache.ErrNotFound))
+			}
+			n := c.Nodes()[random.IntN(6)]
+			item, err := n.Get(fmt.Sprintf("key-%d", random.IntN(20)))
+			count(want[n.Name], item, err)
+			time.Sleep(5 * time.Millisecond)
+		}
+		var all geocache.GroupStats
+		for _, n := range c.Nodes() {
+			s, w := n.Group.Stats(), want[n.Name]
+			require.Equal(t, s, n.Cache.Stats().Groups["test"])
+			require.Equal(t, [...]uint64{w.Store, w.Owner, w.Region, w.Getter, w.Stale, w.NotFound, w.Errors},
+				[...]uint64{s.Store, s.Owner, s.Region, s.Getter, s.Stale, s.NotFound, s.Errors}, n.Name)
+			require.Equal(t, w.Reads(), s.Reads())
+			require.InDelta(t, float64(s.Store+s.Owner)/float64(w.Reads()), s.HitRatio(), 1e-9)
+			require.LessOrEqual(t, s.LoadErrors, s.Loads)
+			all.Store += s.Store
+			all.Owner += s.Owner
+			all.Region += s.Region
+			all.Getter += s.Getter
+			all.Stale += s.Stale
+			all.NotFound += s.NotFound
+			all.Errors += s.Errors
+			all.Loads += s.Loads
+		}
+		require.EqualValues(t, 3000, all.Reads())
+		require.EqualValues(t, c.Origin.Total(), all.Loads)
+		for _, n := range []uint64{all.Store, all.Owner, all.Region, all.Getter, all.Stale, all.NotFound, all.Errors} {
+			require.Positive(t, n, "the test has seen everything: %+v", all)
+		}
 	})
 }

@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
@@ -132,122 +132,60 @@ func TestRegionsCompareAllFloorsThatMatter(t *testing.T) {
 	})
 }
 
-// crash kills a node, and does not wait until its goroutines have ended.
-func crash(n *testcluster.Node) (done <-chan struct{}) {
-	ended := make(chan struct{})
-	go func() {
-		n.Crash()
-		close(ended)
-	}()
-	synctest.Wait()
-	return ended
+// The region's members hold the floors, and send them for a node that died with
+// them unsent.
+func TestANodeThatDiesWithWritesUnsentIsSucceeded(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		for i := range 60 {
+			for _, n := range append(c.Nodes("eu"), c.Nodes("us")...) {
+				n.MustGet(fmt.Sprint(i))
+			}
+		}
+		c.Net.Cut("eu", "us")
+		time.Sleep(2 * time.Second)
+		for i := range 60 {
+			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "written")
+			require.NoError(t, err)
+		}
+		c.Node("eu-2").Crash()
+		c.Net.HealAll()
+		time.Sleep(5 * time.Second)
+		for i := range 60 {
+			for _, n := range c.Nodes("us") {
+				require.Equal(t, "written", text(t, n, fmt.Sprint(i)), "%s of %d, whose owner was %s", n.Name, i, c.Owner("eu", fmt.Sprint(i)).Name)
+			}
+		}
+	})
 }
 
-// A Set is under way to an owner that is killed, after another node has been told of it. That
-// one's user writes something else. When the first Set is carried out by the next owner, what
-// followed from it stays.
-func TestAWriteThatIsAskedForAgain(t *testing.T) {
-	for _, remove := range []bool{false, true} {
-		t.Run(fmt.Sprintf("remove %v", remove), func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-				c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
+// A node dies before another region has heard from it of a scope's removal: whoever owns the scope
+// then sends it, as the removal of a scope.
+func TestANodeDiesWithTheRemovalOfAScopeUnsent(t *testing.T) {
+	scopes := map[string]expiry.Subject{"tag": expiry.Tag("origin"), "prefix": expiry.Prefix("a")}
+	for name, scope := range scopes {
+		t.Run(name, func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 				time.Sleep(standing)
-				key, at := "", ""
-				for i := 0; key == ""; i++ { // not the writer's, and its next owner reads it
-					l := c.Node("eu-1").Group.Locate(fmt.Sprint(i))[0]
-					if l.Owner.ID != "eu-1" && l.Successor.ID != "eu-1" {
-						key, at = fmt.Sprint(i), l.Successor.ID
-					}
+				for _, n := range c.Nodes() {
+					n.MustGet("ada")
 				}
-				other := c.Node(at)
-				other.MustGet(key)
-				first := make(chan error, 1)
-				go func() {
-					var err error
-					if remove {
-						_, err = c.Node("eu-1").Remove(key)
-					} else {
-						_, err = c.Node("eu-1").Set(key, "first")
-					}
-					first <- err
-				}()
-				time.Sleep(12 * time.Millisecond)
-				crashed := crash(c.Owner("eu", key))
-				if !remove {
-					require.Equal(t, "first", text(t, other, key))
-				}
-				_, err := other.Set(key, "second")
-				require.NoError(t, err)
-				require.NoError(t, <-first)
-				<-crashed
 				time.Sleep(2 * time.Second)
-				requireText(c, "second", []string{key})
+				owner := c.Owner("eu", string(scope))
+				c.Net.Cut(owner.Name, "us")
+				if name == "tag" {
+					require.NoError(t, owner.Group.RemoveTag(context.Background(), "origin"))
+				} else {
+					require.NoError(t, owner.Group.RemovePrefix(context.Background(), "a"))
+				}
+				removed := c.Now()
+				owner.Crash()
+				time.Sleep(2500 * time.Millisecond) // too early for the comparing of floors
+				for _, n := range c.Nodes() {
+					v, _ := testcluster.ParseValue(n.MustGet("ada").Value)
+					require.True(t, v.Begun.After(removed), "at %s: loaded %v before", n.Name, removed.Sub(v.Begun))
+				}
 			})
-		})
-	}
-}
-
-// Where nothing has been written since, the second owner has the value of the Set, even if it had
-// been told of it before.
-func TestAWriteThatIsAskedForAgainHasItsValue(t *testing.T) {
-	for killed := range 4 { // at each step on the way
-		testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
-			c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
-			group := func(n *testcluster.Node) *geocache.Group[string] {
-				g, err := geocache.NewGroup[string](n.Cache, "aside", nil)
-				require.NoError(t, err)
-				return g
-			}
-			groups := map[string]*geocache.Group[string]{}
-			for _, n := range c.Nodes() {
-				groups[n.Name] = group(n)
-			}
-			time.Sleep(standing)
-			key := c.KeyOf("eu-2")
-			set := make(chan error, 1)
-			go func() { set <- groups["eu-1"].Set(context.Background(), key, "value") }()
-			time.Sleep(time.Duration(3+5*killed) * time.Millisecond)
-			crashed := crash(c.Node("eu-2"))
-			require.NoError(t, <-set)
-			<-crashed
-			time.Sleep(2 * time.Second)
-			for _, node := range []string{"eu-1", "eu-3"} {
-				v, err := groups[node].Get(context.Background(), key)
-				require.NoError(t, err, "killed at step %d", killed)
-				require.Equal(t, "value", v, node)
-			}
-		})
-	}
-}
-
-// So many nodes come before anybody asks for a value that those who have it are far down its key's
-// succession. It is there all the same: no origin has what was set, and a 0 that is loaded would hide it.
-func TestWhatWasSetBeforeManyNodesCame(t *testing.T) {
-	for _, update := range []bool{false, true} { // whether it is updated, or read first
-		testcluster.Run(t, testcluster.Config{Nodes: 2, Counters: true}, func(c *testcluster.Cluster) {
-			time.Sleep(standing)
-			for i := range 30 {
-				_, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, fmt.Sprint(i), 7)
-				require.NoError(t, err)
-			}
-			for range 5 {
-				c.Add("eu")
-			}
-			time.Sleep(standing)
-			for i := range 30 {
-				key, want := fmt.Sprint(i), 7
-				if update {
-					want++
-					n, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, key, 1)
-					require.NoError(t, err)
-					require.Equal(t, want, n, key)
-				}
-				for _, node := range c.Nodes() {
-					n, err := node.Counters.Get(c.T.Context(), key)
-					require.NoError(t, err)
-					require.Equal(t, want, n, "%s at %s", key, node.Name)
-				}
-			}
 		})
 	}
 }

@@ -3,7 +3,6 @@ package geocache_test
 import (
 	"context"
 	"crypto/tls"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,7 +33,7 @@ func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode
 	for i, l := range ls {
 		opening.Go(func() {
 			cache, err := geocache.Open(t.Context(), append([]geocache.Option{
-				quiet, geocache.WithRegion("eu"), geocache.WithNodeID(all[i].ID), geocache.WithListener(l), geocache.WithDiscovery(regions.Static(all...)),
+				silent, geocache.WithRegion("eu"), geocache.WithNodeID(all[i].ID), geocache.WithListener(l), geocache.WithDiscovery(regions.Static(all...)),
 			}, opts(i)...)...)
 			if err != nil {
 				t.Errorf("%v", err)
@@ -137,80 +136,9 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
-func TestOpenThatFailsLeavesNothing(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	busy, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer busy.Close()
-	_, err = geocache.Open(t.Context(), quiet, geocache.WithListen(busy.Addr().String()))
-	require.ErrorContains(t, err, "address already in use")
-
-	ls, nodes := listeners(t, 2)
-	ls[0].Close() // nobody answers there
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = geocache.Open(ctx, quiet, geocache.WithListener(ls[1]), geocache.WithDiscovery(mute{}))
-	require.ErrorIs(t, err, context.Canceled)
-	_, err = net.DialTimeout("tcp", nodes[1].Address, time.Second)
-	require.Error(t, err, "the listener is closed")
-
-	_, err = geocache.Open(t.Context(), quiet, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("")))
-	require.Error(t, err)
-}
-
-// mute is a Discovery that finds nothing.
-type mute struct{}
-
 func (mute) Region(context.Context) (string, error) { return "", nil }
 
 func (mute) Run(ctx context.Context, _ regions.Node, _ func() error, _ func(regions.View)) error {
 	<-ctx.Done()
 	return nil
-}
-
-func TestOpenGoesOnWithoutADiscovery(t *testing.T) {
-	for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
-		begun := time.Now()
-		cache, err := geocache.Open(t.Context(), quiet, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(mute{}), geocache.WithJoinWait(wait))
-		require.NoError(t, err)
-		require.GreaterOrEqual(t, time.Since(begun), wait)
-		g, err := geocache.NewGroup(cache, "test", ada)
-		require.NoError(t, err)
-		_, err = g.Get(t.Context(), "ada")
-		require.NoError(t, err)
-		require.NoError(t, cache.Close())
-	}
-}
-
-// The clock that hits read runs a little late; expiry does not.
-func TestTheCoarseClockExpiresOnTime(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	const ttl = 2500 * time.Millisecond // more than two seconds, from which on the exact clock decides
-	cache, err := geocache.Open(t.Context(), quiet)
-	require.NoError(t, err)
-	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[time.Time](func(context.Context, string) (time.Time, error) {
-		return time.Now(), nil
-	}), geocache.WithTTL(ttl))
-	require.NoError(t, err)
-	var loads []time.Time
-	var pause time.Duration // the longest that this goroutine had to wait for its turn
-	last := time.Now()
-	for end := last.Add(2 * ttl); last.Before(end); {
-		called := time.Now()
-		pause, last = max(pause, called.Sub(last)), called
-		loaded, err := g.Get(t.Context(), "ada")
-		require.NoError(t, err)
-		require.LessOrEqual(t, called.Sub(loaded), ttl, "older than its time to live when it was asked for")
-		if len(loads) == 0 || loaded.After(loads[len(loads)-1]) {
-			loads = append(loads, loaded)
-		}
-	}
-	require.GreaterOrEqual(t, len(loads), 2)
-	for i := 1; i < len(loads); i++ {
-		lived := loads[i].Sub(loads[i-1])
-		require.GreaterOrEqual(t, lived, ttl*9/10-time.Millisecond, "not too early either")
-		require.Less(t, lived, ttl+pause+5*time.Millisecond)
-	}
-	require.NoError(t, cache.Close()) // with it goes the ticker
-	require.EqualValues(t, len(loads), g.Stats().Loads)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"sync"
@@ -348,4 +349,95 @@ func TestUpdateOfWhatATagHasRemoved(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 	require.Zero(t, g.Stats().UpdateRetries)
+}
+
+func TestIncrement(t *testing.T) {
+	alone(t, geocache.Getter[int8](nil), nil, func(t *testing.T, g *geocache.Group[int8]) {
+		for _, step := range []struct {
+			delta, want int8
+			overflow    bool
+		}{{100, 100, false}, {27, 127, false}, {1, 127, true}, {0, 127, false}, {-128, -1, false}, {-127, -128, false}, {-1, -128, true}, {math.MinInt8, -128, true}, {127, -1, false}} {
+			n, err := geocache.Increment(t.Context(), g, "ada", step.delta)
+			if step.overflow {
+				require.ErrorContains(t, err, "are more than a int8 holds")
+			} else {
+				require.NoError(t, err)
+				require.Equal(t, step.want, n)
+			}
+			n, err = g.Get(t.Context(), "ada")
+			require.NoError(t, err)
+			require.Equal(t, step.want, n)
+		}
+	})
+	alone(t, geocache.Getter[uint64](nil), nil, func(t *testing.T, g *geocache.Group[uint64]) {
+		n, err := geocache.Increment(t.Context(), g, "ada", math.MaxUint64)
+		require.NoError(t, err)
+		require.EqualValues(t, uint64(math.MaxUint64), n)
+		_, err = geocache.Increment(t.Context(), g, "ada", 1)
+		require.EqualError(t, err, `geocache: update test/"ada": 18446744073709551615 and 1 are more than a uint64 holds`)
+	})
+	alone(t, geocache.Getter[time.Duration](geocache.GetterFunc[time.Duration](func(context.Context, string) (time.Duration, error) { return 10, nil })), nil,
+		func(t *testing.T, g *geocache.Group[time.Duration]) {
+			n, err := geocache.Increment(t.Context(), g, "ada", 5)
+			require.NoError(t, err)
+			require.EqualValues(t, 15, n, "from what the origin has")
+		})
+}
+
+func TestIncrementInACluster(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+		groups := onAll(c, "counts", geocache.Getter[int](nil), geocache.WithTTL(time.Hour))
+		var all sync.WaitGroup
+		for _, g := range groups {
+			for range 20 {
+				all.Go(func() {
+					_, err := geocache.Increment(context.Background(), g, "ada", 1)
+					require.NoError(t, err)
+				})
+			}
+		}
+		all.Wait()
+		n, err := geocache.Increment(context.Background(), groups["us-2"], "ada", 0, geocache.WithAck(geocache.AckWorld))
+		require.NoError(t, err)
+		require.Equal(t, 120, n)
+		for node, g := range groups {
+			n, err := g.Get(context.Background(), "ada")
+			require.NoError(t, err)
+			require.Equal(t, 120, n, node)
+		}
+	})
+}
+
+func TestACounterThatTenThousandIncrementEndsAtTenThousand(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3, Counters: true}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		var callers sync.WaitGroup
+		var nodes []*testcluster.Node
+		for _, region := range config.Regions {
+			nodes = append(nodes, c.Nodes(region)...)
+		}
+		const total = 10_000
+		var failed atomic.Int64
+		for i := range total {
+			callers.Go(func() {
+				time.Sleep(time.Duration(i%1000) * time.Millisecond)
+				_, err := nodes[i%len(nodes)].Counters.Update(c.T.Context(), "hits", func(old int, _ bool) (int, error) { return old + 1, nil })
+				if err != nil {
+					failed.Add(1)
+					t.Error(err)
+				}
+			})
+		}
+		callers.Wait()
+		require.Zero(t, failed.Load())
+		time.Sleep(time.Second)
+		for _, n := range nodes {
+			v, err := n.Counters.Get(c.T.Context(), "hits")
+			require.NoError(t, err)
+			if v != total {
+				t.Errorf("%s: %d", n.Name, v)
+			}
+		}
+	})
 }

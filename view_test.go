@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,104 +11,9 @@ import (
 
 	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
-	"github.com/geocache/geocache/regions"
 )
 
 // Nodes whose discoveries do not say the same at the same time.
-
-// lists is a discovery that tells each node what the test says.
-type lists struct {
-	mu    sync.Mutex // guards the following
-	nodes map[string][]regions.Node
-	found map[string]func(regions.View)
-}
-
-func newLists() *lists {
-	return &lists{nodes: map[string][]regions.Node{}, found: map[string]func(regions.View){}}
-}
-
-func (l *lists) Region(context.Context) (string, error) { return "", nil }
-
-func (l *lists) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
-	l.mu.Lock()
-	l.found[self.ID] = found
-	found(regions.View{Nodes: l.nodes[self.ID]})
-	l.mu.Unlock()
-	<-ctx.Done()
-	return nil
-}
-
-// tell has the node find these nodes from now on.
-func (l *lists) tell(node string, nodes ...regions.Node) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.nodes[node] = nodes
-	if found := l.found[node]; found != nil {
-		found(regions.View{Nodes: nodes})
-	}
-}
-
-// nodesOf returns nodes as a discovery lists them, by their names.
-func nodesOf(names ...string) (nodes []regions.Node) {
-	for _, name := range names {
-		nodes = append(nodes, regions.Node{ID: name, Region: name[:2], Address: name + ":7946", Weight: 1})
-	}
-	return nodes
-}
-
-// countersOf returns the counters of all nodes.
-func countersOf(c *testcluster.Cluster) (groups []*geocache.Group[int]) {
-	for _, n := range c.Nodes() {
-		groups = append(groups, n.Counters)
-	}
-	return groups
-}
-
-// counting has callers at the nodes increment counters, with pauses, until the function that it returns is called. That
-// returns for each counter how many increments were acknowledged, and how many may have happened.
-func counting(groups []*geocache.Group[int], counters int, pause time.Duration) (stop func() (acknowledged, possible []int64)) {
-	acknowledged, possible := make([]atomic.Int64, counters), make([]atomic.Int64, counters)
-	ctx, cancel := context.WithCancel(context.Background())
-	var all sync.WaitGroup
-	for _, g := range groups {
-		for i := range counters {
-			all.Go(func() {
-				for ctx.Err() == nil {
-					limit, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-					possible[i].Add(1)
-					_, err := geocache.Increment(limit, g, fmt.Sprint(i), 1)
-					cancel()
-					if err == nil {
-						acknowledged[i].Add(1)
-					}
-					time.Sleep(pause)
-				}
-			})
-		}
-	}
-	return func() (least, most []int64) {
-		cancel()
-		all.Wait()
-		for i := range counters {
-			least, most = append(least, acknowledged[i].Load()), append(most, possible[i].Load())
-		}
-		return least, most
-	}
-}
-
-// requireCounts checks that no acknowledged increment is lost, and none has been counted twice.
-func requireCounts(t *testing.T, g *geocache.Group[int], least, most []int64) {
-	t.Helper()
-	total := int64(0)
-	for i := range least {
-		n, err := geocache.Increment(t.Context(), g, fmt.Sprint(i), 0)
-		require.NoError(t, err)
-		require.GreaterOrEqual(t, int64(n), least[i], "counter %d has lost increments", i)
-		require.LessOrEqual(t, int64(n), most[i], "counter %d", i)
-		total += least[i]
-	}
-	require.NotZero(t, total)
-}
 
 // Two nodes of one region that do not give one of them the same weight both take themselves for the
 // owner of a key. They do not swap its value at the same time.
@@ -223,5 +126,87 @@ func TestNodesThatTakeThemselvesForAlone(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		least, most := stop()
 		requireCounts(c.T, c.Node("eu-3").Counters, least, most)
+	})
+}
+
+func TestADirectoryThatFailsLeavesReadsAsTheyWere(t *testing.T) {
+	for name, fail := range map[string]func(d *testcluster.Directory){
+		"silent":         (*testcluster.Directory).Silence,
+		"erring":         (*testcluster.Directory).Fail,
+		"answers empty":  (*testcluster.Directory).AnswerEmpty,
+		"forgets us all": (*testcluster.Directory).Forget,
+	} {
+		t.Run(name, func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{
+				Regions: []string{"eu", "us"},
+				Nodes:   2,
+				TTL:     2 * time.Hour,
+				Cache:   []geocache.Option{geocache.WithLease(10 * time.Second)}, // fewer heartbeats in this hour
+			}, func(c *testcluster.Cluster) {
+				nodes := c.Nodes()
+				for _, n := range nodes {
+					readAll(n, keys(50))
+				}
+				loads := c.Origin.Total()
+				fail(c.Directory)
+				for range 60 {
+					time.Sleep(time.Minute)
+					for _, n := range nodes {
+						require.Less(t, readAll(n, keys(50)), 2*time.Millisecond)
+						require.Equal(t, 2, n.Cache.Stats().Regions[0].Nodes)
+						require.Equal(t, 2, n.Cache.Stats().Regions[1].Nodes)
+					}
+				}
+				c.Directory.Restore()
+				time.Sleep(time.Minute)
+				require.Equal(t, loads, c.Origin.Total())
+
+				// And it is believed again when somebody really leaves.
+				c.Node("us-1").Close()
+				c.Settle()
+				require.Len(t, c.Node("eu-1").Cache.Stats().Peers, 2)
+			})
+		})
+	}
+}
+
+// A node whose discovery tells it of nobody for longer than the grace period, while others see it and
+// ping it, completes no writes by itself: those others would go on serving what is older.
+func TestANodeThatIsNeverToldOfTheOthers(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Counters: true}, func(c *testcluster.Cluster) {
+		lonely := c.Add("eu", geocache.WithDiscovery(blinkered{c.Directory, nil}), geocache.WithJoinWait(0))
+		time.Sleep(2 * time.Minute)
+		old := c.Node("eu-1")
+		key := c.KeyOf(old.Name)
+		old.MustGet(key)
+		if _, err := lonely.Set(key, "written"); err == nil {
+			require.Equal(t, "written", text(t, old, key))
+		}
+		ctx, cancel := context.WithTimeout(c.T.Context(), 5*time.Second)
+		defer cancel()
+		if _, err := geocache.Increment(ctx, lonely.Counters, key, 1); err == nil {
+			n, err := old.Counters.Get(c.T.Context(), key)
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+		}
+	})
+}
+
+// A node that its keys' owner cannot reach reaches that one. It does not ask it for writes, which it
+// would not be told of itself: what it owns may be what it removes.
+func TestANodeThatTheOwnerCannotReach(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		time.Sleep(standing)
+		c.Node("eu-3").Reject("eu-1")
+		time.Sleep(standing)
+		key := c.KeyOf("eu-1")
+		for i := range 20 { // some of which are eu-3's to remove
+			tag := fmt.Sprint("tag ", i)
+			_, err := c.Node("eu-1").Set(key, "written", geocache.WithTags(tag))
+			require.NoError(t, err)
+			require.NoError(t, c.Node("eu-1").Group.RemoveTag(c.T.Context(), tag))
+			require.NotEqual(t, "written", text(t, c.Node("eu-1"), key))
+			require.NotEqual(t, "written", text(t, c.Node("eu-2"), key))
+		}
 	})
 }

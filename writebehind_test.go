@@ -15,21 +15,6 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// behind is a configuration that writes to db behind.
-func behind(db *database, more ...geocache.GroupOption) testcluster.Config {
-	return testcluster.Config{Group: db.options(append(more, geocache.WithWriteBehind(1<<20))...)}
-}
-
-// queues sums up what nodes have still to write.
-func queues(nodes []*testcluster.Node) (queued, held int) {
-	for _, n := range nodes {
-		b := n.Group.Stats().WriteBehind
-		queued += b.Queued
-		held += b.Held
-	}
-	return queued, held
-}
-
 func TestWriteBehind(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
