@@ -18,7 +18,7 @@ import (
 )
 
 // What a node tells others to dial is where it listens, however that was said.
-func TestPortZeroIsTheOneBound(t *testing.T) {
+func TestPortZero(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -30,7 +30,7 @@ func TestPortZeroIsTheOneBound(t *testing.T) {
 		"a fixed port is bound": {geocache.WithListener(l), geocache.WithAdvertise("localhost:0")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var meeting lobby
+			var meeting sharedDiscovery
 			first, err := geocache.Open(t.Context(), append(opts, geocache.WithDiscovery(&meeting))...)
 			require.NoError(t, err)
 			defer first.Close()
@@ -100,9 +100,9 @@ func TestListenersOfOtherNetworks(t *testing.T) {
 }
 
 // An odd node that a discovery lists is left out, with one warning, and harms nobody.
-func TestOddNodesOfADiscovery(t *testing.T) {
+func TestUnusableNodesOfADiscovery(t *testing.T) {
 	log := new(logs.Buffer)
-	meeting := lobby{others: []regions.Node{
+	meeting := sharedDiscovery{others: []regions.Node{
 		{}, {ID: "a", Region: "eu", Address: "host:0"}, {ID: "b", Region: "eu", Address: ":1"}, {ID: "c\xff", Region: "eu", Address: "host:1"},
 		{ID: "d", Region: "\xff", Address: "host:1"}, {ID: "e", Region: "eu", Address: "host:1", Weight: math.NaN()},
 		{ID: strings.Repeat("f", 256), Region: "eu", Address: "host:1"},
@@ -167,7 +167,7 @@ func TestOpenChecksWhereItListens(t *testing.T) {
 	}
 }
 
-func TestAListenerIsCheckedAsAnAddressIs(t *testing.T) {
+func TestListenerIsCheckedLikeAnAddress(t *testing.T) {
 	l, err := net.Listen("tcp", ":0")
 	require.NoError(t, err)
 	defer l.Close()

@@ -17,8 +17,8 @@ import (
 
 func (bothGetters) GetBatch(context.Context, []string) (map[string]string, error) { return nil, nil }
 
-func TestABatchIsOneQuery(t *testing.T) {
-	q := &queries{}
+func TestBatchIsOneQuery(t *testing.T) {
+	q := &recordingGetter{}
 	opts := []geocache.GroupOption{geocache.WithNegativeTTL(time.Minute), geocache.WithMaxLoads(1)}
 	alone(t, geocache.Getter[string](q), opts, func(t *testing.T, g *geocache.Group[string]) {
 		q.does(func(context.Context, []string) error { time.Sleep(time.Second); return nil })
@@ -51,8 +51,8 @@ func TestABatchIsOneQuery(t *testing.T) {
 	})
 }
 
-func TestALargeBatchIsSeveralQueries(t *testing.T) {
-	q := &queries{}
+func TestLargeBatchIsSplit(t *testing.T) {
+	q := &recordingGetter{}
 	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
 		m, err := g.GetMany(t.Context(), keys(2500))
 		require.NoError(t, err)
@@ -61,8 +61,8 @@ func TestALargeBatchIsSeveralQueries(t *testing.T) {
 	})
 }
 
-func TestABatchFails(t *testing.T) {
-	q := &queries{}
+func TestBatchFails(t *testing.T) {
+	q := &recordingGetter{}
 	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
 		q.does(func(context.Context, []string) error { return errDatabase })
 		m, err := g.GetMany(t.Context(), keys(30))
@@ -100,7 +100,7 @@ func TestABatchFails(t *testing.T) {
 }
 
 // One that cannot be encoded does not fail the others.
-func TestABatchWithAValueThatDoesNotEncode(t *testing.T) {
+func TestBatchWithUnencodableValue(t *testing.T) {
 	getter := geocache.BatchGetterFunc[any](func(_ context.Context, keys []string) (map[string]any, error) {
 		m := map[string]any{}
 		for _, key := range keys {
@@ -122,8 +122,8 @@ func TestABatchWithAValueThatDoesNotEncode(t *testing.T) {
 }
 
 // What is being loaded already is not loaded again, and does not hold up the others.
-func TestABatchJoinsLoads(t *testing.T) {
-	q := &queries{}
+func TestBatchJoinsLoads(t *testing.T) {
+	q := &recordingGetter{}
 	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
 		q.does(func(_ context.Context, keys []string) error {
 			if len(keys) == 1 {
@@ -151,8 +151,8 @@ func TestABatchJoinsLoads(t *testing.T) {
 }
 
 // Nobody waits for a refresh, so those of keys that are read together are one query.
-func TestRefreshesAreABatch(t *testing.T) {
-	q := &queries{}
+func TestRefreshesAreBatched(t *testing.T) {
+	q := &recordingGetter{}
 	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(20 * time.Second), geocache.WithStaleWhileRevalidate(time.Minute)}
 	alone(t, geocache.Getter[string](q), opts, func(t *testing.T, g *geocache.Group[string]) {
 		for _, later := range []time.Duration{45 * time.Second, 70 * time.Second} {
@@ -172,7 +172,7 @@ func TestRefreshesAreABatch(t *testing.T) {
 
 func TestBatchesInACluster(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 5}, func(c *testcluster.Cluster) {
-		q := &queries{behave: func(context.Context, []string) error { time.Sleep(time.Second); return nil }}
+		q := &recordingGetter{behave: func(context.Context, []string) error { time.Sleep(time.Second); return nil }}
 		groups := onAll(c, "batches", geocache.Getter[string](q))
 		time.Sleep(2 * testcluster.TTL)
 		all := keys(300)
@@ -225,10 +225,10 @@ func TestBatchesInACluster(t *testing.T) {
 
 // Keys whose fill takes long before it is clear that they have to be loaded do not hold
 // up the others for long, and come in the end.
-func TestABatchDoesNotWaitForLateKeys(t *testing.T) {
+func TestBatchDoesNotWaitForLateKeys(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		q := &queries{behave: func(context.Context, []string) error { return errors.New("not in us") }}
-		here := &queries{}
+		q := &recordingGetter{behave: func(context.Context, []string) error { return errors.New("not in us") }}
+		here := &recordingGetter{}
 		groups := map[string]*geocache.Group[string]{}
 		for _, n := range c.Nodes() {
 			getter := here

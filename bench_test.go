@@ -17,9 +17,9 @@ type user struct {
 	Karma int
 }
 
-// hit opens a Cache that is alone, as services run it, and a group that has the
+// cachedGroup opens a Cache that is alone, as services run it, and a group that has the
 // key "ada" in memory.
-func hit[V any](t testing.TB, v V, opts ...geocache.GroupOption) *geocache.Group[V] {
+func cachedGroup[V any](t testing.TB, v V, opts ...geocache.GroupOption) *geocache.Group[V] {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	t.Cleanup(func() { cache.Close() })
@@ -31,19 +31,19 @@ func hit[V any](t testing.TB, v V, opts ...geocache.GroupOption) *geocache.Group
 	return g
 }
 
-func TestALocalHitAllocatesNothing(t *testing.T) {
+func TestLocalHitAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	allocations(t, []byte("v"))
-	allocations(t, "v")
-	allocations(t, user{"Ada", 7})
-	allocations(t, &user{"Ada", 7})
-	allocations(t, [64]int{})
+	requireNoAllocations(t, []byte("v"))
+	requireNoAllocations(t, "v")
+	requireNoAllocations(t, user{"Ada", 7})
+	requireNoAllocations(t, &user{"Ada", 7})
+	requireNoAllocations(t, [64]int{})
 }
 
-func allocations[V any](t *testing.T, v V) {
-	g := hit(t, v)
+func requireNoAllocations[V any](t *testing.T, v V) {
+	g := cachedGroup(t, v)
 	ctx := t.Context()
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
 		if _, err := g.Get(ctx, "ada"); err != nil {
@@ -69,7 +69,7 @@ func BenchmarkGet(b *testing.B) {
 }
 
 func benchmarkGet[V any](b *testing.B, v V) {
-	g := hit(b, v)
+	g := cachedGroup(b, v)
 	all := keys(1024)
 	ctx := b.Context()
 	for _, key := range all {

@@ -22,7 +22,7 @@ import (
 
 // What was loaded in us between a write there and one in eu is gone when the second has been
 // acknowledged by the world.
-func TestALateWriteOfAnyKind(t *testing.T) {
+func TestWriteWithALowerStamp(t *testing.T) {
 	ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 	kinds := map[string]func(n *testcluster.Node) error{
 		"Remove":       func(n *testcluster.Node) error { return n.Group.Remove(ctx, "ada", world) },
@@ -33,8 +33,8 @@ func TestALateWriteOfAnyKind(t *testing.T) {
 	for first, inUS := range kinds {
 		for second, inEU := range kinds {
 			t.Run(first+", then "+second, func(t *testing.T) {
-				testcluster.Run(t, fastUS(1), func(c *testcluster.Cluster) {
-					time.Sleep(standing)
+				testcluster.Run(t, usClocksAhead(1), func(c *testcluster.Cluster) {
+					time.Sleep(untilLeased)
 					eu, us := c.Node("eu-1"), c.Node("us-1")
 					for range 3 {
 						time.Sleep(2 * time.Second)
@@ -56,8 +56,8 @@ func TestALateWriteOfAnyKind(t *testing.T) {
 
 // A load that was under way when a late write was acknowledged is not what a reader gets who
 // comes after that.
-func TestALateWriteAndALoadUnderWay(t *testing.T) {
-	testcluster.Run(t, fastUS(1), func(c *testcluster.Cluster) {
+func TestWriteWithALowerStampDuringALoad(t *testing.T) {
+	testcluster.Run(t, usClocksAhead(1), func(c *testcluster.Cluster) {
 		var row atomic.Value
 		row.Store("old")
 		groups := onAll(c, "rows", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
@@ -65,7 +65,7 @@ func TestALateWriteAndALoadUnderWay(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 			return v, nil
 		}))
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		require.NoError(t, groups["us-1"].Remove(c.T.Context(), "ada", geocache.WithAck(geocache.AckOwner)))
 		time.Sleep(time.Millisecond)
 		go groups["us-1"].Get(context.Background(), "ada")
@@ -80,9 +80,9 @@ func TestALateWriteAndALoadUnderWay(t *testing.T) {
 
 // A late write leaves no trace in the journals: they have the higher stamp as before. So an
 // owner that was cut off when it came keeps nothing that it may have replaced.
-func TestALateWriteThatAnOwnerHasMissed(t *testing.T) {
-	testcluster.Run(t, fastUS(3), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+func TestOwnerMissesAWriteWithALowerStamp(t *testing.T) {
+	testcluster.Run(t, usClocksAhead(3), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		owner := c.Node("us-1")
 		key := c.KeyOf("us-1")
 		_, err := owner.Remove(key)
@@ -106,7 +106,7 @@ func TestALateWriteThatAnOwnerHasMissed(t *testing.T) {
 	})
 }
 
-func TestAClockTooFarAheadIsRefusedAndNamed(t *testing.T) {
+func TestClockTooFarAheadIsRefused(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		c.Node("eu-1").Close()
 		c.Node("eu-1").Restart(10 * time.Second)
@@ -155,7 +155,7 @@ func TestAgesDoNotDependOnWallClocks(t *testing.T) {
 
 // Each clock is within the limit of every other but one. Hybrid clocks carry the
 // fastest reading to everybody; nobody may be refused for having heard of it.
-func TestANodeIsNotRefusedForWhatItHasHeard(t *testing.T) {
+func TestHybridClockDoesNotCauseRefusal(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 5}, func(c *testcluster.Cluster) {
 		for i, offset := range []time.Duration{400, 0, 0, 0, -150} {
 			n := c.Node(fmt.Sprint("eu-", i+1))

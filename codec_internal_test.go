@@ -42,7 +42,7 @@ func TestStringsThatTheDefaultCodecRefuses(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestANilMessageIsRefused(t *testing.T) {
+func TestNilMessageIsRefused(t *testing.T) {
 	codec, err := defaultCodec[*wrapperspb.StringValue]()
 	require.NoError(t, err)
 	_, err = codec.Encode(nil)

@@ -23,16 +23,16 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// upsideDown is a codec of strings, in a wire format that nobody else has.
-type upsideDown[V any] struct{}
+// reversed is a codec of strings, in a wire format that nobody else has.
+type reversed[V any] struct{}
 
-func (upsideDown[V]) Encode(v V) ([]byte, error) {
+func (reversed[V]) Encode(v V) ([]byte, error) {
 	b := []byte(any(v).(string))
 	slices.Reverse(b)
 	return b, nil
 }
 
-func (upsideDown[V]) Decode(data []byte) (v V, err error) {
+func (reversed[V]) Decode(data []byte) (v V, err error) {
 	data = slices.Clone(data)
 	slices.Reverse(data)
 	return any(string(data)).(V), nil
@@ -86,7 +86,7 @@ func roundTrip[V any](t *testing.T, want V, same func(a, b V) bool, opts ...geoc
 		n, err := g.Restore(&snapshot)
 		require.NoError(t, err)
 		require.Positive(t, n)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		requireSame(g.Peek("ada"))
 	})
 }
@@ -136,11 +136,11 @@ func TestCodecs(t *testing.T) {
 		roundTrip(t, s, func(a, b *structpb.Struct) bool { return proto.Equal(a, b) })
 	})
 	t.Run("own", func(t *testing.T) {
-		roundTrip(t, "ada", func(a, b string) bool { return a == b }, geocache.WithCodec(upsideDown[string]{}))
+		roundTrip(t, "ada", func(a, b string) bool { return a == b }, geocache.WithCodec(reversed[string]{}))
 	})
 }
 
-func TestAGetterMayGoOnUsingItsBytes(t *testing.T) {
+func TestGetterMayReuseItsBytes(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		var mu sync.Mutex
 		buf := make([]byte, 0, 64)
@@ -164,7 +164,7 @@ func TestAGetterMayGoOnUsingItsBytes(t *testing.T) {
 
 // During a deploy that changes a group's type, or its codec, each node is to go
 // on as if the other version did not exist.
-func TestAValueThatDoesNotDecodeIsLoadedByTheAsker(t *testing.T) {
+func TestUndecodableValueIsLoadedByTheReader(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
 		texts, err := geocache.NewGroup(c.Node("eu-1").Cache, "mixed", ada)
@@ -201,19 +201,19 @@ func TestAValueThatDoesNotDecodeIsLoadedByTheAsker(t *testing.T) {
 	})
 }
 
-// choosy is a codec that fails on command.
-type choosy struct{ encode, decode func(string) error }
+// fallible is a codec that fails on command.
+type fallible struct{ encode, decode func(string) error }
 
-func (c choosy) Encode(v string) ([]byte, error) { return []byte(v), c.encode(v) }
+func (c fallible) Encode(v string) ([]byte, error) { return []byte(v), c.encode(v) }
 
-func (c choosy) Decode(data []byte) (string, error) { return string(data), c.decode(string(data)) }
+func (c fallible) Decode(data []byte) (string, error) { return string(data), c.decode(string(data)) }
 
-func TestAValueThatCannotBeEncodedIsAnError(t *testing.T) {
+func TestUnencodableValueIsAnError(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
 		value, loads := "bad", 0
 		bad := errors.New("not in this alphabet")
-		codec := choosy{func(v string) error {
+		codec := fallible{func(v string) error {
 			if v == "bad" {
 				return bad
 			}
@@ -241,10 +241,10 @@ func TestAValueThatCannotBeEncodedIsAnError(t *testing.T) {
 	})
 }
 
-func TestAValueThatNeverDecodesIsAnError(t *testing.T) {
+func TestUndecodableValueIsAnError(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		bad := errors.New("garbage")
-		codec := choosy{func(string) error { return nil }, func(v string) error {
+		codec := fallible{func(string) error { return nil }, func(v string) error {
 			if strings.HasPrefix(v, "bad") {
 				return bad
 			}

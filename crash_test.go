@@ -11,7 +11,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-func TestAKilledOwnerCostsReadersNoError(t *testing.T) {
+func TestKilledOwnerCausesNoReadErrors(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		readAll(c.Node("eu-2"), keys(300))
 		c.Node("eu-1").Crash()
@@ -20,7 +20,7 @@ func TestAKilledOwnerCostsReadersNoError(t *testing.T) {
 	})
 }
 
-func TestAVanishedOwnerHoldsReadersUpOnce(t *testing.T) {
+func TestVanishedOwnerDelaysReadersOnce(t *testing.T) {
 	for name, vanish := range map[string]func(c *testcluster.Cluster){
 		"machine gone":   func(c *testcluster.Cluster) { c.Net.Cut("eu-1", "eu"); c.Node("eu-1").Crash() },
 		"process frozen": func(c *testcluster.Cluster) { c.Node("eu-1").Freeze() },
@@ -32,7 +32,7 @@ func TestAVanishedOwnerHoldsReadersUpOnce(t *testing.T) {
 				readAll(c.Node("eu-2"), keys(100))
 				vanish(c)
 				fresh := keys(300)[100:]
-				require.LessOrEqual(t, readAll(c.Node("eu-2"), fresh), detection)
+				require.LessOrEqual(t, readAll(c.Node("eu-2"), fresh), detectionTime)
 				require.Less(t, readAll(c.Node("eu-2"), keys(600)[300:]), 10*time.Millisecond, "it is known to be gone")
 				require.Less(t, readAll(c.Node("eu-3"), fresh), 10*time.Millisecond)
 			})
@@ -40,7 +40,7 @@ func TestAVanishedOwnerHoldsReadersUpOnce(t *testing.T) {
 	}
 }
 
-func TestAnOwnerReturnsByItself(t *testing.T) {
+func TestFrozenOwnerReturns(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
 		c.Node("eu-1").Freeze()
@@ -53,7 +53,7 @@ func TestAnOwnerReturnsByItself(t *testing.T) {
 	})
 }
 
-func TestARollingRestartCostsReadersNothing(t *testing.T) {
+func TestRollingRestartDoesNotDelayReaders(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 5}, func(c *testcluster.Cluster) {
 		// A real origin: what a fill costs shows.
 		c.Origin.Behave(testcluster.After(20 * time.Millisecond))
@@ -90,7 +90,7 @@ func TestARollingRestartCostsReadersNothing(t *testing.T) {
 
 // A node that is restarted holds up nobody's writes for longer than two leases, whatever it then
 // sees of the others.
-func TestADeployHoldsUpNoWrites(t *testing.T) {
+func TestRestartsDoNotDelayWrites(t *testing.T) {
 	for name, fault := range map[string]func(c *testcluster.Cluster){
 		"rolling":      func(*testcluster.Cluster) {},
 		"cannot call":  func(c *testcluster.Cluster) { c.Net.CutOneWay("eu-1", "eu-3") },
@@ -99,7 +99,7 @@ func TestADeployHoldsUpNoWrites(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				for _, restarted := range c.Nodes() {
 					done := make(chan struct{})
 					var writing sync.WaitGroup

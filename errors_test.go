@@ -16,8 +16,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// broken fails in the way that its key names.
-func broken(ctx context.Context, key string) (string, error) {
+// failAsKeySays fails in the way that its key names.
+func failAsKeySays(ctx context.Context, key string) (string, error) {
 	switch key, _, _ = strings.Cut(key, " "); key {
 	case "absent":
 		return "", fmt.Errorf("select: %w", geocache.ErrNotFound)
@@ -47,7 +47,7 @@ func TestErrors(t *testing.T) {
 	for _, test := range []struct {
 		key          string
 		is           error  // on both
-		here, remote string // what the error says, after where it arose
+		here, remote string // textUnchecked the error says, after where it arose
 	}{
 		{"absent", geocache.ErrNotFound, "", ""},
 		{"fails", nil, "reading row: open /rows: permission denied", "reading row: open /rows: permission denied"},
@@ -60,8 +60,8 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(test.key, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}, func(c *testcluster.Cluster) {
-				groups := onAll(c, "g", geocache.GetterFunc[string](broken), geocache.WithLoadTimeout(10*time.Second))
-				key := owned(groups["eu-1"], "eu-1", test.key)
+				groups := onAll(c, "g", geocache.GetterFunc[string](failAsKeySays), geocache.WithLoadTimeout(10*time.Second))
+				key := keyOwnedBy(groups["eu-1"], "eu-1", test.key)
 				for node, want := range map[string]string{"eu-1": test.here, "eu-2": test.remote} {
 					_, err := groups[node].GetItem(c.T.Context(), key)
 					_, errs := groups[node].GetMany(c.T.Context(), []string{key})
@@ -97,7 +97,7 @@ func TestErrors(t *testing.T) {
 					require.Equal(t, here && (test.key == "fails" || test.key == "panics"), errors.Is(err, fs.ErrPermission))
 					var p *geocache.PanicError
 					if require.Equal(t, here && strings.HasPrefix(test.key, "panics"), errors.As(err, &p)); p != nil {
-						require.Contains(t, string(p.Stack), "geocache_test.broken")
+						require.Contains(t, string(p.Stack), "geocache_test.failAsKeySays")
 						require.NotNil(t, p.Value)
 					}
 				}
@@ -106,8 +106,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// owned returns a key that begins with a word and has the given owner.
-func owned(g *geocache.Group[string], owner, word string) string {
+// keyOwnedBy returns a key that begins with a word and has the given owner.
+func keyOwnedBy(g *geocache.Group[string], owner, word string) string {
 	for i := 0; ; i++ {
 		if key := fmt.Sprintf("%s %d", word, i); g.Locate(key)[0].Owner.ID == owner {
 			return key
@@ -115,9 +115,9 @@ func owned(g *geocache.Group[string], owner, word string) string {
 	}
 }
 
-func TestAKeyThatIsTooLarge(t *testing.T) {
+func TestKeyTooLarge(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		key := owned(c.Node("eu-1").Group, "eu-1", strings.Repeat("k", 5000))
+		key := keyOwnedBy(c.Node("eu-1").Group, "eu-1", strings.Repeat("k", 5000))
 		_, err := c.Node("eu-2").Group.Get(c.T.Context(), key)
 		require.ErrorIs(t, err, geocache.ErrTooLarge)
 		require.EqualError(t, err, fmt.Sprintf(`geocache: get test/"%s…": key or value too large: a key of %d bytes, at most 4096 are allowed`,
@@ -130,15 +130,15 @@ func TestAKeyThatIsTooLarge(t *testing.T) {
 }
 
 // A getter may read from another group, whose error is then its own.
-func TestAnErrorOfAnotherGroupIsTheGetters(t *testing.T) {
+func TestErrorFromAnotherGroup(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		inner := onAll(c, "inner", geocache.GetterFunc[string](broken))["eu-3"]
-		innerKey := owned(inner, "eu-3", "fails")
+		inner := onAll(c, "inner", geocache.GetterFunc[string](failAsKeySays))["eu-3"]
+		innerKey := keyOwnedBy(inner, "eu-3", "fails")
 		outer := onAll(c, "outer", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
 			_, err := inner.Get(ctx, innerKey)
 			return "", fmt.Errorf("for %s: %w", key[:5], err)
 		}))
-		key := owned(outer["eu-1"], "eu-1", "outer")
+		key := keyOwnedBy(outer["eu-1"], "eu-1", "outer")
 		text := fmt.Sprintf(`geocache: get outer/%q at eu-1 in eu: for outer: geocache: get inner/%q at eu-3 in eu: reading row: open /rows: permission denied`, key, innerKey)
 		_, err := outer["eu-1"].Get(c.T.Context(), key)
 		require.EqualError(t, err, text)
@@ -148,7 +148,7 @@ func TestAnErrorOfAnotherGroupIsTheGetters(t *testing.T) {
 	})
 }
 
-func TestACallersOwnEndIsNoTimeout(t *testing.T) {
+func TestCallersDeadlineIsNotErrTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now))
 		require.NoError(t, err)
@@ -180,7 +180,7 @@ func TestACallersOwnEndIsNoTimeout(t *testing.T) {
 }
 
 // On real clocks the several timeouts of a load end in some order.
-func TestALoadThatTimesOutSaysSo(t *testing.T) {
+func TestLoadTimeout(t *testing.T) {
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)
 	release := make(chan struct{})

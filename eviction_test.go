@@ -15,21 +15,21 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// departures records the calls of a function of WithOnEvict.
-type departures struct {
+// evictions records the calls of a function of WithOnEvict.
+type evictions struct {
 	mu    sync.Mutex
 	calls []string
 }
 
-func (d *departures) note(key, v string, reason geocache.EvictReason) {
+func (d *evictions) record(key, v string, reason geocache.EvictReason) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls = append(d.calls, fmt.Sprintf("%s=%s %v", key, v, reason))
 }
 
-// take waits until everything is quiet, and returns what was called since the last
+// drain waits until everything is quiet, and returns what was called since the last
 // time.
-func (d *departures) take() []string {
+func (d *evictions) drain() []string {
 	synctest.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -92,8 +92,8 @@ func TestResize(t *testing.T) {
 	})
 }
 
-func TestOnEvictTellsOfEachValueOnce(t *testing.T) {
-	var d departures
+func TestOnEvictIsCalledOnceForEachValue(t *testing.T) {
+	var d evictions
 	version := 0
 	versioned := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
 		if strings.HasPrefix(key, "no") {
@@ -104,7 +104,7 @@ func TestOnEvictTellsOfEachValueOnce(t *testing.T) {
 	})
 	opts := []geocache.GroupOption{
 		geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Second), geocache.WithMaxEntries(3), geocache.WithPolicy(geocache.FIFO),
-		geocache.WithOnEvict(d.note),
+		geocache.WithOnEvict(d.record),
 	}
 	alone(t, versioned, opts, func(t *testing.T, g *geocache.Group[string]) {
 		get := func(key string) {
@@ -116,28 +116,28 @@ func TestOnEvictTellsOfEachValueOnce(t *testing.T) {
 		for _, key := range []string{"a", "b", "c", "d"} {
 			get(key)
 		}
-		require.Equal(t, []string{"a=1 capacity"}, d.take())
+		require.Equal(t, []string{"a=1 capacity"}, d.drain())
 
 		err := g.Set(t.Context(), "b", "new")
 		require.NoError(t, err)
-		require.Equal(t, []string{"b=2 replaced"}, d.take())
+		require.Equal(t, []string{"b=2 replaced"}, d.drain())
 
 		err = g.Remove(t.Context(), "c")
 		require.NoError(t, err)
-		require.Equal(t, []string{"c=3 removed"}, d.take())
+		require.Equal(t, []string{"c=3 removed"}, d.drain())
 
 		get("no")
 		time.Sleep(3 * time.Second)
-		require.Empty(t, d.take(), "an absence has no value")
+		require.Empty(t, d.drain(), "an absence has no value")
 
 		err = g.Clear(t.Context())
 		require.NoError(t, err)
-		require.ElementsMatch(t, []string{"b=new removed", "d=4 removed"}, d.take())
+		require.ElementsMatch(t, []string{"b=new removed", "d=4 removed"}, d.drain())
 
-		time.Sleep(time.Millisecond) // what is loaded in the instant of a Clear may be from before it
+		time.Sleep(time.Millisecond) // textUnchecked is loaded in the instant of a Clear may be from before it
 		get("e")
 		time.Sleep(time.Minute + 2*time.Second)
-		require.Equal(t, []string{"e=5 expired"}, d.take())
+		require.Equal(t, []string{"e=5 expired"}, d.drain())
 
 		s := g.Stats()
 		require.Equal(t, []uint64{1, 2, 3, 1}, []uint64{s.Evicted, s.Expired, s.Removed, s.Replaced})
@@ -180,9 +180,9 @@ func TestExpiredValuesLeaveMemory(t *testing.T) {
 	}
 }
 
-// TestAPanicInOnEvictHarmsNobody has a function that panics and one that does not
+// TestOnEvictDoesNotDelayReads has a function that panics and one that does not
 // return: reads go on.
-func TestAPanicInOnEvictHarmsNobody(t *testing.T) {
+func TestOnEvictDoesNotDelayReads(t *testing.T) {
 	calls := 0
 	var release chan struct{}
 	onEvict := func(key, _ string, _ geocache.EvictReason) {
@@ -209,16 +209,16 @@ func TestAPanicInOnEvictHarmsNobody(t *testing.T) {
 // TestOnEvictOfCopies sees a copy leave the node that has it when its key is
 // written elsewhere.
 func TestOnEvictOfCopies(t *testing.T) {
-	var d departures
-	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: []geocache.GroupOption{geocache.WithOnEvict(d.note)}}, func(c *testcluster.Cluster) {
+	var d evictions
+	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: []geocache.GroupOption{geocache.WithOnEvict(d.record)}}, func(c *testcluster.Cluster) {
 		owner := c.Owner("eu", "ada")
 		for _, n := range c.Nodes() {
 			n.MustGet("ada")
 		}
-		require.Empty(t, d.take())
+		require.Empty(t, d.drain())
 		_, err := owner.Set("ada", "new")
 		require.NoError(t, err)
-		calls := d.take()
+		calls := d.drain()
 		require.Len(t, calls, 2, "%v", calls)
 	})
 }

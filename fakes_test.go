@@ -81,8 +81,8 @@ func newDatabase() *database { return &database{rows: map[string]string{}} }
 
 var errDatabase = errors.New("the database is on strike")
 
-// queries is a BatchGetter that records what it is asked.
-type queries struct {
+// recordingGetter is a BatchGetter that records what it is asked.
+type recordingGetter struct {
 	mu      sync.Mutex
 	batches [][]string                                     // guarded by mu
 	singles []string                                       // guarded by mu
@@ -90,13 +90,13 @@ type queries struct {
 }
 
 // does sets what q does before it answers.
-func (q *queries) does(behave func(ctx context.Context, keys []string) error) {
+func (q *recordingGetter) does(behave func(ctx context.Context, keys []string) error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.behave = behave
 }
 
-func (q *queries) Get(ctx context.Context, key string) (string, error) {
+func (q *recordingGetter) Get(ctx context.Context, key string) (string, error) {
 	q.mu.Lock()
 	q.singles = append(q.singles, key)
 	q.mu.Unlock()
@@ -107,14 +107,14 @@ func (q *queries) Get(ctx context.Context, key string) (string, error) {
 	return m[key], err
 }
 
-func (q *queries) GetBatch(ctx context.Context, keys []string) (map[string]string, error) {
+func (q *recordingGetter) GetBatch(ctx context.Context, keys []string) (map[string]string, error) {
 	q.mu.Lock()
 	q.batches = append(q.batches, keys)
 	q.mu.Unlock()
 	return q.answer(ctx, keys)
 }
 
-func (q *queries) answer(ctx context.Context, keys []string) (map[string]string, error) {
+func (q *recordingGetter) answer(ctx context.Context, keys []string) (map[string]string, error) {
 	q.mu.Lock()
 	behave := q.behave
 	q.mu.Unlock()
@@ -136,7 +136,7 @@ func (q *queries) answer(ctx context.Context, keys []string) (map[string]string,
 }
 
 // sizes returns of how many keys each batch was, in order.
-func (q *queries) sizes() (sizes []int) {
+func (q *recordingGetter) sizes() (sizes []int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, b := range q.batches {
@@ -147,7 +147,7 @@ func (q *queries) sizes() (sizes []int) {
 }
 
 // loaded returns all keys that were asked for, in order.
-func (q *queries) loaded() (all []string) {
+func (q *recordingGetter) loaded() (all []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	all = slices.Concat(append(q.batches, q.singles)...)
@@ -183,13 +183,13 @@ func (u *culprit) at(where string) {
 	do()
 }
 
-// blinkered is a discovery that lists its node and tells it of no other until it opens.
-type blinkered struct {
+// isolatedDiscovery is a discovery that lists its node and tells it of no other until it opens.
+type isolatedDiscovery struct {
 	regions.Discovery
 	opens <-chan struct{}
 }
 
-func (b blinkered) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
+func (b isolatedDiscovery) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
 	return b.Discovery.Run(ctx, self, healthy, func(v regions.View) {
 		select {
 		case <-b.opens:
@@ -200,16 +200,16 @@ func (b blinkered) Run(ctx context.Context, self regions.Node, healthy func() er
 	})
 }
 
-// lists is a discovery that tells each node what the test says.
-type lists struct {
+// scriptedDiscovery is a discovery that tells each node what the test says.
+type scriptedDiscovery struct {
 	mu    sync.Mutex // guards the following
 	nodes map[string][]regions.Node
 	found map[string]func(regions.View)
 }
 
-func (l *lists) Region(context.Context) (string, error) { return "", nil }
+func (l *scriptedDiscovery) Region(context.Context) (string, error) { return "", nil }
 
-func (l *lists) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
+func (l *scriptedDiscovery) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
 	l.mu.Lock()
 	l.found[self.ID] = found
 	found(regions.View{Nodes: l.nodes[self.ID]})
@@ -218,8 +218,8 @@ func (l *lists) Run(ctx context.Context, self regions.Node, _ func() error, foun
 	return nil
 }
 
-// tell has the node find these nodes from now on.
-func (l *lists) tell(node string, nodes ...regions.Node) {
+// announce has the node find these nodes from now on.
+func (l *scriptedDiscovery) announce(node string, nodes ...regions.Node) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.nodes[node] = nodes
@@ -228,8 +228,8 @@ func (l *lists) tell(node string, nodes ...regions.Node) {
 	}
 }
 
-func newLists() *lists {
-	return &lists{nodes: map[string][]regions.Node{}, found: map[string]func(regions.View){}}
+func newScriptedDiscovery() *scriptedDiscovery {
+	return &scriptedDiscovery{nodes: map[string][]regions.Node{}, found: map[string]func(regions.View){}}
 }
 
 // nodesOf returns nodes as a discovery lists them, by their names.
@@ -241,7 +241,7 @@ func nodesOf(names ...string) (nodes []regions.Node) {
 }
 
 // A lobby is a Discovery over which the nodes of one test find each other, and whoever else is in others.
-type lobby struct {
+type sharedDiscovery struct {
 	others []regions.Node
 
 	mu     sync.Mutex // guards the following
@@ -249,9 +249,9 @@ type lobby struct {
 	joined []func(regions.View)
 }
 
-func (*lobby) Region(context.Context) (string, error) { return "eu", nil }
+func (*sharedDiscovery) Region(context.Context) (string, error) { return "eu", nil }
 
-func (l *lobby) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
+func (l *sharedDiscovery) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
 	l.mu.Lock()
 	l.nodes, l.joined = append(l.nodes, self), append(l.joined, found)
 	for _, tell := range l.joined {
@@ -276,5 +276,5 @@ func (r inRegion) Run(ctx context.Context, self regions.Node, healthy func() err
 	return regions.Static().Run(ctx, self, healthy, found)
 }
 
-// mute is a Discovery that finds nothing.
-type mute struct{}
+// emptyDiscovery is a Discovery that finds nothing.
+type emptyDiscovery struct{}

@@ -97,7 +97,7 @@ func TestShutdownEndsWithItsContext(t *testing.T) {
 	})
 }
 
-func TestMistakesOfNewGroupFuncAndShutdown(t *testing.T) {
+func TestNewGroupFuncAndShutdownRefuseNil(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()
@@ -106,7 +106,7 @@ func TestMistakesOfNewGroupFuncAndShutdown(t *testing.T) {
 	require.ErrorContains(t, cache.Shutdown(nil), "the context is nil") //nolint:staticcheck // that is what is tested
 }
 
-func TestOpenThatFailsLeavesNothing(t *testing.T) {
+func TestFailedOpenLeavesNothing(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -118,7 +118,7 @@ func TestOpenThatFailsLeavesNothing(t *testing.T) {
 	ls[0].Close() // nobody answers there
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = geocache.Open(ctx, silent, geocache.WithListener(ls[1]), geocache.WithDiscovery(mute{}))
+	_, err = geocache.Open(ctx, silent, geocache.WithListener(ls[1]), geocache.WithDiscovery(emptyDiscovery{}))
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = net.DialTimeout("tcp", nodes[1].Address, time.Second)
 	require.Error(t, err, "the listener is closed")
@@ -127,10 +127,10 @@ func TestOpenThatFailsLeavesNothing(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestOpenGoesOnWithoutADiscovery(t *testing.T) {
+func TestOpenWithoutAWorkingDiscovery(t *testing.T) {
 	for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
 		begun := time.Now()
-		cache, err := geocache.Open(t.Context(), silent, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(mute{}), geocache.WithJoinWait(wait))
+		cache, err := geocache.Open(t.Context(), silent, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(emptyDiscovery{}), geocache.WithJoinWait(wait))
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, time.Since(begun), wait)
 		g, err := geocache.NewGroup(cache, "test", ada)

@@ -14,7 +14,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-func TestGetItemTellsAboutTheValue(t *testing.T) {
+func TestGetItem(t *testing.T) {
 	slow := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 		time.Sleep(3 * time.Second)
 		return "v", nil
@@ -42,7 +42,7 @@ func TestGetItemTellsAboutTheValue(t *testing.T) {
 
 func TestValuesExpireOnTime(t *testing.T) {
 	var loads atomic.Int64
-	alone(t, counted(&loads, ada), []geocache.GroupOption{geocache.WithTTL(time.Minute)}, func(t *testing.T, g *geocache.Group[string]) {
+	alone(t, countLoads(&loads, ada), []geocache.GroupOption{geocache.WithTTL(time.Minute)}, func(t *testing.T, g *geocache.Group[string]) {
 		lives := map[time.Duration]int{}
 		for _, key := range keys(200) {
 			item, err := g.GetItem(t.Context(), key)
@@ -82,7 +82,7 @@ func TestValuesExpireOnTime(t *testing.T) {
 	})
 }
 
-func TestAnItemsOwnTTL(t *testing.T) {
+func TestGetterSetsTTL(t *testing.T) {
 	own := map[string]time.Duration{"short": 10 * time.Second, "none": 0, "long": time.Hour, "negative": -1}
 	getter := geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
 		return geocache.Loaded[string]{Value: key, TTL: own[key]}, nil
@@ -112,9 +112,9 @@ func TestAnItemsOwnTTL(t *testing.T) {
 	})
 }
 
-func TestPeekAsksNobody(t *testing.T) {
+func TestPeekLoadsNothing(t *testing.T) {
 	var loads atomic.Int64
-	alone(t, counted(&loads, ada), nil, func(t *testing.T, g *geocache.Group[string]) {
+	alone(t, countLoads(&loads, ada), nil, func(t *testing.T, g *geocache.Group[string]) {
 		_, ok := g.Peek("ada")
 		require.False(t, ok)
 		require.Zero(t, loads.Load())
@@ -128,16 +128,16 @@ func TestPeekAsksNobody(t *testing.T) {
 	})
 }
 
-// missing is a getter of keys that there are not.
-func missing(context.Context, string) (string, error) {
+// loadNothing is a getter of keys that there are not.
+func loadNothing(context.Context, string) (string, error) {
 	return "", fmt.Errorf("select: %w", geocache.ErrNotFound)
 }
 
-func TestAbsenceIsCachedIfAskedFor(t *testing.T) {
+func TestNegativeTTL(t *testing.T) {
 	for ttl, want := range map[time.Duration]int64{0: 30, 10 * time.Second: 3} {
 		t.Run(ttl.String(), func(t *testing.T) {
 			var loads atomic.Int64
-			alone(t, counted(&loads, missing), []geocache.GroupOption{geocache.WithNegativeTTL(ttl)}, func(t *testing.T, g *geocache.Group[string]) {
+			alone(t, countLoads(&loads, loadNothing), []geocache.GroupOption{geocache.WithNegativeTTL(ttl)}, func(t *testing.T, g *geocache.Group[string]) {
 				for range 30 {
 					_, err := g.Get(t.Context(), "ada")
 					require.ErrorIs(t, err, geocache.ErrNotFound)
@@ -159,7 +159,7 @@ func TestAbsenceIsCachedIfAskedFor(t *testing.T) {
 	}
 }
 
-func TestAbsenceAcrossNodes(t *testing.T) {
+func TestNegativeTTLInACluster(t *testing.T) {
 	for ttl, want := range map[time.Duration]int{0: 6, 10 * time.Second: 2} {
 		t.Run(ttl.String(), func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithNegativeTTL(ttl)}}, func(c *testcluster.Cluster) {
@@ -184,7 +184,7 @@ func TestAbsenceAcrossNodes(t *testing.T) {
 	}
 }
 
-func TestValuesThatDoNotFitAreReturnedAndNotKept(t *testing.T) {
+func TestOversizedValuesAreReturnedAndNotCached(t *testing.T) {
 	const most = 64 << 10
 	getter := geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
 		if key == "large" {
@@ -253,7 +253,7 @@ func TestLocate(t *testing.T) {
 	})
 }
 
-func TestSourcesHaveNames(t *testing.T) {
+func TestSourceString(t *testing.T) {
 	for s, want := range map[geocache.Source]string{
 		geocache.SourceStore: "store", geocache.SourceOwner: "owner", geocache.SourceRegion: "region",
 		geocache.SourceGetter: "getter", geocache.SourceStale: "stale", 0: "unknown", 99: "unknown",
@@ -313,7 +313,7 @@ func TestCopiesExpireWithTheirOwners(t *testing.T) {
 }
 
 // The clock that hits read runs a little late; expiry does not.
-func TestTheCoarseClockExpiresOnTime(t *testing.T) {
+func TestCoarseClockExpiresOnTime(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	const ttl = 2500 * time.Millisecond // more than two seconds, from which on the exact clock decides
 	cache, err := geocache.Open(t.Context(), silent)
@@ -345,7 +345,7 @@ func TestTheCoarseClockExpiresOnTime(t *testing.T) {
 	require.EqualValues(t, len(loads), g.Stats().Loads)
 }
 
-func TestAPeerThatDoesNotKnowTheGroup(t *testing.T) {
+func TestPeerWithoutTheGroup(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		// A rolling deploy: only eu-1 runs the version that has this group.
 		loads := 0

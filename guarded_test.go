@@ -21,25 +21,25 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// argument is one whose method is a user's code.
-type argument struct {
+// userArgument is one whose method is a user's code.
+type userArgument struct {
 	u *culprit
 	s string
 }
 
-func (a argument) MarshalText() ([]byte, error) {
+func (a userArgument) MarshalText() ([]byte, error) {
 	if a.u != nil {
 		a.u.at("argument")
 	}
 	return []byte(a.s), nil
 }
 
-func (a *argument) UnmarshalText(b []byte) error { a.s = string(b); return nil }
+func (a *userArgument) UnmarshalText(b []byte) error { a.s = string(b); return nil }
 
-// coded is a codec of a user.
-type coded struct{ u *culprit }
+// userCodec is a codec of a user.
+type userCodec struct{ u *culprit }
 
-func (c coded) Encode(v string) ([]byte, error) {
+func (c userCodec) Encode(v string) ([]byte, error) {
 	if strings.HasSuffix(v, "!") {
 		c.u.at("encode!")
 	}
@@ -47,7 +47,7 @@ func (c coded) Encode(v string) ([]byte, error) {
 	return []byte(v), nil
 }
 
-func (c coded) Decode(b []byte) (string, error) { c.u.at("decode"); return string(b), nil }
+func (c userCodec) Decode(b []byte) (string, error) { c.u.at("decode"); return string(b), nil }
 
 // typedNil is an error of which a nil pointer is no good.
 type typedNil struct{ text string }
@@ -59,7 +59,7 @@ type userWorld struct {
 	*culprit
 	cache          *geocache.Cache
 	g, items, many *geocache.Group[string]
-	memoized       func(context.Context, argument) (string, error)
+	memoized       func(context.Context, userArgument) (string, error)
 	by             func(context.Context, string) (string, error)
 	evicted        atomic.Int64
 }
@@ -71,7 +71,7 @@ func newUserWorld(t *testing.T) *userWorld {
 	require.NoError(t, err)
 	w.cache = cache
 	get := func(ctx context.Context, key string) (string, error) { u.at("getter"); return key, nil }
-	w.g, err = geocache.NewGroup(cache, "g", geocache.GetterFunc[string](get), geocache.WithCodec(coded{u}),
+	w.g, err = geocache.NewGroup(cache, "g", geocache.GetterFunc[string](get), geocache.WithCodec(userCodec{u}),
 		geocache.WithSetter(func(context.Context, string, string) error { u.at("setter"); return nil }),
 		geocache.WithRemover(func(context.Context, string) error { u.at("remover"); return nil }),
 		geocache.WithOnEvict(func(string, string, geocache.EvictReason) { u.at("evict"); w.evicted.Add(1) }))
@@ -86,7 +86,7 @@ func newUserWorld(t *testing.T) *userWorld {
 		return map[string]string{"k": "k"}, nil
 	}))
 	require.NoError(t, err)
-	w.memoized, err = geocache.Memoize(cache, "memo", func(_ context.Context, a argument) (string, error) { u.at("memoized"); return a.s, nil })
+	w.memoized, err = geocache.Memoize(cache, "memo", func(_ context.Context, a userArgument) (string, error) { u.at("memoized"); return a.s, nil })
 	require.NoError(t, err)
 	w.by, err = geocache.MemoizeBy(cache, "by", func(s string) string { u.at("key"); return s },
 		func(s string) (string, error) { u.at("parse"); return s, nil },
@@ -96,7 +96,7 @@ func newUserWorld(t *testing.T) *userWorld {
 }
 
 // Code of a user that panics, ends its goroutine, or blocks, does so to who waits for it.
-func TestUsersCodeThatMisbehaves(t *testing.T) {
+func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 	ctx := context.Background()
 	get := func(w *userWorld) error { _, err := w.g.Get(ctx, "k"); return err }
 	set := func(w *userWorld) error { return w.g.Set(ctx, "k", "v") }
@@ -109,7 +109,7 @@ func TestUsersCodeThatMisbehaves(t *testing.T) {
 		"encode: Set":       set,
 		"decode: Get":       get,
 		"key: MemoizeBy":    func(w *userWorld) error { _, err := w.by(ctx, "k"); return err },
-		"argument: Memoize": func(w *userWorld) error { _, err := w.memoized(ctx, argument{w.culprit, "k"}); return err },
+		"argument: Memoize": func(w *userWorld) error { _, err := w.memoized(ctx, userArgument{w.culprit, "k"}); return err },
 		"decode: GetMany":   func(w *userWorld) error { _, err := w.g.GetMany(ctx, []string{"k"}); return err },
 	}
 	onOwn := map[string]func(w *userWorld) error{
@@ -127,7 +127,7 @@ func TestUsersCodeThatMisbehaves(t *testing.T) {
 		"remover: RemoveMany": func(w *userWorld) error { return w.g.RemoveMany(ctx, []string{"k"}) },
 		"decode: Update":      update,
 		"encode!: Update":     update,
-		"memoized: Memoize":   func(w *userWorld) error { _, err := w.memoized(ctx, argument{w.culprit, "k"}); return err },
+		"memoized: Memoize":   func(w *userWorld) error { _, err := w.memoized(ctx, userArgument{w.culprit, "k"}); return err },
 		"parse: MemoizeBy":    func(w *userWorld) error { _, err := w.by(ctx, "k"); return err },
 	}
 	run := func(name string, calls map[string]func(w *userWorld) error, do func(t *testing.T, w *userWorld, where string, call func(*userWorld) error)) {
@@ -148,7 +148,7 @@ func TestUsersCodeThatMisbehaves(t *testing.T) {
 		}
 	}
 	panics := func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
-		w.next(9, where, func() { panic(fs.ErrPermission) }) // what does not decode is loaded once more, and is told of to WithOnEvict
+		w.next(9, where, func() { panic(fs.ErrPermission) }) // textUnchecked does not decode is loaded once more, and is told of to WithOnEvict
 		err := call(w)
 		var p *geocache.PanicError
 		require.ErrorAs(t, err, &p)
@@ -216,7 +216,7 @@ func TestUsersCodeThatMisbehaves(t *testing.T) {
 
 // An error whose methods panic does so where the getter was called, and not where this package, on
 // whichever node, puts it into words.
-func TestAnErrorThatPanics(t *testing.T) {
+func TestErrorMethodPanics(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		groups := onAll(c, "g", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 			var e *typedNil
@@ -231,7 +231,7 @@ func TestAnErrorThatPanics(t *testing.T) {
 	})
 }
 
-func TestOnEvictThatMisbehaves(t *testing.T) {
+func TestOnEvictPanicsExitsOrBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newUserWorld(t)
 		set := func(n int) {
@@ -265,7 +265,7 @@ func TestOnEvictThatMisbehaves(t *testing.T) {
 }
 
 // A function of WithOnEvict that hangs costs as much memory as the group has, and that is logged.
-func TestOnEvictThatHangs(t *testing.T) {
+func TestOnEvictHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logs.Buffer
 		cache, err := geocache.Open(context.Background(), geocache.WithClock(time.Now), geocache.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
@@ -329,7 +329,7 @@ func (h userHandler) WithAttrs([]slog.Attr) slog.Handler { h.u.at("attrs"); retu
 func (h userHandler) WithGroup(string) slog.Handler { return h }
 
 // What is given to Open misbehaves a few times: the node becomes a member all the same.
-func TestWhatIsGivenToOpenMisbehaves(t *testing.T) {
+func TestOptionsOfOpenPanicExitOrBlock(t *testing.T) {
 	for mode, misbehave := range map[string]func(){
 		"panics": func() { panic("no") },
 		"exits":  runtime.Goexit,

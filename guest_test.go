@@ -15,17 +15,17 @@ import (
 
 // Nodes that live and that the discovery, or a part of it, does not list.
 
-// shunned has eu-3 unlisted in the way of hide, while each node reads, writes and increments all the time.
+// unlistedUnderLoad has eu-3 unlisted in the way of hide, while each node reads, writes and increments all the time.
 // Whatever the discovery says, no read gives what was replaced before it began, and, once
 // the grace period is over, no write takes longer than two leases.
-func shunned(t *testing.T, hide func(c *testcluster.Cluster), during func(c *testcluster.Cluster)) {
+func unlistedUnderLoad(t *testing.T, hide func(c *testcluster.Cluster), during func(c *testcluster.Cluster)) {
 	config := testcluster.Config{
 		Counters: true,
 		TTL:      time.Hour,
-		Cache:    []geocache.Option{geocache.WithGrace(unlistedGrace)},
+		Cache:    []geocache.Option{geocache.WithGrace(shortGrace)},
 	}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for _, key := range keys(60) {
 			c.Owner("eu", key).MustGet(key) // nobody else has it
 		}
@@ -53,8 +53,8 @@ func shunned(t *testing.T, hide func(c *testcluster.Cluster), during func(c *tes
 					err := nodes[n%3].Group.Set(ctx, fmt.Sprint("w", i), fmt.Sprint(n))
 					cancel()
 					require.NoError(t, err)
-					if began.Sub(hidden) > unlistedGrace+2*lease {
-						require.LessOrEqual(t, c.Now().Sub(began), 2*lease)
+					if began.Sub(hidden) > shortGrace+2*defaultLease {
+						require.LessOrEqual(t, c.Now().Sub(began), 2*defaultLease)
 					}
 					mu.Lock()
 					last[i] = n
@@ -77,8 +77,8 @@ func shunned(t *testing.T, hide func(c *testcluster.Cluster), during func(c *tes
 				}
 			})
 		}
-		count := counting(countersOf(c), 8, 59*time.Millisecond)
-		time.Sleep(unlistedGrace + 5*time.Second)
+		count := countInBackground(countersOf(c), 8, 59*time.Millisecond)
+		time.Sleep(shortGrace + 5*time.Second)
 		for _, name := range []string{"eu-1", "eu-2"} {
 			require.True(t, c.Node(name).Cache.Stats().ServesCopies, "%s serves copies", name)
 		}
@@ -96,8 +96,8 @@ func shunned(t *testing.T, hide func(c *testcluster.Cluster), during func(c *tes
 }
 
 // A node that nobody lists any more goes on as a guest of its region, and comes back when it is listed.
-func TestANodeThatIsNoLongerListed(t *testing.T) {
-	shunned(t, func(c *testcluster.Cluster) { c.Directory.Unlist("eu-3") }, func(c *testcluster.Cluster) {
+func TestUnlistedNodeBecomesAGuest(t *testing.T) {
+	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Unlist("eu-3") }, func(c *testcluster.Cluster) {
 		out := c.Node("eu-3")
 		require.True(t, out.Cache.Stats().Guest)
 		require.False(t, out.Cache.Stats().ServesCopies)
@@ -126,8 +126,8 @@ func TestANodeThatIsNoLongerListed(t *testing.T) {
 }
 
 // A node whose agent has died keeps what it knew last, itself included, and is not listed by the others.
-func TestANodeWhoseAgentHasDied(t *testing.T) {
-	shunned(t, func(c *testcluster.Cluster) {
+func TestNodeWithADeadAgentBecomesAGuest(t *testing.T) {
+	unlistedUnderLoad(t, func(c *testcluster.Cluster) {
 		c.Directory.Hide("eu-1", "eu-3")
 		c.Directory.Hide("eu-2", "eu-3")
 	}, func(c *testcluster.Cluster) {
@@ -136,8 +136,8 @@ func TestANodeWhoseAgentHasDied(t *testing.T) {
 }
 
 // What one of the others lists is a member for all of them.
-func TestANodeThatAllButOneList(t *testing.T) {
-	shunned(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-1", "eu-3") }, func(c *testcluster.Cluster) {
+func TestNodeListedByOnePeerIsAMember(t *testing.T) {
+	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-1", "eu-3") }, func(c *testcluster.Cluster) {
 		for _, n := range c.Nodes() {
 			require.False(t, n.Cache.Stats().Guest)
 			require.Equal(t, 3, n.Cache.Stats().Regions[0].Nodes, n.Name)
@@ -146,15 +146,15 @@ func TestANodeThatAllButOneList(t *testing.T) {
 	})
 }
 
-func TestANodeThatDoesNotSeeItself(t *testing.T) {
-	shunned(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-3", "eu-3") }, func(c *testcluster.Cluster) {
+func TestNodeNotListedToItself(t *testing.T) {
+	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-3", "eu-3") }, func(c *testcluster.Cluster) {
 		require.False(t, c.Node("eu-3").Cache.Stats().Guest)
 		require.True(t, c.Node("eu-3").Cache.Stats().ServesCopies)
 	})
 }
 
-func TestTwoNodesThatDoNotListEachOther(t *testing.T) {
-	shunned(t, func(c *testcluster.Cluster) {
+func TestTwoNodesNotListedToEachOther(t *testing.T) {
+	unlistedUnderLoad(t, func(c *testcluster.Cluster) {
 		c.Directory.Hide("eu-1", "eu-3")
 		c.Directory.Hide("eu-3", "eu-1")
 	}, func(c *testcluster.Cluster) {
@@ -166,8 +166,8 @@ func TestTwoNodesThatDoNotListEachOther(t *testing.T) {
 }
 
 // An agent that was restarted empty lists nobody until the nodes have registered again.
-func TestADirectoryThatForgetsWhileAllWrite(t *testing.T) {
-	shunned(t, func(c *testcluster.Cluster) { c.Directory.Forget() }, func(c *testcluster.Cluster) {
+func TestDirectoryForgetsWhileAllWrite(t *testing.T) {
+	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Forget() }, func(c *testcluster.Cluster) {
 		for _, n := range c.Nodes() {
 			require.False(t, n.Cache.Stats().Guest)
 			require.True(t, n.Cache.Stats().ServesCopies)
@@ -176,14 +176,14 @@ func TestADirectoryThatForgetsWhileAllWrite(t *testing.T) {
 }
 
 // A write that is under way when its owner becomes a guest is carried out by the next one.
-func TestAWriteWhoseOwnerBecomesAGuest(t *testing.T) {
-	config := testcluster.Config{TTL: time.Hour, Cache: []geocache.Option{geocache.WithGrace(unlistedGrace)}}
+func TestWriteWhoseOwnerBecomesAGuest(t *testing.T) {
+	config := testcluster.Config{TTL: time.Hour, Cache: []geocache.Option{geocache.WithGrace(shortGrace)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 50*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Directory.Unlist("eu-3")
 		var all sync.WaitGroup
-		until := time.Now().Add(unlistedGrace + 3*time.Second)
+		until := time.Now().Add(shortGrace + 3*time.Second)
 		for i := range 30 {
 			all.Go(func() {
 				key := c.KeyOf("eu-3")
@@ -201,18 +201,18 @@ func TestAWriteWhoseOwnerBecomesAGuest(t *testing.T) {
 }
 
 // Another region hears from the guest itself that it is one, however long its own discovery lists it.
-func TestAGuestThatAnotherRegionStillLists(t *testing.T) {
+func TestGuestListedInAnotherRegion(t *testing.T) {
 	config := testcluster.Config{
 		Regions: []string{"eu", "us"}, TTL: time.Hour, Counters: true,
-		Cache: []geocache.Option{geocache.WithGrace(unlistedGrace)},
+		Cache: []geocache.Option{geocache.WithGrace(shortGrace)},
 	}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for _, n := range c.Nodes("eu") {
 			c.Directory.Hide(n.Name, "eu-3")
 		}
-		time.Sleep(unlistedGrace + 5*time.Second)
+		time.Sleep(shortGrace + 5*time.Second)
 		require.True(t, c.Node("eu-3").Cache.Stats().Guest)
 		require.Equal(t, 2, c.Node("us-1").Cache.Stats().Regions[1].Nodes)
 		for i := range 60 {
@@ -221,7 +221,7 @@ func TestAGuestThatAnotherRegionStillLists(t *testing.T) {
 			began := c.Now()
 			_, err := from.Set(key, "set", geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
-			require.Less(t, c.Now().Sub(began), lease)
+			require.Less(t, c.Now().Sub(began), defaultLease)
 			require.Equal(t, "set", text(t, to, key), "at %s", to.Name)
 			_, err = geocache.Increment(context.Background(), to.Counters, key, 1)
 			require.NoError(t, err)
@@ -236,25 +236,25 @@ func TestAGuestThatAnotherRegionStillLists(t *testing.T) {
 	})
 }
 
-// asGuest has the last node of a region be its guest, and calls f.
-func asGuest(t *testing.T, config testcluster.Config, f func(c *testcluster.Cluster, guest *testcluster.Node)) {
+// withGuest has the last node of a region be its guest, and calls f.
+func withGuest(t *testing.T, config testcluster.Config, f func(c *testcluster.Cluster, guest *testcluster.Node)) {
 	config.TTL = time.Hour
-	config.Cache = append(config.Cache, geocache.WithGrace(unlistedGrace))
+	config.Cache = append(config.Cache, geocache.WithGrace(shortGrace))
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		nodes := c.Nodes("eu")
 		guest := nodes[len(nodes)-1]
 		c.Directory.Unlist(guest.Name)
-		time.Sleep(unlistedGrace + 5*time.Second)
+		time.Sleep(shortGrace + 5*time.Second)
 		require.True(t, guest.Cache.Stats().Guest)
 		f(c, guest)
 	})
 }
 
 // A node that is alone but for a guest has never been granted a lease, and carries out the guest's writes all the same.
-func TestAGuestOfANodeThatHasJustStarted(t *testing.T) {
+func TestGuestOfANewlyStartedNode(t *testing.T) {
 	config := testcluster.Config{Nodes: 2, Counters: true}
-	asGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
+	withGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
 		c.Node("eu-1").Crash()
 		time.Sleep(5 * time.Second)
 		require.False(t, guest.Cache.Stats().Guest, "nobody else is there")
@@ -267,12 +267,12 @@ func TestAGuestOfANodeThatHasJustStarted(t *testing.T) {
 			require.NoError(t, err)
 			_, err = geocache.Increment(context.Background(), guest.Counters, key, 1)
 			require.NoError(t, err)
-			require.Less(t, c.Now().Sub(began), lease)
+			require.Less(t, c.Now().Sub(began), defaultLease)
 		}
 	})
 }
 
-func TestANodeThatIsUnlistedIsKeptForTheGracePeriod(t *testing.T) {
+func TestUnlistedNodeStaysForTheGracePeriod(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		c.Directory.Unlist("eu-1")
 		c.Settle()
@@ -287,8 +287,8 @@ func TestANodeThatIsUnlistedIsKeptForTheGracePeriod(t *testing.T) {
 // What a guest of its region must not do because nobody tells it of writes.
 
 // A guest's read does not share what another one began to ask for before a write.
-func TestAGuestSharesNoFlight(t *testing.T) {
-	asGuest(t, testcluster.Config{}, func(c *testcluster.Cluster, guest *testcluster.Node) {
+func TestGuestSharesNoFlight(t *testing.T) {
+	withGuest(t, testcluster.Config{}, func(c *testcluster.Cluster, guest *testcluster.Node) {
 		c.Origin.Behave(testcluster.After(500 * time.Millisecond))
 		ctx := context.Background()
 		one := func(key string) (string, error) { return guest.Group.Get(ctx, key) }
@@ -312,9 +312,9 @@ func TestAGuestSharesNoFlight(t *testing.T) {
 
 // A guest that is cut off is alone for a while. What it did not know then is not held against the
 // others' values.
-func TestAGuestThatWasAloneMakesNothingDead(t *testing.T) {
+func TestGuestThatWasAloneInvalidatesNothing(t *testing.T) {
 	config := testcluster.Config{Counters: true, LookAside: true}
-	asGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
+	withGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
 		for _, key := range keys(30) {
 			_, err := geocache.Increment(context.Background(), c.Node("eu-1").Counters, key, 1)
 			require.NoError(t, err)
@@ -339,13 +339,13 @@ func TestAGuestThatWasAloneMakesNothingDead(t *testing.T) {
 }
 
 // Nodes that become guests at the same time may hand what they own to each other.
-func TestGuestsThatStepAsideTogether(t *testing.T) {
+func TestNodesBecomeGuestsTogether(t *testing.T) {
 	config := testcluster.Config{
 		Nodes: 4, Counters: true, LookAside: true, TTL: time.Hour,
-		Cache: []geocache.Option{geocache.WithGrace(unlistedGrace)},
+		Cache: []geocache.Option{geocache.WithGrace(shortGrace)},
 	}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for _, key := range keys(200) {
 			_, err := geocache.Increment(context.Background(), c.Node("eu-1").Counters, key, 1)
 			require.NoError(t, err)
@@ -353,7 +353,7 @@ func TestGuestsThatStepAsideTogether(t *testing.T) {
 		for _, name := range []string{"eu-2", "eu-3", "eu-4"} {
 			c.Directory.Unlist(name)
 		}
-		time.Sleep(unlistedGrace + 5*time.Second)
+		time.Sleep(shortGrace + 5*time.Second)
 		require.Equal(t, 1, c.Node("eu-1").Cache.Stats().Regions[0].Nodes)
 		for _, key := range keys(200) {
 			count, err := geocache.Increment(context.Background(), c.Node("eu-3").Counters, key, 1)
@@ -365,12 +365,12 @@ func TestGuestsThatStepAsideTogether(t *testing.T) {
 
 // When the last node dies that was no guest, its guests all come back at once, and each is alone at
 // first. What one of them writes then all of them know.
-func TestGuestsThatComeBackTogether(t *testing.T) {
+func TestGuestsBecomeMembersTogether(t *testing.T) {
 	config := testcluster.Config{Counters: true, LookAside: true}
-	asGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
+	withGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
 		c.Net.SetLatency("eu", "eu", 20*time.Millisecond)
 		c.Directory.Unlist("eu-2")
-		time.Sleep(unlistedGrace + 5*time.Second)
+		time.Sleep(shortGrace + 5*time.Second)
 		last, other := c.Node("eu-1"), c.Node("eu-2")
 		last.Crash()
 		time.Sleep(5 * time.Second)
@@ -380,14 +380,14 @@ func TestGuestsThatComeBackTogether(t *testing.T) {
 		require.True(t, other.Cache.Stats().Guest)
 
 		last.Crash()
-		count := counting([]*geocache.Group[int]{guest.Counters, other.Counters}, 20, 7*time.Millisecond)
+		count := countInBackground([]*geocache.Group[int]{guest.Counters, other.Counters}, 20, 7*time.Millisecond)
 		ctx := context.Background()
 		for n := range 60 {
 			for _, key := range keys(10) {
 				_, _ = guest.Group.Get(ctx, key)
 				began := c.Now()
 				require.NoError(t, other.Group.Set(ctx, key, fmt.Sprint(n)))
-				require.LessOrEqual(t, c.Now().Sub(began), 2*lease)
+				require.LessOrEqual(t, c.Now().Sub(began), 2*defaultLease)
 				got, err := guest.Group.Get(ctx, key)
 				require.NoError(t, err)
 				require.Equal(t, fmt.Sprint(n), got)

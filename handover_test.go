@@ -16,7 +16,7 @@ import (
 
 func TestCloseHandsEntriesToTheirNextOwners(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		leaving := c.Node("eu-2")
 		for i := range 300 {
 			leaving.MustGet(fmt.Sprint(i))
@@ -36,10 +36,10 @@ func TestCloseHandsEntriesToTheirNextOwners(t *testing.T) {
 }
 
 // Who does not take what it is given has its own part lost, and nobody waits for long.
-func TestCloseDoesNotWaitForAnHeirThatHangs(t *testing.T) {
+func TestCloseDoesNotWaitForAHungNextOwner(t *testing.T) {
 	for seed := range uint64(6) { // in whichever order they come
 		testcluster.Run(t, testcluster.Config{Nodes: 4, Seed: seed}, func(c *testcluster.Cluster) {
-			time.Sleep(standing)
+			time.Sleep(untilLeased)
 			leaving := c.Node("eu-2")
 			var keys []string // which it owns, but for those of the heir that hangs
 			for i := range 400 {
@@ -69,9 +69,9 @@ func TestCloseDoesNotWaitForAnHeirThatHangs(t *testing.T) {
 }
 
 // What is handed over was loaded or set before; a write that has come since is newer.
-func TestWhatIsHandedOverDoesNotBeatAWrite(t *testing.T) {
+func TestHandedOverEntryDoesNotBeatAWrite(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 200 {
 			c.Node("eu-1").MustGet(fmt.Sprint(i))
 		}
@@ -94,7 +94,7 @@ func TestWhatIsHandedOverDoesNotBeatAWrite(t *testing.T) {
 	})
 }
 
-func TestCloseHandsOverWithoutAnError(t *testing.T) {
+func TestCloseFinishesLoads(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(time.Second))
 		key := c.KeyOf("eu-1")

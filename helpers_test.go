@@ -20,17 +20,17 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// standing is how long a new cluster takes until its nodes serve copies.
-const standing = 3 * time.Second
+// untilLeased is how long a new cluster takes until its nodes serve copies.
+const untilLeased = 3 * time.Second
 
 const (
-	unlistedGrace = 5 * time.Second
-	lease         = time.Second // the default
+	shortGrace   = 5 * time.Second
+	defaultLease = time.Second // the default
 )
 
-// detection is how long a node that vanished may hold up a reader: the lease, and
+// detectionTime is how long a node that vanished may hold up a reader: the lease, and
 // a heartbeat for the lease to begin to run.
-const detection = time.Second + 250*time.Millisecond
+const detectionTime = time.Second + 250*time.Millisecond
 
 // silent keeps the log out of the examples' output.
 var silent = geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
@@ -54,8 +54,8 @@ func must[V any](v V, err error) V {
 	return v
 }
 
-// counted counts the loads of a getter.
-func counted[V any](n *atomic.Int64, get geocache.GetterFunc[V]) geocache.Getter[V] {
+// countLoads counts the loads of a getter.
+func countLoads[V any](n *atomic.Int64, get geocache.GetterFunc[V]) geocache.Getter[V] {
 	return geocache.GetterFunc[V](func(ctx context.Context, key string) (V, error) {
 		n.Add(1)
 		return get(ctx, key)
@@ -84,7 +84,7 @@ func onAll[V any](c *testcluster.Cluster, name string, getter geocache.Getter[V]
 		require.NoError(c.T, err)
 		groups[n.Name] = g
 	}
-	time.Sleep(standing)
+	time.Sleep(untilLeased)
 	return groups
 }
 
@@ -107,9 +107,9 @@ func text(t *testing.T, n *testcluster.Node, key string) string {
 	return v.By
 }
 
-// what is text without the check of the value's age: what the origin does not have
+// textUnchecked is text without the check of the value's age: what the origin does not have
 // yet does not expire.
-func what(t *testing.T, n *testcluster.Node, key string) string {
+func textUnchecked(t *testing.T, n *testcluster.Node, key string) string {
 	t.Helper()
 	value, err := n.Group.Get(context.Background(), key)
 	require.NoError(t, err, "%s: Get(%q)", n.Name, key)
@@ -117,9 +117,9 @@ func what(t *testing.T, n *testcluster.Node, key string) string {
 	return v.By
 }
 
-// other returns a node of the region that neither owns nor succeeds the key, if there
+// bystander returns a node of the region that neither owns nor succeeds the key, if there
 // is one.
-func other(c *testcluster.Cluster, region, key string) *testcluster.Node {
+func bystander(c *testcluster.Cluster, region, key string) *testcluster.Node {
 	at := c.Nodes(region)[0].Group.Locate(key)[0]
 	for _, n := range c.Nodes(region) {
 		if n.Name != at.Owner.ID && n.Name != at.Successor.ID {
@@ -137,9 +137,9 @@ func countersOf(c *testcluster.Cluster) (groups []*geocache.Group[int]) {
 	return groups
 }
 
-// counting has callers at the nodes increment counters, with pauses, until the function that it returns is called. That
+// countInBackground has callers at the nodes increment counters, with pauses, until the function that it returns is called. That
 // returns for each counter how many increments were acknowledged, and how many may have happened.
-func counting(groups []*geocache.Group[int], counters int, pause time.Duration) (stop func() (acknowledged, possible []int64)) {
+func countInBackground(groups []*geocache.Group[int], counters int, pause time.Duration) (stop func() (acknowledged, possible []int64)) {
 	acknowledged, possible := make([]atomic.Int64, counters), make([]atomic.Int64, counters)
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
@@ -205,13 +205,13 @@ func listeners(t testing.TB, n int) (ls []net.Listener, nodes []regions.Node) {
 	return ls, nodes
 }
 
-// behind is a configuration that writes to db behind.
-func behind(db *database, more ...geocache.GroupOption) testcluster.Config {
+// writeBehindConfig is a configuration that writes to db behind.
+func writeBehindConfig(db *database, more ...geocache.GroupOption) testcluster.Config {
 	return testcluster.Config{Group: db.options(append(more, geocache.WithWriteBehind(1<<20))...)}
 }
 
-// queues sums up what nodes have still to write.
-func queues(nodes []*testcluster.Node) (queued, held int) {
+// queuedWrites sums up what nodes have still to write.
+func queuedWrites(nodes []*testcluster.Node) (queued, held int) {
 	for _, n := range nodes {
 		b := n.Group.Stats().WriteBehind
 		queued += b.Queued
@@ -220,9 +220,9 @@ func queues(nodes []*testcluster.Node) (queued, held int) {
 	return queued, held
 }
 
-// lagging is a configuration whose origins in other regions than eu lag by a minute,
+// laggingConfig is a configuration whose origins in other regions than eu lag by a minute,
 // much longer than values live.
-func lagging() testcluster.Config {
+func laggingConfig() testcluster.Config {
 	return testcluster.Config{
 		Regions: []string{"eu", "us"},
 		TTL:     5 * time.Second,
@@ -230,7 +230,7 @@ func lagging() testcluster.Config {
 	}
 }
 
-func fastUS(nodes int) testcluster.Config {
+func usClocksAhead(nodes int) testcluster.Config {
 	return testcluster.Config{Regions: []string{"eu", "us"}, Nodes: nodes, Offset: func(node string) time.Duration {
 		if strings.HasPrefix(node, "us") {
 			return 450 * time.Millisecond

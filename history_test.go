@@ -57,7 +57,7 @@ func TestHistory(t *testing.T) {
 			}
 			replay := fmt.Sprintf("go test -race -run '^TestHistory$' -seed=%d -theme=%s -v .", seed, config.Theme)
 			t.Errorf("%d violations in all. To replay (a few times, see package history): %s\nconfig: %+v", len(violations), replay, config)
-			noteFailure(t, replay, violations)
+			recordFailure(t, replay, violations)
 			for _, f := range h.Faults {
 				t.Log(f)
 			}
@@ -68,8 +68,8 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// noteFailure adds a history to the file of those that are not as promised.
-func noteFailure(t *testing.T, replay string, violations []history.Violation) {
+// recordFailure adds a history to the file of those that are not as promised.
+func recordFailure(t *testing.T, replay string, violations []history.Violation) {
 	if *historyFile == "" {
 		return
 	}

@@ -24,9 +24,9 @@ import (
 
 const service = "cache.profile-api"
 
-// intrude has a process that nobody lists join nodes, and read and write as it likes: none of that
+// joinUnlisted has a process that nobody lists join nodes, and read and write as it likes: none of that
 // reaches them.
-func intrude(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
+func joinUnlisted(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 	t.Helper()
 	known := keys(50)
 	for _, key := range known {
@@ -60,7 +60,7 @@ func intrude(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 		}, 10*time.Second, 5*time.Millisecond)
 	}
 	readThrough(t, known, nodes...)
-	joined(t, nodes...)
+	waitJoined(t, nodes...)
 }
 
 // TestIntruders: a certificate of the authority is not enough.
@@ -99,8 +99,8 @@ func TestIntruders(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 			nodes := openTCP(t, 2, func(int) []geocache.Option { return c.ours })
-			joined(t, nodes...)
-			intrude(t, nodes, c.theirs...)
+			waitJoined(t, nodes...)
+			joinUnlisted(t, nodes, c.theirs...)
 			for _, n := range nodes {
 				require.NoError(t, n.Close())
 			}
@@ -120,9 +120,9 @@ func byAddress(t *testing.T, nodes int) geocache.Option {
 	return geocache.WithTLS(config)
 }
 
-// TestANodeJoinsByItsAddress: nodes that are judged by their listed addresses let each other in as soon
+// TestNodeJoinsByItsAddress: nodes that are judged by their listed addresses let each other in as soon
 // as both list each other, whichever comes last.
-func TestANodeJoinsByItsAddress(t *testing.T) {
+func TestNodeJoinsByItsAddress(t *testing.T) {
 	for name, nodes := range map[string]int{"two alone": 1, "others vouch": 3} {
 		t.Run(name, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Nodes: nodes, Cache: []geocache.Option{byAddress(t, nodes+1)}}, func(c *testcluster.Cluster) {
@@ -146,10 +146,10 @@ func TestANodeJoinsByItsAddress(t *testing.T) {
 	}
 }
 
-// TestANodeThatIsNeverToldAndLetsNobodyIn: the others cannot even ping it, and it knows of them all the same.
-func TestANodeThatIsNeverToldAndLetsNobodyIn(t *testing.T) {
+// TestIsolatedNodeThatRefusesItsPeers: the others cannot even ping it, and it knows of them all the same.
+func TestIsolatedNodeThatRefusesItsPeers(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{byAddress(t, 4)}}, func(c *testcluster.Cluster) {
-		lonely := c.Add("eu", geocache.WithDiscovery(blinkered{c.Directory, nil}), geocache.WithJoinWait(0))
+		lonely := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, nil}), geocache.WithJoinWait(0))
 		time.Sleep(2 * time.Minute)
 		require.Positive(t, lonely.Cache.Stats().Refused["unlisted"])
 		old := c.Node("eu-1")
@@ -161,13 +161,13 @@ func TestANodeThatIsNeverToldAndLetsNobodyIn(t *testing.T) {
 	})
 }
 
-// certs is the files of a node.
-type certs struct {
+// certFiles is the files of a node.
+type certFiles struct {
 	t   *testing.T
 	dir string
 }
 
-func (c certs) write(file string, content ...[]byte) {
+func (c certFiles) write(file string, content ...[]byte) {
 	var all []byte
 	for _, part := range content {
 		all = append(all, part...)
@@ -175,13 +175,13 @@ func (c certs) write(file string, content ...[]byte) {
 	require.NoError(c.t, os.WriteFile(filepath.Join(c.dir, file), all, 0o600))
 }
 
-func (c certs) issue(a *authority.Authority, id string) {
+func (c certFiles) issue(a *authority.Authority, id string) {
 	certificate, key := authority.Files(c.t, a.Issue(authority.URI(id)))
 	c.write("tls.crt", certificate)
 	c.write("tls.key", key)
 }
 
-func (c certs) load() *peertls.Files {
+func (c certFiles) load() *peertls.Files {
 	f, err := peertls.Load(peertls.Options{
 		Certificate: filepath.Join(c.dir, "tls.crt"), Key: filepath.Join(c.dir, "tls.key"), Authorities: filepath.Join(c.dir, "ca.crt"),
 		Interval: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
@@ -190,15 +190,15 @@ func (c certs) load() *peertls.Files {
 	return f
 }
 
-// TestRotation: certificates and the authority are rotated under load. Nothing fails, and then the old
+// TestCertificateRotation: certificates and the authority are rotated under load. Nothing fails, and then the old
 // authority is refused.
-func TestRotation(t *testing.T) {
+func TestCertificateRotation(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	old, young := authority.New(t), authority.New(t)
 	id := func(i int) string { return fmt.Sprintf("spiffe://example.org/profile-api/%d", i) }
-	of, files := make([]certs, 3), make([]*peertls.Files, 3)
+	of, files := make([]certFiles, 3), make([]*peertls.Files, 3)
 	for i := range of {
-		of[i] = certs{t, t.TempDir()}
+		of[i] = certFiles{t, t.TempDir()}
 		of[i].issue(old, id(i))
 		of[i].write("ca.crt", old.PEM())
 		files[i] = of[i].load()
@@ -207,7 +207,7 @@ func TestRotation(t *testing.T) {
 	nodes := openTCP(t, 3, func(i int) []geocache.Option {
 		return []geocache.Option{geocache.WithTLSFunc(files[i].TLS), geocache.WithPeerNames("spiffe://example.org/profile-api/*")}
 	})
-	joined(t, nodes...)
+	waitJoined(t, nodes...)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var load sync.WaitGroup
@@ -264,7 +264,7 @@ func TestRotation(t *testing.T) {
 		require.WithinDuration(t, files[i].Stats().NotAfter, n.Stats().Certificate, 0)
 	}
 
-	intrude(t, nodes, geocache.WithTLS(old.Config(old.Issue(authority.URI(id(4))), old, young)), geocache.WithPeerNames("spiffe://example.org/*"))
+	joinUnlisted(t, nodes, geocache.WithTLS(old.Config(old.Issue(authority.URI(id(4))), old, young)), geocache.WithPeerNames("spiffe://example.org/*"))
 	for _, n := range nodes {
 		require.Positive(t, n.Stats().Refused["tls"])
 		require.NoError(t, n.Close())

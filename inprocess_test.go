@@ -12,9 +12,9 @@ import (
 	"github.com/geocache/geocache"
 )
 
-// TestWhatIsInThisProcess asks for what is in memory, of which some is absent and
+// TestContainsLenAndAll asks for what is in memory, of which some is absent and
 // some has expired.
-func TestWhatIsInThisProcess(t *testing.T) {
+func TestContainsLenAndAll(t *testing.T) {
 	getter := geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
 		switch {
 		case strings.HasPrefix(key, "no"):

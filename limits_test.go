@@ -16,9 +16,9 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// pair returns a group on two nodes of one region, and on one of another, over real TCP.
-func pair[V any](t *testing.T, getter geocache.Getter[V], opts ...geocache.Option) (groups []*geocache.Group[V]) {
-	var meeting lobby
+// threeOverTCP returns a group on two nodes of one region, and on one of another, over real TCP.
+func threeOverTCP[V any](t *testing.T, getter geocache.Getter[V], opts ...geocache.Option) (groups []*geocache.Group[V]) {
+	var meeting sharedDiscovery
 	var caches []*geocache.Cache
 	for _, region := range []string{"eu", "eu", "us"} {
 		cache, err := geocache.Open(t.Context(), append(opts, geocache.WithRegion(region), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(&meeting))...)
@@ -39,7 +39,7 @@ func pair[V any](t *testing.T, getter geocache.Getter[V], opts ...geocache.Optio
 func TestLimits(t *testing.T) {
 	const most = 1000
 	ctx, world := t.Context(), geocache.WithAck(geocache.AckWorld)
-	g := pair[string](t, nil, geocache.WithMaxValueBytes(most), geocache.WithCluster(strings.Repeat("c", 255)))
+	g := threeOverTCP[string](t, nil, geocache.WithMaxValueBytes(most), geocache.WithCluster(strings.Repeat("c", 255)))
 	key := func(i, length int) string { return fmt.Sprintf("%03d", i) + strings.Repeat("\xff", length-3) }
 	tags := make([]string, 255)
 	for i := range tags {
@@ -68,7 +68,7 @@ func TestLimits(t *testing.T) {
 			"4,094":        func() error { return g[0].RemovePrefix(ctx, k[:4094], world) },
 			"4,093":        func() error { return g[0].RemovePrefix(ctx, k[:4093], world) },
 			"RemoveMany":   func() error { return g[0].RemoveMany(ctx, []string{k, key(i+1, 4096)}, world) },
-			"in 257 parts": func() error { return g[0].RemoveMany(ctx, many(k), world) },
+			"in 257 parts": func() error { return g[0].RemoveMany(ctx, manyKeys(k), world) },
 		} {
 			require.NoError(t, g[1].Set(ctx, k, value, geocache.WithTags(tags...), world), what)
 			everywhere(true, k)
@@ -102,8 +102,8 @@ func TestLimits(t *testing.T) {
 	require.ErrorContains(t, g[0].RemovePrefix(ctx, ""), "empty")
 }
 
-// many returns so many keys that their removal takes several requests, k among them.
-func many(k string) []string {
+// manyKeys returns so many keys that their removal takes several requests, k among them.
+func manyKeys(k string) []string {
 	keys := []string{k}
 	for i := range 3000 {
 		keys = append(keys, fmt.Sprintf("%d", i))
@@ -112,13 +112,13 @@ func many(k string) []string {
 }
 
 // A getter's value with all the tags there may be, as large as it may be, is read at every node.
-func TestTagsComeOnTopOfALargeValue(t *testing.T) {
+func TestTagsDoNotCountAgainstTheValueSize(t *testing.T) {
 	const most = 1000
 	tags := make([]string, 255)
 	for i := range tags {
 		tags[i] = fmt.Sprintf("%0255d", i)
 	}
-	g := pair[string](t, geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
+	g := threeOverTCP[string](t, geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
 		return geocache.Loaded[string]{Value: strings.Repeat("v", most), Tags: tags}, nil
 	}), geocache.WithMaxValueBytes(most))
 	for i := range 16 {
@@ -135,7 +135,7 @@ func TestTagsComeOnTopOfALargeValue(t *testing.T) {
 }
 
 // Nobody is asked anything without a context, and nothing panics on a goroutine of the cache's own.
-func TestNoContext(t *testing.T) {
+func TestNilContext(t *testing.T) {
 	var none context.Context
 	for _, opts := range [][]geocache.Option{nil, {geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static())}} {
 		_, err := geocache.Open(none, opts...)

@@ -18,8 +18,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// everybody reads key at once: callers on each of the nodes.
-func everybody(t *testing.T, nodes []*testcluster.Node, callers int, key string) {
+// readFromAll reads key at once: callers on each of the nodes.
+func readFromAll(t *testing.T, nodes []*testcluster.Node, callers int, key string) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for _, n := range nodes {
@@ -37,7 +37,7 @@ func everybody(t *testing.T, nodes []*testcluster.Node, callers int, key string)
 func TestOneLoadForAllCallers(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 9}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(20 * time.Millisecond))
-		everybody(t, c.Nodes(), 1000/9+1, "ada")
+		readFromAll(t, c.Nodes(), 1000/9+1, "ada")
 		require.Equal(t, 1, c.Origin.Loads("ada"))
 	})
 }
@@ -47,7 +47,7 @@ func TestOneLoadHoweverShort(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 1}, func(c *testcluster.Cluster) {
 		for i := range 500 {
 			key := fmt.Sprint("key-", i)
-			everybody(t, c.Nodes(), 30, key)
+			readFromAll(t, c.Nodes(), 30, key)
 			require.Equal(t, 1, c.Origin.Loads(key))
 		}
 	})
@@ -56,19 +56,19 @@ func TestOneLoadHoweverShort(t *testing.T) {
 func TestOneLoadPerRegion(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us", "ap"}}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(2 * time.Second))
-		everybody(t, c.Nodes(), 50, "ada")
+		readFromAll(t, c.Nodes(), 50, "ada")
 		require.Equal(t, 3, c.Origin.Loads("ada"))
 		require.Equal(t, 1, c.Origin.Total("us"))
 	})
 }
 
-func TestOneLoadInTheWorldWithAnOriginRegion(t *testing.T) {
+func TestOneLoadWithAnOriginRegion(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{
 		Regions: []string{"eu", "us", "ap"},
 		Group:   []geocache.GroupOption{geocache.WithOriginRegion("us")},
 	}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(2 * time.Second))
-		everybody(t, c.Nodes(), 50, "ada")
+		readFromAll(t, c.Nodes(), 50, "ada")
 		require.Equal(t, 1, c.Origin.Loads("ada"))
 		require.Equal(t, 1, c.Origin.Total("us"))
 		require.Equal(t, geocache.SourceStore, c.Node("eu-1").MustGet("ada").Source)
@@ -90,7 +90,7 @@ func TestOneLoadPerExpiry(t *testing.T) {
 	})
 }
 
-func TestACallerThatGivesUpDoesNotFailTheOthers(t *testing.T) {
+func TestCallerThatGivesUpDoesNotFailOthers(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
 		c.Origin.Behave(testcluster.After(time.Second))
@@ -116,7 +116,7 @@ func TestACallerThatGivesUpDoesNotFailTheOthers(t *testing.T) {
 	})
 }
 
-func TestALoadThatNobodyWaitsForIsCancelled(t *testing.T) {
+func TestAbandonedLoadIsCancelled(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
 		c.Origin.Behave(testcluster.After(time.Hour))
@@ -131,7 +131,7 @@ func TestALoadThatNobodyWaitsForIsCancelled(t *testing.T) {
 	})
 }
 
-func TestGetterThatMisbehaves(t *testing.T) {
+func TestGetterFailsPanicsOrExits(t *testing.T) {
 	boom := errors.New("boom")
 	for _, test := range []struct {
 		name   string
@@ -174,7 +174,7 @@ func TestGetterThatMisbehaves(t *testing.T) {
 	}
 }
 
-func TestGetterThatBlocksForEver(t *testing.T) {
+func TestGetterBlocksForever(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
 		c.Origin.Behave(c.Origin.Block(), "eu")
@@ -192,7 +192,7 @@ func TestGetterThatBlocksForEver(t *testing.T) {
 	})
 }
 
-func TestALoadThatTakesLongerThanTheTTL(t *testing.T) {
+func TestLoadLongerThanTheTTL(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{TTL: time.Second}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(1500 * time.Millisecond))
 		for _, n := range c.Nodes() {
@@ -202,7 +202,7 @@ func TestALoadThatTakesLongerThanTheTTL(t *testing.T) {
 	})
 }
 
-func TestACancelledLoadIsNoFailureOfTheOrigin(t *testing.T) {
+func TestCancelledLoadIsNotAnOriginFailure(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{
 		Group: []geocache.GroupOption{geocache.WithStaleIfError(time.Hour)},
 	}, func(c *testcluster.Cluster) {
@@ -225,7 +225,7 @@ func TestACancelledLoadIsNoFailureOfTheOrigin(t *testing.T) {
 
 // An origin that has become slower than values live must not be asked more often
 // for that.
-func TestALoadSlowerThanTheTTLIsNotRepeated(t *testing.T) {
+func TestLoadSlowerThanTheTTLIsNotRepeated(t *testing.T) {
 	for name, origin := range map[string][]geocache.GroupOption{
 		"each region for itself": nil,
 		"origin region":          {geocache.WithOriginRegion("us")},
@@ -266,7 +266,7 @@ func TestMaxLoads(t *testing.T) {
 	})
 }
 
-func TestACallerWhoseTimeIsUpStartsNoLoad(t *testing.T) {
+func TestCancelledCallerStartsNoLoad(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		ctx, cancel := context.WithCancel(c.T.Context())
 		cancel()
@@ -281,7 +281,7 @@ func TestACallerWhoseTimeIsUpStartsNoLoad(t *testing.T) {
 }
 
 // A key cut out of a request must not keep the request in memory.
-func TestAKeyDoesNotKeepWhatItWasCutFrom(t *testing.T) {
+func TestKeysDoNotPinLargerStrings(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()
@@ -308,7 +308,7 @@ func TestAKeyDoesNotKeepWhatItWasCutFrom(t *testing.T) {
 
 // Values that live shorter than they take to load, at nodes whose round trips are no whole
 // microseconds: what was loaded for a read, or for an Update, is its answer.
-func TestAValueThatLivesShorterThanItsLoad(t *testing.T) {
+func TestValueWithATTLShorterThanItsLoad(t *testing.T) {
 	for name, read := range map[string]func(g *geocache.Group[int], key string) error{
 		"Get": func(g *geocache.Group[int], key string) error { _, err := g.Get(context.Background(), key); return err },
 		"Update": func(g *geocache.Group[int], key string) error {
@@ -334,7 +334,7 @@ func TestAValueThatLivesShorterThanItsLoad(t *testing.T) {
 	}
 }
 
-func TestATenthNodeLoadsNothingThatWasCached(t *testing.T) {
+func TestNewNodesLoadNothingThatIsCached(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 9}, func(c *testcluster.Cluster) {
 		readAll(c.Node("eu-1"), keys(500))
 		tenth := c.Add("eu")
@@ -353,7 +353,7 @@ func TestATenthNodeLoadsNothingThatWasCached(t *testing.T) {
 	})
 }
 
-func TestTheGetterOfAWholeRegionFails(t *testing.T) {
+func TestGetterFailsInOneRegion(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us", "ap"}}, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
 		c.Net.SetLatency("eu", "ap", 90*time.Millisecond)
@@ -372,7 +372,7 @@ func TestTheGetterOfAWholeRegionFails(t *testing.T) {
 	})
 }
 
-func TestAValueThatExpiresOnItsWayIsNotLoadedTwice(t *testing.T) {
+func TestValueExpiringInTransitIsNotLoadedTwice(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{TTL: time.Second, Group: []geocache.GroupOption{geocache.WithCopyShare(0)}}, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 20*time.Millisecond)
 		key := c.KeyOf("eu-1")
@@ -393,7 +393,7 @@ func TestAValueThatExpiresOnItsWayIsNotLoadedTwice(t *testing.T) {
 	})
 }
 
-func TestADeadOriginIsCalledFromTwoRegionsOnly(t *testing.T) {
+func TestDeadOriginIsCalledFromTwoRegionsOnly(t *testing.T) {
 	for name, origin := range map[string][]geocache.GroupOption{
 		"each region for itself": nil,
 		"origin region":          {geocache.WithOriginRegion("us")},

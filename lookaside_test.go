@@ -12,7 +12,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-func TestAGroupWithoutAGetter(t *testing.T) {
+func TestNoGetter(t *testing.T) {
 	alone(t, geocache.Getter[string](nil), nil, func(t *testing.T, g *geocache.Group[string]) {
 		ctx := t.Context()
 		_, err := g.Get(ctx, "ada")
@@ -46,7 +46,7 @@ func TestAGroupWithoutAGetter(t *testing.T) {
 	})
 }
 
-func TestWithoutAGetterInACluster(t *testing.T) {
+func TestNoGetterInACluster(t *testing.T) {
 	for name, negative := range map[string]time.Duration{"absence not cached": 0, "absence cached": 10 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
@@ -91,7 +91,7 @@ func TestWithoutAGetterInACluster(t *testing.T) {
 				g, err := geocache.NewGroup(joined.Cache, "aside", geocache.Getter[string](nil), geocache.WithNegativeTTL(negative))
 				require.NoError(t, err)
 				groups[joined.Name] = g
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				found("bob", "2")
 
 				n, err := geocache.NewGroup(c.Node("us-1").Cache, "counts", geocache.Getter[int](nil))
@@ -113,7 +113,7 @@ func TestWithoutAGetterInACluster(t *testing.T) {
 }
 
 // A region that has not got a value asks another for it only if one is named.
-func TestAMissWithoutAGetterAsksTheOriginRegion(t *testing.T) {
+func TestNoGetterMissAsksTheOriginRegion(t *testing.T) {
 	for region, want := range map[string]bool{"": false, "us": true} {
 		t.Run(region, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
@@ -151,7 +151,7 @@ func TestAMissWithoutAGetterAsksTheOriginRegion(t *testing.T) {
 
 // A new owner that gets no answer from those that owned a key before does not know that there is no
 // value: in a group without a getter nothing else would bring it back.
-func TestANewOwnerThatHearsNothingOfTheFormerOnes(t *testing.T) {
+func TestNewOwnerCannotReachFormerOwners(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		group := func(n *testcluster.Node) *geocache.Group[int] {
 			g, err := geocache.NewGroup[int](n.Cache, "votes", nil, geocache.WithTTL(time.Hour))
@@ -162,7 +162,7 @@ func TestANewOwnerThatHearsNothingOfTheFormerOnes(t *testing.T) {
 		for _, n := range c.Nodes() {
 			old = group(n)
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 40 {
 			require.NoError(t, old.Set(c.T.Context(), fmt.Sprint(i), 5))
 		}
@@ -187,10 +187,10 @@ func TestANewOwnerThatHearsNothingOfTheFormerOnes(t *testing.T) {
 
 // So many nodes come before anybody asks for a value that those who have it are far down its key's
 // succession. It is there all the same: no origin has what was set, and a 0 that is loaded would hide it.
-func TestWhatWasSetBeforeManyNodesCame(t *testing.T) {
+func TestValuesSurviveManyNewNodes(t *testing.T) {
 	for _, update := range []bool{false, true} { // whether it is updated, or read first
 		testcluster.Run(t, testcluster.Config{Nodes: 2, Counters: true}, func(c *testcluster.Cluster) {
-			time.Sleep(standing)
+			time.Sleep(untilLeased)
 			for i := range 30 {
 				_, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, fmt.Sprint(i), 7)
 				require.NoError(t, err)
@@ -198,7 +198,7 @@ func TestWhatWasSetBeforeManyNodesCame(t *testing.T) {
 			for range 5 {
 				c.Add("eu")
 			}
-			time.Sleep(standing)
+			time.Sleep(untilLeased)
 			for i := range 30 {
 				key, want := fmt.Sprint(i), 7
 				if update {

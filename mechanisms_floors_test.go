@@ -21,9 +21,9 @@ import (
 
 // The journals of a lapse: who was cut off serves nothing from before when it is back, not
 // even what it owns.
-func TestMechanismALapseEndsWithTheJournals(t *testing.T) {
+func TestMechanismJournalsAfterALeaseLoss(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		cut := c.Node("eu-4")
 		owned := 0
 		for i := range 40 {
@@ -48,19 +48,19 @@ func TestMechanismALapseEndsWithTheJournals(t *testing.T) {
 	})
 }
 
-// parts is a discovery that lists, for a node of one of two parts of a region, that part alone until
+// splitDiscovery is a discovery that lists, for a node of one of two parts of a region, that part alone until
 // they meet, which all are told at the same time.
-type parts struct {
+type splitDiscovery struct {
 	all  []regions.Node
 	part map[string]int // by ID
 }
 
-// apart is for how long the parts do not know of each other.
-const apart = 30 * time.Second
+// splitTime is for how long the parts do not know of each other.
+const splitTime = 30 * time.Second
 
-func (p *parts) Region(context.Context) (string, error) { return "", nil }
+func (p *splitDiscovery) Region(context.Context) (string, error) { return "", nil }
 
-func (p *parts) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
+func (p *splitDiscovery) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
 	var own regions.View
 	for _, n := range p.all {
 		if p.part[n.ID] == p.part[self.ID] {
@@ -69,7 +69,7 @@ func (p *parts) Run(ctx context.Context, self regions.Node, _ func() error, foun
 	}
 	found(own)
 	select {
-	case <-time.After(apart):
+	case <-time.After(splitTime):
 		found(regions.View{Nodes: p.all})
 		<-ctx.Done()
 	case <-ctx.Done():
@@ -79,8 +79,8 @@ func (p *parts) Run(ctx context.Context, self regions.Node, _ func() error, foun
 
 // Newcomers' journals: two parts of a region that did not see each other have both written, and
 // nobody's lease lapses when they meet.
-func TestMechanismPartsOfARegionThatMeet(t *testing.T) {
-	p := &parts{part: map[string]int{}}
+func TestMechanismJournalsWhenPartitionsMeet(t *testing.T) {
+	p := &splitDiscovery{part: map[string]int{}}
 	for i := range 4 {
 		id := fmt.Sprintf("eu-%d", i+1)
 		p.all = append(p.all, regions.Node{ID: id, Region: "eu", Address: id + ":7946"})
@@ -88,8 +88,8 @@ func TestMechanismPartsOfARegionThatMeet(t *testing.T) {
 	}
 	config := testcluster.Config{Nodes: 4, Cache: []geocache.Option{geocache.WithDiscovery(p)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		meet := time.Now().Truncate(apart).Add(apart)
-		time.Sleep(standing)
+		meet := time.Now().Truncate(splitTime).Add(splitTime)
+		time.Sleep(untilLeased)
 		for i := range 40 {
 			for _, n := range c.Nodes() {
 				n.MustGet(fmt.Sprint(i))
@@ -113,28 +113,28 @@ func TestMechanismPartsOfARegionThatMeet(t *testing.T) {
 
 // The journal that a new group takes: the only node of its region has it from another. Its origin
 // does not have the last writes yet, and nothing else tells it so.
-func TestMechanismTheFirstOfItsRegionTakesAJournal(t *testing.T) {
-	config := lagging()
+func TestMechanismFirstNodeOfARegionFetchesAJournal(t *testing.T) {
+	config := laggingConfig()
 	config.Nodes = 1
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		_, err := c.Node("eu-1").Remove("ada", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		restarted := c.Node("us-1")
 		restarted.Crash()
 		restarted.Restart(0)
-		time.Sleep(time.Millisecond) // what is loaded in the instant of the journal may be from before
+		time.Sleep(time.Millisecond) // textUnchecked is loaded in the instant of the journal may be from before
 		require.Contains(t, text(t, restarted, "ada"), "in eu")
 		require.Zero(t, c.Origin.Total("us"))
 	})
 }
 
 // And a group that could not take the journals takes them before it acts as an owner.
-func TestMechanismANewGroupTriesAgainToTakeTheJournals(t *testing.T) {
-	config := lagging()
+func TestMechanismNewGroupRetriesTheJournals(t *testing.T) {
+	config := laggingConfig()
 	config.Mangle = mangle.Rates{Lose: 1e-12}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		late := c.Node("us-3")
 		group := func(n *testcluster.Node) {
 			g, err := geocache.NewGroup(n.Cache, "late", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
@@ -168,8 +168,8 @@ func TestMechanismANewGroupTriesAgainToTakeTheJournals(t *testing.T) {
 	})
 }
 
-// ahead has the clock of us-2 run ahead, so that what it loads seems to be newer than it is.
-func ahead(by time.Duration) func(node string) time.Duration {
+// clockAhead has the clock of us-2 run ahead, so that what it loads seems to be newer than it is.
+func clockAhead(by time.Duration) func(node string) time.Duration {
 	return func(node string) time.Duration {
 		if node == "us-2" {
 			return by
@@ -180,10 +180,10 @@ func ahead(by time.Duration) func(node string) time.Duration {
 
 // Ages: a node that has been told of a write gets a value in doubt from one that has not been
 // told yet.
-func TestMechanismAValueInDoubtFromANodeThatWasNotTold(t *testing.T) {
-	config := testcluster.Config{Regions: []string{"eu", "us"}, Offset: ahead(200 * time.Millisecond), Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
+func TestMechanismMaybeOlderValueOfANodeThatMissedABroadcast(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Offset: clockAhead(200 * time.Millisecond), Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		writer, owner, reader := c.Node("us-1"), c.Node("us-2"), c.Node("us-3")
 		key := ""
 		for i := 0; key == ""; i++ {
@@ -212,10 +212,10 @@ func TestMechanismAValueInDoubtFromANodeThatWasNotTold(t *testing.T) {
 }
 
 // And from one that has been cut off and has not taken the journals yet.
-func TestMechanismAValueInDoubtFromANodeThatWasCutOff(t *testing.T) {
-	config := testcluster.Config{Regions: []string{"us"}, Nodes: 4, Offset: ahead(4 * time.Second), Cache: []geocache.Option{geocache.WithMaxDrift(5 * time.Second)}}
+func TestMechanismMaybeOlderValueOfANodeThatWasCutOff(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"us"}, Nodes: 4, Offset: clockAhead(4 * time.Second), Cache: []geocache.Option{geocache.WithMaxDrift(5 * time.Second)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Net.SetLatency("us", "us", 20*time.Millisecond)
 		cut := c.Node("us-2")
 		var keys []string
@@ -261,7 +261,7 @@ func TestMechanismAValueInDoubtFromANodeThatWasCutOff(t *testing.T) {
 }
 
 // A region that has not heard of the removal, and whose clock is ahead, is not believed.
-func TestMechanismARegionThatHasNotHeard(t *testing.T) {
+func TestMechanismRegionUnawareOfARemoval(t *testing.T) {
 	config := testcluster.Config{
 		Regions: []string{"eu", "us"},
 		Group:   []geocache.GroupOption{geocache.WithOriginRegion("us")},
@@ -274,7 +274,7 @@ func TestMechanismARegionThatHasNotHeard(t *testing.T) {
 	}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 20*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		eu := c.Node("eu-1")
 		tried := 0
 		for i := range 60 {

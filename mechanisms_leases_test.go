@@ -21,8 +21,8 @@ import (
 // must not be seen by the writer, and see it: then it goes on taking the writer for the owner.
 // That is what Reject does.
 
-// unsee has n lose sight of other, which still sees n.
-func unsee(n, other *testcluster.Node) {
+// loseSightOf has n lose sight of other, which still sees n.
+func loseSightOf(n, other *testcluster.Node) {
 	nodes := func() int { return n.Cache.Stats().Regions[0].Nodes }
 	before := nodes()
 	n.Reject(other.Name)
@@ -31,8 +31,8 @@ func unsee(n, other *testcluster.Node) {
 	}
 }
 
-// peeked returns what the text is of the value that a node has in memory; "" if it has none.
-func peeked(n *testcluster.Node, key string) string {
+// peekText returns what the text is of the value that a node has in memory; "" if it has none.
+func peekText(n *testcluster.Node, key string) string {
 	value, _ := n.Group.Peek(key)
 	v, _ := testcluster.ParseValue(value)
 	return v.By
@@ -40,26 +40,26 @@ func peeked(n *testcluster.Node, key string) string {
 
 // Settling: the leases that the writer itself has granted. In a view of its own there is nobody
 // else who could tell of them.
-func TestMechanismAWriteWaitsForTheLeasesOfItsOwner(t *testing.T) {
+func TestMechanismWriteWaitsForLeasesGrantedByTheOwner(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 2}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		writer, unseen := c.Node("eu-1"), c.Node("eu-2")
 		key := c.KeyOf(writer.Name)
 		unseen.MustGet(key)
-		unsee(writer, unseen)
-		require.Equal(t, "load 1 in eu", peeked(unseen, key), "it has a lease yet")
+		loseSightOf(writer, unseen)
+		require.Equal(t, "load 1 in eu", peekText(unseen, key), "it has a lease yet")
 		_, err := writer.Set(key, "written")
 		require.NoError(t, err)
-		require.Empty(t, peeked(unseen, key))
+		require.Empty(t, peekText(unseen, key))
 		require.Equal(t, "written", text(t, unseen, key))
 	})
 }
 
 // A node that acts as the owner does not answer from a copy when it has no lease: in the other part
 // of the region the key may have been written since.
-func TestMechanismACopyIsNoOwnersEntry(t *testing.T) {
+func TestMechanismOwnerDoesNotAnswerFromACopy(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner, cut := c.Node("eu-1"), c.Node("eu-3")
 		key := c.KeyOf(owner.Name)
 		cut.MustGet(key)
@@ -74,9 +74,9 @@ func TestMechanismACopyIsNoOwnersEntry(t *testing.T) {
 
 // Reclassing, when the view changes: what a node has owned it serves under a lease only once the
 // key has another owner.
-func TestMechanismAFormerOwnerNeedsALease(t *testing.T) {
+func TestMechanismFormerOwnerNeedsALease(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		former := c.Node("eu-1")
 		var owned []string
 		for len(owned) < 40 {
@@ -92,31 +92,31 @@ func TestMechanismAFormerOwnerNeedsALease(t *testing.T) {
 			}
 		}
 		require.NotEmpty(t, moved)
-		require.Equal(t, "load 1 in eu", peeked(former, moved), "it has a lease")
-		unsee(owner, former)
+		require.Equal(t, "load 1 in eu", peekText(former, moved), "it has a lease")
+		loseSightOf(owner, former)
 		_, err := owner.Set(moved, "written")
 		require.NoError(t, err)
-		require.Empty(t, peeked(former, moved))
+		require.Empty(t, peekText(former, moved))
 		require.Equal(t, "written", text(t, former, moved))
 	})
 }
 
 // Reclassing, when a group has synced: what a node that has just come was asked for as the owner is
 // its own from then on. So it hands it over when it leaves.
-func TestMechanismANodeOwnsWhatItGotBeforeItHadSynced(t *testing.T) {
+func TestMechanismNodeOwnsWhatItLoadedBeforeItSynced(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		unsee(c.Node("eu-3"), c.Node("eu-2")) // while views differ nobody has a lease, and nobody syncs
+		time.Sleep(untilLeased)
+		loseSightOf(c.Node("eu-3"), c.Node("eu-2")) // while views differ nobody has a lease, and nobody syncs
 		newcomer := c.Add("eu")
 		c.Settle()
 		key := c.KeyOf(newcomer.Name)
 		c.Node("eu-1").MustGet(key)
 		require.Equal(t, 1, c.Origin.Loads(key))
-		require.Empty(t, peeked(newcomer, key), "it is there, and may not be served here yet")
+		require.Empty(t, peekText(newcomer, key), "it is there, and may not be served here yet")
 
 		c.Node("eu-3").Admit("eu-2")
 		c.Settle()
-		require.Equal(t, "load 1 in eu", peeked(newcomer, key))
+		require.Equal(t, "load 1 in eu", peekText(newcomer, key))
 		newcomer.Close()
 		c.Settle()
 		for _, n := range c.Nodes() {
@@ -129,10 +129,10 @@ func TestMechanismANodeOwnsWhatItGotBeforeItHadSynced(t *testing.T) {
 // The period of a lease: a copy that was asked for before a lapse is not kept after it. What it has
 // missed meanwhile need not be in the journals: a late write, with a lower stamp than that of one
 // before it, is not. See clocks_test.go.
-func TestMechanismACopyThatWasAskedForBeforeALapse(t *testing.T) {
-	testcluster.Run(t, fastUS(3), func(c *testcluster.Cluster) {
+func TestMechanismCopyRequestedBeforeALeaseLoss(t *testing.T) {
+	testcluster.Run(t, usClocksAhead(3), func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 100*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner, reader := c.Node("us-1"), c.Node("us-2")
 		key, other := c.KeyOf(owner.Name), c.KeyOf("us-3")
 		reader.MustGet(other)
@@ -154,14 +154,14 @@ func TestMechanismACopyThatWasAskedForBeforeALapse(t *testing.T) {
 			owner.Admit(reader.Name)
 			for {
 				reader.MustGet(other)
-				if peeked(reader, other) != "" { // it has a lease again
+				if peekText(reader, other) != "" { // it has a lease again
 					break
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
 			require.Equal(t, 1, c.Origin.Running())
 		})
-		unsee(owner, reader)
+		loseSightOf(owner, reader)
 		work.Wait()
 		c.Origin.Behave(nil)
 		for _, n := range c.Nodes("us") {
@@ -174,9 +174,9 @@ func TestMechanismACopyThatWasAskedForBeforeALapse(t *testing.T) {
 
 // Settling: a node that the writer does not see any more, while others do, has a lease of
 // those for a while, under which it fetches copies from them.
-func TestMechanismAWriteWaitsForLeasesOfOthers(t *testing.T) {
+func TestMechanismWriteWaitsForLeasesGrantedByOthers(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		writer, unseen := c.Node("eu-1"), c.Node("eu-3")
 		key := ""
 		for i := 0; key == ""; i++ {
@@ -212,9 +212,9 @@ func TestMechanismAWriteWaitsForLeasesOfOthers(t *testing.T) {
 }
 
 // A node that sees the others and is not seen by them is not told of what they write.
-func TestMechanismANodeThatIsNotSeenOwnsNothing(t *testing.T) {
+func TestMechanismUnseenNodeOwnsNothing(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var nodes []regions.Node
 		for _, name := range []string{"eu-1", "eu-2", "eu-3", "eu-4"} {
 			nodes = append(nodes, regions.Node{ID: name, Region: "eu", Address: name + ":7946"})
@@ -240,9 +240,9 @@ func TestMechanismANodeThatIsNotSeenOwnsNothing(t *testing.T) {
 
 // Strangers: a node that is seen by the others and does not see them would be alone in
 // being told of what it writes.
-func TestMechanismANodeThatSeesNobodyCarriesOutNoWrites(t *testing.T) {
+func TestMechanismNodeThatSeesNobodyExecutesNoWrites(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Counters: true}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		old := c.Nodes()
 		for i := range 40 {
 			for _, n := range old {
@@ -250,7 +250,7 @@ func TestMechanismANodeThatSeesNobodyCarriesOutNoWrites(t *testing.T) {
 			}
 		}
 		opens := make(chan struct{})
-		newcomer := c.Add("eu", geocache.WithDiscovery(blinkered{c.Directory, opens}), geocache.WithJoinWait(0))
+		newcomer := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, opens}), geocache.WithJoinWait(0))
 		for c.Nodes()[0].Cache.Stats().Regions[0].Nodes != 4 {
 			time.Sleep(time.Millisecond)
 		}
@@ -299,13 +299,13 @@ func TestMechanismANodeThatSeesNobodyCarriesOutNoWrites(t *testing.T) {
 	})
 }
 
-// unaware is a discovery that never tells its node of another one.
-type unaware struct {
+// omittingDiscovery is a discovery that never tells its node of another one.
+type omittingDiscovery struct {
 	regions.Discovery
 	of string
 }
 
-func (u unaware) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
+func (u omittingDiscovery) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
 	return u.Discovery.Run(ctx, self, healthy, func(v regions.View) {
 		v.Nodes = slices.DeleteFunc(slices.Clone(v.Nodes), func(n regions.Node) bool { return n.ID == u.of })
 		found(v)
@@ -314,11 +314,11 @@ func (u unaware) Run(ctx context.Context, self regions.Node, healthy func() erro
 
 // Strangers: those whom it does see, and its own users, must not wait for a node that has just come either. It
 // leaves its keys to their successors.
-func TestMechanismANewNodeThatLacksOneHoldsUpNobody(t *testing.T) {
+func TestMechanismNewNodeUnawareOfAPeerDelaysNobody(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		newcomer := c.Add("eu", geocache.WithDiscovery(unaware{c.Directory, "eu-3"}))
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
+		newcomer := c.Add("eu", geocache.WithDiscovery(omittingDiscovery{c.Directory, "eu-3"}))
+		time.Sleep(untilLeased)
 		owned := 0
 		for i := range 40 {
 			key := fmt.Sprint(i)

@@ -17,9 +17,9 @@ import (
 // for that. See "A write" in docs/design.md.
 
 // The tie-break: two Sets of one generation end with the same value everywhere.
-func TestMechanismTwoSetsInTheSameInstant(t *testing.T) {
+func TestMechanismTieBreak(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		ties := 0
 		for i := range 20 {
 			key := fmt.Sprint(i)
@@ -47,10 +47,10 @@ func TestMechanismTwoSetsInTheSameInstant(t *testing.T) {
 }
 
 // Age: a value does not live longer for having been under way, or for having waited.
-func TestMechanismAValueAgesOnItsWay(t *testing.T) {
+func TestMechanismValuesAgeInTransit(t *testing.T) {
 	const life, way = 10 * time.Second, 2 * time.Second
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		check := func(key string, begun time.Time) {
 			for _, n := range c.Nodes("us") {
 				item := n.MustGet(key)
@@ -78,7 +78,7 @@ func TestMechanismAValueAgesOnItsWay(t *testing.T) {
 }
 
 // Doubt: what was loaded before the write loses, although the clock it was stamped by is ahead.
-func TestMechanismALoadByAClockThatIsAhead(t *testing.T) {
+func TestMechanismLoadByAFastClock(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Offset: func(node string) time.Duration {
 		if node[:2] == "us" {
 			return 200 * time.Millisecond
@@ -87,7 +87,7 @@ func TestMechanismALoadByAClockThatIsAhead(t *testing.T) {
 	}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 30 {
 			key := fmt.Sprint(i)
 			for _, n := range c.Nodes("us") {
@@ -106,9 +106,9 @@ func TestMechanismALoadByAClockThatIsAhead(t *testing.T) {
 
 // Anti-entropy: a note in the outbox of a node that dies after it has ceased to own the key is
 // nobody's to send.
-func TestMechanismRegionsCompareFloors(t *testing.T) {
+func TestMechanismAntiEntropy(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, TTL: 10 * time.Minute}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var keys []string
 		for i := range 60 {
 			if key := fmt.Sprint(i); c.Owner("eu", key).Name == "eu-1" {
@@ -147,10 +147,10 @@ func TestMechanismRegionsCompareFloors(t *testing.T) {
 }
 
 // The second sending: with messages lost, regions agree all the same.
-func TestMechanismLostMessages(t *testing.T) {
+func TestMechanismLostMessagesAreResent(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, TTL: 10 * time.Minute, Mangle: mangle.Rates{Lose: 1e-12}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Mangler.Set(mangle.Rates{Lose: 1})
 		var writing sync.WaitGroup
 		begun := time.Now()

@@ -20,10 +20,10 @@ import (
 // mechanisms_writes_test.go.
 
 // The key lock: the origin sees a key's writes in the order of their stamps.
-func TestMechanismWritesOfAKeyGoThroughOneAtATime(t *testing.T) {
+func TestMechanismWritesOfAKeyAreSerialized(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var writing atomic.Int64
 		slow := "first" // is in the database at once, and is long in saying so
 		answer := func(what string) {
@@ -46,7 +46,7 @@ func TestMechanismWritesOfAKeyGoThroughOneAtATime(t *testing.T) {
 			require.NoError(t, err)
 			n.Group = group
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var sets sync.WaitGroup
 		for i, value := range []string{"first", "second"} {
 			sets.Go(func() {
@@ -57,16 +57,16 @@ func TestMechanismWritesOfAKeyGoThroughOneAtATime(t *testing.T) {
 		}
 		sets.Wait()
 		for _, n := range c.Nodes() {
-			require.Equal(t, db.row("ada"), what(t, n, "ada"), n.Name)
+			require.Equal(t, db.row("ada"), textUnchecked(t, n, "ada"), n.Name)
 		}
 	})
 }
 
 // The key lock: what a Swap has compared is still there when it swaps.
-func TestMechanismASwapIsOneStep(t *testing.T) {
+func TestMechanismSwapIsAtomic(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.does(func(context.Context, string, string) error {
 			time.Sleep(20 * time.Millisecond) // between the two
 			return nil
@@ -80,18 +80,18 @@ func TestMechanismASwapIsOneStep(t *testing.T) {
 		}
 		updating.Wait()
 		require.Equal(t, "xxx", db.row("ada"))
-		require.Equal(t, "xxx", what(t, c.Node("eu-1"), "ada"))
+		require.Equal(t, "xxx", textUnchecked(t, c.Node("eu-1"), "ada"))
 	})
 }
 
 // The pause before a write is asked for once more: its first owner may have it in a buffer. It is not
 // shorter by the wall clock's being set meanwhile.
-func TestMechanismAWriteInABufferIsWaitedFor(t *testing.T) {
+func TestMechanismRetryWaitsForABufferedWrite(t *testing.T) {
 	for _, step := range []time.Duration{0, 400 * time.Millisecond} {
 		testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 			owner, writer := c.Node("eu-1"), c.Node("eu-2")
 			writer.SetClock(-step)
-			time.Sleep(standing)
+			time.Sleep(untilLeased)
 			key := c.KeyOf(owner.Name)
 			writer.MustGet(key)
 			owner.Freeze()
@@ -120,7 +120,7 @@ func TestMechanismAWriteInABufferIsWaitedFor(t *testing.T) {
 }
 
 // The pause counts from when the one was asked that may have it, not those before.
-func TestMechanismAWriteIsWaitedForSinceItWasSent(t *testing.T) {
+func TestMechanismRetryWaitsFromTheLastSending(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
 		owner, successor, writer := c.Node("eu-1"), c.Node("eu-2"), c.Node("eu-3")
 		for _, n := range c.Nodes() {
@@ -130,7 +130,7 @@ func TestMechanismAWriteIsWaitedForSinceItWasSent(t *testing.T) {
 				require.NoError(t, err)
 			}
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		key := ""
 		for i := 0; key == ""; i++ {
 			if at := writer.Group.Locate(fmt.Sprint(i))[0]; at.Owner.ID == owner.Name && at.Successor.ID == successor.Name {
@@ -168,9 +168,9 @@ func TestMechanismAWriteIsWaitedForSinceItWasSent(t *testing.T) {
 
 // A push is answered when its region has been told: the world's acknowledgement says that
 // nobody serves what is older.
-func TestMechanismAPushIsAnsweredWhenItsRegionHasBeenTold(t *testing.T) {
+func TestMechanismPushIsAnsweredAfterTheBroadcast(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner, reader := c.Node("us-1"), c.Node("us-2")
 		key := c.KeyOf(owner.Name)
 		reader.MustGet(key)
@@ -206,10 +206,10 @@ func closeSlowly(c *testcluster.Cluster, n, owner *testcluster.Node) (end func()
 }
 
 // A node that leaves does not see the others any more: nobody would be told of what it writes.
-func TestMechanismANodeThatLeavesCarriesOutNoWrites(t *testing.T) {
+func TestMechanismLeavingNodeExecutesNoWrites(t *testing.T) {
 	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		leaving := c.Node("eu-1")
 		key := c.KeyOf(leaving.Name)
 		end := closeSlowly(c, leaving, c.Node("eu-2"))
@@ -227,10 +227,10 @@ func TestMechanismANodeThatLeavesCarriesOutNoWrites(t *testing.T) {
 }
 
 // And what it was writing is not acknowledged because nobody is left to be told.
-func TestMechanismANodeThatLeavesAcknowledgesNothingByItself(t *testing.T) {
+func TestMechanismLeavingNodeAcknowledgesNothingAlone(t *testing.T) {
 	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		leaving := c.Node("eu-1")
 		key := c.KeyOf(leaving.Name)
 		for _, n := range c.Nodes() {
@@ -245,7 +245,7 @@ func TestMechanismANodeThatLeavesAcknowledgesNothingByItself(t *testing.T) {
 
 // While the setter of an Update runs, the key may come to have another owner, which swaps the same
 // value. No Increment that returns nil is lost.
-func TestMechanismTheSecondLookOfAnUpdateWithASetter(t *testing.T) {
+func TestMechanismUpdateRechecksOwnershipAfterTheSetter(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 2}, func(c *testcluster.Cluster) {
 		const keys = 60
 		var rows sync.Map
@@ -271,7 +271,7 @@ func TestMechanismTheSecondLookOfAnUpdateWithASetter(t *testing.T) {
 		for _, n := range c.Nodes() {
 			groups = append(groups, group(n))
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var done [keys]atomic.Int64
 		var running sync.WaitGroup
 		ctx, cancel := context.WithCancel(context.Background())
@@ -304,7 +304,7 @@ func TestMechanismTheSecondLookOfAnUpdateWithASetter(t *testing.T) {
 
 // Stamped anew: what was loaded while a write waited for room in the queue is older than the write,
 // and must not pass for newer.
-func TestMechanismAWriteThatHasWaitedForRoomIsStampedAnew(t *testing.T) {
+func TestMechanismWriteIsRestampedAfterWaitingForRoom(t *testing.T) {
 	var rows sync.Map
 	rows.Store("ada", "old")
 	getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
@@ -342,9 +342,9 @@ func TestMechanismAWriteThatHasWaitedForRoomIsStampedAnew(t *testing.T) {
 
 // A value that is dead by its tag is not what a Swap expects, though it is in memory yet and its stamp
 // is the one that was read: else what has been removed lives on in what an Update has made of it.
-func TestMechanismASwapOfAValueThatIsDeadByItsTag(t *testing.T) {
+func TestMechanismSwapOfAValueRemovedByTag(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner := c.Node("eu-1")
 		for _, n := range c.Nodes() {
 			key := c.KeyOf(owner.Name)

@@ -144,7 +144,7 @@ func TestMemoizeInACluster(t *testing.T) {
 			require.NoError(t, err)
 			at[n.Name] = f
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 50 {
 			q := query{Name: fmt.Sprint(i), Min: i, Tags: []string{"a", fmt.Sprint(i)}, Sizes: map[string]float64{"x": float64(i)}}
 			for node, f := range at {
@@ -179,7 +179,7 @@ func TestMemoizeDuringADeploy(t *testing.T) {
 			require.NoError(t, err)
 			of = append(of, f)
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 20 {
 			v, err := old(context.Background(), struct {
 				Name string
@@ -196,7 +196,7 @@ func TestMemoizeDuringADeploy(t *testing.T) {
 	})
 }
 
-func TestMemoizeKnowsNoResult(t *testing.T) {
+func TestMemoizeCachesErrNotFound(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()
@@ -242,7 +242,7 @@ func TestMemoizeBy(t *testing.T) {
 	require.ErrorContains(t, err, "one of that name already")
 }
 
-func TestMemoizeOfWhatContainsItself(t *testing.T) {
+func TestMemoizeOfCyclicArguments(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()

@@ -18,13 +18,13 @@ import (
 
 // A node that hears of the removal of a prefix first, and later of the earlier one of a tag,
 // drops what bears the tag, whatever the prefix is: it covers keys and no tags.
-func TestAPrefixCoversNoTags(t *testing.T) {
+func TestPrefixRemovalCoversNoTags(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 5 * time.Minute}
 	for _, prefix := range []string{"\xff", "\xfft", "\xffp", "x"} {
 		t.Run(fmt.Sprintf("%q", prefix), func(t *testing.T) {
 			testcluster.Run(t, config, func(c *testcluster.Cluster) {
 				c.Net.SetLatency("eu", "us", 200*time.Millisecond)
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				away := c.Node("eu-3")
 				key := c.KeyOf("eu-3")
 				away.MustGet(key)
@@ -33,7 +33,7 @@ func TestAPrefixCoversNoTags(t *testing.T) {
 				for _, other := range []string{"eu-1", "eu-2", "us"} {
 					c.Net.Cut("eu-3", other)
 				}
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				require.NoError(t, c.Node("us-1").Group.RemoveTag(context.Background(), "origin"))
 				removed := c.Now()
 				time.Sleep(2 * time.Second)
@@ -51,10 +51,10 @@ func TestAPrefixCoversNoTags(t *testing.T) {
 
 // What is done with a key that looks like a scope to the nodes concerns that key alone, and what is
 // done with the scope leaves the key alone.
-func TestKeysThatLookLikeScopes(t *testing.T) {
+func TestKeysThatLookLikeTagsOrPrefixes(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 5 * time.Minute}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 		everywhere := func(key, want string) {
 			t.Helper()
@@ -114,7 +114,7 @@ func TestKeysThatLookLikeScopes(t *testing.T) {
 
 // The owner of a key that looks like a scope has its write queued for the origin. The removal of
 // the scope takes that from neither it nor its successor.
-func TestAQueuedWriteOfAKeyThatLooksLikeAScope(t *testing.T) {
+func TestQueuedWriteOfAKeyThatLooksLikeATag(t *testing.T) {
 	const key = "\xfftred"
 	var mu sync.Mutex
 	var stored []string
@@ -135,7 +135,7 @@ func TestAQueuedWriteOfAKeyThatLooksLikeAScope(t *testing.T) {
 		geocache.WithRemover(func(context.Context, string) error { return errDatabase }),
 	}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner := c.Owner("eu", key)
 		_, err := owner.Set(key, "set")
 		require.NoError(t, err)

@@ -16,10 +16,10 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// picky is a Discovery with mistakes in its configuration.
-type picky struct{ regions.Discovery }
+// invalidDiscovery is a Discovery with mistakes in its configuration.
+type invalidDiscovery struct{ regions.Discovery }
 
-func (picky) Validate() error { return errors.New("no service name\nno token") }
+func (invalidDiscovery) Validate() error { return errors.New("no service name\nno token") }
 
 func TestOpenReportsEveryMistakeAtOnce(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
@@ -33,7 +33,7 @@ func TestOpenReportsEveryMistakeAtOnce(t *testing.T) {
 		geocache.WithMaxValueBytes(1<<30+1),
 		geocache.WithListen(":7946"),
 		geocache.WithAdvertise("nowhere"),
-		geocache.WithDiscovery(picky{regions.Static()}),
+		geocache.WithDiscovery(invalidDiscovery{regions.Static()}),
 	)
 	requireMistakes(t, err,
 		"geocache: WithCluster: the name is empty",
@@ -86,7 +86,7 @@ func TestOpenNamesTheNode(t *testing.T) {
 
 // Whoever is in the list as somebody else would not be found by those who have the same
 // list, and each would be alone.
-func TestOpenRefusesAListThatHasThisNodeAsAnother(t *testing.T) {
+func TestOpenRefusesAListThatContradictsThisNode(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	address := l.Addr().String()
@@ -142,7 +142,7 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 			geocache.WithLoadTimeout(0),
 			geocache.WithMaxBytes(0),
 			geocache.WithCopyShare(1.5),
-			geocache.WithCodec[int](upsideDown[int]{}),
+			geocache.WithCodec[int](reversed[int]{}),
 		}, []string{
 			`geocache: group "": WithTTL(1µs): must be from 1ms to 10 years`,
 			"WithNegativeTTL(1s): must be from 0 to the TTL, 1µs",
@@ -152,7 +152,7 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 			"WithCopyShare(1.5): must be from 0 to 1",
 			"the name is empty",
 			"the getter is a nil geocache.GetterFunc[string]",
-			"WithCodec: geocache_test.upsideDown[int] is not a Codec[string]",
+			"WithCodec: geocache_test.reversed[int] is not a Codec[string]",
 		}},
 		"long name":     {strings.Repeat("x", 256), ada, nil, []string{"a name of 256 bytes, at most 255 are allowed"}},
 		"long TTL":      {"g", ada, []geocache.GroupOption{geocache.WithTTL(math.MaxInt64)}, []string{"WithTTL("}},
@@ -189,10 +189,10 @@ type bothGetters struct {
 	geocache.ItemGetterFunc[string]
 }
 
-// nothing is a Discovery that must not be asked.
-type nothing struct{ regions.Discovery }
+// neverAsked is a Discovery that must not be asked.
+type neverAsked struct{ regions.Discovery }
 
-func (*nothing) Validate() error { panic("asked") }
+func (*neverAsked) Validate() error { panic("asked") }
 
 // A name that is not UTF-8, or too long, is refused wherever one is given.
 func TestNames(t *testing.T) {
@@ -241,7 +241,7 @@ func TestOptionsAtTheirLimits(t *testing.T) {
 		"a drift of ages":     {[]geocache.Option{geocache.WithMaxDrift(most)}, []string{"WithMaxDrift(2562047h47m16.854775807s): must be positive, and 1 hour at most"}},
 		"no value":            {[]geocache.Option{geocache.WithMaxValueBytes(0)}, []string{"WithMaxValueBytes(0)"}},
 		"negative values":     {[]geocache.Option{geocache.WithMaxValueBytes(math.MinInt)}, []string{"WithMaxValueBytes(-"}},
-		"a nil discovery":     {[]geocache.Option{geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery((*nothing)(nil))}, []string{"WithDiscovery: it is a nil *geocache_test.nothing"}},
+		"a nil discovery":     {[]geocache.Option{geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery((*neverAsked)(nil))}, []string{"WithDiscovery: it is a nil *geocache_test.neverAsked"}},
 		"a nil listener":      {[]geocache.Option{geocache.WithListener((*net.TCPListener)(nil))}, []string{"WithListener: it is a nil *net.TCPListener"}},
 		"the last is checked": {[]geocache.Option{geocache.WithWeight(1), geocache.WithWeight(-1)}, []string{"WithWeight(-1)"}},
 	} {
@@ -284,7 +284,7 @@ func TestOptionsAtTheirLimits(t *testing.T) {
 	require.ErrorContains(t, g.Resize(math.MinInt64, math.MinInt), "WithMaxEntries(-")
 }
 
-func TestWriteBackingMistakes(t *testing.T) {
+func TestSetterOptionMistakes(t *testing.T) {
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)
 	defer cache.Close()

@@ -14,7 +14,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-func TestALaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
+func TestLaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 	writes := map[string]func(n *testcluster.Node) error{
 		"Set": func(n *testcluster.Node) error {
 			_, err := n.Set("ada", "1", geocache.WithAck(geocache.AckWorld))
@@ -29,8 +29,8 @@ func TestALaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 	for name, write := range writes {
 		for _, writer := range []string{"eu-1", "us-1"} {
 			t.Run(name+" at "+writer, func(t *testing.T) {
-				testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
-					time.Sleep(standing)
+				testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
+					time.Sleep(untilLeased)
 					for _, n := range c.Nodes("us") {
 						require.Equal(t, "load 1 in us", text(t, n, "ada"))
 					}
@@ -53,9 +53,9 @@ func TestALaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 	}
 }
 
-func TestALaggingOriginWhileTheOtherIsCutOff(t *testing.T) {
-	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+func TestLaggingOriginWhileThePrimaryIsCutOff(t *testing.T) {
+	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		_, err := c.Node("eu-1").Remove("ada", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Net.Cut("eu", "us")
@@ -72,9 +72,9 @@ func TestALaggingOriginWhileTheOtherIsCutOff(t *testing.T) {
 
 // The region whose origin does not lag asks the others when that fails, and they must not ask
 // theirs.
-func TestALaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
-	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+func TestLaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
+	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		_, err := c.Node("eu-1").Remove("ada", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Origin.Behave(testcluster.Failing(errDatabase), "eu")
@@ -86,7 +86,7 @@ func TestALaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
 
 // Which tags a value bears is known only when it has been loaded. If one of them, or whatever else,
 // has been removed a moment ago, the origin that lags is not believed, whoever has it asked.
-func TestALaggingOriginIsNotBelievedAfterARemovalByAnotherName(t *testing.T) {
+func TestLaggingOriginIsNotTrustedAfterATagOrPrefixRemoval(t *testing.T) {
 	ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 	removals := map[string]func(n *testcluster.Node) error{
 		"RemoveTag":    func(n *testcluster.Node) error { return n.Group.RemoveTag(ctx, "origin", world) },
@@ -115,10 +115,10 @@ func TestALaggingOriginIsNotBelievedAfterARemovalByAnotherName(t *testing.T) {
 		for how, read := range reads {
 			for with, opts := range options {
 				t.Run(name+", "+how+", "+with, func(t *testing.T) {
-					config := lagging()
+					config := laggingConfig()
 					config.Group = append(config.Group, opts...)
 					testcluster.Run(t, config, func(c *testcluster.Cluster) {
-						time.Sleep(standing)
+						time.Sleep(untilLeased)
 						for _, n := range c.Nodes("us") {
 							n.MustGet("ada")
 						}
@@ -143,11 +143,11 @@ func TestALaggingOriginIsNotBelievedAfterARemovalByAnotherName(t *testing.T) {
 }
 
 // A load that takes longer than the lag is as old as its beginning.
-func TestALongLoadFromALaggingOrigin(t *testing.T) {
-	config := lagging()
+func TestLongLoadFromALaggingOrigin(t *testing.T) {
+	config := laggingConfig()
 	config.Group = []geocache.GroupOption{geocache.WithHomeRegion("eu"), geocache.WithOriginLag(time.Second)}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Origin.Behave(testcluster.After(3*time.Second), "us")
@@ -157,9 +157,9 @@ func TestALongLoadFromALaggingOrigin(t *testing.T) {
 
 // Nor is it believed while the other is cut off: then there is an error, or what was there
 // before if that may be served.
-func TestALaggingOriginAfterARemovalWhileTheOtherIsCutOff(t *testing.T) {
-	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+func TestLaggingOriginAfterARemovalWhileThePrimaryIsCutOff(t *testing.T) {
+	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Net.Cut("eu", "us")
@@ -169,10 +169,10 @@ func TestALaggingOriginAfterARemovalWhileTheOtherIsCutOff(t *testing.T) {
 			require.False(t, n.Group.Contains("ada"))
 		}
 	})
-	config := lagging()
+	config := laggingConfig()
 	config.Group = append(config.Group, geocache.WithStaleIfError(time.Minute))
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Contains(t, text(t, c.Node("us-1"), "ada"), "in eu")
@@ -186,11 +186,11 @@ func TestALaggingOriginAfterARemovalWhileTheOtherIsCutOff(t *testing.T) {
 
 // A third region whose own origin fails asks one whose origin lags, and that has not heard of
 // the removal.
-func TestALaggingOriginOfARegionThatHasNotHeard(t *testing.T) {
-	config := lagging()
+func TestLaggingOriginOfARegionUnawareOfTheRemoval(t *testing.T) {
+	config := laggingConfig()
 	config.Regions = []string{"ap", "eu", "us"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Net.Cut("us", "eu")
 		require.NoError(t, c.Node("eu-1").Group.RemoveTag(context.Background(), "origin"))
 		time.Sleep(time.Second)
@@ -205,8 +205,8 @@ func TestALaggingOriginOfARegionThatHasNotHeard(t *testing.T) {
 }
 
 // Of several regions it is the one whose origin does not lag that is asked, be it the farthest.
-func TestALaggingOriginAmongOthers(t *testing.T) {
-	config := lagging()
+func TestLaggingOriginAmongThreeRegions(t *testing.T) {
+	config := laggingConfig()
 	config.Regions = []string{"ap", "eu", "us"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("us", "eu", 100*time.Millisecond)
@@ -224,11 +224,11 @@ func TestALaggingOriginAmongOthers(t *testing.T) {
 }
 
 // An Update takes what its key's home region has in memory, which has seen to where it is from.
-func TestAnUpdateInARegionWhoseOriginLags(t *testing.T) {
-	config := lagging()
+func TestUpdateInARegionWithALaggingOrigin(t *testing.T) {
+	config := laggingConfig()
 	config.Group = []geocache.GroupOption{geocache.WithOriginRegion("eu"), geocache.WithOriginLag(time.Minute)}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		for i, key := range keys(10) { // some are at home in us
@@ -244,8 +244,8 @@ func TestAnUpdateInARegionWhoseOriginLags(t *testing.T) {
 
 // What was loaded together is judged one by one. A batch bears no tags, but a prefix may be
 // removed while it is being loaded.
-func TestABatchFromALaggingOrigin(t *testing.T) {
-	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
+func TestBatchFromALaggingOrigin(t *testing.T) {
+	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
 		groups := map[string]*geocache.Group[string]{}
 		var calls atomic.Int64
 		for _, n := range c.Nodes() {
@@ -260,11 +260,11 @@ func TestABatchFromALaggingOrigin(t *testing.T) {
 				}
 				return m, nil
 			})
-			g, err := geocache.NewGroup(n.Cache, "batches", getter, lagging().Group...)
+			g, err := geocache.NewGroup(n.Cache, "batches", getter, laggingConfig().Group...)
 			require.NoError(t, err)
 			groups[n.Name] = g
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		got := make(chan map[string]string)
 		read := func() {
 			m, err := groups["us-1"].GetMany(context.Background(), []string{"a1", "a2", "b1", "b2"})
@@ -284,7 +284,7 @@ func TestABatchFromALaggingOrigin(t *testing.T) {
 
 // The region whose origin does not lag has loaded a key again before another one hears of its removal. By its
 // age that may be from before, and the other one may not load the key itself: it has it loaded once more.
-func TestALaggingRegionThatHearsOfAWriteAfterTheNextLoad(t *testing.T) {
+func TestLaggingRegionLearnsOfAWriteAfterTheNextLoad(t *testing.T) {
 	removals := map[string]func(n *testcluster.Node) error{
 		"Remove": func(n *testcluster.Node) error { _, err := n.Remove("ada"); return err },
 		"RemoveTag": func(n *testcluster.Node) error {
@@ -293,10 +293,10 @@ func TestALaggingRegionThatHearsOfAWriteAfterTheNextLoad(t *testing.T) {
 	}
 	for name, remove := range removals {
 		t.Run(name, func(t *testing.T) {
-			config := lagging()
+			config := laggingConfig()
 			config.TTL = 10 * time.Minute
 			testcluster.Run(t, config, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				for _, n := range c.Nodes() {
 					n.MustGet("ada")
 				}

@@ -19,7 +19,7 @@ import (
 func TestSetWritesThrough(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for _, n := range c.Nodes() {
 			n.MustGet("ada")
 		}
@@ -51,7 +51,7 @@ func TestSetWritesThrough(t *testing.T) {
 func TestRemoveWithoutARemoverLeavesTheOriginAlone(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithSetter(db.set)}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		_, err := c.Node("eu-1").Set("ada", "1")
 		require.NoError(t, err)
 		_, err = c.Node("eu-2").Remove("ada")
@@ -61,7 +61,7 @@ func TestRemoveWithoutARemoverLeavesTheOriginAlone(t *testing.T) {
 	})
 }
 
-func TestTheOriginGetsWritesInTheOrderOfTheirStamps(t *testing.T) {
+func TestOriginGetsWritesInStampOrder(t *testing.T) {
 	db := newDatabase()
 	var n atomic.Int64
 	db.does(func(context.Context, string, string) error {
@@ -69,7 +69,7 @@ func TestTheOriginGetsWritesInTheOrderOfTheirStamps(t *testing.T) {
 		return nil
 	})
 	testcluster.Run(t, testcluster.Config{Nodes: 4, Group: db.options()}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		const total = 40
 		generations := make([]geocache.Receipt, total)
 		var writers sync.WaitGroup
@@ -97,11 +97,11 @@ func TestTheOriginGetsWritesInTheOrderOfTheirStamps(t *testing.T) {
 	})
 }
 
-func TestASetterThatFails(t *testing.T) {
+func TestSetterFails(t *testing.T) {
 	db := newDatabase()
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Group: db.options()}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for _, n := range c.Nodes() {
 			n.MustGet("ada")
 		}
@@ -120,7 +120,7 @@ func TestASetterThatFails(t *testing.T) {
 		require.Equal(t, fmt.Sprintf("load %d in us", loads+1), text(t, c.Node("us-1"), "ada"))
 		require.Equal(t, fmt.Sprintf("load %d in eu", loads+2), text(t, c.Node("eu-1"), "ada"))
 
-		caller := other(c, "eu", "ada")
+		caller := bystander(c, "eu", "ada")
 		_, err = caller.Remove("ada")
 		require.ErrorContains(t, err, "writing to the origin: the database is on strike")
 		var e *geocache.Error
@@ -130,11 +130,11 @@ func TestASetterThatFails(t *testing.T) {
 	})
 }
 
-func TestASetterThatHangs(t *testing.T) {
+func TestSetterHangs(t *testing.T) {
 	db := newDatabase()
 	config := testcluster.Config{Group: db.options(geocache.WithLoadTimeout(time.Second))}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Node("eu-1").MustGet("ada")
 		awake := make(chan struct{})
 		db.does(func(context.Context, string, string) error { <-awake; return nil })
@@ -155,17 +155,17 @@ func TestASetterThatHangs(t *testing.T) {
 	})
 }
 
-func TestASetterThatPanicsOrLeaves(t *testing.T) {
+func TestSetterPanicsOrExits(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner := c.Owner("eu", "ada")
 		db.does(func(context.Context, string, string) error { panic("at the disco") })
 		_, err := owner.Set("ada", "1")
 		var p *geocache.PanicError
 		require.ErrorAs(t, err, &p)
 		require.Equal(t, "at the disco", p.Value)
-		_, err = other(c, "eu", "ada").Set("ada", "1")
+		_, err = bystander(c, "eu", "ada").Set("ada", "1")
 		require.ErrorContains(t, err, "at the disco")
 		db.does(func(context.Context, string, string) error { runtime.Goexit(); return nil })
 		begun := time.Now()
@@ -183,7 +183,7 @@ func TestUpdateWritesThrough(t *testing.T) {
 	db := newDatabase()
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Group: db.options()}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var callers sync.WaitGroup
 		for i := range 60 {
 			callers.Go(func() {
@@ -210,12 +210,12 @@ type lateContext struct {
 
 func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
 
-// TestAFailureAtTheDeadlineIsOne: the owner's setter fails when the caller's time is
+// TestSetterFailsAtTheDeadline: the owner's setter fails when the caller's time is
 // up, and the caller hears of that before its context has ended.
-func TestAFailureAtTheDeadlineIsOne(t *testing.T) {
+func TestSetterFailsAtTheDeadline(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.does(func(ctx context.Context, _, _ string) error {
 			<-ctx.Done()
 			return ctx.Err()

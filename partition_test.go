@@ -13,7 +13,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-func TestNodesWithDifferentViewsDoNotWaitForEachOther(t *testing.T) {
+func TestDifferentViewsDoNotDelayReaders(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4, Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(5 * time.Millisecond))
 		c.Net.Cut("eu-1", "eu-2")
@@ -42,14 +42,14 @@ func TestNodesWithDifferentViewsDoNotWaitForEachOther(t *testing.T) {
 	})
 }
 
-func TestARegionCutOffAndHealed(t *testing.T) {
+func TestRegionIsCutOffAndHealed(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{
 		Regions: []string{"eu", "us", "ap"},
 		Group:   []geocache.GroupOption{geocache.WithOriginRegion("us")},
 	}, func(c *testcluster.Cluster) {
 		require.Equal(t, geocache.SourceRegion, c.Node("eu-1").MustGet("before").Source)
 		c.Net.Cut("eu", "us")
-		require.LessOrEqual(t, readAll(c.Node("eu-1"), keys(20)), detection)
+		require.LessOrEqual(t, readAll(c.Node("eu-1"), keys(20)), detectionTime)
 		c.Settle()
 		item := c.Node("eu-2").MustGet("during")
 		require.Equal(t, geocache.SourceGetter, item.Source, "eu loads by itself")
@@ -62,7 +62,7 @@ func TestARegionCutOffAndHealed(t *testing.T) {
 	})
 }
 
-func TestALossyNetworkCostsTimeOnly(t *testing.T) {
+func TestLossyNetworkCausesNoReadErrors(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		c.Net.SetLoss("eu", "eu", 0.02)
 		c.Net.SetLoss("eu", "us", 0.05)
@@ -75,9 +75,9 @@ func TestALossyNetworkCostsTimeOnly(t *testing.T) {
 
 // A member that cannot be told has stopped serving its copies before the call
 // returns, and a write waits for no more than that, once.
-func TestAMemberThatIsCutOffServesNoCopies(t *testing.T) {
+func TestCutOffMemberServesNoCopies(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		cut := c.Node("eu-4")
 		key := ""
 		for i := 0; key == ""; i++ {

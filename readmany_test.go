@@ -16,12 +16,12 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// calm is an option for a cluster that sends no heartbeat while a test counts
+// rareHeartbeats is an option for a cluster that sends no heartbeat while a test counts
 // frames.
-var calm = []geocache.Option{geocache.WithLease(time.Minute)}
+var rareHeartbeats = []geocache.Option{geocache.WithLease(time.Minute)}
 
-// peersOf returns what a node, as a client, has had to do with its peers.
-func peersOf(n *testcluster.Node) map[string]geocache.PeerStats {
+// peerStats returns what a node, as a client, has had to do with its peers.
+func peerStats(n *testcluster.Node) map[string]geocache.PeerStats {
 	all := map[string]geocache.PeerStats{}
 	for _, p := range n.Cache.Stats().Peers {
 		all[p.ID] = p
@@ -30,7 +30,7 @@ func peersOf(n *testcluster.Node) map[string]geocache.PeerStats {
 }
 
 func TestGetManyAsksEachOwnerOnce(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Nodes: 5, Cache: calm}, func(c *testcluster.Cluster) {
+	testcluster.Run(t, testcluster.Config{Nodes: 5, Cache: rareHeartbeats}, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 50*time.Millisecond)
 		time.Sleep(testcluster.TTL) // former owners are not asked any more
 		c.Origin.Behave(testcluster.After(time.Second))
@@ -40,13 +40,13 @@ func TestGetManyAsksEachOwnerOnce(t *testing.T) {
 			owned[c.Owner("eu", key).Name]++
 		}
 		reader := c.Node("eu-1")
-		before := peersOf(reader)
+		before := peerStats(reader)
 		begun := time.Now()
 		m, err := reader.Group.GetMany(c.T.Context(), append(all, all[:50]...))
 		require.NoError(t, err)
 		require.Len(t, m, 300)
 		require.Equal(t, 1100*time.Millisecond, time.Since(begun), "a round trip and a load, at all owners at once")
-		for name, p := range peersOf(reader) {
+		for name, p := range peerStats(reader) {
 			require.Equal(t, owned[name], p.Requests-before[name].Requests)
 			require.EqualValues(t, 1, p.Traffic.FramesOut-before[name].Traffic.FramesOut, "frames to %s", name)
 		}
@@ -78,13 +78,13 @@ func TestGetManyWhenAnOwnerIsGone(t *testing.T) {
 		m, err = c.Node("eu-1").Group.GetMany(c.T.Context(), keys(400))
 		require.NoError(t, err)
 		require.Len(t, m, 400)
-		require.LessOrEqual(t, time.Since(begun), detection)
+		require.LessOrEqual(t, time.Since(begun), detectionTime)
 	})
 }
 
-// slow has the origin answer for the keys of one node only when it is unblocked,
+// slowAt has the origin answer for the keys of one node only when it is unblocked,
 // or their caller gives up.
-func slow(c *testcluster.Cluster, node string) testcluster.Getter {
+func slowAt(c *testcluster.Cluster, node string) testcluster.Getter {
 	held := map[string]bool{}
 	for _, key := range keys(100) {
 		held[key] = c.Owner("eu", key).Name == node
@@ -97,11 +97,11 @@ func slow(c *testcluster.Cluster, node string) testcluster.Getter {
 	}
 }
 
-func TestGetManyReturnsWhatItHasWhenItsTimeIsUp(t *testing.T) {
+func TestGetManyReturnsAPartialResultAtItsDeadline(t *testing.T) {
 	for _, held := range []string{"eu-1", "eu-2"} { // the reader's own keys, and a peer's
 		t.Run(held, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-				c.Origin.Behave(slow(c, held))
+				c.Origin.Behave(slowAt(c, held))
 				want := 0
 				for _, key := range keys(100) {
 					if c.Owner("eu", key).Name != held {
@@ -125,7 +125,7 @@ func TestGetManyReturnsWhatItHasWhenItsTimeIsUp(t *testing.T) {
 	}
 }
 
-func TestABatchWhoseCallerGivesUpDoesNotFailTheOthers(t *testing.T) {
+func TestGetManyCallerThatGivesUpDoesNotFailOthers(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(time.Second))
 		n := c.Node("eu-1")
@@ -160,7 +160,7 @@ func TestABatchWhoseCallerGivesUpDoesNotFailTheOthers(t *testing.T) {
 	})
 }
 
-func TestGetManyOfStrangeKeys(t *testing.T) {
+func TestGetManyOfOddKeys(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		n := c.Node("eu-1")
 		strange := []string{"", "\x00", "\xff", "ключ", string(make([]byte, 4<<10))}
@@ -178,7 +178,7 @@ func TestGetManyOfStrangeKeys(t *testing.T) {
 
 // The owner answers with what is alive there, and dead when it arrives. It is the
 // owner that has to load then, and not its successor.
-func TestAValueThatExpiresOnItsWay(t *testing.T) {
+func TestValueExpiresInTransit(t *testing.T) {
 	for name, get := range map[string]func(n *testcluster.Node, key string) error{
 		"Get": func(n *testcluster.Node, key string) error { _, err := n.Get(key); return err },
 		"GetMany": func(n *testcluster.Node, key string) error {
@@ -207,7 +207,7 @@ func TestAValueThatExpiresOnItsWay(t *testing.T) {
 }
 
 // One key that takes long does not make the others old.
-func TestGetManyGivesNothingThatHasExpiredMeanwhile(t *testing.T) {
+func TestGetManyReturnsNothingExpired(t *testing.T) {
 	loads := map[string]int{}
 	getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
 		if key == "slow" {
@@ -227,10 +227,10 @@ func TestGetManyGivesNothingThatHasExpiredMeanwhile(t *testing.T) {
 	})
 }
 
-func TestGetManyAlone(t *testing.T) {
+func TestGetManyOnOneNode(t *testing.T) {
 	var loads atomic.Int64
 	bad := errors.New("out of order")
-	getter := counted(&loads, func(_ context.Context, key string) (string, error) {
+	getter := countLoads(&loads, func(_ context.Context, key string) (string, error) {
 		time.Sleep(time.Second)
 		switch {
 		case strings.HasPrefix(key, "none"):

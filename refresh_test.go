@@ -73,10 +73,10 @@ func TestRefreshAhead(t *testing.T) {
 	})
 }
 
-func TestARefreshThatFails(t *testing.T) {
+func TestRefreshFails(t *testing.T) {
 	var loads atomic.Int64
 	down := false
-	getter := counted(&loads, func(context.Context, string) (string, error) {
+	getter := countLoads(&loads, func(context.Context, string) (string, error) {
 		if down {
 			return "", errDatabase
 		}
@@ -101,7 +101,7 @@ func TestARefreshThatFails(t *testing.T) {
 }
 
 // A life shorter than twice the window does not mean that it is refreshed all the time.
-func TestRefreshingAShortLife(t *testing.T) {
+func TestRefreshOfShortLivedValues(t *testing.T) {
 	var loads atomic.Int64
 	getter := geocache.ItemGetterFunc[string](func(context.Context, string) (geocache.Loaded[string], error) {
 		loads.Add(1)
@@ -131,7 +131,7 @@ func TestRefreshAheadInACluster(t *testing.T) {
 			}, func(c *testcluster.Cluster) {
 				c.Net.SetLatency("eu", "us", 80*time.Millisecond)
 				c.Origin.Behave(testcluster.After(time.Second))
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				for _, n := range c.Nodes() {
 					n.MustGet("ada")
 				}
@@ -150,9 +150,9 @@ func TestRefreshAheadInACluster(t *testing.T) {
 	}
 }
 
-func TestAWriteDuringARefresh(t *testing.T) {
+func TestWriteDuringARefresh(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(20 * time.Second)}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner := c.Owner("eu", "ada")
 		item := owner.MustGet("ada")
 		for _, n := range c.Nodes() {
@@ -177,24 +177,24 @@ func TestAWriteDuringARefresh(t *testing.T) {
 }
 
 // The queue is the origin until the origin has what is in it.
-func TestARefreshDoesNotReadBehindTheQueue(t *testing.T) {
+func TestRefreshDoesNotBypassTheQueue(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db, geocache.WithRefreshAhead(20*time.Second), geocache.WithStaleWhileRevalidate(time.Minute)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db, geocache.WithRefreshAhead(20*time.Second), geocache.WithStaleWhileRevalidate(time.Minute)), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "written")
 		require.NoError(t, err)
 		for range 300 {
 			time.Sleep(time.Second)
 			for _, n := range c.Nodes() {
-				require.Equal(t, "written", what(t, n, "ada"))
+				require.Equal(t, "written", textUnchecked(t, n, "ada"))
 			}
 		}
 		require.Zero(t, c.Origin.Loads("ada"))
 	})
 }
 
-func TestAHitInTheWindowAllocatesNothing(t *testing.T) {
+func TestHitInTheRefreshWindowAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
@@ -265,7 +265,7 @@ func TestStaleWhileRevalidateInACluster(t *testing.T) {
 			}, func(c *testcluster.Cluster) {
 				c.Net.SetLatency("eu", "us", 80*time.Millisecond)
 				c.Origin.Behave(testcluster.After(time.Second))
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				var expires time.Time
 				for _, n := range c.Nodes() {
 					if item := n.MustGet("ada"); item.Expires.After(expires) {
@@ -289,14 +289,14 @@ func TestStaleWhileRevalidateInACluster(t *testing.T) {
 	}
 }
 
-func TestWhatWasWrittenOverIsNotServedWhileRevalidating(t *testing.T) {
+func TestOverwrittenValueIsNotServedWhileRevalidating(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(30 * time.Second)}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		item := c.Owner("eu", "ada").MustGet("ada")
 		time.Sleep(time.Until(item.Expires) + time.Second)
 		_, err := c.Node("eu-1").Remove("ada")
 		require.NoError(t, err)
-		time.Sleep(10 * time.Millisecond) // what is loaded at the same moment is in doubt
+		time.Sleep(10 * time.Millisecond) // textUnchecked is loaded at the same moment is in doubt
 		for _, n := range c.Nodes() {
 			require.NotEqual(t, geocache.SourceStale, n.MustGet("ada").Source)
 		}
@@ -310,9 +310,9 @@ func TestWhatWasWrittenOverIsNotServedWhileRevalidating(t *testing.T) {
 	})
 }
 
-func TestRevalidatingFails(t *testing.T) {
+func TestRevalidationFails(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(30 * time.Second)}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner := c.Owner("eu", "ada")
 		item := owner.MustGet("ada")
 		c.Origin.Behave(testcluster.Failing(errors.New("down")))
@@ -335,7 +335,7 @@ func TestRevalidatingFails(t *testing.T) {
 // Update is atomic, so a stale value is not good enough for it; it waits for the fresh one.
 func TestUpdateWhileRevalidating(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(30 * time.Second)}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for _, n := range c.Nodes() {
 			key := "key of " + n.Name
 			item := c.Owner("eu", key).MustGet(key)
@@ -354,7 +354,7 @@ func TestUpdateWhileRevalidating(t *testing.T) {
 }
 
 // A refresh that is under way when a tag of its value is removed does not bring it back.
-func TestATagIsRemovedDuringARefresh(t *testing.T) {
+func TestTagIsRemovedDuringARefresh(t *testing.T) {
 	for name, option := range map[string]geocache.GroupOption{
 		"ahead": geocache.WithRefreshAhead(20 * time.Second), "revalidating": geocache.WithStaleWhileRevalidate(time.Minute),
 	} {

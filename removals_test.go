@@ -17,8 +17,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// teams has the value of "a:b" bear the tags a and b.
-func teams(n *atomic.Int64) geocache.Getter[string] {
+// tagsFromKey has the value of "a:b" bear the tags a and b.
+func tagsFromKey(n *atomic.Int64) geocache.Getter[string] {
 	return geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
 		return geocache.Loaded[string]{Value: fmt.Sprintf("load %d", n.Add(1)), Tags: strings.Split(key, ":")}, nil
 	})
@@ -26,7 +26,7 @@ func teams(n *atomic.Int64) geocache.Getter[string] {
 
 func TestRemoveTag(t *testing.T) {
 	var loads atomic.Int64
-	alone(t, teams(&loads), nil, func(t *testing.T, g *geocache.Group[string]) {
+	alone(t, tagsFromKey(&loads), nil, func(t *testing.T, g *geocache.Group[string]) {
 		for _, key := range []string{"red:ada", "red:grace", "blue:ada"} {
 			_, err := g.Get(t.Context(), key)
 			require.NoError(t, err)
@@ -62,7 +62,7 @@ func TestRemoveTag(t *testing.T) {
 
 func TestRemovePrefix(t *testing.T) {
 	var loads atomic.Int64
-	alone(t, counted(&loads, ada), nil, func(t *testing.T, g *geocache.Group[string]) {
+	alone(t, countLoads(&loads, ada), nil, func(t *testing.T, g *geocache.Group[string]) {
 		for _, key := range []string{"user:1", "user:12", "user:2", "users", "\xffpx"} {
 			_, err := g.Get(t.Context(), key)
 			require.NoError(t, err)
@@ -111,7 +111,7 @@ func TestTagsAreChecked(t *testing.T) {
 
 // A fill that began before the tag was removed brings nothing back: it is not kept, and whoever comes
 // after the removal does not get what it has found.
-func TestAFillThatBeganBeforeItsTagWasRemoved(t *testing.T) {
+func TestFillBegunBeforeItsTagWasRemoved(t *testing.T) {
 	var loads atomic.Int64
 	release := make(chan struct{})
 	slow := geocache.ItemGetterFunc[string](func(context.Context, string) (geocache.Loaded[string], error) {
@@ -174,7 +174,7 @@ func TestTagsAndTheOrigin(t *testing.T) {
 				}),
 				geocache.WithRemover(func(_ context.Context, key string) error { set(key); return nil }))
 			var loads atomic.Int64
-			alone(t, counted(&loads, ada), opts, func(t *testing.T, g *geocache.Group[string]) {
+			alone(t, countLoads(&loads, ada), opts, func(t *testing.T, g *geocache.Group[string]) {
 				require.NoError(t, g.Set(t.Context(), "k", "v", geocache.WithTags("red")))
 				time.Sleep(time.Second)
 				require.Equal(t, []string{"k=v"}, set())
@@ -187,7 +187,7 @@ func TestTagsAndTheOrigin(t *testing.T) {
 				time.Sleep(time.Second)
 				require.ElementsMatch(t, []string{"k=v", "a", "b"}, set())
 
-				if name == "behind" { // what is queued is removed from the cache, and still gets to the origin
+				if name == "behind" { // textUnchecked is queued is removed from the cache, and still gets to the origin
 					down.Store(true)
 					require.NoError(t, g.Set(t.Context(), "q", "v2", geocache.WithTags("blue")))
 					require.Equal(t, "v2", must(g.Get(t.Context(), "q")))
@@ -203,10 +203,10 @@ func TestTagsAndTheOrigin(t *testing.T) {
 
 // Everywhere in the region when it returns, and in the others a trip later; whoever is told
 // drops what is older and nothing else.
-func TestScopesAcrossRegions(t *testing.T) {
+func TestRemovalsAcrossRegions(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		removals := map[string]func(n *testcluster.Node, key string) error{
 			"tag": func(n *testcluster.Node, key string) error {
 				return n.Group.RemoveTag(context.Background(), "tag of "+key)
@@ -245,9 +245,9 @@ func TestScopesAcrossRegions(t *testing.T) {
 	})
 }
 
-func TestRemoveManyReportsForAll(t *testing.T) {
+func TestRemoveManyReceipt(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var keys []string
 		for i := range 3000 {
 			keys = append(keys, fmt.Sprint(i))
@@ -277,7 +277,7 @@ func TestRemoveManyReportsForAll(t *testing.T) {
 
 // A tag is removed twice while a value that bears it is being loaded: who has come in between
 // knows of the first removal, of which nothing is left but the second.
-func TestATagThatIsRemovedTwiceDuringALoad(t *testing.T) {
+func TestTagRemovedTwiceDuringALoad(t *testing.T) {
 	var loads atomic.Int64
 	release := make(chan struct{})
 	slow := geocache.ItemGetterFunc[string](func(context.Context, string) (geocache.Loaded[string], error) {
@@ -306,7 +306,7 @@ func TestATagThatIsRemovedTwiceDuringALoad(t *testing.T) {
 }
 
 // What ends in the middle has happened for some of the keys, and does not go on for the rest.
-func TestARemoveManyThatEndsInTheMiddle(t *testing.T) {
+func TestRemoveManyCancelledHalfway(t *testing.T) {
 	setter := func(_ context.Context, key, _ string) error {
 		if key == "b" {
 			time.Sleep(3 * time.Second)
@@ -331,9 +331,9 @@ func TestARemoveManyThatEndsInTheMiddle(t *testing.T) {
 
 // A region that is away for longer than a tagged value lives is told of it without the value, and
 // of what comes after it.
-func TestATaggedValueThatExpiresOnItsWay(t *testing.T) {
+func TestTaggedValueExpiresInTransit(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 1}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		eu, us := c.Node("eu-1"), c.Node("us-1")
 		us.MustGet("ada")
 		c.Net.Cut("eu", "us")
@@ -350,7 +350,7 @@ func TestATaggedValueThatExpiresOnItsWay(t *testing.T) {
 
 // The second key of a RemoveMany is being written for longer than its caller waits. The region is told
 // of the first one all the same.
-func TestARemoveManyThatEndsBetweenItsKeys(t *testing.T) {
+func TestRemoveManyCancelledBetweenItsKeys(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		var keys []string
 		for i := 0; len(keys) < 2; i++ {

@@ -15,16 +15,16 @@ import (
 
 // A region comes to be known while a Set waits for all regions. It has not been told, and is not among
 // those that have confirmed; soon it has it.
-func TestARegionThatComesWhileTheWorldIsWaitedFor(t *testing.T) {
-	directory := newLists()
+func TestRegionJoinsWhileAWorldWriteWaits(t *testing.T) {
+	directory := newScriptedDiscovery()
 	known, all := nodesOf("eu-1", "us-1"), nodesOf("ap-1", "eu-1", "us-1")
 	for _, n := range known {
-		directory.tell(n.ID, known...)
+		directory.announce(n.ID, known...)
 	}
-	directory.tell("ap-1", all...)
+	directory.announce("ap-1", all...)
 	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, TTL: 10 * time.Minute, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Net.Cut("eu", "us")
 		c.Node("ap-1").MustGet("ada")
 		type result struct {
@@ -37,7 +37,7 @@ func TestARegionThatComesWhileTheWorldIsWaitedFor(t *testing.T) {
 			set <- result{w, err}
 		}()
 		time.Sleep(time.Second)
-		directory.tell("eu-1", all...)
+		directory.announce("eu-1", all...)
 		time.Sleep(100 * time.Millisecond)
 		c.Net.HealAll()
 		r := <-set
@@ -56,24 +56,24 @@ func TestARegionThatComesWhileTheWorldIsWaitedFor(t *testing.T) {
 
 // The node whose user waits knows the new region, and the key's owner does not: what the owner has
 // still to send it has not been confirmed.
-func TestARegionThatTheOwnerHearsOfLater(t *testing.T) {
-	directory := newLists()
+func TestOwnerLearnsOfARegionLate(t *testing.T) {
+	directory := newScriptedDiscovery()
 	known, all := nodesOf("eu-1", "eu-2"), nodesOf("ap-1", "eu-1", "eu-2")
 	for _, n := range known {
-		directory.tell(n.ID, known...)
+		directory.announce(n.ID, known...)
 	}
-	directory.tell("ap-1", all...)
+	directory.announce("ap-1", all...)
 	config := testcluster.Config{Regions: []string{"ap", "eu"}, Nodes: 1, TTL: 10 * time.Minute, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Add("eu")
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		key := c.KeyOf("eu-2")
 		c.Node("ap-1").MustGet(key)
 		c.Net.CutOneWay("eu-1", "eu-2") // so that eu-2 is not told of the region by eu-1
-		directory.tell("eu-1", all...)
+		directory.announce("eu-1", all...)
 		time.AfterFunc(2*time.Second, func() {
 			c.Net.HealAll()
-			directory.tell("eu-2", all...)
+			directory.announce("eu-2", all...)
 		})
 		w, err := c.Node("eu-1").Set(key, "written", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
@@ -82,9 +82,9 @@ func TestARegionThatTheOwnerHearsOfLater(t *testing.T) {
 	})
 }
 
-func TestAClearReachesEveryRegion(t *testing.T) {
+func TestClearReachesEveryRegion(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 20 {
 			for _, n := range append(c.Nodes("eu"), c.Nodes("us")...) {
 				n.MustGet(fmt.Sprint(i))
@@ -102,12 +102,12 @@ func TestAClearReachesEveryRegion(t *testing.T) {
 	})
 }
 
-func TestAWriteIsSeenInOtherRegionsOneTripLater(t *testing.T) {
+func TestWriteReachesOtherRegionsInOneTrip(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
 		c.Net.SetLatency("eu", "ap", 120*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 20 {
 			key := fmt.Sprint(i)
 			for _, region := range config.Regions {
@@ -130,14 +130,14 @@ func TestAWriteIsSeenInOtherRegionsOneTripLater(t *testing.T) {
 
 // However many writes there are, none waits for the others: what is not seen one trip later is the
 // machine's doing, since in a bubble that takes no time.
-func TestAThousandWritesASecondAreSeenOneTripLater(t *testing.T) {
+func TestThousandWritesASecondReachOtherRegionsInOneTrip(t *testing.T) {
 	trips := map[[2]string]time.Duration{{"eu", "us"}: 40 * time.Millisecond, {"ap", "us"}: 70 * time.Millisecond, {"ap", "eu"}: 90 * time.Millisecond}
 	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		for pair, trip := range trips {
 			c.Net.SetLatency(pair[0], pair[1], trip)
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		const keys, writes = 60, 300 // of each region
 		var all sync.WaitGroup
 		for i, region := range config.Regions {
@@ -166,9 +166,9 @@ func TestAThousandWritesASecondAreSeenOneTripLater(t *testing.T) {
 	})
 }
 
-func TestAWorldWriteNamesTheRegionsThatConfirmed(t *testing.T) {
+func TestWorldWriteNamesTheConfirmingRegions(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		w, err := c.Node("eu-1").Set("ada", "1", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Equal(t, []string{"eu", "ap", "us"}, w.Confirmed)
@@ -195,11 +195,11 @@ func TestAWorldWriteNamesTheRegionsThatConfirmed(t *testing.T) {
 }
 
 // Its own deadline is not the only thing that ends the wait for a region that is away.
-func TestAWorldWriteEndsWithItsCache(t *testing.T) {
+func TestWorldWriteEndsWithItsCache(t *testing.T) {
 	for _, owner := range []string{"eu-1", "eu-2"} {
 		t.Run(owner, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				c.Net.Cut("eu", "us")
 				key, ended := c.KeyOf(owner), make(chan error, 1)
 				go func() {
@@ -214,9 +214,9 @@ func TestAWorldWriteEndsWithItsCache(t *testing.T) {
 	}
 }
 
-func TestAWriteWhileAnotherRegionIsCutOffArrivesWhenItHeals(t *testing.T) {
+func TestWriteArrivesWhenThePartitionHeals(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 100 {
 			for _, n := range c.Nodes("us") {
 				n.MustGet(fmt.Sprint(i))

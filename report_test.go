@@ -15,8 +15,8 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// distribution returns what a Stats would say of durations so many of which took so long.
-func distribution(many map[time.Duration]int) geocache.Latency {
+// latencyOf returns what a Stats would say of durations so many of which took so long.
+func latencyOf(many map[time.Duration]int) geocache.Latency {
 	var h latency.Histogram
 	for took, n := range many {
 		for range n {
@@ -27,14 +27,14 @@ func distribution(many map[time.Duration]int) geocache.Latency {
 	return geocache.Latency{Count: d.Count, Sum: d.Sum, P50: d.P50, P99: d.P99, P999: d.P999, Max: d.Max}
 }
 
-// reported is a Stats with something in every figure.
-func reported() geocache.Stats {
+// fullStats is a Stats with something in every figure.
+func fullStats() geocache.Stats {
 	near := geocache.Exchanges{
 		Requests: 12_103, Errors: 2,
-		FetchLatency: distribution(map[time.Duration]int{180 * time.Microsecond: 980, 14 * time.Millisecond: 19, 1200 * time.Millisecond: 1}),
-		CallLatency:  distribution(map[time.Duration]int{210 * time.Microsecond: 100}),
+		FetchLatency: latencyOf(map[time.Duration]int{180 * time.Microsecond: 980, 14 * time.Millisecond: 19, 1200 * time.Millisecond: 1}),
+		CallLatency:  latencyOf(map[time.Duration]int{210 * time.Microsecond: 100}),
 	}
-	far := geocache.Exchanges{Requests: 40, CallLatency: distribution(map[time.Duration]int{81 * time.Millisecond: 40})}
+	far := geocache.Exchanges{Requests: 40, CallLatency: latencyOf(map[time.Duration]int{81 * time.Millisecond: 40})}
 	return geocache.Stats{
 		Node: regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946"},
 		Regions: []geocache.RegionStats{
@@ -53,7 +53,7 @@ func reported() geocache.Stats {
 			"sessions": {
 				Store: 1_000_000, Owner: 9000, Region: 9, Getter: 1900, Stale: 11, NotFound: 70, Errors: 10,
 				Loads: 1902, LoadErrors: 3, Panics: 1, Abandoned: 2,
-				LoadLatency: distribution(map[time.Duration]int{12 * time.Millisecond: 1880, 90 * time.Millisecond: 18, 3 * time.Second: 1}),
+				LoadLatency: latencyOf(map[time.Duration]int{12 * time.Millisecond: 1880, 90 * time.Millisecond: 18, 3 * time.Second: 1}),
 				Served:      5123, Unanswered: 2, OwnerFallbacks: 1, DecodeErrors: 4,
 				Entries: 12_345, Copies: 2345, Bytes: 47_395_635, CopyBytes: 11 << 20, Evicted: 10, Expired: 11, Removed: 12, Replaced: 13, TooLarge: 1, MaxBytes: 64 << 20, MaxEntries: 20_000, Floors: 300,
 				Writes: 120, WriteErrors: 1, RejectedLoads: 5, UpdateRetries: 2, Repaired: 6, OriginWrites: 118, OriginErrors: 2,
@@ -69,30 +69,30 @@ func reported() geocache.Stats {
 func TestReport(t *testing.T) {
 	want, err := os.ReadFile("testdata/report.txt")
 	require.NoError(t, err)
-	require.Equal(t, string(want), reported().String())
+	require.Equal(t, string(want), fullStats().String())
 
-	s := reported()
+	s := fullStats()
 	s.ServesCopies = false
 	require.Equal(t, strings.Replace(string(want), "copies served", "copies not served", 1), s.String())
 }
 
 // Nothing that is counted is missing in the report: a figure that is changes nothing here.
-func TestEveryFigureIsReported(t *testing.T) {
-	everyFigure(t, geocache.GroupStats{}, geocache.GroupStats.String)
-	everyFigure(t, geocache.WriteBehindStats{}, func(b geocache.WriteBehindStats) string { return geocache.GroupStats{WriteBehind: b}.String() })
-	everyFigure(t, geocache.OutboxStats{}, func(o geocache.OutboxStats) string {
+func TestEveryFieldIsReported(t *testing.T) {
+	requireEveryFieldReported(t, geocache.GroupStats{}, geocache.GroupStats.String)
+	requireEveryFieldReported(t, geocache.WriteBehindStats{}, func(b geocache.WriteBehindStats) string { return geocache.GroupStats{WriteBehind: b}.String() })
+	requireEveryFieldReported(t, geocache.OutboxStats{}, func(o geocache.OutboxStats) string {
 		return geocache.Stats{Regions: []geocache.RegionStats{{Name: "us", Outbox: o}}}.String()
 	})
-	everyFigure(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
+	requireEveryFieldReported(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
 		return geocache.Stats{Regions: []geocache.RegionStats{{Exchanges: e}}}.String()
 	})
-	everyFigure(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
+	requireEveryFieldReported(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
 		return geocache.Stats{Peers: []geocache.PeerStats{{Exchanges: e}}}.String()
 	})
 }
 
-// everyFigure fails if there is a field of S without which the same would be reported.
-func everyFigure[S any](t *testing.T, zero S, report func(S) string) {
+// requireEveryFieldReported fails if there is a field of S without which the same would be reported.
+func requireEveryFieldReported[S any](t *testing.T, zero S, report func(S) string) {
 	t.Helper()
 	for field, v := range reflect.ValueOf(zero).Fields() {
 		var s S
@@ -103,7 +103,7 @@ func everyFigure[S any](t *testing.T, zero S, report func(S) string) {
 		case v.CanInt():
 			f.SetInt(12345)
 		case v.Type() == reflect.TypeFor[geocache.Latency]():
-			f.Set(reflect.ValueOf(distribution(map[time.Duration]int{time.Second: 1})))
+			f.Set(reflect.ValueOf(latencyOf(map[time.Duration]int{time.Second: 1})))
 		default:
 			require.Equal(t, reflect.TypeFor[geocache.WriteBehindStats](), v.Type(), "a type that this test does not know")
 			continue
@@ -113,7 +113,7 @@ func everyFigure[S any](t *testing.T, zero S, report func(S) string) {
 }
 
 // A Cache that is alone has little to tell.
-func TestReportOfOneAlone(t *testing.T) {
+func TestReportOfASingleNode(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()
@@ -125,7 +125,7 @@ local       1         -         0       0        0    -    -    -      0    -   
 `, cache.Stats().String())
 }
 
-func TestReportOfSmallAndLarge(t *testing.T) {
+func TestReportUnits(t *testing.T) {
 	for _, c := range []struct {
 		stats geocache.GroupStats
 		want  string
@@ -143,5 +143,5 @@ func TestReportOfSmallAndLarge(t *testing.T) {
 		require.Contains(t, c.stats.String(), c.want)
 	}
 	require.False(t, strings.Contains(geocache.GroupStats{}.String(), "behind"))
-	require.Equal(t, reported().String(), fmt.Sprint(reported()))
+	require.Equal(t, fullStats().String(), fmt.Sprint(fullStats()))
 }

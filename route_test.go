@@ -17,8 +17,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// within reports whether a function with this end of its name is on the caller's stack.
-func within(name string) bool {
+// onStack reports whether a function with this end of its name is on the caller's stack.
+func onStack(name string) bool {
 	callers := make([]uintptr, 64)
 	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers)])
 	for {
@@ -34,12 +34,12 @@ func within(name string) bool {
 
 // A node that stands still between looking at how long a write has been under way and stamping it does not
 // bring it back after the caller has had the next owner do it, and has written something else.
-func TestAWriteWhoseOwnerStandsStill(t *testing.T) {
+func TestWriteWhoseOwnerPauses(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		var standsStill atomic.Bool
 		var pauses atomic.Int64
 		owner, writer := c.Add("eu", geocache.WithClock(func() time.Time {
-			if standsStill.Load() && within("(*committer).stamp") {
+			if standsStill.Load() && onStack("(*committer).stamp") {
 				pauses.Add(1)
 				time.Sleep(600 * time.Millisecond)
 			}
@@ -73,14 +73,14 @@ func TestAWriteWhoseOwnerStandsStill(t *testing.T) {
 
 // An owner that goes away in the middle of a write leaves its caller in doubt, unless
 // the write can be done again by the next owner in time.
-func TestAWriteWhoseOwnerDies(t *testing.T) {
+func TestWriteWhoseOwnerHangs(t *testing.T) {
 	for name, config := range map[string]testcluster.Config{
 		"cache":  {Nodes: 2},
 		"origin": {Nodes: 2, Group: newDatabase().options()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testcluster.Run(t, config, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				owner := c.Owner("eu", "ada")
 				caller := c.Node(owner.Group.Locate("ada")[0].Successor.ID)
 				set := func(timeout time.Duration) error {
@@ -104,11 +104,11 @@ func TestAWriteWhoseOwnerDies(t *testing.T) {
 	}
 }
 
-func TestAWriteThatIsNotConfirmed(t *testing.T) {
+func TestUnconfirmedWrite(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner := c.Owner("eu", "ada")
-		hung := other(c, "eu", "ada")
+		hung := bystander(c, "eu", "ada")
 		hung.Freeze()
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 		defer cancel()
@@ -130,8 +130,8 @@ func TestAWriteThatIsNotConfirmed(t *testing.T) {
 	})
 }
 
-// crash kills a node, and does not wait until its goroutines have ended.
-func crash(n *testcluster.Node) (done <-chan struct{}) {
+// crashAsync kills a node, and does not wait until its goroutines have ended.
+func crashAsync(n *testcluster.Node) (done <-chan struct{}) {
 	ended := make(chan struct{})
 	go func() {
 		n.Crash()
@@ -144,12 +144,12 @@ func crash(n *testcluster.Node) (done <-chan struct{}) {
 // A Set is under way to an owner that is killed, after another node has been told of it. That
 // one's user writes something else. When the first Set is carried out by the next owner, what
 // followed from it stays.
-func TestAWriteThatIsAskedForAgain(t *testing.T) {
+func TestRetriedWriteDoesNotUndoALaterOne(t *testing.T) {
 	for _, remove := range []bool{false, true} {
 		t.Run(fmt.Sprintf("remove %v", remove), func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
 				c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				key, at := "", ""
 				for i := 0; key == ""; i++ { // not the writer's, and its next owner reads it
 					l := c.Node("eu-1").Group.Locate(fmt.Sprint(i))[0]
@@ -170,7 +170,7 @@ func TestAWriteThatIsAskedForAgain(t *testing.T) {
 					first <- err
 				}()
 				time.Sleep(12 * time.Millisecond)
-				crashed := crash(c.Owner("eu", key))
+				crashed := crashAsync(c.Owner("eu", key))
 				if !remove {
 					require.Equal(t, "first", text(t, other, key))
 				}
@@ -187,7 +187,7 @@ func TestAWriteThatIsAskedForAgain(t *testing.T) {
 
 // Where nothing has been written since, the second owner has the value of the Set, even if it had
 // been told of it before.
-func TestAWriteThatIsAskedForAgainHasItsValue(t *testing.T) {
+func TestRetriedSetKeepsItsValue(t *testing.T) {
 	for killed := range 4 { // at each step on the way
 		testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
 			c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
@@ -200,12 +200,12 @@ func TestAWriteThatIsAskedForAgainHasItsValue(t *testing.T) {
 			for _, n := range c.Nodes() {
 				groups[n.Name] = group(n)
 			}
-			time.Sleep(standing)
+			time.Sleep(untilLeased)
 			key := c.KeyOf("eu-2")
 			set := make(chan error, 1)
 			go func() { set <- groups["eu-1"].Set(context.Background(), key, "value") }()
 			time.Sleep(time.Duration(3+5*killed) * time.Millisecond)
-			crashed := crash(c.Node("eu-2"))
+			crashed := crashAsync(c.Node("eu-2"))
 			require.NoError(t, <-set)
 			<-crashed
 			time.Sleep(2 * time.Second)

@@ -13,8 +13,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// hanging is a getter whose origin says nothing while it is down.
-func hanging(down *bool) geocache.Getter[string] {
+// hangingGetter is a getter whose origin says nothing while it is down.
+func hangingGetter(down *bool) geocache.Getter[string] {
 	return geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
 		if *down {
 			<-ctx.Done()
@@ -26,7 +26,7 @@ func hanging(down *bool) geocache.Getter[string] {
 
 // A reader with WithStaleIfError gets the stale value when a load fails that somebody began
 // who had no use for it: who refreshes ahead of the expiry, or another GetMany.
-func TestAStaleValueForWhoJoinsTheLoadOfAnother(t *testing.T) {
+func TestStaleValueForReadersThatJoinALoad(t *testing.T) {
 	for name, more := range map[string][]geocache.GroupOption{
 		"refreshed ahead": {geocache.WithRefreshAhead(5 * time.Second)},
 		"revalidated":     {geocache.WithStaleWhileRevalidate(time.Second)},
@@ -35,7 +35,7 @@ func TestAStaleValueForWhoJoinsTheLoadOfAnother(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			down := false
 			opts := append(more, geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10*time.Second), geocache.WithStaleIfError(time.Hour))
-			alone(t, hanging(&down), opts, func(t *testing.T, g *geocache.Group[string]) {
+			alone(t, hangingGetter(&down), opts, func(t *testing.T, g *geocache.Group[string]) {
 				item, err := g.GetItem(t.Context(), "ada")
 				require.NoError(t, err)
 				down = true
@@ -50,10 +50,10 @@ func TestAStaleValueForWhoJoinsTheLoadOfAnother(t *testing.T) {
 	}
 }
 
-func TestAStaleValueForGetBesideGetMany(t *testing.T) {
+func TestStaleValueForGetBesideGetMany(t *testing.T) {
 	down := false
 	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10 * time.Second), geocache.WithStaleIfError(time.Hour)}
-	alone(t, hanging(&down), opts, func(t *testing.T, g *geocache.Group[string]) {
+	alone(t, hangingGetter(&down), opts, func(t *testing.T, g *geocache.Group[string]) {
 		_, err := g.Get(t.Context(), "ada")
 		require.NoError(t, err)
 		down = true
@@ -79,10 +79,10 @@ func TestAStaleValueForGetBesideGetMany(t *testing.T) {
 
 // The same in a cluster, at the owner, at a node that has a copy and at one that has none, one
 // key at a time and many.
-func TestAStaleValueWhileARefreshHangs(t *testing.T) {
+func TestStaleValueWhileARefreshHangs(t *testing.T) {
 	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(5 * time.Second), geocache.WithStaleIfError(time.Hour)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		key := c.KeyOf("eu-1")
 		owner, copier, other := c.Node("eu-1"), c.Node("eu-2"), c.Node("eu-3")
 		item := owner.MustGet(key)
@@ -116,11 +116,11 @@ func TestAStaleValueWhileARefreshHangs(t *testing.T) {
 // A value that was loaded right after a write is in doubt by its generation, and not by its age. Once
 // it has expired, a node that its owner answers with it while it revalidates takes it as well,
 // and does not load the key beside the owner.
-func TestAStaleValueThatWasLoadedSoonAfterAWrite(t *testing.T) {
+func TestStaleValueLoadedSoonAfterAWrite(t *testing.T) {
 	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(time.Minute)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		key := c.KeyOf("eu-1")
 		require.NoError(t, c.Node("eu-3").Group.RemoveTag(c.T.Context(), "of nothing here")) // so that floors are looked at
 		_, err := c.Node("eu-2").Remove(key)
@@ -145,7 +145,7 @@ func TestAStaleValueThatWasLoadedSoonAfterAWrite(t *testing.T) {
 	})
 }
 
-func TestTheOriginIsDownForLongerThanTheTTL(t *testing.T) {
+func TestOriginDownLongerThanTheTTL(t *testing.T) {
 	for _, in := range [][]string{{"eu"}, {"eu", "us"}} {
 		t.Run(fmt.Sprint(len(in), " regions"), func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{

@@ -64,7 +64,7 @@ func TestLatencies(t *testing.T) {
 
 // A process that has joined has had one lapse, and has one more for each node of its
 // region that leaves.
-func TestLapses(t *testing.T) {
+func TestLeaseLosses(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().LeaseLosses)
 		c.Node("eu-3").Close()
@@ -204,7 +204,7 @@ func TestStatsAreConsistent(t *testing.T) {
 
 // A value that is written while a load fails answers the readers who wait for the load,
 // and is no stale one.
-func TestAWriteDuringALoadThatFailsIsNotStale(t *testing.T) {
+func TestWriteDuringAFailingLoadIsNotStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
 		require.NoError(t, err)

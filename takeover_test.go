@@ -15,8 +15,8 @@ import (
 
 // What a node leaves unsent, or unfinished, when it dies.
 
-// ownedBy returns some keys that a node owns, read by all nodes of a region.
-func ownedBy(c *testcluster.Cluster, node, readIn string) (keys []string) {
+// keysOwnedBy returns some keys that a node owns, read by all nodes of a region.
+func keysOwnedBy(c *testcluster.Cluster, node, readIn string) (keys []string) {
 	for i := range 60 {
 		if key := fmt.Sprint(i); c.Owner(node[:2], key).Name == node {
 			keys = append(keys, key)
@@ -29,9 +29,9 @@ func ownedBy(c *testcluster.Cluster, node, readIn string) (keys []string) {
 	return keys
 }
 
-// reunite ends all cuts, and returns a moment after all nodes have found all again: too soon for
+// healAndReconnect ends all cuts, and returns a moment after all nodes have found all again: too soon for
 // them to have compared their floors.
-func reunite(c *testcluster.Cluster) {
+func healAndReconnect(c *testcluster.Cluster) {
 	c.Net.HealAll()
 	for again := true; again; {
 		time.Sleep(50 * time.Millisecond)
@@ -58,7 +58,7 @@ func requireText(c *testcluster.Cluster, want string, keys []string, regions ...
 	}
 }
 
-func requireNoneOf(c *testcluster.Cluster, old string, keys []string, regions ...string) {
+func requireNotText(c *testcluster.Cluster, old string, keys []string, regions ...string) {
 	c.T.Helper()
 	for _, key := range keys {
 		for _, n := range c.Nodes(regions...) {
@@ -69,10 +69,10 @@ func requireNoneOf(c *testcluster.Cluster, old string, keys []string, regions ..
 
 // A node writes, another one takes its keys over, and it dies, all while the other region cannot be
 // reached. Who owns the keys then sends what the first owner has not.
-func TestWhatAnEarlierOwnerHasNotSent(t *testing.T) {
+func TestWritesUnsentByAFormerOwner(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		keys := ownedBy(c, "eu-1", "us")
+		time.Sleep(untilLeased)
+		keys := keysOwnedBy(c, "eu-1", "us")
 		c.Net.Cut("eu", "us")
 		time.Sleep(time.Second)
 		for _, key := range keys {
@@ -83,18 +83,18 @@ func TestWhatAnEarlierOwnerHasNotSent(t *testing.T) {
 		c.Settle()
 		c.Node("eu-1").Crash()
 		time.Sleep(120 * time.Second)
-		reunite(c)
-		requireNoneOf(c, "load 1 in us", keys, "us")
+		healAndReconnect(c)
+		requireNotText(c, "load 1 in us", keys, "us")
 	})
 }
 
 // The same, and it is back under its ID before anybody has taken it for gone.
-func TestWhatAProcessBeforeARestartHasNotSent(t *testing.T) {
+func TestWritesUnsentBeforeARestart(t *testing.T) {
 	for _, wait := range []time.Duration{0, 5 * time.Second} { // whether the group is there before the others are found
 		testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}, func(c *testcluster.Cluster) {
 			c.Add("eu", geocache.WithJoinWait(wait))
-			time.Sleep(standing)
-			keys := ownedBy(c, "eu-4", "us")
+			time.Sleep(untilLeased)
+			keys := keysOwnedBy(c, "eu-4", "us")
 			c.Net.Cut("eu", "us")
 			time.Sleep(time.Second)
 			for _, key := range keys {
@@ -104,18 +104,18 @@ func TestWhatAProcessBeforeARestartHasNotSent(t *testing.T) {
 			c.Node("eu-4").Crash()
 			c.Node("eu-4").Restart(0)
 			time.Sleep(10 * time.Second)
-			reunite(c)
-			requireNoneOf(c, "load 1 in us", keys, "us")
+			healAndReconnect(c)
+			requireNotText(c, "load 1 in us", keys, "us")
 		})
 	}
 }
 
 // A region that is lost has told one of two others of a write. Comparing floors brings it to the
-// other one, as long as any value that is older may be alive.
-func TestRegionsCompareAllFloorsThatMatter(t *testing.T) {
+// bystander one, as long as any value that is older may be alive.
+func TestAntiEntropyBetweenThirdRegions(t *testing.T) {
 	const ttl = 175 * time.Second
 	testcluster.Run(t, testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, TTL: ttl}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Net.Cut("us", "eu")
 		c.Net.Cut("us", "ap")
 		time.Sleep(2 * time.Second)
@@ -134,9 +134,9 @@ func TestRegionsCompareAllFloorsThatMatter(t *testing.T) {
 
 // The region's members hold the floors, and send them for a node that died with
 // them unsent.
-func TestANodeThatDiesWithWritesUnsentIsSucceeded(t *testing.T) {
+func TestWritesUnsentByADeadNode(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 60 {
 			for _, n := range append(c.Nodes("eu"), c.Nodes("us")...) {
 				n.MustGet(fmt.Sprint(i))
@@ -161,12 +161,12 @@ func TestANodeThatDiesWithWritesUnsentIsSucceeded(t *testing.T) {
 
 // A node dies before another region has heard from it of a scope's removal: whoever owns the scope
 // then sends it, as the removal of a scope.
-func TestANodeDiesWithTheRemovalOfAScopeUnsent(t *testing.T) {
+func TestTagOrPrefixRemovalUnsentByADeadNode(t *testing.T) {
 	scopes := map[string]expiry.Subject{"tag": expiry.Tag("origin"), "prefix": expiry.Prefix("a")}
 	for name, scope := range scopes {
 		t.Run(name, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				for _, n := range c.Nodes() {
 					n.MustGet("ada")
 				}

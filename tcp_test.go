@@ -39,7 +39,7 @@ func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode
 				t.Errorf("%v", err)
 				return
 			}
-			g, err := geocache.NewGroup(cache, "test", counted(loads, ada))
+			g, err := geocache.NewGroup(cache, "test", countLoads(loads, ada))
 			if err != nil {
 				t.Errorf("%v", err)
 			}
@@ -53,8 +53,8 @@ func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode
 	return nodes
 }
 
-// joined waits until the nodes, and no others, own keys as each of them sees it.
-func joined(t *testing.T, nodes ...*tcpNode) {
+// waitJoined waits until the nodes, and no others, own keys as each of them sees it.
+func waitJoined(t *testing.T, nodes ...*tcpNode) {
 	t.Helper()
 	for _, n := range nodes {
 		require.Eventually(t, func() bool { return n.Stats().Regions[0].Nodes == len(nodes) }, 10*time.Second, 5*time.Millisecond)
@@ -76,7 +76,7 @@ func readThrough(t *testing.T, keys []string, nodes ...*tcpNode) {
 func TestThreeNodesOverTCP(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	nodes := openTCP(t, 3, func(int) []geocache.Option { return nil })
-	joined(t, nodes...)
+	waitJoined(t, nodes...)
 	readThrough(t, keys(200), nodes...)
 	require.EqualValues(t, 200, nodes[0].loads.Load())
 	m, err := nodes[1].group.GetMany(t.Context(), keys(400))
@@ -90,7 +90,7 @@ func TestThreeNodesOverTCP(t *testing.T) {
 
 	require.NoError(t, nodes[2].Close())
 	readThrough(t, keys(600), nodes[:2]...)
-	joined(t, nodes[:2]...)
+	waitJoined(t, nodes[:2]...)
 
 	var closing sync.WaitGroup
 	for range 3 { // and twice more
@@ -118,12 +118,12 @@ func TestMutualTLS(t *testing.T) {
 	nodes := openTCP(t, len(configs), func(i int) []geocache.Option {
 		return []geocache.Option{geocache.WithTLS(configs[i]), geocache.WithJoinWait(300 * time.Millisecond)}
 	})
-	joined(t, nodes[:2]...)
+	waitJoined(t, nodes[:2]...)
 	readThrough(t, keys(100), nodes[:2]...)
 	require.EqualValues(t, 100, nodes[0].loads.Load())
 
 	for i, n := range nodes[2:] {
-		joined(t, n)
+		waitJoined(t, n)
 		readThrough(t, keys(10), n) // each by itself
 		require.EqualValues(t, 110+10*i, n.loads.Load())
 	}
@@ -136,9 +136,9 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
-func (mute) Region(context.Context) (string, error) { return "", nil }
+func (emptyDiscovery) Region(context.Context) (string, error) { return "", nil }
 
-func (mute) Run(ctx context.Context, _ regions.Node, _ func() error, _ func(regions.View)) error {
+func (emptyDiscovery) Run(ctx context.Context, _ regions.Node, _ func() error, _ func(regions.View)) error {
 	<-ctx.Done()
 	return nil
 }

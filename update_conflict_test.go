@@ -12,8 +12,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// swapping is a cluster that sweeps every second, with eu as its home region.
-func swapping(opts ...geocache.GroupOption) testcluster.Config {
+// conflictConfig is a cluster that sweeps every second, with eu as its home region.
+func conflictConfig(opts ...geocache.GroupOption) testcluster.Config {
 	return testcluster.Config{
 		Regions: []string{"eu", "us"},
 		TTL:     5 * time.Second,
@@ -41,7 +41,7 @@ func slowUpdate(t *testing.T, n *testcluster.Node, meanwhile func()) (given []st
 
 // What was read and has been removed since, by whatever name, is not what an Update replaces, be
 // there anything left of it or not.
-func TestAnUpdateOfWhatIsRemovedMeanwhile(t *testing.T) {
+func TestUpdateWhileItsKeyIsRemoved(t *testing.T) {
 	ctx := context.Background()
 	removals := map[string]func(n *testcluster.Node) error{
 		"RemoveTag": func(n *testcluster.Node) error {
@@ -59,12 +59,12 @@ func TestAnUpdateOfWhatIsRemovedMeanwhile(t *testing.T) {
 		for _, gone := range []string{"swept", "evicted", "still there"} {
 			for _, by := range []string{"eu-1", "us-1"} {
 				t.Run(fmt.Sprintf("%s, %s, at %s", name, gone, by), func(t *testing.T) {
-					config := swapping(geocache.WithMaxEntries(20))
+					config := conflictConfig(geocache.WithMaxEntries(20))
 					if gone != "swept" {
 						config.TTL = 5 * time.Minute
 					}
 					testcluster.Run(t, config, func(c *testcluster.Cluster) {
-						time.Sleep(standing)
+						time.Sleep(untilLeased)
 						n := c.Node(by)
 						_, err := n.Set("ada", "set", geocache.WithTags("red", "blue"), geocache.WithAck(geocache.AckWorld))
 						require.NoError(t, err)
@@ -84,13 +84,13 @@ func TestAnUpdateOfWhatIsRemovedMeanwhile(t *testing.T) {
 }
 
 // Without a removal it may be evicted and is replaced all the same.
-func TestAnUpdateOfWhatIsEvictedMeanwhile(t *testing.T) {
-	config := swapping(geocache.WithMaxEntries(20))
+func TestUpdateWhileItsValueIsEvicted(t *testing.T) {
+	config := conflictConfig(geocache.WithMaxEntries(20))
 	config.TTL = time.Minute
 	for name, set := range map[string]bool{"set": true, "loaded": false} {
 		t.Run(name, func(t *testing.T) {
 			testcluster.Run(t, config, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				owner := c.Owner("eu", "ada")
 				want := ""
 				if set {
@@ -111,10 +111,10 @@ func TestAnUpdateOfWhatIsEvictedMeanwhile(t *testing.T) {
 }
 
 // A Set in between is what the Update goes on from, whatever its tags.
-func TestAnUpdateOfWhatIsSetMeanwhile(t *testing.T) {
+func TestUpdateWhileItsKeyIsSet(t *testing.T) {
 	for _, tags := range [][]string{nil, {"red"}, {"blue"}} {
-		testcluster.Run(t, swapping(), func(c *testcluster.Cluster) {
-			time.Sleep(standing)
+		testcluster.Run(t, conflictConfig(), func(c *testcluster.Cluster) {
+			time.Sleep(untilLeased)
 			n := c.Node("eu-1")
 			_, err := n.Set("ada", "1", geocache.WithTags("red"))
 			require.NoError(t, err)
@@ -130,8 +130,8 @@ func TestAnUpdateOfWhatIsSetMeanwhile(t *testing.T) {
 
 // The clock of the node that has loaded is ahead, so the load bears a higher generation than the
 // removal that comes after it from a region that has not heard of anything.
-func TestAnUpdateOfALoadByAClockThatIsAhead(t *testing.T) {
-	config := swapping(geocache.WithMaxEntries(20))
+func TestUpdateOfAValueLoadedByAFastClock(t *testing.T) {
+	config := conflictConfig(geocache.WithMaxEntries(20))
 	config.TTL = time.Minute
 	config.Offset = func(node string) time.Duration {
 		if node[:2] == "eu" {
@@ -140,7 +140,7 @@ func TestAnUpdateOfALoadByAClockThatIsAhead(t *testing.T) {
 		return 0
 	}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		n := c.Nodes("eu")[0]
 		if n == c.Owner("eu", "ada") {
 			n = c.Nodes("eu")[1]
@@ -163,11 +163,11 @@ func TestAnUpdateOfALoadByAClockThatIsAhead(t *testing.T) {
 
 // What is absent, and is not kept, has no tags, and is judged by when that was found out. Removed
 // a moment ago it is as good as ever.
-func TestAnUpdateOfWhatIsAbsent(t *testing.T) {
+func TestUpdateOfAnAbsentKey(t *testing.T) {
 	for _, by := range []string{"eu-1", "us-1"} {
 		t.Run(by, func(t *testing.T) {
-			testcluster.Run(t, swapping(), func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+			testcluster.Run(t, conflictConfig(), func(c *testcluster.Cluster) {
+				time.Sleep(untilLeased)
 				c.Origin.Behave(testcluster.Failing(geocache.ErrNotFound))
 				for _, remove := range []func(n *testcluster.Node) error{
 					func(n *testcluster.Node) error { return n.Group.Remove(c.T.Context(), "ada") },
@@ -200,9 +200,9 @@ func TestAnUpdateOfWhatIsAbsent(t *testing.T) {
 }
 
 // A group that has no room for a value still updates what it loads, be something removed all the time.
-func TestAnUpdateOfWhatIsNeverKept(t *testing.T) {
-	testcluster.Run(t, swapping(geocache.WithMaxBytes(1)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+func TestUpdateOfAnUncachedValue(t *testing.T) {
+	testcluster.Run(t, conflictConfig(geocache.WithMaxBytes(1)), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		for i := range 20 {
 			n := c.Nodes()[i%6]
 			require.NoError(t, c.Node("eu-1").Group.RemoveTag(c.T.Context(), "origin"))

@@ -20,11 +20,11 @@ import (
 
 func increment(old int, _ bool) (int, error) { return old + 1, nil }
 
-func TestUpdatesOfTwoNodesContend(t *testing.T) {
+func TestUpdatesContend(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, Counters: true, Home: "eu"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var callers sync.WaitGroup
 		var seen sync.Map
 		for _, n := range c.Nodes() {
@@ -49,9 +49,9 @@ func TestUpdatesOfTwoNodesContend(t *testing.T) {
 	})
 }
 
-func TestAnUpdateThatFails(t *testing.T) {
+func TestUpdateFails(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Counters: true}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		n, ctx := c.Node("eu-2"), context.Background()
 		_, err := n.Counters.Update(ctx, "hits", increment)
 		require.NoError(t, err)
@@ -113,10 +113,10 @@ func TestAnUpdateThatFails(t *testing.T) {
 	})
 }
 
-func TestAnUpdateOfAKeyThatIsNotThere(t *testing.T) {
+func TestUpdateOfAMissingKey(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Origin.Behave(func(context.Context, string) error { return geocache.ErrNotFound })
 		for i, n := range c.Nodes() {
 			key := fmt.Sprint(i)
@@ -133,10 +133,10 @@ func TestAnUpdateOfAKeyThatIsNotThere(t *testing.T) {
 	})
 }
 
-func TestUpdatesHomeIsCutOff(t *testing.T) {
+func TestUpdateWhileTheHomeIsCutOff(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Counters: true, Home: "eu"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		ctx := context.Background()
 		_, err := c.Node("us-1").Counters.Update(ctx, "hits", increment)
 		require.NoError(t, err)
@@ -160,10 +160,10 @@ func TestUpdatesHomeIsCutOff(t *testing.T) {
 	})
 }
 
-func TestAnUpdatesOptions(t *testing.T) {
+func TestUpdateOptions(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		write := func(string, bool) (string, error) { return "1", nil }
 		_, w, err := c.Node("us-1").Update("ada", write)
 		require.NoError(t, err)
@@ -194,9 +194,9 @@ func TestAnUpdatesOptions(t *testing.T) {
 
 // Once Update has returned its function is not called any more, and what is not known to
 // have been left out is uncertain.
-func TestAnUpdateWhoseCallerLeaves(t *testing.T) {
+func TestUpdateWhoseCallerGivesUp(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 1, Counters: true}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		n, bg := c.Node("eu-1"), context.Background()
 		var first, second sync.WaitGroup
 		first.Go(func() {
@@ -236,10 +236,10 @@ func TestAnUpdateWhoseCallerLeaves(t *testing.T) {
 }
 
 // As long as there is one node that keeps it, no acknowledged increment is lost.
-func TestACounterWhoseOwnersDie(t *testing.T) {
+func TestCounterWhoseOwnersDie(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 4, Counters: true, Home: "eu"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		acknowledged, uncertain := 0, 0
 		add := func(k int) {
 			for range k {
@@ -271,10 +271,10 @@ func TestACounterWhoseOwnersDie(t *testing.T) {
 }
 
 // Nodes come and go in order, and it stays a counter.
-func TestACounterWhileNodesComeAndGo(t *testing.T) {
+func TestCounterWhileNodesComeAndGo(t *testing.T) {
 	config := testcluster.Config{Nodes: 3, Counters: true}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var callers sync.WaitGroup
 		stop := make(chan struct{})
 		var acknowledged, uncertain atomic.Int64
@@ -316,10 +316,10 @@ func TestACounterWhileNodesComeAndGo(t *testing.T) {
 }
 
 // What the store does not keep can be updated all the same.
-func TestAnUpdateOfWhatIsNotKept(t *testing.T) {
+func TestUpdateOfAnOversizedValue(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: db.options(geocache.WithMaxBytes(1))}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 5 {
 			_, _, err := c.Nodes()[i%2].Update("ada", func(string, bool) (string, error) { return strings.Repeat("x", 1000+i), nil })
 			require.NoError(t, err)
@@ -328,7 +328,7 @@ func TestAnUpdateOfWhatIsNotKept(t *testing.T) {
 	})
 	config := testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for _, n := range c.Nodes() {
 			_, _, err := n.Update("ada", func(string, bool) (string, error) { return strings.Repeat("x", 1000), nil })
 			require.ErrorIs(t, err, geocache.ErrTooLarge, n.Name)
@@ -337,7 +337,7 @@ func TestAnUpdateOfWhatIsNotKept(t *testing.T) {
 }
 
 // What a RemoveTag has made dead is in memory until it is swept. That must not keep an Update waiting.
-func TestUpdateOfWhatATagHasRemoved(t *testing.T) {
+func TestUpdateOfAValueRemovedByTag(t *testing.T) {
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)
 	defer cache.Close()
@@ -408,10 +408,10 @@ func TestIncrementInACluster(t *testing.T) {
 	})
 }
 
-func TestACounterThatTenThousandIncrementEndsAtTenThousand(t *testing.T) {
+func TestTenThousandIncrements(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3, Counters: true}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var callers sync.WaitGroup
 		var nodes []*testcluster.Node
 		for _, region := range config.Regions {

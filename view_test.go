@@ -17,27 +17,27 @@ import (
 
 // Two nodes of one region that do not give one of them the same weight both take themselves for the
 // owner of a key. They do not swap its value at the same time.
-func TestAWeightThatOthersHearOfLater(t *testing.T) {
+func TestOthersLearnOfAWeightLate(t *testing.T) {
 	all := nodesOf("eu-1", "eu-2", "eu-3")
 	light := slices.Clone(all)
 	light[0].Weight = 0.2
-	directory := newLists()
+	directory := newScriptedDiscovery()
 	for _, n := range all {
-		directory.tell(n.ID, all...)
+		directory.announce(n.ID, all...)
 	}
 	config := testcluster.Config{Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 2*time.Millisecond)
-		time.Sleep(standing)
-		stop := counting(countersOf(c), 12, 15*time.Millisecond)
+		time.Sleep(untilLeased)
+		stop := countInBackground(countersOf(c), 12, 15*time.Millisecond)
 		for i := range 4 {
 			time.Sleep(300 * time.Millisecond)
-			directory.tell("eu-2", light...)
+			directory.announce("eu-2", light...)
 			time.Sleep(time.Duration(i) * 400 * time.Millisecond)
-			directory.tell("eu-3", light...)
+			directory.announce("eu-3", light...)
 			time.Sleep(100 * time.Millisecond)
-			directory.tell("eu-2", all...)
-			directory.tell("eu-3", all...)
+			directory.announce("eu-2", all...)
+			directory.announce("eu-3", all...)
 		}
 		time.Sleep(2 * time.Second)
 		least, most := stop()
@@ -47,16 +47,16 @@ func TestAWeightThatOthersHearOfLater(t *testing.T) {
 		mistaken := nodesOf("eu-1", "eu-2", "eu-3", "eu-4")
 		right := slices.Clone(mistaken)
 		right[3].Weight = 0.2
-		directory.tell("eu-4", right...)
+		directory.announce("eu-4", right...)
 		for _, n := range all {
-			directory.tell(n.ID, mistaken...)
+			directory.announce(n.ID, mistaken...)
 		}
 		c.Add("eu", geocache.WithWeight(0.2))
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for _, n := range all {
-			directory.tell(n.ID, right...)
+			directory.announce(n.ID, right...)
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 60 {
 			_, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, fmt.Sprint(i), 1)
 			require.NoError(t, err)
@@ -66,14 +66,14 @@ func TestAWeightThatOthersHearOfLater(t *testing.T) {
 
 // A node whose discovery lacks another one for minutes takes it for a member all the same, as long
 // as a third one lists it. So copies are served and Updates take place.
-func TestANodeThatOneDiscoveryLacks(t *testing.T) {
-	directory := newLists()
-	directory.tell("eu-1", nodesOf("eu-1", "eu-2", "eu-3")...)
-	directory.tell("eu-2", nodesOf("eu-1", "eu-2", "eu-3")...)
-	directory.tell("eu-3", nodesOf("eu-2", "eu-3")...)
+func TestNodeMissingFromOneDiscovery(t *testing.T) {
+	directory := newScriptedDiscovery()
+	directory.announce("eu-1", nodesOf("eu-1", "eu-2", "eu-3")...)
+	directory.announce("eu-2", nodesOf("eu-1", "eu-2", "eu-3")...)
+	directory.announce("eu-3", nodesOf("eu-2", "eu-3")...)
 	config := testcluster.Config{Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for range 30 {
 			for _, n := range c.Nodes() {
 				require.Equal(t, 3, n.Cache.Stats().Regions[0].Nodes, n.Name)
@@ -91,8 +91,8 @@ func TestANodeThatOneDiscoveryLacks(t *testing.T) {
 			time.Sleep(4 * time.Second)
 		}
 		// Nobody lists it any more. A word for it does not count for ever.
-		directory.tell("eu-2", nodesOf("eu-2", "eu-3")...)
-		directory.tell("eu-1", nodesOf("eu-1")...)
+		directory.announce("eu-2", nodesOf("eu-2", "eu-3")...)
+		directory.announce("eu-1", nodesOf("eu-1")...)
 		c.Node("eu-1").Crash()
 		time.Sleep(15 * time.Second)
 		for _, n := range c.Nodes() {
@@ -105,23 +105,23 @@ func TestANodeThatOneDiscoveryLacks(t *testing.T) {
 
 // Two nodes whose discoveries have forgotten all others each take themselves for alone, while a third
 // one still sees both. Neither counts by itself.
-func TestNodesThatTakeThemselvesForAlone(t *testing.T) {
-	directory := newLists()
+func TestNodesThatBelieveTheyAreAlone(t *testing.T) {
+	directory := newScriptedDiscovery()
 	all := nodesOf("eu-1", "eu-2", "eu-3")
 	for _, n := range all {
-		directory.tell(n.ID, all...)
+		directory.announce(n.ID, all...)
 	}
 	config := testcluster.Config{Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory), geocache.WithGrace(time.Second)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		stop := counting(countersOf(c), 12, 15*time.Millisecond)
+		time.Sleep(untilLeased)
+		stop := countInBackground(countersOf(c), 12, 15*time.Millisecond)
 		time.Sleep(time.Second)
-		directory.tell("eu-1", nodesOf("eu-1")...)
-		directory.tell("eu-2", nodesOf("eu-2")...)
+		directory.announce("eu-1", nodesOf("eu-1")...)
+		directory.announce("eu-2", nodesOf("eu-2")...)
 		time.Sleep(10 * time.Second)
 		require.Equal(t, 1, c.Node("eu-1").Cache.Stats().Regions[0].Nodes)
 		for _, n := range all {
-			directory.tell(n.ID, all...)
+			directory.announce(n.ID, all...)
 		}
 		time.Sleep(3 * time.Second)
 		least, most := stop()
@@ -129,7 +129,7 @@ func TestNodesThatTakeThemselvesForAlone(t *testing.T) {
 	})
 }
 
-func TestADirectoryThatFailsLeavesReadsAsTheyWere(t *testing.T) {
+func TestDirectoryFailureDoesNotAffectReads(t *testing.T) {
 	for name, fail := range map[string]func(d *testcluster.Directory){
 		"silent":         (*testcluster.Directory).Silence,
 		"erring":         (*testcluster.Directory).Fail,
@@ -172,9 +172,9 @@ func TestADirectoryThatFailsLeavesReadsAsTheyWere(t *testing.T) {
 
 // A node whose discovery tells it of nobody for longer than the grace period, while others see it and
 // ping it, completes no writes by itself: those others would go on serving what is older.
-func TestANodeThatIsNeverToldOfTheOthers(t *testing.T) {
+func TestIsolatedNodeCompletesNoWrites(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Counters: true}, func(c *testcluster.Cluster) {
-		lonely := c.Add("eu", geocache.WithDiscovery(blinkered{c.Directory, nil}), geocache.WithJoinWait(0))
+		lonely := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, nil}), geocache.WithJoinWait(0))
 		time.Sleep(2 * time.Minute)
 		old := c.Node("eu-1")
 		key := c.KeyOf(old.Name)
@@ -194,11 +194,11 @@ func TestANodeThatIsNeverToldOfTheOthers(t *testing.T) {
 
 // A node that its keys' owner cannot reach reaches that one. It does not ask it for writes, which it
 // would not be told of itself: what it owns may be what it removes.
-func TestANodeThatTheOwnerCannotReach(t *testing.T) {
+func TestNodeUnreachableFromTheOwner(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Node("eu-3").Reject("eu-1")
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		key := c.KeyOf("eu-1")
 		for i := range 20 { // some of which are eu-3's to remove
 			tag := fmt.Sprint("tag ", i)

@@ -19,7 +19,7 @@ import (
 
 func TestWarm(t *testing.T) {
 	var loads, running, most atomic.Int64
-	getter := counted(&loads, func(_ context.Context, key string) (string, error) {
+	getter := countLoads(&loads, func(_ context.Context, key string) (string, error) {
 		most.Store(max(most.Load(), running.Add(1)))
 		defer running.Add(-1)
 		time.Sleep(20 * time.Millisecond)
@@ -95,7 +95,7 @@ func TestWarmEnds(t *testing.T) {
 
 func TestWarmInACluster(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		q := &queries{}
+		q := &recordingGetter{}
 		groups := onAll(c, "warm", geocache.Getter[string](q), geocache.WithTTL(testcluster.TTL))
 		time.Sleep(2 * testcluster.TTL)
 		all := keys(900)

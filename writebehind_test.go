@@ -17,8 +17,8 @@ import (
 
 func TestWriteBehind(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		open := make(chan struct{})
 		db.does(func(context.Context, string, string) error { <-open; return nil })
 		for i := range 10 {
@@ -30,7 +30,7 @@ func TestWriteBehind(t *testing.T) {
 			require.Equal(t, "9", text(t, n, "ada"))
 		}
 		time.Sleep(2 * time.Second)
-		queued, held := queues(c.Nodes())
+		queued, held := queuedWrites(c.Nodes())
 		require.Equal(t, []int{1, 1}, []int{queued, held}, "at the owner, and at its successor")
 		b := c.Owner("eu", "ada").Group.Stats().WriteBehind
 		require.Equal(t, 1, b.Queued)
@@ -41,17 +41,17 @@ func TestWriteBehind(t *testing.T) {
 		close(open)
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"ada=0", "ada=9"}, db.history())
-		queued, held = queues(c.Nodes())
+		queued, held = queuedWrites(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held}, "the successor has heard of it")
 		require.EqualValues(t, 2, c.Owner("eu", "ada").Group.Stats().OriginWrites)
 		require.Zero(t, c.Origin.Total())
 	})
 }
 
-func TestAReadSeesWhatTheOriginDoesNotHave(t *testing.T) {
+func TestReadsSeeQueuedWrites(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "written")
 		require.NoError(t, err)
@@ -59,7 +59,7 @@ func TestAReadSeesWhatTheOriginDoesNotHave(t *testing.T) {
 		require.NoError(t, err)
 		check := func(why string) {
 			for _, n := range c.Nodes() {
-				require.Equal(t, "written", what(t, n, "ada"), "%s, %s", n.Name, why)
+				require.Equal(t, "written", textUnchecked(t, n, "ada"), "%s, %s", n.Name, why)
 				_, err := n.Group.Get(context.Background(), "bob")
 				require.ErrorIs(t, err, geocache.ErrNotFound, "%s, %s", n.Name, why)
 			}
@@ -84,13 +84,13 @@ func TestAReadSeesWhatTheOriginDoesNotHave(t *testing.T) {
 	})
 }
 
-func TestWhatAnOwnerThatDiesHasNotWrittenItsSuccessorWrites(t *testing.T) {
+func TestSuccessorWritesTheQueueOfADeadOwner(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner := c.Owner("eu", "ada")
-		_, err := other(c, "eu", "ada").Set("ada", "1")
+		_, err := bystander(c, "eu", "ada").Set("ada", "1")
 		require.NoError(t, err)
 		owner.Crash()
 		for _, n := range c.Nodes() {
@@ -100,15 +100,15 @@ func TestWhatAnOwnerThatDiesHasNotWrittenItsSuccessorWrites(t *testing.T) {
 		db.does(nil)
 		time.Sleep(5 * time.Second)
 		require.Equal(t, []string{"ada=1"}, db.history())
-		queued, held := queues(c.Nodes())
+		queued, held := queuedWrites(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 	})
 }
 
-func TestCloseWritesWhatIsQueued(t *testing.T) {
+func TestCloseFlushesTheQueue(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.does(func(context.Context, string, string) error { time.Sleep(100 * time.Millisecond); return nil })
 		for i := range 60 {
 			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "1")
@@ -131,10 +131,10 @@ func TestCloseWritesWhatIsQueued(t *testing.T) {
 }
 
 // What the origin does not take within the time that Close has goes to the next owner.
-func TestCloseHandsOverWhatTheOriginDoesNotTake(t *testing.T) {
+func TestCloseHandsOverWhatTheOriginRejects(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner := c.Owner("eu", "ada")
 		next := c.Node(owner.Group.Locate("ada")[0].Successor.ID)
@@ -144,7 +144,7 @@ func TestCloseHandsOverWhatTheOriginDoesNotTake(t *testing.T) {
 		require.ErrorContains(t, err, "1 writes have not reached the origin")
 		require.ErrorContains(t, err, "on strike")
 		require.Zero(t, owner.Group.Stats().WriteBehind.Queued)
-		require.Equal(t, "1", what(t, next, "ada"))
+		require.Equal(t, "1", textUnchecked(t, next, "ada"))
 		db.does(nil)
 		time.Sleep(40 * time.Second)
 		require.Equal(t, []string{"ada=1"}, db.history())
@@ -152,10 +152,10 @@ func TestCloseHandsOverWhatTheOriginDoesNotTake(t *testing.T) {
 }
 
 // The writes of keys that a new node owns follow it, and it answers with them at once.
-func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
+func TestNodeJoinsWhileWritesAreQueued(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		for i := range 60 {
 			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")
@@ -166,7 +166,7 @@ func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
 		for i := range 60 {
 			key := fmt.Sprint(i)
 			for _, n := range c.Nodes() {
-				require.Equal(t, "1", what(t, n, key), n.Name)
+				require.Equal(t, "1", textUnchecked(t, n, key), n.Name)
 			}
 			if c.Owner("eu", key).Name == "eu-4" {
 				moved = append(moved, key)
@@ -176,11 +176,11 @@ func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
 		time.Sleep(2 * testcluster.TTL)
 		for i := range 60 {
 			for _, n := range c.Nodes() {
-				require.Equal(t, "1", what(t, n, fmt.Sprint(i)), n.Name)
+				require.Equal(t, "1", textUnchecked(t, n, fmt.Sprint(i)), n.Name)
 			}
 		}
 		require.Equal(t, len(moved), c.Node("eu-4").Group.Stats().WriteBehind.Queued)
-		queued, _ := queues(c.Nodes())
+		queued, _ := queuedWrites(c.Nodes())
 		require.Equal(t, 60, queued, "nobody writes what another one writes")
 		require.Zero(t, c.Origin.Total())
 		for _, key := range moved {
@@ -197,15 +197,15 @@ func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
 			}
 			require.Equal(t, want, db.row(fmt.Sprint(i)))
 		}
-		queued, held := queues(c.Nodes())
+		queued, held := queuedWrites(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 	})
 }
 
-func TestAWriteThatIsBeingMadeWhenItsKeyMovesFollows(t *testing.T) {
+func TestOriginWriteInProgressFollowsItsKey(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db, geocache.WithLoadTimeout(5*time.Second), geocache.WithTTL(5*time.Second)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db, geocache.WithLoadTimeout(5*time.Second), geocache.WithTTL(5*time.Second)), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.does(func(ctx context.Context, _, _ string) error { <-ctx.Done(); return errDatabase })
 		for i := range 12 {
 			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")
@@ -220,7 +220,7 @@ func TestAWriteThatIsBeingMadeWhenItsKeyMovesFollows(t *testing.T) {
 				moved++
 			}
 			for _, n := range c.Nodes() {
-				require.Equal(t, "1", what(t, n, fmt.Sprint(i)), n.Name)
+				require.Equal(t, "1", textUnchecked(t, n, fmt.Sprint(i)), n.Name)
 			}
 		}
 		require.NotZero(t, moved)
@@ -228,10 +228,10 @@ func TestAWriteThatIsBeingMadeWhenItsKeyMovesFollows(t *testing.T) {
 	})
 }
 
-func TestARemoveOfWhatTheOriginDoesNotHave(t *testing.T) {
+func TestRemoveOfAQueuedWrite(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "1")
 		require.NoError(t, err)
@@ -249,10 +249,10 @@ func TestARemoveOfWhatTheOriginDoesNotHave(t *testing.T) {
 }
 
 // The load after a Clear must see what was written before it.
-func TestAClearWhileWritesAreQueued(t *testing.T) {
+func TestClearWhileWritesAreQueued(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "1")
 		require.NoError(t, err)
@@ -269,12 +269,12 @@ func TestAClearWhileWritesAreQueued(t *testing.T) {
 	})
 }
 
-func TestAQueueThatIsFull(t *testing.T) {
+func TestFullQueue(t *testing.T) {
 	db := newDatabase()
 	// A write waits for as long as the pauses between tries may be by then.
 	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithWriteBehind(1000), geocache.WithLoadTimeout(time.Minute))}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner, caller := c.Node("eu-1"), c.Node("eu-2")
 		var keys []string
@@ -330,11 +330,11 @@ func TestAQueueThatIsFull(t *testing.T) {
 }
 
 // An Update does not hold the key while it waits for room, and is made once there is some.
-func TestAnUpdateWaitsForRoomInTheQueue(t *testing.T) {
+func TestUpdateWaitsForRoomInTheQueue(t *testing.T) {
 	db := newDatabase()
 	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithWriteBehind(1000))}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner := c.Node("eu-1")
 		var keys []string
@@ -363,12 +363,12 @@ func TestAnUpdateWaitsForRoomInTheQueue(t *testing.T) {
 }
 
 // A floor that comes back from a region which only passes it on is no newer write.
-func TestAQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
+func TestQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 	db := newDatabase()
-	config := behind(db)
+	config := writeBehindConfig(db)
 	config.Regions = []string{"eu", "us"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		for i := range 30 {
 			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "1", geocache.WithAck(geocache.AckWorld))
@@ -376,7 +376,7 @@ func TestAQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 		}
 		c.Node("us-1").Crash() // its successors send to eu what it may not have sent
 		time.Sleep(20 * time.Second)
-		queued, held := queues(c.Nodes("eu"))
+		queued, held := queuedWrites(c.Nodes("eu"))
 		require.Equal(t, []int{30, 30}, []int{queued, held})
 		db.does(nil)
 		time.Sleep(40 * time.Second)
@@ -385,18 +385,18 @@ func TestAQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 }
 
 // A later write in another region takes the place of one that is queued here.
-func TestAWriteInAnotherRegionOvertakesOneThatIsQueued(t *testing.T) {
+func TestWriteInAnotherRegionReplacesAQueuedWrite(t *testing.T) {
 	db := newDatabase()
-	config := behind(db)
+	config := writeBehindConfig(db)
 	config.Regions = []string{"eu", "us"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "1", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		_, err = c.Node("us-1").Set("ada", "2", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
-		queued, held := queues(c.Nodes("eu"))
+		queued, held := queuedWrites(c.Nodes("eu"))
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 
 		// And if the older one is being written just then, it is written after it.
@@ -416,17 +416,17 @@ func TestAWriteInAnotherRegionOvertakesOneThatIsQueued(t *testing.T) {
 		close(slow)
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"ada=2", "ada=4", "ada=3", "ada=4"}, db.history())
-		queued, held = queues(c.Nodes())
+		queued, held = queuedWrites(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 	})
 }
 
 // Who was away while a key was written anew has an old write of it, which must not come to
 // the origin when the key becomes its own.
-func TestAHeldWriteThatWasReplacedMeanwhile(t *testing.T) {
+func TestReplacedWriteIsNotWrittenByItsHolder(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner := c.Owner("eu", "ada")
 		next := c.Node(owner.Group.Locate("ada")[0].Successor.ID)
@@ -451,16 +451,16 @@ func TestAHeldWriteThatWasReplacedMeanwhile(t *testing.T) {
 		owner.Crash()
 		time.Sleep(40 * time.Second)
 		require.Equal(t, []string{"ada=2"}, db.history())
-		queued, held := queues(c.Nodes())
+		queued, held := queuedWrites(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 	})
 }
 
 // What an heir does not take is written by who has it.
-func TestAnHeirThatDoesNotTakeQueuedWrites(t *testing.T) {
+func TestNextOwnerDoesNotAcceptQueuedWrites(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		for i := range 30 {
 			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")

@@ -13,9 +13,9 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-func TestASetIsSeenByItsRegionWhenItReturns(t *testing.T) {
+func TestSetIsVisibleInItsRegionOnReturn(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 40 {
 			key := fmt.Sprint(i)
 			for _, n := range c.Nodes("eu") {
@@ -37,9 +37,9 @@ func TestASetIsSeenByItsRegionWhenItReturns(t *testing.T) {
 	})
 }
 
-func TestARemoveMakesTheNextReadLoad(t *testing.T) {
+func TestRemoveMakesTheNextReadLoad(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 10 {
 			key := fmt.Sprint(i)
 			for _, n := range c.Nodes("eu") {
@@ -84,7 +84,7 @@ func TestSetMany(t *testing.T) {
 	})
 }
 
-func TestWhatAWriteRefuses(t *testing.T) {
+func TestWriteArgumentErrors(t *testing.T) {
 	alone(t, ada, nil, func(t *testing.T, g *geocache.Group[string]) {
 		cancelled, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -129,9 +129,9 @@ func TestWhatAWriteRefuses(t *testing.T) {
 	})
 }
 
-func TestAnItemTTLOfASet(t *testing.T) {
+func TestItemTTLOfASet(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for own, want := range map[time.Duration]time.Duration{10 * time.Second: 10 * time.Second, time.Hour: testcluster.TTL, 0: testcluster.TTL} {
 			_, err := c.Node("eu-1").Set("ada", "1", geocache.WithItemTTL(own), geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
@@ -144,7 +144,7 @@ func TestAnItemTTLOfASet(t *testing.T) {
 	})
 }
 
-func TestAValueThatIsTooLarge(t *testing.T) {
+func TestValueTooLarge(t *testing.T) {
 	config := testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		for _, n := range c.Nodes() {
@@ -155,7 +155,7 @@ func TestAValueThatIsTooLarge(t *testing.T) {
 	})
 }
 
-func TestNilOptions(t *testing.T) {
+func TestNilWriteOptions(t *testing.T) {
 	alone(t, ada, nil, func(t *testing.T, g *geocache.Group[string]) {
 		ctx := t.Context()
 		for name, call := range map[string]func() error{
