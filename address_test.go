@@ -17,7 +17,7 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// What a node tells others to dial is where it listens, however that was said.
+// A node tells others to dial the port that it has bound, however it was given.
 func TestPortZero(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,18 +40,18 @@ func TestPortZero(t *testing.T) {
 			second, err := geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(&meeting))
 			require.NoError(t, err)
 			defer second.Close()
-			require.Equal(t, 2, second.Stats().Regions[0].Nodes, "Open has waited for it: %v", second.Stats())
+			require.Equal(t, 2, second.Stats().Regions[0].Nodes, "Open must have waited for it: %v", second.Stats())
 		})
 	}
 
 	cache, err := geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithAdvertise("example.com:7946"))
-	require.NoError(t, err, "a port that leads here from elsewhere")
+	require.NoError(t, err, "a port that is forwarded to this node")
 	defer cache.Close()
 	require.Equal(t, "example.com:7946", cache.Node().Address)
 }
 
-// Who listens where no others can dial says so, and what it would tell them is looked at as what they
-// would tell it.
+// An address that others cannot dial is refused, whether the node would announce it or finds it in
+// its discovery's list.
 func TestAddressesNobodyCanDial(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	const wildcard, port = "a wildcard is no address that others can dial", "port must be a number from"
@@ -84,7 +84,7 @@ func TestAddressesNobodyCanDial(t *testing.T) {
 	requireMistakes(t, err, "WithAdvertise needs WithListen or WithListener")
 }
 
-// unixListener has an address that is none of TCP's.
+// unixListener has an address that is not a TCP one.
 type unixListener struct{ net.Listener }
 
 func (unixListener) Addr() net.Addr { return &net.UnixAddr{Name: "/run/cache.sock", Net: "unix"} }
@@ -99,7 +99,7 @@ func TestListenersOfOtherNetworks(t *testing.T) {
 	require.ErrorContains(t, err, "address of this node: address host:: port must be a number from 1 to 65535")
 }
 
-// An odd node that a discovery lists is left out, with one warning, and harms nobody.
+// An unusable node that a discovery lists is ignored, with one warning, and harms nobody.
 func TestUnusableNodesOfADiscovery(t *testing.T) {
 	log := new(logs.Buffer)
 	meeting := sharedDiscovery{others: []regions.Node{
@@ -114,7 +114,7 @@ func TestUnusableNodesOfADiscovery(t *testing.T) {
 	}
 	first := open()
 	defer first.Close()
-	for range 3 { // three more views for the first
+	for range 3 { // the first gets three more views
 		defer open().Close()
 	}
 	require.Len(t, first.Stats().Peers, 3)
@@ -160,7 +160,7 @@ func TestOpenChecksWhereItListens(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "localhost:0", "[::1]:0"} {
 		cache, err := geocache.Open(t.Context(), geocache.WithListen(address))
 		if address == "[::1]:0" && err != nil {
-			continue // a machine without IPv6
+			continue // this machine has no IPv6
 		}
 		require.NoError(t, err, address)
 		require.NoError(t, cache.Close())

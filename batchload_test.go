@@ -35,7 +35,7 @@ func TestBatchIsOneQuery(t *testing.T) {
 		for _, key := range keys(100) {
 			require.Equal(t, "value of "+key, m[key])
 		}
-		require.Equal(t, time.Second, time.Since(begun), "it waits for nothing but the query")
+		require.Equal(t, time.Second, time.Since(begun), "it waits for the query alone")
 		require.Equal(t, []int{102}, q.sizes())
 		require.Equal(t, []string{"single"}, q.singles)
 		s := g.Stats()
@@ -45,7 +45,7 @@ func TestBatchIsOneQuery(t *testing.T) {
 
 		_, err = g.GetMany(t.Context(), append(keys(100), "none-1"))
 		require.NoError(t, err)
-		require.Len(t, q.sizes(), 1, "all is here, the absence too")
+		require.Len(t, q.sizes(), 1, "everything is cached, absence included")
 		_, ok := g.Peek("another")
 		require.False(t, ok)
 	})
@@ -68,7 +68,7 @@ func TestBatchFails(t *testing.T) {
 		m, err := g.GetMany(t.Context(), keys(30))
 		require.ErrorIs(t, err, errDatabase)
 		require.Empty(t, m)
-		require.EqualValues(t, 1, g.Stats().LoadErrors, "one call")
+		require.EqualValues(t, 1, g.Stats().LoadErrors, "one call failed")
 		require.EqualValues(t, 30, g.Stats().Errors)
 
 		q.does(func(context.Context, []string) error { panic("at the disco") })
@@ -90,7 +90,7 @@ func TestBatchFails(t *testing.T) {
 		q.does(func(ctx context.Context, _ []string) error { <-ctx.Done(); ended <- ctx.Err(); return ctx.Err() })
 		_, err = g.GetMany(ctx, keys(30))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.ErrorIs(t, <-ended, context.Canceled, "nobody waits any more")
+		require.ErrorIs(t, <-ended, context.Canceled, "nobody waits for it any more")
 
 		q.does(nil)
 		m, err = g.GetMany(t.Context(), keys(30))
@@ -99,7 +99,7 @@ func TestBatchFails(t *testing.T) {
 	})
 }
 
-// One that cannot be encoded does not fail the others.
+// A value that cannot be encoded does not fail the others of its batch.
 func TestBatchWithUnencodableValue(t *testing.T) {
 	getter := geocache.BatchGetterFunc[any](func(_ context.Context, keys []string) (map[string]any, error) {
 		m := map[string]any{}
@@ -121,7 +121,7 @@ func TestBatchWithUnencodableValue(t *testing.T) {
 	require.ErrorIs(t, err, geocache.ErrNotFound)
 }
 
-// What is being loaded already is not loaded again, and does not hold up the others.
+// A key that is being loaded already is not loaded again, and does not delay the others.
 func TestBatchJoinsLoads(t *testing.T) {
 	q := &recordingGetter{}
 	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
@@ -143,14 +143,14 @@ func TestBatchJoinsLoads(t *testing.T) {
 		}()
 		time.Sleep(time.Nanosecond)
 		_, ok := g.Peek(all[8])
-		require.True(t, ok, "the others are here")
+		require.True(t, ok, "the others have been loaded")
 		require.Equal(t, 4*time.Second, <-done)
 		require.Equal(t, []int{19}, q.sizes())
 		require.Len(t, q.loaded(), 20)
 	})
 }
 
-// Nobody waits for a refresh, so those of keys that are read together are one query.
+// Nobody waits for a refresh, so the refreshes of keys that are read together make one query.
 func TestRefreshesAreBatched(t *testing.T) {
 	q := &recordingGetter{}
 	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(20 * time.Second), geocache.WithStaleWhileRevalidate(time.Minute)}
@@ -188,7 +188,7 @@ func TestBatchesInACluster(t *testing.T) {
 		require.Len(t, want, 5)
 
 		var readers sync.WaitGroup
-		for _, g := range groups { // all at once
+		for _, g := range groups { // all at the same time
 			readers.Go(func() {
 				m, err := g.GetMany(context.Background(), all)
 				require.NoError(t, err)
@@ -197,10 +197,10 @@ func TestBatchesInACluster(t *testing.T) {
 		}
 		readers.Wait()
 		loaded := q.loaded()
-		require.Len(t, loaded, 300, "each key once")
+		require.Len(t, loaded, 300, "each key is loaded once")
 		require.Len(t, slices.Compact(loaded), 300)
 
-		// One reader alone: one query for each owner.
+		// A single reader causes one query for each owner.
 		q.batches = nil
 		var more []string
 		owned = map[string]int{}
@@ -223,8 +223,8 @@ func TestBatchesInACluster(t *testing.T) {
 	})
 }
 
-// Keys whose fill takes long before it is clear that they have to be loaded do not hold
-// up the others for long, and come in the end.
+// Keys whose fill takes long to find out that they must be loaded delay the others only a little,
+// and are loaded in the end.
 func TestBatchDoesNotWaitForLateKeys(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		q := &recordingGetter{behave: func(context.Context, []string) error { return errors.New("not in us") }}
@@ -239,8 +239,8 @@ func TestBatchDoesNotWaitForLateKeys(t *testing.T) {
 			require.NoError(t, err)
 			groups[n.Name] = g
 		}
-		time.Sleep(2 * testcluster.TTL) // former owners are not asked any more
-		// Of the owners in us two fail at once, and one does not answer.
+		time.Sleep(2 * testcluster.TTL) // no owner looks for keys at former owners any more
+		// Of the owners in us, two fail at once and one does not answer.
 		c.Node("us-1").Freeze()
 		late, early := map[string]bool{}, 0
 		for _, key := range keys(100) {
@@ -274,6 +274,6 @@ func TestBatchDoesNotWaitForLateKeys(t *testing.T) {
 		for _, n := range here.sizes() {
 			sum += n
 		}
-		require.Equal(t, 100, sum, "all in batches")
+		require.Equal(t, 100, sum, "all of them in batches")
 	})
 }

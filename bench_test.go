@@ -17,8 +17,8 @@ type user struct {
 	Karma int
 }
 
-// cachedGroup opens a Cache that is alone, as services run it, and a group that has the
-// key "ada" in memory.
+// cachedGroup opens a single-node Cache as services do, with real clocks, and returns a group that
+// has the key "ada" in memory.
 func cachedGroup[V any](t testing.TB, v V, opts ...geocache.GroupOption) *geocache.Group[V] {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
@@ -27,7 +27,7 @@ func cachedGroup[V any](t testing.TB, v V, opts ...geocache.GroupOption) *geocac
 	require.NoError(t, err)
 	_, err = g.Get(t.Context(), "ada")
 	require.NoError(t, err)
-	time.Sleep(5 * time.Millisecond) // the coarse clock has begun to run
+	time.Sleep(5 * time.Millisecond) // the coarse clock runs by then
 	return g
 }
 
@@ -62,7 +62,7 @@ func requireNoAllocations[V any](t *testing.T, v V) {
 	}), "GetItem of %T", v)
 }
 
-// A hit in this process's memory, on all cores.
+// BenchmarkGet measures a hit in this process's memory, on all cores.
 func BenchmarkGet(b *testing.B) {
 	b.Run("bytes", func(b *testing.B) { benchmarkGet(b, make([]byte, 1<<10)) })
 	b.Run("struct", func(b *testing.B) { benchmarkGet(b, user{"Ada", 7}) })
@@ -86,8 +86,8 @@ func benchmarkGet[V any](b *testing.B, v V) {
 	})
 }
 
-// A read that the key's owner answers from its memory, over loopback, with both
-// nodes in this process and 64 readers at once.
+// BenchmarkPeerGet measures a read that the key's owner answers from its memory over loopback, with both nodes in
+// this process and 64 concurrent readers.
 func BenchmarkPeerGet(b *testing.B) {
 	ls, nodes := listeners(b, 2)
 	var groups []*geocache.Group[[]byte]

@@ -17,11 +17,11 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// This file is about writes with a lower stamp than that of one before them: us' clocks are
-// ahead, by less than is allowed.
+// This file tests clocks that are off. A write can get a lower stamp than one before it: in some
+// tests the clocks of us are ahead, by less than is allowed.
 
-// What was loaded in us between a write there and one in eu is gone when the second has been
-// acknowledged by the world.
+// What was loaded in us between a write there and one in eu is gone once the second has been
+// acknowledged by all regions.
 func TestWriteWithALowerStamp(t *testing.T) {
 	ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 	kinds := map[string]func(n *testcluster.Node) error{
@@ -54,8 +54,8 @@ func TestWriteWithALowerStamp(t *testing.T) {
 	}
 }
 
-// A load that was under way when a late write was acknowledged is not what a reader gets who
-// comes after that.
+// A load that was in progress when a write with a lower stamp was acknowledged is not what later
+// readers get.
 func TestWriteWithALowerStampDuringALoad(t *testing.T) {
 	testcluster.Run(t, usClocksAhead(1), func(c *testcluster.Cluster) {
 		var row atomic.Value
@@ -78,8 +78,8 @@ func TestWriteWithALowerStampDuringALoad(t *testing.T) {
 	})
 }
 
-// A late write leaves no trace in the journals: they have the higher stamp as before. So an
-// owner that was cut off when it came keeps nothing that it may have replaced.
+// A write with a lower stamp leaves no trace in the journals, which have the higher stamp as
+// before. So an owner that was cut off when it came must keep nothing that it may have replaced.
 func TestOwnerMissesAWriteWithALowerStamp(t *testing.T) {
 	testcluster.Run(t, usClocksAhead(3), func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -101,7 +101,7 @@ func TestOwnerMissesAWriteWithALowerStamp(t *testing.T) {
 		for _, n := range c.Nodes() {
 			v, ok := testcluster.ParseValue(n.MustGet(key).Value)
 			require.True(t, ok)
-			require.False(t, v.Begun.Before(changed), "%s has what was loaded %v before the Remove", n.Name, changed.Sub(v.Begun))
+			require.False(t, v.Begun.Before(changed), "%s has a value loaded %v before the Remove", n.Name, changed.Sub(v.Begun))
 		}
 	})
 }
@@ -111,30 +111,30 @@ func TestClockTooFarAheadIsRefused(t *testing.T) {
 		c.Node("eu-1").Close()
 		c.Node("eu-1").Restart(10 * time.Second)
 		c.Settle()
-		// 10 s less the way that the clock's reading travelled.
+		// 10 s less the time that the clock's reading took to arrive.
 		require.True(t, strings.Contains(c.Log(), `node=eu-1 region=eu reason=clock error="refused (clock): clock is 9.99975s ahead of ours, 500ms are allowed`), c.Log())
 		for _, key := range keys(100) {
 			require.NotEqual(t, "eu-1", c.Node("eu-2").Group.Locate(key)[0].Owner.ID)
 		}
 		readAll(c.Node("eu-2"), keys(100))
-		readAll(c.Node("eu-1"), keys(100)) // alone, but serving
+		readAll(c.Node("eu-1"), keys(100)) // alone, but it serves
 	})
 }
 
-// Node.Get compares with the true time; here it has something to find.
+// Node.Get compares ages with the true time. This test gives it something to find.
 func TestAgesDoNotDependOnWallClocks(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{
 		Regions: []string{"eu", "us"},
 		TTL:     time.Second,
-		Group:   []geocache.GroupOption{geocache.WithOriginRegion("us")}, // values are some time under way
+		Group:   []geocache.GroupOption{geocache.WithOriginRegion("us")}, // values are in transit for a while
 	}, func(c *testcluster.Cluster) {
 		for i, n := range c.Nodes() {
 			n.Close()
-			n.Restart(time.Duration(i-3) * 80 * time.Millisecond) // 400 ms from first to last
+			n.Restart(time.Duration(i-3) * 80 * time.Millisecond) // they differ by 400 ms
 		}
 		c.Settle()
 		c.Origin.Behave(testcluster.After(100 * time.Millisecond))
-		key := "ada" // one that lives as long as it may: no jitter hides a mistake
+		key := "ada" // one that lives for the whole TTL, so that no jitter hides a mistake
 		for i := 0; expiry.Life(time.Second, xxh3.HashString(key)) < 999*time.Millisecond; i++ {
 			key = fmt.Sprint("ada-", i)
 		}
@@ -153,8 +153,8 @@ func TestAgesDoNotDependOnWallClocks(t *testing.T) {
 	})
 }
 
-// Each clock is within the limit of every other but one. Hybrid clocks carry the
-// fastest reading to everybody; nobody may be refused for having heard of it.
+// Each clock is within the limit of every other one but one. Hybrid clocks carry the fastest
+// reading to everybody, and nobody may be refused for having received it.
 func TestHybridClockDoesNotCauseRefusal(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 5}, func(c *testcluster.Cluster) {
 		for i, offset := range []time.Duration{400, 0, 0, 0, -150} {

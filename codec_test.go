@@ -23,7 +23,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// reversed is a codec of strings, in a wire format that nobody else has.
+// reversed is a codec of strings with a wire format of its own.
 type reversed[V any] struct{}
 
 func (reversed[V]) Encode(v V) ([]byte, error) {
@@ -38,13 +38,13 @@ func (reversed[V]) Decode(data []byte) (v V, err error) {
 	return any(string(data)).(V), nil
 }
 
-// token is a kind of string, which is plain whatever methods it has.
+// token is a string type. Strings are encoded as they are, whatever methods their type has.
 type token string
 
 func (token) MarshalJSON() ([]byte, error) { return []byte(`"hidden"`), nil }
 
-// roundTrip reads a key on all nodes: as it was loaded, as it came over the
-// network, and as it was decoded before; then as it was set, and from a snapshot.
+// roundTrip reads a key on all nodes: as it was loaded, as it came over the network, and as it was
+// decoded before; then as it was set, updated, and restored from a snapshot.
 func roundTrip[V any](t *testing.T, want V, same func(a, b V) bool, opts ...geocache.GroupOption) {
 	t.Helper()
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
@@ -162,8 +162,8 @@ func TestGetterMayReuseItsBytes(t *testing.T) {
 	})
 }
 
-// During a deploy that changes a group's type, or its codec, each node is to go
-// on as if the other version did not exist.
+// During a deploy that changes a group's type or codec, each node works as if the other version did
+// not exist.
 func TestUndecodableValueIsLoadedByTheReader(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
@@ -183,7 +183,7 @@ func TestUndecodableValueIsLoadedByTheReader(t *testing.T) {
 		item, err = numbers.GetItem(c.T.Context(), key)
 		require.NoError(t, err)
 		require.Equal(t, 1, item.Value)
-		require.Equal(t, geocache.SourceStore, item.Source, "and kept")
+		require.Equal(t, geocache.SourceStore, item.Source, "and it is cached")
 		require.EqualValues(t, 1, numbers.Stats().DecodeErrors)
 		require.EqualValues(t, 1, numbers.Stats().Loads)
 		require.Contains(t, c.Log(), "value does not decode, loading it here")
@@ -229,12 +229,12 @@ func TestUnencodableValueIsAnError(t *testing.T) {
 		require.ErrorContains(t, err, "the getter's value cannot be encoded: not in this alphabet")
 		_, err = groups["eu-2"].Get(c.T.Context(), key)
 		require.ErrorContains(t, err, "the getter's value cannot be encoded: not in this alphabet")
-		require.Equal(t, 2, loads, "by the owner, each time")
+		require.Equal(t, 2, loads, "the owner loads each time")
 
 		value = "good"
 		for _, g := range groups {
 			v, err := g.Get(c.T.Context(), key)
-			require.NoError(t, err, "the key is not dead")
+			require.NoError(t, err, "the key works again")
 			require.Equal(t, "good", v)
 		}
 		require.Equal(t, 3, loads)

@@ -16,7 +16,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Of all who set a key that is absent, from whichever region, one does.
+// Of all nodes that set an absent key at once, in whichever region, exactly one succeeds.
 func TestSetIfAbsentInACluster(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		groups := onAll[string](c, "jobs", nil)
@@ -39,7 +39,7 @@ func TestSetIfAbsentInACluster(t *testing.T) {
 	})
 }
 
-// What the getter finds is there, and what it fails to find is an error.
+// A value that the getter finds counts as present, and a getter that fails is an error.
 func TestSetIfAbsentAsksTheGetter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
@@ -62,11 +62,11 @@ func TestSetIfAbsentAsksTheGetter(t *testing.T) {
 		_, err = g.SetIfAbsent(t.Context(), "broken", "somebody")
 		require.ErrorIs(t, err, down)
 		require.EqualValues(t, 3, g.Stats().Writes)
-		require.EqualValues(t, 1, g.Stats().WriteErrors, "that there is a value is no error")
+		require.EqualValues(t, 1, g.Stats().WriteErrors, "that a value is present is no error")
 	})
 }
 
-// Counters that are raised by compare-and-set lose nothing, whoever raises them and from where.
+// Counters that are incremented with CompareAndSet lose nothing, from whichever region.
 func TestCompareAndSetLosesNothing(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		groups := onAll[int](c, "counters", nil)

@@ -33,7 +33,7 @@ func TestVanishedOwnerDelaysReadersOnce(t *testing.T) {
 				vanish(c)
 				fresh := keys(300)[100:]
 				require.LessOrEqual(t, readAll(c.Node("eu-2"), fresh), detectionTime)
-				require.Less(t, readAll(c.Node("eu-2"), keys(600)[300:]), 10*time.Millisecond, "it is known to be gone")
+				require.Less(t, readAll(c.Node("eu-2"), keys(600)[300:]), 10*time.Millisecond, "by now it is known to be gone")
 				require.Less(t, readAll(c.Node("eu-3"), fresh), 10*time.Millisecond)
 			})
 		})
@@ -55,7 +55,7 @@ func TestFrozenOwnerReturns(t *testing.T) {
 
 func TestRollingRestartDoesNotDelayReaders(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 5}, func(c *testcluster.Cluster) {
-		// A real origin: what a fill costs shows.
+		// The origin takes its time, so that the cost of fills shows.
 		c.Origin.Behave(testcluster.After(20 * time.Millisecond))
 		reader := c.Node("eu-5")
 		var reading sync.WaitGroup
@@ -88,8 +88,8 @@ func TestRollingRestartDoesNotDelayReaders(t *testing.T) {
 	})
 }
 
-// A node that is restarted holds up nobody's writes for longer than two leases, whatever it then
-// sees of the others.
+// A node that is restarted delays nobody's writes for longer than two leases, whatever it then sees
+// of the others.
 func TestRestartsDoNotDelayWrites(t *testing.T) {
 	for name, fault := range map[string]func(c *testcluster.Cluster){
 		"rolling":      func(*testcluster.Cluster) {},

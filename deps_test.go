@@ -10,8 +10,8 @@ import (
 
 const module = "github.com/geocache/geocache"
 
-// imports returns all packages that a package of this module needs, tests left
-// out, without those of the standard library.
+// imports returns all packages that a package of this module depends on, without tests and the
+// standard library.
 func imports(t *testing.T, pkg string) []string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
@@ -25,9 +25,9 @@ func imports(t *testing.T, pkg string) []string {
 	return all
 }
 
-// Imports run one way: the root, which is a face, → internal/engine → peers, regions, internal/store
-// and the rest → consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
-// who embeds the cache gets what it needs and nothing else.
+// Imports run one way: the root (a face) → internal/engine → peers, regions, internal/store and the
+// rest → consistenthash, expiry. groupcompat is on top, and it alone needs groupcache. A program
+// that embeds the cache depends on what the cache needs and nothing else.
 func TestImports(t *testing.T) {
 	leaves := []string{"/internal/lease", "/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind", "/internal/message", "/internal/valid", "/internal/wire",
 		"/consistenthash", "/expiry", "/latency"}

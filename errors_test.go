@@ -24,7 +24,7 @@ func failAsKeySays(ctx context.Context, key string) (string, error) {
 	case "fails":
 		return "", fmt.Errorf("reading row: %w", &fs.PathError{Op: "open", Path: "/rows", Err: fs.ErrPermission})
 	case "gives-up":
-		return "", fmt.Errorf("query: %w", context.DeadlineExceeded) // by a timeout of its own
+		return "", fmt.Errorf("query: %w", context.DeadlineExceeded) // because of a timeout of its own
 	case "heeds":
 		<-ctx.Done()
 		return "", fmt.Errorf("query: %w", ctx.Err())
@@ -34,20 +34,20 @@ func failAsKeySays(ctx context.Context, key string) (string, error) {
 		panic("at the disco")
 	case "blocks":
 		<-ctx.Done()
-		time.Sleep(time.Second) // and takes its time to notice
+		time.Sleep(time.Second) // it notices late
 	case "large":
 		return strings.Repeat("x", 2000), nil
 	}
 	return key, nil
 }
 
-// What a reader gets who asks in the process that loads, and in another.
+// Checks the error that a reader gets in the process that loads, and in another one.
 func TestErrors(t *testing.T) {
 	const large = "key or value too large: the getter's value has 2000 bytes, at most 1000 are allowed"
 	for _, test := range []struct {
 		key          string
-		is           error  // on both
-		here, remote string // textUnchecked the error says, after where it arose
+		is           error  // in both
+		here, remote string // the error's text after its location
 	}{
 		{"absent", geocache.ErrNotFound, "", ""},
 		{"fails", nil, "reading row: open /rows: permission denied", "reading row: open /rows: permission denied"},
@@ -82,7 +82,7 @@ func TestErrors(t *testing.T) {
 						require.ErrorIs(t, err, test.is)
 						require.ErrorIs(t, errs, test.is)
 					}
-					if test.is == geocache.ErrTimeout && node == "eu-1" { // it may be the load or the wait for it that ends first
+					if test.is == geocache.ErrTimeout && node == "eu-1" { // either the load or the wait for it ends first
 						require.ErrorContains(t, err, want)
 						continue
 					}
@@ -106,7 +106,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// keyOwnedBy returns a key that begins with a word and has the given owner.
+// keyOwnedBy returns a key that begins with word and that owner owns.
 func keyOwnedBy(g *geocache.Group[string], owner, word string) string {
 	for i := 0; ; i++ {
 		if key := fmt.Sprintf("%s %d", word, i); g.Locate(key)[0].Owner.ID == owner {
@@ -124,12 +124,12 @@ func TestKeyTooLarge(t *testing.T) {
 			strings.Repeat("k", 64), len(key)))
 		var e *geocache.Error
 		require.ErrorAs(t, err, &e)
-		require.Equal(t, key, e.Key, "whole")
+		require.Equal(t, key, e.Key, "the error has the whole key")
 		require.Zero(t, c.Origin.Total())
 	})
 }
 
-// A getter may read from another group, whose error is then its own.
+// A getter may read from another group. That group's error is then its own.
 func TestErrorFromAnotherGroup(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		inner := onAll(c, "inner", geocache.GetterFunc[string](failAsKeySays))["eu-3"]
@@ -170,7 +170,7 @@ func TestCallersDeadlineIsNotErrTimeout(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		require.EqualError(t, err, `geocache: get g/"ada": context canceled`)
 
-		synctest.Wait() // else the load may find another caller before it is told to end
+		synctest.Wait() // else the load may find another caller before it is cancelled
 		begun := time.Now()
 		_, err = g.Get(t.Context(), "ada")
 		require.ErrorIs(t, err, geocache.ErrTimeout)
@@ -179,7 +179,7 @@ func TestCallersDeadlineIsNotErrTimeout(t *testing.T) {
 	})
 }
 
-// On real clocks the several timeouts of a load end in some order.
+// With real clocks, the timeouts that a load has end in any order. The error is the same.
 func TestLoadTimeout(t *testing.T) {
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)

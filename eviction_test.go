@@ -15,7 +15,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// evictions records the calls of a function of WithOnEvict.
+// evictions records the calls of a WithOnEvict function.
 type evictions struct {
 	mu    sync.Mutex
 	calls []string
@@ -27,8 +27,7 @@ func (d *evictions) record(key, v string, reason geocache.EvictReason) {
 	d.calls = append(d.calls, fmt.Sprintf("%s=%s %v", key, v, reason))
 }
 
-// drain waits until everything is quiet, and returns what was called since the last
-// time.
+// drain waits until everything is idle, and returns the calls since the last drain.
 func (d *evictions) drain() []string {
 	synctest.Wait()
 	d.mu.Lock()
@@ -40,8 +39,8 @@ func (d *evictions) drain() []string {
 
 func TestPolicies(t *testing.T) {
 	for policy, want := range map[geocache.Policy]string{
-		geocache.LRU:  "a", // b was read after it
-		geocache.LFU:  "b", // read once, a twice
+		geocache.LRU:  "a", // b was read later
+		geocache.LFU:  "b", // b was read once, a twice
 		geocache.FIFO: "a",
 	} {
 		t.Run(policy.String(), func(t *testing.T) {
@@ -128,13 +127,13 @@ func TestOnEvictIsCalledOnceForEachValue(t *testing.T) {
 
 		get("no")
 		time.Sleep(3 * time.Second)
-		require.Empty(t, d.drain(), "an absence has no value")
+		require.Empty(t, d.drain(), "cached absence has no value")
 
 		err = g.Clear(t.Context())
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{"b=new removed", "d=4 removed"}, d.drain())
 
-		time.Sleep(time.Millisecond) // textUnchecked is loaded in the instant of a Clear may be from before it
+		time.Sleep(time.Millisecond) // a load in the instant of a Clear may be from before it
 		get("e")
 		time.Sleep(time.Minute + 2*time.Second)
 		require.Equal(t, []string{"e=5 expired"}, d.drain())
@@ -144,9 +143,9 @@ func TestOnEvictIsCalledOnceForEachValue(t *testing.T) {
 	})
 }
 
-// TestExpiredValuesLeaveMemory has items with lives from one to sixty seconds in a
-// group of an hour: each has left memory a second after its time at the latest, and
-// none before. What may be served stale stays for as long.
+// TestExpiredValuesLeaveMemory gives items TTLs from one to sixty seconds in a group with one of an
+// hour. Each leaves memory within a second of its expiry, and not before. What may be served stale
+// stays for as long as it may.
 func TestExpiredValuesLeaveMemory(t *testing.T) {
 	for _, stale := range []time.Duration{0, 10 * time.Minute} {
 		life := func(key string) time.Duration { return time.Duration(1+len(key)*7%60) * time.Second }
@@ -180,8 +179,7 @@ func TestExpiredValuesLeaveMemory(t *testing.T) {
 	}
 }
 
-// TestOnEvictDoesNotDelayReads has a function that panics and one that does not
-// return: reads go on.
+// TestOnEvictDoesNotDelayReads has a function that panics and then one that hangs. Reads go on.
 func TestOnEvictDoesNotDelayReads(t *testing.T) {
 	calls := 0
 	var release chan struct{}
@@ -206,8 +204,7 @@ func TestOnEvictDoesNotDelayReads(t *testing.T) {
 	})
 }
 
-// TestOnEvictOfCopies sees a copy leave the node that has it when its key is
-// written elsewhere.
+// TestOnEvictOfCopies writes a key, and sees its copies leave the nodes that have them.
 func TestOnEvictOfCopies(t *testing.T) {
 	var d evictions
 	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: []geocache.GroupOption{geocache.WithOnEvict(d.record)}}, func(c *testcluster.Cluster) {

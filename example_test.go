@@ -16,7 +16,7 @@ import (
 
 var names = map[string]string{"ada": "Ada Lovelace", "grace": "Grace Hopper"}
 
-// load stands for a query to a database.
+// load stands for a database query.
 func load(_ context.Context, key string) (string, error) {
 	if name, ok := names[key]; ok {
 		return name, nil
@@ -51,8 +51,8 @@ func Example() {
 	// true
 }
 
-// Two nodes, of which the second is told of the first. In a service each is a
-// process, and all know of all, from their configuration or from Consul.
+// Two nodes, the second of which is told of the first. In a service, each is a process, and all
+// know of all others from their configuration or from Consul.
 func Example_nodes() {
 	ctx := context.Background()
 	open := func(id, address string, others ...regions.Node) *geocache.Cache {
@@ -133,7 +133,7 @@ func ExampleGroup_Peek() {
 	// Ada Lovelace true
 }
 
-// A getter that knows how long what it loads is good for.
+// A getter that knows how long what it loads stays valid.
 func ExampleItemGetterFunc() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -192,8 +192,8 @@ func ExampleOpen_mistakes() {
 	// geocache: WithLease(1ms): must be from 10ms to 1 hour
 }
 
-// The fields of Stats are for programs. For people, fmt.Print(cache.Stats()) writes all
-// of it as a report.
+// The fields of Stats are for programs. For people, fmt.Print(cache.Stats()) prints all of it as a
+// report.
 func ExampleCache_Stats() {
 	ctx := context.Background()
 	cache, err := geocache.Open(ctx, silent)
@@ -218,7 +218,7 @@ func ExampleCache_Stats() {
 	// Output: 10 reads, 90% from memory, 1 load
 }
 
-// A function is enough for a group.
+// A function is all that a group needs.
 func ExampleNewGroupFunc() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -232,7 +232,7 @@ func ExampleNewGroupFunc() {
 	// Output: Ada Lovelace <nil>
 }
 
-// A service that is told to stop gives the cache as long as it has itself.
+// A service that is told to stop gives the cache the time that it has left itself.
 func ExampleCache_Shutdown() {
 	cache, _ := geocache.Open(context.Background(), silent)
 
@@ -242,7 +242,7 @@ func ExampleCache_Shutdown() {
 	// Output: <nil>
 }
 
-// A group of two entries at most, in the order of LRU, that tells what leaves it.
+// A group of at most two entries, evicted by LRU, that reports what leaves it.
 func ExampleWithOnEvict() {
 	cache, err := geocache.Open(context.Background(), silent)
 	if err != nil {
@@ -275,7 +275,7 @@ func ExampleWithOnEvict() {
 	// true false 2
 }
 
-// What is in this process's memory, without asking anybody.
+// Reading what is in this process's memory, without asking anybody.
 func ExampleGroup_All() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)

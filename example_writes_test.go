@@ -91,8 +91,7 @@ func ExampleGroup_Clear() {
 	// false
 }
 
-// Updates of one key come one after the other, whichever processes and regions
-// they come from.
+// Updates of one key happen one after the other, whichever processes and regions they come from.
 func ExampleGroup_Update() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -118,7 +117,7 @@ func ExampleGroup_Update() {
 	// geocache: update visits/"ada": budget spent true
 }
 
-// Set and Remove write to the database, and when they return it has the write.
+// Set and Remove write to the database, which has the write when they return.
 func ExampleWithSetter() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -139,8 +138,8 @@ func ExampleWithSetter() {
 	// true
 }
 
-// Set returns before the database has the write. Of several writes of a key it gets the
-// last, and Close waits until it has all.
+// Set returns before the database has the write. Of several writes of a key the database gets the
+// last, and Close waits until it has them all.
 func ExampleWithWriteBehind() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -160,7 +159,7 @@ func ExampleWithWriteBehind() {
 	// map[bus 42:stop 999]
 }
 
-// A write that waits for all regions, and says which have confirmed it.
+// A write that waits for all regions, and reports which have confirmed it.
 func ExampleWithReceipt() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent, geocache.WithRegion("eu-west"))
@@ -181,7 +180,7 @@ func ExampleGroup_RemoveTag() {
 	}
 	defer cache.Close()
 
-	// A page of a team's members is made of many rows; it bears the tag of each.
+	// A page of a team's members is made from many rows, and bears the tag of each.
 	pages, err := geocache.NewGroup(cache, "pages", geocache.ItemGetterFunc[string](
 		func(ctx context.Context, key string) (geocache.Loaded[string], error) {
 			return geocache.Loaded[string]{Value: "ada, grace", Tags: []string{"user:1", "user:2"}}, nil
@@ -194,7 +193,7 @@ func ExampleGroup_RemoveTag() {
 		panic(err)
 	}
 
-	// User 2 has changed: every page that shows it is loaded anew, everywhere.
+	// User 2 has changed: every page that shows it is loaded again, everywhere.
 	if err := pages.RemoveTag(ctx, "user:2"); err != nil {
 		panic(err)
 	}
@@ -259,8 +258,8 @@ func ExampleGroup_RemoveMany() {
 	// 3 false
 }
 
-// A value with a life of its own, which is exact: only the group's time to live is shortened by
-// up to a tenth.
+// A value with a TTL of its own, which is exact: only the group's TTL is shortened by up to a
+// tenth.
 func ExampleWithItemTTL() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -273,7 +272,7 @@ func ExampleWithItemTTL() {
 	// Output: 1m0s
 }
 
-// A value with tags goes with any of them.
+// Removing any of its tags removes a value.
 func ExampleWithTags() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -286,7 +285,7 @@ func ExampleWithTags() {
 	// Output: false
 }
 
-// What an error of a write says about whether it has happened.
+// An error of a write says whether the write has happened.
 func ExampleError() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -326,7 +325,7 @@ func ExampleGroup_SetMany() {
 	// map[apple:30 pear:40]
 }
 
-// The first of all processes in all regions gets the job.
+// The first process, in whichever region, gets the job.
 func ExampleGroup_SetIfAbsent() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -342,7 +341,7 @@ func ExampleGroup_SetIfAbsent() {
 	// worker 1 <nil>
 }
 
-// A form that somebody has open is saved only if nobody else has saved it since.
+// An edited form is saved only if nobody else has saved it in the meantime.
 func ExampleGroup_CompareAndSet() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)

@@ -12,15 +12,15 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A database is the origin that setters and removers write to, for all nodes.
+// A database is an origin that setters and removers write to, shared by all nodes.
 type database struct {
 	mu     sync.Mutex // guards the following
 	rows   map[string]string
-	log    []string // "key=what", or "key removed", in the order in which it was done
+	log    []string // "key=what" or "key removed", in order
 	behave func(ctx context.Context, key, what string) error
 }
 
-// does sets what comes before each write; its error is the write's.
+// does sets a function that runs before each write. Its error is the write's.
 func (d *database) does(behave func(ctx context.Context, key, what string) error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -81,7 +81,7 @@ func newDatabase() *database { return &database{rows: map[string]string{}} }
 
 var errDatabase = errors.New("the database is on strike")
 
-// recordingGetter is a BatchGetter that records what it is asked.
+// recordingGetter is a BatchGetter that records the keys it is asked for.
 type recordingGetter struct {
 	mu      sync.Mutex
 	batches [][]string                                     // guarded by mu
@@ -89,7 +89,7 @@ type recordingGetter struct {
 	behave  func(ctx context.Context, keys []string) error // guarded by mu
 }
 
-// does sets what q does before it answers.
+// does sets a function that runs before q answers. Its error is the answer's.
 func (q *recordingGetter) does(behave func(ctx context.Context, keys []string) error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -135,7 +135,7 @@ func (q *recordingGetter) answer(ctx context.Context, keys []string) (map[string
 	return m, nil
 }
 
-// sizes returns of how many keys each batch was, in order.
+// sizes returns the sizes of all batches, sorted.
 func (q *recordingGetter) sizes() (sizes []int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -146,7 +146,7 @@ func (q *recordingGetter) sizes() (sizes []int) {
 	return sizes
 }
 
-// loaded returns all keys that were asked for, in order.
+// loaded returns all keys that were asked for, sorted.
 func (q *recordingGetter) loaded() (all []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -155,22 +155,22 @@ func (q *recordingGetter) loaded() (all []string) {
 	return all
 }
 
-// A culprit is code that misbehaves where it is told to.
+// A culprit stands for user code that misbehaves where and when it is told to.
 type culprit struct {
 	mu    sync.Mutex
 	where string
 	do    func()
-	left  int // how often it still does
+	left  int // how many more times
 }
 
-// next has the user's code do something the next times that it comes to a place.
+// next has the culprit call do the next times that it comes to a place.
 func (u *culprit) next(times int, where string, do func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.where, u.do, u.left = where, do, times
 }
 
-// at is called by the user's code at each of its places.
+// at is called by the user code at each of its places.
 func (u *culprit) at(where string) {
 	u.mu.Lock()
 	do := u.do
@@ -183,7 +183,7 @@ func (u *culprit) at(where string) {
 	do()
 }
 
-// isolatedDiscovery is a discovery that lists its node and tells it of no other until it opens.
+// isolatedDiscovery lists its node, and tells it of no others until opens is closed.
 type isolatedDiscovery struct {
 	regions.Discovery
 	opens <-chan struct{}
@@ -200,7 +200,7 @@ func (b isolatedDiscovery) Run(ctx context.Context, self regions.Node, healthy f
 	})
 }
 
-// scriptedDiscovery is a discovery that tells each node what the test says.
+// scriptedDiscovery tells each node what the test says.
 type scriptedDiscovery struct {
 	mu    sync.Mutex // guards the following
 	nodes map[string][]regions.Node
@@ -218,7 +218,7 @@ func (l *scriptedDiscovery) Run(ctx context.Context, self regions.Node, _ func()
 	return nil
 }
 
-// announce has the node find these nodes from now on.
+// announce sets the nodes that a node finds from now on.
 func (l *scriptedDiscovery) announce(node string, nodes ...regions.Node) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -232,7 +232,7 @@ func newScriptedDiscovery() *scriptedDiscovery {
 	return &scriptedDiscovery{nodes: map[string][]regions.Node{}, found: map[string]func(regions.View){}}
 }
 
-// nodesOf returns nodes as a discovery lists them, by their names.
+// nodesOf returns nodes with these names, as a discovery lists them.
 func nodesOf(names ...string) (nodes []regions.Node) {
 	for _, name := range names {
 		nodes = append(nodes, regions.Node{ID: name, Region: name[:2], Address: name + ":7946", Weight: 1})
@@ -240,7 +240,7 @@ func nodesOf(names ...string) (nodes []regions.Node) {
 	return nodes
 }
 
-// A lobby is a Discovery over which the nodes of one test find each other, and whoever else is in others.
+// A sharedDiscovery is one by which the nodes of a test find each other, along with some others.
 type sharedDiscovery struct {
 	others []regions.Node
 
@@ -262,7 +262,7 @@ func (l *sharedDiscovery) Run(ctx context.Context, self regions.Node, _ func() e
 	return nil
 }
 
-// inRegion is a Discovery that knows nothing but the region, or not even that.
+// inRegion is a Discovery that knows the region and nothing else; if it is empty, not even that.
 type inRegion string
 
 func (r inRegion) Region(context.Context) (string, error) {

@@ -37,17 +37,17 @@ func TestErrClosedAfterClose(t *testing.T) {
 		}()
 		<-waiting
 		require.NoError(t, cache.Close())
-		require.ErrorIs(t, <-got, geocache.ErrClosed, "whoever waited")
+		require.ErrorIs(t, <-got, geocache.ErrClosed, "a caller that waits")
 
 		v, err := g.Get(t.Context(), "ada")
-		require.NoError(t, err, "memory still answers")
+		require.NoError(t, err, "memory still answers after Close")
 		require.Equal(t, "v", v)
 		_, err = g.Get(t.Context(), "eve")
 		require.ErrorIs(t, err, geocache.ErrClosed)
 		m, err := g.GetMany(t.Context(), []string{"ada", "eve", "dan"})
 		require.ErrorIs(t, err, geocache.ErrClosed)
 		require.Equal(t, map[string]string{"ada": "v"}, m)
-		require.NoError(t, cache.Close(), "again")
+		require.NoError(t, cache.Close(), "a second Close")
 	})
 }
 
@@ -72,7 +72,7 @@ func TestWritesOfAClosedCache(t *testing.T) {
 	})
 }
 
-// What takes longer than Shutdown may is cut off, and named.
+// Shutdown gives up on what outlasts its context, and names it.
 func TestShutdownEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
@@ -91,7 +91,7 @@ func TestShutdownEndsWithItsContext(t *testing.T) {
 		begun := time.Now()
 		require.ErrorContains(t, cache.Shutdown(ctx), "a getter")
 		require.Equal(t, 3*time.Second, time.Since(begun))
-		require.NoError(t, cache.Close(), "it has been closed")
+		require.NoError(t, cache.Close(), "a later Close has nothing to do")
 		_, err = g.Get(t.Context(), "ada")
 		require.ErrorIs(t, err, geocache.ErrClosed)
 	})
@@ -115,7 +115,7 @@ func TestFailedOpenLeavesNothing(t *testing.T) {
 	require.ErrorContains(t, err, "address already in use")
 
 	ls, nodes := listeners(t, 2)
-	ls[0].Close() // nobody answers there
+	ls[0].Close() // nobody accepts connections there
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = geocache.Open(ctx, silent, geocache.WithListener(ls[1]), geocache.WithDiscovery(emptyDiscovery{}))

@@ -57,7 +57,7 @@ func TestValuesExpireOnTime(t *testing.T) {
 			require.Less(t, n, 70)
 		}
 		time.Sleep(2 * time.Minute)
-		require.Zero(t, g.Stats().Entries, "what is dead is swept")
+		require.Zero(t, g.Stats().Entries, "expired entries are swept")
 
 		loads.Store(0)
 		first, err := g.GetItem(t.Context(), "ada")
@@ -75,7 +75,7 @@ func TestValuesExpireOnTime(t *testing.T) {
 			next, err := g.GetItem(t.Context(), "ada")
 			require.NoError(t, err)
 			require.Equal(t, geocache.SourceGetter, next.Source)
-			require.Equal(t, last.Age+1, time.Until(next.Expires), "a key has the same life each time")
+			require.Equal(t, last.Age+1, time.Until(next.Expires), "a key gets the same TTL each time")
 			first = next
 		}
 		require.EqualValues(t, 6, loads.Load())
@@ -128,7 +128,7 @@ func TestPeekLoadsNothing(t *testing.T) {
 	})
 }
 
-// loadNothing is a getter of keys that there are not.
+// loadNothing is a getter that finds no key.
 func loadNothing(context.Context, string) (string, error) {
 	return "", fmt.Errorf("select: %w", geocache.ErrNotFound)
 }
@@ -177,7 +177,7 @@ func TestNegativeTTLInACluster(t *testing.T) {
 				c.Origin.Behave(nil)
 				time.Sleep(10 * time.Second)
 				for _, n := range c.Nodes() {
-					n.MustGet("ada") // it has come to be
+					n.MustGet("ada") // it exists now
 				}
 			})
 		})
@@ -216,7 +216,7 @@ func TestOversizedValuesAreReturnedAndNotCached(t *testing.T) {
 func TestLocate(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us", "ap"}}, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 80*time.Millisecond)
-		time.Sleep(time.Minute) // round trips are measured anew
+		time.Sleep(time.Minute) // round trips are measured again by then
 		want := c.Node("eu-1").Group.Locate("ada")
 		require.Len(t, want, 3)
 		for i, region := range []string{"eu", "ap", "us"} {
@@ -297,7 +297,7 @@ func TestCopiesKeepToTheirShare(t *testing.T) {
 	})
 }
 
-// An item lives no longer where it is a copy, and is not younger there.
+// A copy expires no later than the owner's entry, and is no younger.
 func TestCopiesExpireWithTheirOwners(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 100*time.Millisecond)
@@ -307,15 +307,15 @@ func TestCopiesExpireWithTheirOwners(t *testing.T) {
 		item := c.Node("eu-1").MustGet(key)
 		require.Equal(t, owner.Generation, item.Generation)
 		require.GreaterOrEqual(t, item.Age, 10*time.Second+200*time.Millisecond)
-		require.Less(t, item.Age, 10*time.Second+301*time.Millisecond, "the way back counts, at most twice")
+		require.Less(t, item.Age, 10*time.Second+301*time.Millisecond, "the answer's trip adds to the age, at most twice")
 		require.False(t, item.Expires.After(owner.Expires))
 	})
 }
 
-// The clock that hits read runs a little late; expiry does not.
+// Hits read a coarse clock that lags a little. Entries expire on time all the same.
 func TestCoarseClockExpiresOnTime(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	const ttl = 2500 * time.Millisecond // more than two seconds, from which on the exact clock decides
+	const ttl = 2500 * time.Millisecond // more than two seconds: the exact clock decides in the last two
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[time.Time](func(context.Context, string) (time.Time, error) {
@@ -323,14 +323,14 @@ func TestCoarseClockExpiresOnTime(t *testing.T) {
 	}), geocache.WithTTL(ttl))
 	require.NoError(t, err)
 	var loads []time.Time
-	var pause time.Duration // the longest that this goroutine had to wait for its turn
+	var pause time.Duration // the longest that this goroutine was not scheduled
 	last := time.Now()
 	for end := last.Add(2 * ttl); last.Before(end); {
 		called := time.Now()
 		pause, last = max(pause, called.Sub(last)), called
 		loaded, err := g.Get(t.Context(), "ada")
 		require.NoError(t, err)
-		require.LessOrEqual(t, called.Sub(loaded), ttl, "older than its time to live when it was asked for")
+		require.LessOrEqual(t, called.Sub(loaded), ttl, "older than its TTL when the read began")
 		if len(loads) == 0 || loaded.After(loads[len(loads)-1]) {
 			loads = append(loads, loaded)
 		}
@@ -341,7 +341,7 @@ func TestCoarseClockExpiresOnTime(t *testing.T) {
 		require.GreaterOrEqual(t, lived, ttl*9/10-time.Millisecond, "not too early either")
 		require.Less(t, lived, ttl+pause+5*time.Millisecond)
 	}
-	require.NoError(t, cache.Close()) // with it goes the ticker
+	require.NoError(t, cache.Close()) // which stops the clock's ticker
 	require.EqualValues(t, len(loads), g.Stats().Loads)
 }
 
@@ -362,6 +362,6 @@ func TestPeerWithoutTheGroup(t *testing.T) {
 		require.Equal(t, 100, loads)
 		_, err = g.Get(c.T.Context(), "key-1")
 		require.NoError(t, err)
-		require.Equal(t, 100, loads, "kept where it was loaded")
+		require.Equal(t, 100, loads, "cached where it was loaded")
 	})
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// userArgument is one whose method is a user's code.
+// userArgument is an argument of a memoized function whose method is user code.
 type userArgument struct {
 	u *culprit
 	s string
@@ -36,7 +36,7 @@ func (a userArgument) MarshalText() ([]byte, error) {
 
 func (a *userArgument) UnmarshalText(b []byte) error { a.s = string(b); return nil }
 
-// userCodec is a codec of a user.
+// userCodec is a codec written by a user.
 type userCodec struct{ u *culprit }
 
 func (c userCodec) Encode(v string) ([]byte, error) {
@@ -49,12 +49,12 @@ func (c userCodec) Encode(v string) ([]byte, error) {
 
 func (c userCodec) Decode(b []byte) (string, error) { c.u.at("decode"); return string(b), nil }
 
-// typedNil is an error of which a nil pointer is no good.
+// typedNil is an error whose methods panic on a nil pointer.
 type typedNil struct{ text string }
 
 func (e *typedNil) Error() string { return e.text }
 
-// world is a Cache that is alone, with a user's code wherever it can be.
+// userWorld is a single-node Cache with user code wherever there can be some.
 type userWorld struct {
 	*culprit
 	cache          *geocache.Cache
@@ -95,7 +95,7 @@ func newUserWorld(t *testing.T) *userWorld {
 	return w
 }
 
-// Code of a user that panics, ends its goroutine, or blocks, does so to who waits for it.
+// User code that panics, ends its goroutine or blocks does so only to the callers that wait for it.
 func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 	ctx := context.Background()
 	get := func(w *userWorld) error { _, err := w.g.Get(ctx, "k"); return err }
@@ -104,7 +104,7 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 		_, err := w.g.Update(ctx, "k", func(old string, ok bool) (string, error) { w.at("update"); return old + "!", nil })
 		return err
 	}
-	// On the goroutine of the call.
+	// These run on the caller's goroutine, those of onOwn on a goroutine of the cache's.
 	onCallers := map[string]func(w *userWorld) error{
 		"encode: Set":       set,
 		"decode: Get":       get,
@@ -138,7 +138,7 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 					defer func() { require.NoError(t, w.cache.Close()) }()
 					where, _, _ := strings.Cut(what, ":")
 					do(t, w, where, call)
-					// Nothing is dead.
+					// Everything works again.
 					w.next(0, "", nil)
 					for _, call := range []func(*userWorld) error{get, set, update, call} {
 						require.NoError(t, call(w))
@@ -148,7 +148,7 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 		}
 	}
 	panics := func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
-		w.next(9, where, func() { panic(fs.ErrPermission) }) // textUnchecked does not decode is loaded once more, and is told of to WithOnEvict
+		w.next(9, where, func() { panic(fs.ErrPermission) }) // a value that does not decode is loaded once more, and goes to WithOnEvict
 		err := call(w)
 		var p *geocache.PanicError
 		require.ErrorAs(t, err, &p)
@@ -173,7 +173,7 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 	run("exits", onCallers, func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
 		w.next(1, where, runtime.Goexit)
 		var calling sync.WaitGroup
-		calling.Go(func() { _ = call(w); t.Error("this goroutine has ended") })
+		calling.Go(func() { _ = call(w); t.Error("the caller's goroutine should have ended") })
 		calling.Wait()
 	})
 	run("blocks", onOwn, func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
@@ -190,7 +190,7 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 		w.next(1, where, func() { <-release })
 		calling.Go(func() { require.NoError(t, call(w)) })
 		synctest.Wait()
-		require.NoError(t, call(w), "the others go on")
+		require.NoError(t, call(w), "other callers go on")
 		close(release)
 		calling.Wait()
 	})
@@ -199,7 +199,7 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 		w.next(1, where, runtime.Goexit)
 		require.ErrorContains(t, call(w), "called runtime.Goexit")
 	})
-	// Update waits for its function, as it says, and others for the load timeout.
+	// Update waits for its function, as documented. Others wait for it up to the load timeout.
 	run("blocks", map[string]func(*userWorld) error{"update: Update": update}, func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
 		release := make(chan struct{})
 		w.next(1, where, func() { <-release })
@@ -214,8 +214,8 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 	})
 }
 
-// An error whose methods panic does so where the getter was called, and not where this package, on
-// whichever node, puts it into words.
+// An error whose methods panic fails the call of the getter, and not whatever node formats the
+// error later.
 func TestErrorMethodPanics(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		groups := onAll(c, "g", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
@@ -253,7 +253,7 @@ func TestOnEvictPanicsExitsOrBlocks(t *testing.T) {
 		release := make(chan struct{})
 		w.next(1, "evict", func() { <-release })
 		set(10)
-		require.Equal(t, 9, w.g.Stats().EvictQueue, "one is being told of")
+		require.Equal(t, 9, w.g.Stats().EvictQueue, "the tenth is being passed to the function")
 		require.Positive(t, w.g.Stats().EvictQueueBytes)
 		require.Zero(t, w.g.Stats().EvictDropped)
 		close(release)
@@ -264,7 +264,8 @@ func TestOnEvictPanicsExitsOrBlocks(t *testing.T) {
 	})
 }
 
-// A function of WithOnEvict that hangs costs as much memory as the group has, and that is logged.
+// A WithOnEvict function that hangs costs at most as much memory as the group may have, and is
+// logged.
 func TestOnEvictHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logs.Buffer
@@ -289,7 +290,7 @@ func TestOnEvictHangs(t *testing.T) {
 	})
 }
 
-// userDiscovery, userListener and userHandler are a user's code around what works.
+// userDiscovery, userListener and userHandler are user code around working implementations.
 type userDiscovery struct {
 	regions.Discovery
 	u *culprit
@@ -304,7 +305,7 @@ func (d userDiscovery) Run(ctx context.Context, self regions.Node, healthy func(
 	d.u.at("run")
 	return d.Discovery.Run(ctx, self, healthy, func(v regions.View) {
 		var calling sync.WaitGroup
-		for range 3 { // at the same time
+		for range 3 { // concurrently
 			calling.Go(func() { found(v) })
 		}
 		calling.Wait()
@@ -328,7 +329,7 @@ func (h userHandler) WithAttrs([]slog.Attr) slog.Handler { h.u.at("attrs"); retu
 
 func (h userHandler) WithGroup(string) slog.Handler { return h }
 
-// What is given to Open misbehaves a few times: the node becomes a member all the same.
+// What a user passes to Open misbehaves a few times. The node becomes a member all the same.
 func TestOptionsOfOpenPanicExitOrBlock(t *testing.T) {
 	for mode, misbehave := range map[string]func(){
 		"panics": func() { panic("no") },
@@ -336,10 +337,10 @@ func TestOptionsOfOpenPanicExitOrBlock(t *testing.T) {
 		"blocks": nil,
 	} {
 		for _, where := range []string{"run", "dial", "accept", "enabled", "handle", "attrs"} {
-			if mode == "blocks" && (where == "run" || where == "accept") { // that is what they are for
+			if mode == "blocks" && (where == "run" || where == "accept") { // blocking is what they are for
 				continue
 			}
-			if mode != "panics" && (where == "enabled" || where == "attrs") { // on the goroutine that logs
+			if mode != "panics" && (where == "enabled" || where == "attrs") { // these run on the goroutine that logs
 				continue
 			}
 			t.Run(mode+" "+where, func(t *testing.T) {

@@ -13,11 +13,12 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Nodes that live and that the discovery, or a part of it, does not list.
+// This file tests nodes that run but are not listed by the discovery, or by part of it: they become
+// guests of their region.
 
-// unlistedUnderLoad has eu-3 unlisted in the way of hide, while each node reads, writes and increments all the time.
-// Whatever the discovery says, no read gives what was replaced before it began, and, once
-// the grace period is over, no write takes longer than two leases.
+// unlistedUnderLoad hides eu-3 by calling hide, while each node reads, writes and increments all
+// the time. Whatever the discovery says, no read returns what was replaced before it began, and
+// once the grace period is over no write takes longer than two leases.
 func unlistedUnderLoad(t *testing.T, hide func(c *testcluster.Cluster), during func(c *testcluster.Cluster)) {
 	config := testcluster.Config{
 		Counters: true,
@@ -27,7 +28,7 @@ func unlistedUnderLoad(t *testing.T, hide func(c *testcluster.Cluster), during f
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		for _, key := range keys(60) {
-			c.Owner("eu", key).MustGet(key) // nobody else has it
+			c.Owner("eu", key).MustGet(key) // no other node has a copy
 		}
 		hide(c)
 		hidden := c.Now()
@@ -42,7 +43,7 @@ func unlistedUnderLoad(t *testing.T, hide func(c *testcluster.Cluster), during f
 				return true
 			}
 		}
-		last := make([]int, 12) // guarded by mu: the number last written under each key
+		last := make([]int, 12) // guarded by mu: the number last written to each key
 		var mu sync.Mutex
 		for i := range last {
 			all.Go(func() {
@@ -80,14 +81,14 @@ func unlistedUnderLoad(t *testing.T, hide func(c *testcluster.Cluster), during f
 		count := countInBackground(countersOf(c), 8, 59*time.Millisecond)
 		time.Sleep(shortGrace + 5*time.Second)
 		for _, name := range []string{"eu-1", "eu-2"} {
-			require.True(t, c.Node(name).Cache.Stats().ServesCopies, "%s serves copies", name)
+			require.True(t, c.Node(name).Cache.Stats().ServesCopies, "%s must serve copies", name)
 		}
 		during(c)
 		close(stop)
 		all.Wait()
 		least, most := count()
 		for i := range least {
-			require.Greater(t, least[i], int64(60), "counter %d goes on", i)
+			require.Greater(t, least[i], int64(60), "counter %d must go on", i)
 		}
 		for _, g := range countersOf(c) {
 			requireCounts(c.T, g, least, most)
@@ -95,7 +96,8 @@ func unlistedUnderLoad(t *testing.T, hide func(c *testcluster.Cluster), during f
 	})
 }
 
-// A node that nobody lists any more goes on as a guest of its region, and comes back when it is listed.
+// A node that nobody lists any more becomes a guest of its region, and a member again when it is
+// listed.
 func TestUnlistedNodeBecomesAGuest(t *testing.T) {
 	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Unlist("eu-3") }, func(c *testcluster.Cluster) {
 		out := c.Node("eu-3")
@@ -109,7 +111,7 @@ func TestUnlistedNodeBecomesAGuest(t *testing.T) {
 		for _, key := range keys(60) {
 			out.MustGet(key)
 		}
-		require.Equal(t, loads, c.Origin.Total(), "what it had it has handed over")
+		require.Equal(t, loads, c.Origin.Total(), "it has handed over what it had")
 
 		c.Directory.Relist("eu-3")
 		time.Sleep(5 * time.Second)
@@ -121,11 +123,12 @@ func TestUnlistedNodeBecomesAGuest(t *testing.T) {
 				n.MustGet(key)
 			}
 		}
-		require.Equal(t, loads, c.Origin.Total(), "it comes back without a load")
+		require.Equal(t, loads, c.Origin.Total(), "it returns without a load")
 	})
 }
 
-// A node whose agent has died keeps what it knew last, itself included, and is not listed by the others.
+// A node whose agent has died keeps what it knew last, which includes itself, while the others do
+// not list it.
 func TestNodeWithADeadAgentBecomesAGuest(t *testing.T) {
 	unlistedUnderLoad(t, func(c *testcluster.Cluster) {
 		c.Directory.Hide("eu-1", "eu-3")
@@ -135,7 +138,7 @@ func TestNodeWithADeadAgentBecomesAGuest(t *testing.T) {
 	})
 }
 
-// What one of the others lists is a member for all of them.
+// A node that one of the others lists is a member for all of them.
 func TestNodeListedByOnePeerIsAMember(t *testing.T) {
 	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-1", "eu-3") }, func(c *testcluster.Cluster) {
 		for _, n := range c.Nodes() {
@@ -165,7 +168,7 @@ func TestTwoNodesNotListedToEachOther(t *testing.T) {
 	})
 }
 
-// An agent that was restarted empty lists nobody until the nodes have registered again.
+// An agent that was restarted without its data lists nobody until the nodes have registered again.
 func TestDirectoryForgetsWhileAllWrite(t *testing.T) {
 	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Forget() }, func(c *testcluster.Cluster) {
 		for _, n := range c.Nodes() {
@@ -175,7 +178,7 @@ func TestDirectoryForgetsWhileAllWrite(t *testing.T) {
 	})
 }
 
-// A write that is under way when its owner becomes a guest is carried out by the next one.
+// A write that is in progress when its owner becomes a guest is executed by the next owner.
 func TestWriteWhoseOwnerBecomesAGuest(t *testing.T) {
 	config := testcluster.Config{TTL: time.Hour, Cache: []geocache.Option{geocache.WithGrace(shortGrace)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
@@ -200,7 +203,8 @@ func TestWriteWhoseOwnerBecomesAGuest(t *testing.T) {
 	})
 }
 
-// Another region hears from the guest itself that it is one, however long its own discovery lists it.
+// Another region learns from the guest itself that it is one, however long its own discovery lists
+// it.
 func TestGuestListedInAnotherRegion(t *testing.T) {
 	config := testcluster.Config{
 		Regions: []string{"eu", "us"}, TTL: time.Hour, Counters: true,
@@ -217,7 +221,7 @@ func TestGuestListedInAnotherRegion(t *testing.T) {
 		require.Equal(t, 2, c.Node("us-1").Cache.Stats().Regions[1].Nodes)
 		for i := range 60 {
 			key := fmt.Sprint(i)
-			from, to := c.Nodes()[i%6], c.Nodes()[(i+3)%6] // of the other region
+			from, to := c.Nodes()[i%6], c.Nodes()[(i+3)%6] // of another region
 			began := c.Now()
 			_, err := from.Set(key, "set", geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
@@ -236,7 +240,7 @@ func TestGuestListedInAnotherRegion(t *testing.T) {
 	})
 }
 
-// withGuest has the last node of a region be its guest, and calls f.
+// withGuest runs f in a cluster in which the last node of eu is a guest of its region.
 func withGuest(t *testing.T, config testcluster.Config, f func(c *testcluster.Cluster, guest *testcluster.Node)) {
 	config.TTL = time.Hour
 	config.Cache = append(config.Cache, geocache.WithGrace(shortGrace))
@@ -251,13 +255,14 @@ func withGuest(t *testing.T, config testcluster.Config, f func(c *testcluster.Cl
 	})
 }
 
-// A node that is alone but for a guest has never been granted a lease, and carries out the guest's writes all the same.
+// A node that is alone except for a guest has never been granted a lease, and executes the guest's
+// writes all the same.
 func TestGuestOfANewlyStartedNode(t *testing.T) {
 	config := testcluster.Config{Nodes: 2, Counters: true}
 	withGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
 		c.Node("eu-1").Crash()
 		time.Sleep(5 * time.Second)
-		require.False(t, guest.Cache.Stats().Guest, "nobody else is there")
+		require.False(t, guest.Cache.Stats().Guest, "there is no other node")
 		c.Node("eu-1").Restart(0)
 		time.Sleep(5 * time.Second)
 		require.True(t, guest.Cache.Stats().Guest)
@@ -276,7 +281,7 @@ func TestUnlistedNodeStaysForTheGracePeriod(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		c.Directory.Unlist("eu-1")
 		c.Settle()
-		require.Len(t, c.Node("eu-2").Cache.Stats().Peers, 2, "it still answers")
+		require.Len(t, c.Node("eu-2").Cache.Stats().Peers, 2, "it still answers, so it stays a member")
 		time.Sleep(2 * time.Minute)
 		require.True(t, c.Node("eu-1").Cache.Stats().Guest)
 		require.Equal(t, 2, c.Node("eu-2").Cache.Stats().Regions[0].Nodes)
@@ -284,9 +289,7 @@ func TestUnlistedNodeStaysForTheGracePeriod(t *testing.T) {
 	})
 }
 
-// What a guest of its region must not do because nobody tells it of writes.
-
-// A guest's read does not share what another one began to ask for before a write.
+// A guest is not told of writes, so its read does not join a fill that began before a write.
 func TestGuestSharesNoFlight(t *testing.T) {
 	withGuest(t, testcluster.Config{}, func(c *testcluster.Cluster, guest *testcluster.Node) {
 		c.Origin.Behave(testcluster.After(500 * time.Millisecond))
@@ -310,7 +313,7 @@ func TestGuestSharesNoFlight(t *testing.T) {
 	})
 }
 
-// A guest that is cut off is alone for a while. What it did not know then is not held against the
+// A guest that is cut off is alone for a while. What it did not know then does not invalidate the
 // others' values.
 func TestGuestThatWasAloneInvalidatesNothing(t *testing.T) {
 	config := testcluster.Config{Counters: true, LookAside: true}
@@ -363,8 +366,8 @@ func TestNodesBecomeGuestsTogether(t *testing.T) {
 	})
 }
 
-// When the last node dies that was no guest, its guests all come back at once, and each is alone at
-// first. What one of them writes then all of them know.
+// When the last member dies, its guests become members at once, and each is alone at first. A write
+// by one of them is then known to all.
 func TestGuestsBecomeMembersTogether(t *testing.T) {
 	config := testcluster.Config{Counters: true, LookAside: true}
 	withGuest(t, config, func(c *testcluster.Cluster, guest *testcluster.Node) {
@@ -374,7 +377,7 @@ func TestGuestsBecomeMembersTogether(t *testing.T) {
 		last, other := c.Node("eu-1"), c.Node("eu-2")
 		last.Crash()
 		time.Sleep(5 * time.Second)
-		last.Restart(0) // and does not know of the guests: they ask it, and it does not ask them
+		last.Restart(0) // it does not know of the guests: they ask it, and it does not ask them
 		time.Sleep(5 * time.Second)
 		require.True(t, guest.Cache.Stats().Guest)
 		require.True(t, other.Cache.Stats().Guest)

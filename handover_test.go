@@ -35,13 +35,13 @@ func TestCloseHandsEntriesToTheirNextOwners(t *testing.T) {
 	})
 }
 
-// Who does not take what it is given has its own part lost, and nobody waits for long.
+// A next owner that hangs loses what it is given, and nobody waits for it for long.
 func TestCloseDoesNotWaitForAHungNextOwner(t *testing.T) {
-	for seed := range uint64(6) { // in whichever order they come
+	for seed := range uint64(6) { // in different orders
 		testcluster.Run(t, testcluster.Config{Nodes: 4, Seed: seed}, func(c *testcluster.Cluster) {
 			time.Sleep(untilLeased)
 			leaving := c.Node("eu-2")
-			var keys []string // which it owns, but for those of the heir that hangs
+			var keys []string // those it owns whose next owner is not the one that hangs
 			for i := range 400 {
 				key := fmt.Sprint(i)
 				leaving.MustGet(key)
@@ -57,18 +57,18 @@ func TestCloseDoesNotWaitForAHungNextOwner(t *testing.T) {
 			require.NoError(t, leaving.Cache.Close())
 			require.Less(t, time.Since(begun), 8*time.Second)
 			time.Sleep(2 * time.Second)
-			handed := 0
+			handedOver := 0
 			for _, key := range keys {
 				if _, ok := c.Owner("eu", key).Group.Peek(key); ok {
-					handed++
+					handedOver++
 				}
 			}
-			require.Equal(t, len(keys), handed)
+			require.Equal(t, len(keys), handedOver)
 		})
 	}
 }
 
-// What is handed over was loaded or set before; a write that has come since is newer.
+// What is handed over was loaded or set earlier. A write since then is newer.
 func TestHandedOverEntryDoesNotBeatAWrite(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -107,9 +107,9 @@ func TestCloseFinishesLoads(t *testing.T) {
 			})
 		}
 		time.Sleep(500 * time.Millisecond)
-		c.Node("eu-1").Close() // in the middle of the load
+		c.Node("eu-1").Close() // while it loads
 		wg.Wait()
-		require.Equal(t, 1, c.Origin.Loads(key), "what was under way was finished")
+		require.Equal(t, 1, c.Origin.Loads(key), "the load in progress was finished")
 
 		_, err := c.Node("eu-1").Get("other")
 		require.ErrorIs(t, err, geocache.ErrClosed)

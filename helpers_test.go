@@ -20,22 +20,22 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// untilLeased is how long a new cluster takes until its nodes serve copies.
+// untilLeased is how long a new cluster takes until its nodes hold leases and serve copies.
 const untilLeased = 3 * time.Second
 
 const (
 	shortGrace   = 5 * time.Second
-	defaultLease = time.Second // the default
+	defaultLease = time.Second // the default of WithLease
 )
 
-// detectionTime is how long a node that vanished may hold up a reader: the lease, and
-// a heartbeat for the lease to begin to run.
+// detectionTime is how long a vanished node may delay a reader: the lease, and a heartbeat until
+// the lease begins to run.
 const detectionTime = time.Second + 250*time.Millisecond
 
-// silent keeps the log out of the examples' output.
+// silent keeps the log out of the output of examples, and of tests with real clocks.
 var silent = geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
 
-// ada is a getter that has every key.
+// ada is a getter that finds every key.
 var ada = geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) { return "value of " + key, nil })
 
 // keys returns n keys.
@@ -54,7 +54,7 @@ func must[V any](v V, err error) V {
 	return v
 }
 
-// countLoads counts the loads of a getter.
+// countLoads counts the calls of a getter.
 func countLoads[V any](n *atomic.Int64, get geocache.GetterFunc[V]) geocache.Getter[V] {
 	return geocache.GetterFunc[V](func(ctx context.Context, key string) (V, error) {
 		n.Add(1)
@@ -62,7 +62,7 @@ func countLoads[V any](n *atomic.Int64, get geocache.GetterFunc[V]) geocache.Get
 	})
 }
 
-// alone runs f in a bubble with a group on a Cache that is alone.
+// alone runs f in a bubble, with a group on a single-node Cache.
 func alone[V any](t *testing.T, getter geocache.Getter[V], opts []geocache.GroupOption, f func(t *testing.T, g *geocache.Group[V])) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -75,7 +75,8 @@ func alone[V any](t *testing.T, getter geocache.Getter[V], opts []geocache.Group
 	})
 }
 
-// onAll adds a group of the same name to every node of the cluster.
+// onAll opens a group of the same name on every node of the cluster, and waits until the nodes hold
+// leases.
 func onAll[V any](c *testcluster.Cluster, name string, getter geocache.Getter[V], opts ...geocache.GroupOption) map[string]*geocache.Group[V] {
 	c.T.Helper()
 	groups := map[string]*geocache.Group[V]{}
@@ -88,7 +89,7 @@ func onAll[V any](c *testcluster.Cluster, name string, getter geocache.Getter[V]
 	return groups
 }
 
-// readAll reads all keys through a node and returns the longest that one took.
+// readAll reads all keys at a node, and returns how long the slowest read took.
 func readAll(n *testcluster.Node, keys []string) (slowest time.Duration) {
 	for _, key := range keys {
 		begun := time.Now()
@@ -98,7 +99,8 @@ func readAll(n *testcluster.Node, keys []string) (slowest time.Duration) {
 	return slowest
 }
 
-// text returns what the value says that a node has for key.
+// text reads a key at a node, and returns what its value says: what was written, or which load it
+// is from.
 func text(t *testing.T, n *testcluster.Node, key string) string {
 	t.Helper()
 	item, err := n.Get(key)
@@ -107,8 +109,8 @@ func text(t *testing.T, n *testcluster.Node, key string) string {
 	return v.By
 }
 
-// textUnchecked is text without the check of the value's age: what the origin does not have
-// yet does not expire.
+// textUnchecked is text without the check of the value's age: what the origin does not have yet
+// does not expire.
 func textUnchecked(t *testing.T, n *testcluster.Node, key string) string {
 	t.Helper()
 	value, err := n.Group.Get(context.Background(), key)
@@ -117,8 +119,7 @@ func textUnchecked(t *testing.T, n *testcluster.Node, key string) string {
 	return v.By
 }
 
-// bystander returns a node of the region that neither owns nor succeeds the key, if there
-// is one.
+// bystander returns a node of the region that is neither the key's owner nor its successor, or nil.
 func bystander(c *testcluster.Cluster, region, key string) *testcluster.Node {
 	at := c.Nodes(region)[0].Group.Locate(key)[0]
 	for _, n := range c.Nodes(region) {
@@ -129,7 +130,7 @@ func bystander(c *testcluster.Cluster, region, key string) *testcluster.Node {
 	return nil
 }
 
-// countersOf returns the counters of all nodes.
+// countersOf returns the counter groups of all nodes.
 func countersOf(c *testcluster.Cluster) (groups []*geocache.Group[int]) {
 	for _, n := range c.Nodes() {
 		groups = append(groups, n.Counters)
@@ -137,8 +138,9 @@ func countersOf(c *testcluster.Cluster) (groups []*geocache.Group[int]) {
 	return groups
 }
 
-// countInBackground has callers at the nodes increment counters, with pauses, until the function that it returns is called. That
-// returns for each counter how many increments were acknowledged, and how many may have happened.
+// countInBackground increments counters at each of the groups, with pauses, until stop is called.
+// stop returns, for each counter, how many increments were acknowledged and how many may have
+// happened.
 func countInBackground(groups []*geocache.Group[int], counters int, pause time.Duration) (stop func() (acknowledged, possible []int64)) {
 	acknowledged, possible := make([]atomic.Int64, counters), make([]atomic.Int64, counters)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -169,7 +171,7 @@ func countInBackground(groups []*geocache.Group[int], counters int, pause time.D
 	}
 }
 
-// requireCounts checks that no acknowledged increment is lost, and none has been counted twice.
+// requireCounts checks that no acknowledged increment is lost and none is counted twice.
 func requireCounts(t *testing.T, g *geocache.Group[int], least, most []int64) {
 	t.Helper()
 	total := int64(0)
@@ -183,18 +185,17 @@ func requireCounts(t *testing.T, g *geocache.Group[int], least, most []int64) {
 	require.NotZero(t, total)
 }
 
-// requireMistakes checks that err is about exactly the mistakes given, each by
-// a part of its text.
+// requireMistakes checks that err lists exactly these mistakes, each given by a part of its text.
 func requireMistakes(t *testing.T, err error, mistakes ...string) {
 	t.Helper()
 	require.Error(t, err)
 	for _, mistake := range mistakes {
 		require.ErrorContains(t, err, mistake)
 	}
-	require.Equal(t, len(mistakes)-1, strings.Count(err.Error(), "\n"), "one line for each:\n%v", err)
+	require.Equal(t, len(mistakes)-1, strings.Count(err.Error(), "\n"), "one line for each mistake:\n%v", err)
 }
 
-// listeners returns n TCP listeners on loopback, and the nodes they make.
+// listeners returns n TCP listeners on loopback, and nodes at their addresses.
 func listeners(t testing.TB, n int) (ls []net.Listener, nodes []regions.Node) {
 	for i := range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -205,12 +206,13 @@ func listeners(t testing.TB, n int) (ls []net.Listener, nodes []regions.Node) {
 	return ls, nodes
 }
 
-// writeBehindConfig is a configuration that writes to db behind.
+// writeBehindConfig is a cluster that writes to db behind.
 func writeBehindConfig(db *database, more ...geocache.GroupOption) testcluster.Config {
 	return testcluster.Config{Group: db.options(append(more, geocache.WithWriteBehind(1<<20))...)}
 }
 
-// queuedWrites sums up what nodes have still to write.
+// queuedWrites sums up the writes that nodes have queued for the origin, and those that successors
+// hold for them.
 func queuedWrites(nodes []*testcluster.Node) (queued, held int) {
 	for _, n := range nodes {
 		b := n.Group.Stats().WriteBehind
@@ -220,8 +222,8 @@ func queuedWrites(nodes []*testcluster.Node) (queued, held int) {
 	return queued, held
 }
 
-// laggingConfig is a configuration whose origins in other regions than eu lag by a minute,
-// much longer than values live.
+// laggingConfig is a cluster in which all origins but that of eu lag by a minute, much longer than
+// values live.
 func laggingConfig() testcluster.Config {
 	return testcluster.Config{
 		Regions: []string{"eu", "us"},

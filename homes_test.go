@@ -12,10 +12,10 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// The home region of a key when a region comes.
+// This file tests the home region of keys when a region joins.
 
-// A third region comes, and is the home of some keys from then on. It has never had their values,
-// which no origin has.
+// A third region joins, and becomes the home of some keys. It has never had their values, which no
+// origin has.
 func TestJoiningRegionBecomesHome(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
 		opts := []geocache.GroupOption{geocache.WithTTL(time.Minute)}
@@ -47,7 +47,7 @@ func TestJoiningRegionBecomesHome(t *testing.T) {
 	})
 }
 
-// The regions hear of the new one at different times. Until all know it there are not two homes.
+// The regions learn of a new one at different times. Until all know it there must not be two homes.
 func TestRegionsLearnOfANewRegionLate(t *testing.T) {
 	directory := newScriptedDiscovery()
 	old, all := nodesOf("eu-1", "eu-2", "us-1", "us-2"), nodesOf("ap-1", "ap-2", "eu-1", "eu-2", "us-1", "us-2")
@@ -66,7 +66,7 @@ func TestRegionsLearnOfANewRegionLate(t *testing.T) {
 		}
 		c.Net.SetLatency("eu", "ap", 30*time.Millisecond)
 		c.Net.SetLatency("us", "ap", 10*time.Millisecond)
-		during := countInBackground(countersOf(c)[:2], 12, 25*time.Millisecond) // at those in ap
+		during := countInBackground(countersOf(c)[:2], 12, 25*time.Millisecond) // at the nodes in ap
 		for _, node := range []string{"us-2", "eu-1", "us-1", "eu-2"} {
 			time.Sleep(2 * time.Second)
 			directory.announce(node, all...)
@@ -84,8 +84,8 @@ func TestRegionsLearnOfANewRegionLate(t *testing.T) {
 	})
 }
 
-// A process of the home that is started while the other regions are cut off takes the word of those
-// beside it that there is no other home.
+// A node of the home region that starts while the other regions are cut off believes the other
+// nodes of its region that there is no other home.
 func TestHomeNodeStartsWhileRegionsAreCutOff(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 10 * time.Second, Nodes: 2}, func(c *testcluster.Cluster) {
 		opts := []geocache.GroupOption{geocache.WithTTL(10 * time.Second), geocache.WithLoadTimeout(time.Second)}
@@ -117,11 +117,11 @@ func TestHomeNodeStartsWhileRegionsAreCutOff(t *testing.T) {
 		require.NoError(t, err)
 		time.Sleep(untilLeased)
 		require.Equal(t, at, atHome(g))
-		require.Equal(t, at, atHome(groups["eu-1"]), "and those that are the new node's")
+		require.Equal(t, at, atHome(groups["eu-1"]), "including the counters that the new node owns")
 	})
 }
 
-// A node that does not know of a region takes another one for the home of that one's keys. It is
+// A node that does not know of a region takes another one for the home of that region's keys. It is
 // refused there.
 func TestNodeUnawareOfARegion(t *testing.T) {
 	directory := newScriptedDiscovery()
@@ -149,7 +149,8 @@ func TestNodeUnawareOfARegion(t *testing.T) {
 	})
 }
 
-// A value that a new home has from the old one is as old as it was there, and as its way was long.
+// A value that a new home gets from the old one is as old as it was there, plus its time in
+// transit.
 func TestRecalledValueKeepsItsAge(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
 		groups := onAll(c, "counts", geocache.Getter[int](nil))
@@ -175,7 +176,7 @@ func TestRecalledValueKeepsItsAge(t *testing.T) {
 	})
 }
 
-// A region comes while the functions of Updates run. Those whose home it is take place there.
+// A region joins while the functions of Updates run. Updates whose home it becomes happen there.
 func TestRegionJoinsDuringUpdates(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
 		groups := onAll(c, "counts", geocache.Getter[int](nil))
@@ -208,7 +209,7 @@ func TestRegionJoinsDuringUpdates(t *testing.T) {
 	})
 }
 
-// A region joins while another one is away. The homes that stay where they were go on.
+// A region joins while another one is away. Homes that stay where they are go on.
 func TestRegionJoinsWhileAnotherIsAway(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
 		opts := []geocache.GroupOption{geocache.WithLoadTimeout(time.Second)}
@@ -234,6 +235,6 @@ func TestRegionJoinsWhileAnotherIsAway(t *testing.T) {
 		require.NoError(t, err)
 		time.Sleep(untilLeased)
 		after := work()
-		require.GreaterOrEqual(t, after, atHome/2, "but for those whose home is the new region")
+		require.GreaterOrEqual(t, after, atHome/2, "except those whose home is the new region")
 	})
 }

@@ -24,7 +24,7 @@ import (
 
 const service = "cache.profile-api"
 
-// joinUnlisted has a process that nobody lists join nodes, and read and write as it likes: none of that
+// joinUnlisted opens a node that nobody lists, which joins nodes, reads and writes. None of that
 // reaches them.
 func joinUnlisted(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 	t.Helper()
@@ -63,7 +63,7 @@ func joinUnlisted(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 	waitJoined(t, nodes...)
 }
 
-// TestIntruders: a certificate of the authority is not enough.
+// A certificate of the authority alone lets nobody in.
 func TestIntruders(t *testing.T) {
 	a := authority.New(t)
 	mine := a.Issue(authority.DNS(service), authority.IP("127.0.0.1"))
@@ -108,7 +108,7 @@ func TestIntruders(t *testing.T) {
 	}
 }
 
-// byAddress is TLS without a name: nodes are judged by the addresses that the directory lists.
+// byAddress is TLS without a name: nodes are identified by the addresses that the directory lists.
 func byAddress(t *testing.T, nodes int) geocache.Option {
 	a, now := authority.New(t), time.Now()
 	var hosts []string
@@ -116,22 +116,22 @@ func byAddress(t *testing.T, nodes int) geocache.Option {
 		hosts = append(hosts, fmt.Sprintf("eu-%d", i+1))
 	}
 	config := a.Config(a.Issue(authority.DNS(hosts...)))
-	config.Time = func() time.Time { return now } // certificates are not of the bubble's time
+	config.Time = func() time.Time { return now } // certificates do not follow the bubble's time
 	return geocache.WithTLS(config)
 }
 
-// TestNodeJoinsByItsAddress: nodes that are judged by their listed addresses let each other in as soon
-// as both list each other, whichever comes last.
+// Nodes that are identified by their listed addresses admit each other as soon as both list each
+// other, whichever comes last.
 func TestNodeJoinsByItsAddress(t *testing.T) {
 	for name, nodes := range map[string]int{"two alone": 1, "others vouch": 3} {
 		t.Run(name, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Nodes: nodes, Cache: []geocache.Option{byAddress(t, nodes+1)}}, func(c *testcluster.Cluster) {
 				young := fmt.Sprintf("eu-%d", nodes+1)
-				c.Directory.Hide("eu-1", young) // eu-1 is told late
+				c.Directory.Hide("eu-1", young) // eu-1 is told later
 				c.Add("eu")
 				time.Sleep(10 * time.Second)
 				c.Directory.Show("eu-1", young)
-				time.Sleep(100 * time.Millisecond) // a refused node waits for a second and more
+				time.Sleep(100 * time.Millisecond) // a refused node waits for a second and more before it tries again
 				for _, n := range c.Nodes() {
 					require.Len(t, n.Cache.Stats().Peers, nodes)
 					for _, p := range n.Cache.Stats().Peers {
@@ -146,7 +146,7 @@ func TestNodeJoinsByItsAddress(t *testing.T) {
 	}
 }
 
-// TestIsolatedNodeThatRefusesItsPeers: the others cannot even ping it, and it knows of them all the same.
+// The others cannot even ping this node, and it knows of them all the same.
 func TestIsolatedNodeThatRefusesItsPeers(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{byAddress(t, 4)}}, func(c *testcluster.Cluster) {
 		lonely := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, nil}), geocache.WithJoinWait(0))
@@ -161,7 +161,7 @@ func TestIsolatedNodeThatRefusesItsPeers(t *testing.T) {
 	})
 }
 
-// certFiles is the files of a node.
+// certFiles is the directory with a node's certificate, key and authorities.
 type certFiles struct {
 	t   *testing.T
 	dir string
@@ -190,8 +190,8 @@ func (c certFiles) load() *peertls.Files {
 	return f
 }
 
-// TestCertificateRotation: certificates and the authority are rotated under load. Nothing fails, and then the old
-// authority is refused.
+// Certificates and the authority are rotated under load. Nothing fails, and then the old authority
+// is refused.
 func TestCertificateRotation(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	old, young := authority.New(t), authority.New(t)
@@ -222,7 +222,7 @@ func TestCertificateRotation(t *testing.T) {
 					}
 					for _, reader := range nodes {
 						if v, err := reader.group.Get(t.Context(), key); err != nil || v != value {
-							t.Errorf("read: %q, %v; written was %q", v, err, value)
+							t.Errorf("read: %q, %v; want %q", v, err, value)
 							return
 						}
 					}

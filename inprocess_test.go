@@ -12,8 +12,7 @@ import (
 	"github.com/geocache/geocache"
 )
 
-// TestContainsLenAndAll asks for what is in memory, of which some is absent and
-// some has expired.
+// TestContainsLenAndAll asks for what is in memory, some of which is absent or has expired.
 func TestContainsLenAndAll(t *testing.T) {
 	getter := geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
 		switch {
@@ -41,7 +40,7 @@ func TestContainsLenAndAll(t *testing.T) {
 		require.Equal(t, 2, g.Len())
 		require.Equal(t, map[string]string{"ada": "value of ada", "bob": "value of bob"}, maps.Collect(g.All()))
 
-		for key := range g.All() { // the body may do anything
+		for key := range g.All() { // the loop body may call the group
 			err := g.Remove(t.Context(), key)
 			require.NoError(t, err)
 			break
@@ -68,7 +67,7 @@ func TestAllInOrder(t *testing.T) {
 				_, err := g.Get(t.Context(), key)
 				require.NoError(t, err)
 			}
-			for range 2 { // and looking changes nothing
+			for range 2 { // iterating does not change the order
 				var got []string
 				for key := range g.All() {
 					got = append(got, key)

@@ -16,7 +16,7 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// threeOverTCP returns a group on two nodes of one region, and on one of another, over real TCP.
+// threeOverTCP returns a group on two nodes of one region and one of another, over real TCP.
 func threeOverTCP[V any](t *testing.T, getter geocache.Getter[V], opts ...geocache.Option) (groups []*geocache.Group[V]) {
 	var meeting sharedDiscovery
 	var caches []*geocache.Cache
@@ -35,7 +35,8 @@ func threeOverTCP[V any](t *testing.T, getter geocache.Getter[V], opts ...geocac
 	return groups
 }
 
-// What is as long as it may be works like everything else, wherever its owner is; one more is refused.
+// Keys, tags and values of the maximum length work like all others, whoever owns the key. One byte
+// more is refused.
 func TestLimits(t *testing.T) {
 	const most = 1000
 	ctx, world := t.Context(), geocache.WithAck(geocache.AckWorld)
@@ -58,7 +59,7 @@ func TestLimits(t *testing.T) {
 			}
 		}
 	}
-	for i := range 8 { // some of either node
+	for i := range 8 { // owned by different nodes
 		k := key(i, 4096)
 		for what, remove := range map[string]func() error{
 			"Remove":       func() error { return g[0].Remove(ctx, k, world) },
@@ -102,7 +103,7 @@ func TestLimits(t *testing.T) {
 	require.ErrorContains(t, g[0].RemovePrefix(ctx, ""), "empty")
 }
 
-// manyKeys returns so many keys that their removal takes several requests, k among them.
+// manyKeys returns k and enough other keys for their removal to take several requests.
 func manyKeys(k string) []string {
 	keys := []string{k}
 	for i := range 3000 {
@@ -111,7 +112,7 @@ func manyKeys(k string) []string {
 	return keys
 }
 
-// A getter's value with all the tags there may be, as large as it may be, is read at every node.
+// A getter's value of the maximum size with the maximum of tags can be read at every node.
 func TestTagsDoNotCountAgainstTheValueSize(t *testing.T) {
 	const most = 1000
 	tags := make([]string, 255)
@@ -134,7 +135,8 @@ func TestTagsDoNotCountAgainstTheValueSize(t *testing.T) {
 	require.EqualValues(t, 32, loads, "once in each region")
 }
 
-// Nobody is asked anything without a context, and nothing panics on a goroutine of the cache's own.
+// A nil context is an error before anything is called, and nothing panics on a goroutine of the
+// cache's own.
 func TestNilContext(t *testing.T) {
 	var none context.Context
 	for _, opts := range [][]geocache.Option{nil, {geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static())}} {
@@ -169,7 +171,7 @@ func TestNilContext(t *testing.T) {
 	require.Zero(t, g.Stats().Loads)
 }
 
-// What is as long as it may be goes through a snapshot, and what is cut off or longer does not.
+// Entries of the maximum size survive a snapshot. A truncated one is refused.
 func TestLimitsInASnapshot(t *testing.T) {
 	open := func() *geocache.Group[string] {
 		cache, err := geocache.Open(t.Context(), geocache.WithMaxValueBytes(1000))

@@ -18,7 +18,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// readFromAll reads key at once: callers on each of the nodes.
+// readFromAll reads key at once, with this many callers on each of the nodes.
 func readFromAll(t *testing.T, nodes []*testcluster.Node, callers int, key string) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -42,7 +42,7 @@ func TestOneLoadForAllCallers(t *testing.T) {
 	})
 }
 
-// A load that takes no time ends between one caller's miss and its joining.
+// A load that takes no time may end between a caller's miss and its joining the flight.
 func TestOneLoadHoweverShort(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 1}, func(c *testcluster.Cluster) {
 		for i := range 500 {
@@ -84,7 +84,7 @@ func TestOneLoadPerExpiry(t *testing.T) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		// A key lives between nine tenths of the TTL and the whole.
+		// A value lives for between nine tenths of the TTL and the whole.
 		require.LessOrEqual(t, c.Origin.Loads("ada"), 23)
 		require.GreaterOrEqual(t, c.Origin.Loads("ada"), 20)
 	})
@@ -96,7 +96,7 @@ func TestCallerThatGivesUpDoesNotFailOthers(t *testing.T) {
 		c.Origin.Behave(testcluster.After(time.Second))
 		var wg sync.WaitGroup
 		for _, n := range c.Nodes() {
-			wg.Go(func() { // the first everywhere: it starts the fill
+			wg.Go(func() { // the first caller on each node: it starts the fill
 				ctx, cancel := context.WithTimeout(c.T.Context(), 50*time.Millisecond)
 				defer cancel()
 				_, err := n.GetContext(ctx, key)
@@ -120,7 +120,7 @@ func TestAbandonedLoadIsCancelled(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
 		c.Origin.Behave(testcluster.After(time.Hour))
-		for _, n := range c.Nodes() { // the owner, and others through it
+		for _, n := range c.Nodes() { // the owner itself, and others that ask it
 			ctx, cancel := context.WithTimeout(c.T.Context(), 50*time.Millisecond)
 			_, err := n.GetContext(ctx, key)
 			cancel()
@@ -163,10 +163,10 @@ func TestGetterFailsPanicsOrExits(t *testing.T) {
 					require.ErrorAs(t, err, &e)
 					require.Equal(t, key, e.Key)
 				}
-				require.Equal(t, 3, c.Origin.Loads(key), "each read tried once, at the owner")
+				require.Equal(t, 3, c.Origin.Loads(key), "each read loads once, at the owner")
 				c.Origin.Behave(nil)
 				for _, n := range c.Nodes() {
-					n.MustGet(key) // the key is not dead
+					n.MustGet(key) // the key works again
 				}
 				require.Equal(t, 4, c.Origin.Loads(key))
 			})
@@ -196,7 +196,7 @@ func TestLoadLongerThanTheTTL(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{TTL: time.Second}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(1500 * time.Millisecond))
 		for _, n := range c.Nodes() {
-			item := n.MustGet("ada") // which checks the age of what is not marked
+			item := n.MustGet("ada") // checks the age unless the value is marked stale
 			require.Equal(t, geocache.SourceStale, item.Source)
 		}
 	})
@@ -223,8 +223,7 @@ func TestCancelledLoadIsNotAnOriginFailure(t *testing.T) {
 	})
 }
 
-// An origin that has become slower than values live must not be asked more often
-// for that.
+// An origin that has become slower than the TTL must not be asked more often because of that.
 func TestLoadSlowerThanTheTTLIsNotRepeated(t *testing.T) {
 	for name, origin := range map[string][]geocache.GroupOption{
 		"each region for itself": nil,
@@ -280,7 +279,7 @@ func TestCancelledCallerStartsNoLoad(t *testing.T) {
 	})
 }
 
-// A key cut out of a request must not keep the request in memory.
+// A key that is a substring of a request must not keep the request in memory.
 func TestKeysDoNotPinLargerStrings(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
@@ -306,8 +305,8 @@ func TestKeysDoNotPinLargerStrings(t *testing.T) {
 	require.Less(t, heap()-before, int64(20<<20))
 }
 
-// Values that live shorter than they take to load, at nodes whose round trips are no whole
-// microseconds: what was loaded for a read, or for an Update, is its answer.
+// Values with a TTL shorter than their load, at nodes whose round trips are no whole microseconds:
+// what was loaded for a read or an Update is its answer.
 func TestValueWithATTLShorterThanItsLoad(t *testing.T) {
 	for name, read := range map[string]func(g *geocache.Group[int], key string) error{
 		"Get": func(g *geocache.Group[int], key string) error { _, err := g.Get(context.Background(), key); return err },
@@ -338,7 +337,7 @@ func TestNewNodesLoadNothingThatIsCached(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 9}, func(c *testcluster.Cluster) {
 		readAll(c.Node("eu-1"), keys(500))
 		tenth := c.Add("eu")
-		eleventh := c.Add("eu") // at once: some keys move twice
+		eleventh := c.Add("eu") // at once, so that some keys move twice
 		c.Settle()
 		owned := map[string]int{}
 		for _, n := range c.Nodes() {
@@ -357,18 +356,18 @@ func TestGetterFailsInOneRegion(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us", "ap"}}, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
 		c.Net.SetLatency("eu", "ap", 90*time.Millisecond)
-		time.Sleep(time.Minute) // round trips are measured anew
+		time.Sleep(time.Minute) // round trips are measured again by then
 		c.Origin.Behave(testcluster.Failing(errors.New("no route to the database")), "eu")
 		for _, key := range keys(50) {
 			require.Equal(t, geocache.SourceRegion, c.Node("eu-1").MustGet(key).Source)
 		}
-		require.Equal(t, 50, c.Origin.Total("us"), "the nearest")
+		require.Equal(t, 50, c.Origin.Total("us"), "the nearest region")
 		require.Zero(t, c.Origin.Total("ap"))
 
 		c.Net.Cut("us", "eu")
 		c.Settle()
 		c.Node("eu-1").MustGet("ada")
-		require.Equal(t, 1, c.Origin.Total("ap"), "the next")
+		require.Equal(t, 1, c.Origin.Total("ap"), "the next region")
 	})
 }
 
@@ -406,7 +405,7 @@ func TestDeadOriginIsCalledFromTwoRegionsOnly(t *testing.T) {
 				require.ErrorContains(t, err, "down")
 				require.Equal(t, 2, c.Origin.Loads("ada"))
 
-				require.Equal(t, geocache.SourceRegion, c.Node("eu-1").MustGet("known").Source, "in whichever region's memory it is")
+				require.Equal(t, geocache.SourceRegion, c.Node("eu-1").MustGet("known").Source, "from the memory of whichever region has it")
 			})
 		})
 	}

@@ -39,7 +39,7 @@ func TestNoGetter(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "from nothing", v)
 		s := g.Stats()
-		require.Zero(t, s.Loads, "there is nothing to call")
+		require.Zero(t, s.Loads, "there is no getter to call")
 		require.EqualValues(t, 4, s.NotFound)
 		require.EqualValues(t, 2, s.Store)
 		require.EqualValues(t, 6, s.Reads())
@@ -74,13 +74,13 @@ func TestNoGetterInACluster(t *testing.T) {
 				}
 				require.Equal(t, negative > 0, absences > 0)
 
-				// Whatever absence is cached or was about to be, a write is seen at once.
+				// A write is visible at once, even if absence is cached or about to be.
 				require.NoError(t, groups["eu-1"].Set(ctx, "ada", "1", geocache.WithAck(geocache.AckWorld)))
 				found("ada", "1")
 				require.NoError(t, groups["us-2"].Remove(ctx, "ada", geocache.WithAck(geocache.AckWorld)))
 				notFound("ada")
 
-				// The owner goes, its successor has the value. A new owner asks for it.
+				// The owner dies, and its successor has the value. A new owner asks for it.
 				require.NoError(t, groups["eu-1"].Set(ctx, "bob", "2", geocache.WithAck(geocache.AckWorld)))
 				owner := c.Owner("eu", "bob").Name
 				c.Node(owner).Crash()
@@ -112,7 +112,7 @@ func TestNoGetterInACluster(t *testing.T) {
 	}
 }
 
-// A region that has not got a value asks another for it only if one is named.
+// A region without a value asks another region for it only if an origin region is named.
 func TestNoGetterMissAsksTheOriginRegion(t *testing.T) {
 	for region, want := range map[string]bool{"": false, "us": true} {
 		t.Run(region, func(t *testing.T) {
@@ -149,8 +149,8 @@ func TestNoGetterMissAsksTheOriginRegion(t *testing.T) {
 	}
 }
 
-// A new owner that gets no answer from those that owned a key before does not know that there is no
-// value: in a group without a getter nothing else would bring it back.
+// A new owner that cannot reach the former owners does not conclude that there is no value: in a
+// group without a getter nothing would bring it back.
 func TestNewOwnerCannotReachFormerOwners(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		group := func(n *testcluster.Node) *geocache.Group[int] {
@@ -185,10 +185,11 @@ func TestNewOwnerCannotReachFormerOwners(t *testing.T) {
 	})
 }
 
-// So many nodes come before anybody asks for a value that those who have it are far down its key's
-// succession. It is there all the same: no origin has what was set, and a 0 that is loaded would hide it.
+// So many nodes join before anybody reads a value that the nodes that have it are far down its
+// key's line of succession. It is found all the same: no origin has what was set, and a 0 that was
+// loaded would hide it.
 func TestValuesSurviveManyNewNodes(t *testing.T) {
-	for _, update := range []bool{false, true} { // whether it is updated, or read first
+	for _, update := range []bool{false, true} { // it is updated first, or read first
 		testcluster.Run(t, testcluster.Config{Nodes: 2, Counters: true}, func(c *testcluster.Cluster) {
 			time.Sleep(untilLeased)
 			for i := range 30 {

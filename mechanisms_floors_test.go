@@ -16,11 +16,11 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// The tests of how floors get to nodes that were not told of a write. See
+// This file tests how floors reach nodes that were not told of a write. See
 // mechanisms_writes_test.go.
 
-// The journals of a lapse: who was cut off serves nothing from before when it is back, not
-// even what it owns.
+// Journals after a lease loss: a node that was cut off serves nothing from before once it is back,
+// not even what it owns.
 func TestMechanismJournalsAfterALeaseLoss(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -41,21 +41,21 @@ func TestMechanismJournalsAfterALeaseLoss(t *testing.T) {
 			require.NoError(t, err)
 		}
 		c.Net.HealAll()
-		time.Sleep(10 * time.Second) // until connections are made anew
+		time.Sleep(10 * time.Second) // until connections are made again
 		for i := range 40 {
 			require.NotEqual(t, "load 1 in eu", text(t, cut, fmt.Sprint(i)))
 		}
 	})
 }
 
-// splitDiscovery is a discovery that lists, for a node of one of two parts of a region, that part alone until
-// they meet, which all are told at the same time.
+// splitDiscovery lists to each node only the nodes of its own part of the region, until all parts
+// are announced to everybody at the same time.
 type splitDiscovery struct {
 	all  []regions.Node
 	part map[string]int // by ID
 }
 
-// splitTime is for how long the parts do not know of each other.
+// splitTime is how long the parts do not know of each other.
 const splitTime = 30 * time.Second
 
 func (p *splitDiscovery) Region(context.Context) (string, error) { return "", nil }
@@ -77,8 +77,8 @@ func (p *splitDiscovery) Run(ctx context.Context, self regions.Node, _ func() er
 	return nil
 }
 
-// Newcomers' journals: two parts of a region that did not see each other have both written, and
-// nobody's lease lapses when they meet.
+// Journals of new peers: two parts of a region that did not see each other have both written, and
+// nobody loses a lease when they meet.
 func TestMechanismJournalsWhenPartitionsMeet(t *testing.T) {
 	p := &splitDiscovery{part: map[string]int{}}
 	for i := range 4 {
@@ -111,8 +111,8 @@ func TestMechanismJournalsWhenPartitionsMeet(t *testing.T) {
 	})
 }
 
-// The journal that a new group takes: the only node of its region has it from another. Its origin
-// does not have the last writes yet, and nothing else tells it so.
+// A new group's first journal: the only node of its region fetches it from another region. Its
+// origin does not have the last writes yet, and nothing else would tell it.
 func TestMechanismFirstNodeOfARegionFetchesAJournal(t *testing.T) {
 	config := laggingConfig()
 	config.Nodes = 1
@@ -123,13 +123,13 @@ func TestMechanismFirstNodeOfARegionFetchesAJournal(t *testing.T) {
 		restarted := c.Node("us-1")
 		restarted.Crash()
 		restarted.Restart(0)
-		time.Sleep(time.Millisecond) // textUnchecked is loaded in the instant of the journal may be from before
+		time.Sleep(time.Millisecond) // a load in the instant of the journal may be from before
 		require.Contains(t, text(t, restarted, "ada"), "in eu")
 		require.Zero(t, c.Origin.Total("us"))
 	})
 }
 
-// And a group that could not take the journals takes them before it acts as an owner.
+// A group that could not fetch the journals fetches them before it acts as an owner.
 func TestMechanismNewGroupRetriesTheJournals(t *testing.T) {
 	config := laggingConfig()
 	config.Mangle = mangle.Rates{Lose: 1e-12}
@@ -168,7 +168,7 @@ func TestMechanismNewGroupRetriesTheJournals(t *testing.T) {
 	})
 }
 
-// clockAhead has the clock of us-2 run ahead, so that what it loads seems to be newer than it is.
+// clockAhead has the clock of us-2 run ahead, so that what it loads seems newer than it is.
 func clockAhead(by time.Duration) func(node string) time.Duration {
 	return func(node string) time.Duration {
 		if node == "us-2" {
@@ -178,8 +178,8 @@ func clockAhead(by time.Duration) func(node string) time.Duration {
 	}
 }
 
-// Ages: a node that has been told of a write gets a value in doubt from one that has not been
-// told yet.
+// Ages: a node that has been told of a write gets a value that may be older from one that has not
+// been told yet.
 func TestMechanismMaybeOlderValueOfANodeThatMissedABroadcast(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Offset: clockAhead(200 * time.Millisecond), Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
@@ -198,12 +198,12 @@ func TestMechanismMaybeOlderValueOfANodeThatMissedABroadcast(t *testing.T) {
 			_, _, err := writer.Update(key, func(string, bool) (string, error) { return "written", nil })
 			require.NoError(t, err)
 		})
-		at(85 * time.Millisecond) // the Swap is on its way
-		require.Equal(t, "load 2 in us", text(t, owner, key), "the first was the Update's, in eu")
-		c.Net.CutOneWay(writer.Name, owner.Name) // the Tell comes late
-		c.Net.CutOneWay("eu", owner.Name)        // and so does the push
-		at(165 * time.Millisecond)               // the reader has been told
-		require.Equal(t, "written", text(t, reader, key), "from the successor: the owner's is too old")
+		at(85 * time.Millisecond) // the Swap is in transit
+		require.Equal(t, "load 2 in us", text(t, owner, key), "the first load was the Update's, in eu")
+		c.Net.CutOneWay(writer.Name, owner.Name) // the broadcast arrives late
+		c.Net.CutOneWay("eu", owner.Name)        // so does the push
+		at(165 * time.Millisecond)               // the reader has been told by now
+		require.Equal(t, "written", text(t, reader, key), "from the successor: the owner's value is too old")
 		c.Net.HealAll()
 		updating.Wait()
 		require.Equal(t, "written", text(t, owner, key))
@@ -211,7 +211,7 @@ func TestMechanismMaybeOlderValueOfANodeThatMissedABroadcast(t *testing.T) {
 	})
 }
 
-// And from one that has been cut off and has not taken the journals yet.
+// The same from a node that was cut off and has not fetched the journals yet.
 func TestMechanismMaybeOlderValueOfANodeThatWasCutOff(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"us"}, Nodes: 4, Offset: clockAhead(4 * time.Second), Cache: []geocache.Option{geocache.WithMaxDrift(5 * time.Second)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
@@ -226,7 +226,7 @@ func TestMechanismMaybeOlderValueOfANodeThatWasCutOff(t *testing.T) {
 		}
 		c.Net.Cut(cut.Name, "us")
 		time.Sleep(1500 * time.Millisecond)
-		for _, key := range keys { // by a clock that is ahead of all that the others have heard
+		for _, key := range keys { // stamped by a clock that is ahead of all that the others have heard
 			require.Equal(t, "load 1 in us", text(t, cut, key))
 		}
 		var writing sync.WaitGroup
@@ -260,7 +260,8 @@ func TestMechanismMaybeOlderValueOfANodeThatWasCutOff(t *testing.T) {
 	})
 }
 
-// A region that has not heard of the removal, and whose clock is ahead, is not believed.
+// A region that does not know of a removal, and whose clock is ahead, may answer with a value from
+// before it. That value is not used.
 func TestMechanismRegionUnawareOfARemoval(t *testing.T) {
 	config := testcluster.Config{
 		Regions: []string{"eu", "us"},
@@ -290,8 +291,8 @@ func TestMechanismRegionUnawareOfARemoval(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				require.NoError(t, c.Node("us-1").Group.Clear(context.Background(), geocache.WithAck(geocache.AckWorld)))
 				time.Sleep(2 * time.Second)
-				c.Net.Cut("eu-1", "us")         // who removes is not heard, who asks is
-				c.Owner("us", key).MustGet(key) // with a generation that eu has not heard of
+				c.Net.Cut("eu-1", "us")         // the remover is cut off, the reader is not
+				c.Owner("us", key).MustGet(key) // with a higher generation than eu has heard of
 				before := c.Now()
 				require.NoError(t, remove(key))
 				for _, n := range c.Nodes("eu") {

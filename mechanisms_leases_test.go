@@ -15,11 +15,12 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// The tests of what a node serves only while it is told of writes. See mechanisms_writes_test.go.
+// This file tests what a node serves only while it has a lease, and who may own keys. See
+// mechanisms_writes_test.go.
 //
-// To be left out of a write while its lease runs, or without noticing that it has run out, a node
-// must not be seen by the writer, and see it: then it goes on taking the writer for the owner.
-// That is what Reject does.
+// To be left out of a write while its lease runs, or without noticing that it has expired, a node
+// must see the writer without being seen by it: then it still takes the writer for the owner. That
+// is what Reject does.
 
 // loseSightOf has n lose sight of other, which still sees n.
 func loseSightOf(n, other *testcluster.Node) {
@@ -31,15 +32,15 @@ func loseSightOf(n, other *testcluster.Node) {
 	}
 }
 
-// peekText returns what the text is of the value that a node has in memory; "" if it has none.
+// peekText returns what the value says that a node has in memory, or "" if it has none.
 func peekText(n *testcluster.Node, key string) string {
 	value, _ := n.Group.Peek(key)
 	v, _ := testcluster.ParseValue(value)
 	return v.By
 }
 
-// Settling: the leases that the writer itself has granted. In a view of its own there is nobody
-// else who could tell of them.
+// Settling: a write waits for leases that the owner itself has granted. In a view of its own there
+// is nobody else who could tell of them.
 func TestMechanismWriteWaitsForLeasesGrantedByTheOwner(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 2}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -47,7 +48,7 @@ func TestMechanismWriteWaitsForLeasesGrantedByTheOwner(t *testing.T) {
 		key := c.KeyOf(writer.Name)
 		unseen.MustGet(key)
 		loseSightOf(writer, unseen)
-		require.Equal(t, "load 1 in eu", peekText(unseen, key), "it has a lease yet")
+		require.Equal(t, "load 1 in eu", peekText(unseen, key), "it still has a lease")
 		_, err := writer.Set(key, "written")
 		require.NoError(t, err)
 		require.Empty(t, peekText(unseen, key))
@@ -55,8 +56,8 @@ func TestMechanismWriteWaitsForLeasesGrantedByTheOwner(t *testing.T) {
 	})
 }
 
-// A node that acts as the owner does not answer from a copy when it has no lease: in the other part
-// of the region the key may have been written since.
+// A node that acts as the owner without a lease does not answer from a copy: the key may have been
+// written in the other part of the region.
 func TestMechanismOwnerDoesNotAnswerFromACopy(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -72,8 +73,8 @@ func TestMechanismOwnerDoesNotAnswerFromACopy(t *testing.T) {
 	})
 }
 
-// Reclassing, when the view changes: what a node has owned it serves under a lease only once the
-// key has another owner.
+// Reclassification when the view changes: once a key has another owner, its former owner serves it
+// under a lease only.
 func TestMechanismFormerOwnerNeedsALease(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -101,23 +102,23 @@ func TestMechanismFormerOwnerNeedsALease(t *testing.T) {
 	})
 }
 
-// Reclassing, when a group has synced: what a node that has just come was asked for as the owner is
-// its own from then on. So it hands it over when it leaves.
+// Reclassification when a group has synced: a node that has just joined owns what it was asked for
+// as the owner before that. So it hands it over when it leaves.
 func TestMechanismNodeOwnsWhatItLoadedBeforeItSynced(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
-		loseSightOf(c.Node("eu-3"), c.Node("eu-2")) // while views differ nobody has a lease, and nobody syncs
-		newcomer := c.Add("eu")
+		loseSightOf(c.Node("eu-3"), c.Node("eu-2")) // while views differ, nobody has a lease and nobody syncs
+		joining := c.Add("eu")
 		c.Settle()
-		key := c.KeyOf(newcomer.Name)
+		key := c.KeyOf(joining.Name)
 		c.Node("eu-1").MustGet(key)
 		require.Equal(t, 1, c.Origin.Loads(key))
-		require.Empty(t, peekText(newcomer, key), "it is there, and may not be served here yet")
+		require.Empty(t, peekText(joining, key), "the entry is there, but may not be served here yet")
 
 		c.Node("eu-3").Admit("eu-2")
 		c.Settle()
-		require.Equal(t, "load 1 in eu", peekText(newcomer, key))
-		newcomer.Close()
+		require.Equal(t, "load 1 in eu", peekText(joining, key))
+		joining.Close()
 		c.Settle()
 		for _, n := range c.Nodes() {
 			require.Equal(t, "load 1 in eu", text(t, n, key), n.Name)
@@ -126,9 +127,9 @@ func TestMechanismNodeOwnsWhatItLoadedBeforeItSynced(t *testing.T) {
 	})
 }
 
-// The period of a lease: a copy that was asked for before a lapse is not kept after it. What it has
-// missed meanwhile need not be in the journals: a late write, with a lower stamp than that of one
-// before it, is not. See clocks_test.go.
+// The lease epoch: a copy that was requested before a lease loss is not kept after it. What the
+// node missed meanwhile need not be in the journals: a write with a lower stamp than one before it
+// is not. See clocks_test.go.
 func TestMechanismCopyRequestedBeforeALeaseLoss(t *testing.T) {
 	testcluster.Run(t, usClocksAhead(3), func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 100*time.Millisecond)
@@ -136,7 +137,7 @@ func TestMechanismCopyRequestedBeforeALeaseLoss(t *testing.T) {
 		owner, reader := c.Node("us-1"), c.Node("us-2")
 		key, other := c.KeyOf(owner.Name), c.KeyOf("us-3")
 		reader.MustGet(other)
-		_, err := owner.Remove(key) // by a clock that is ahead
+		_, err := owner.Remove(key) // stamped by a clock that is ahead
 		require.NoError(t, err)
 		time.Sleep(50 * time.Millisecond)
 		c.Origin.Behave(testcluster.After(6*time.Second), "us")
@@ -147,7 +148,7 @@ func TestMechanismCopyRequestedBeforeALeaseLoss(t *testing.T) {
 
 		removed := time.Now()
 		work.Go(func() {
-			time.Sleep(time.Millisecond) // before eu has heard of the first
+			time.Sleep(time.Millisecond) // before eu has received the first Remove
 			_, err := c.Owner("eu", key).Remove(key, geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
 			require.Equal(t, 1, c.Origin.Running())
@@ -167,13 +168,13 @@ func TestMechanismCopyRequestedBeforeALeaseLoss(t *testing.T) {
 		for _, n := range c.Nodes("us") {
 			v, ok := testcluster.ParseValue(n.MustGet(key).Value)
 			require.True(t, ok)
-			require.True(t, v.Begun.After(removed), "%s has what was loaded before the Remove", n.Name)
+			require.True(t, v.Begun.After(removed), "%s has a value loaded before the Remove", n.Name)
 		}
 	})
 }
 
-// Settling: a node that the writer does not see any more, while others do, has a lease of
-// those for a while, under which it fetches copies from them.
+// Settling: a node that the writer no longer sees, while others do, still has a lease from those
+// for a while, under which it fetches copies from them.
 func TestMechanismWriteWaitsForLeasesGrantedByOthers(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -234,12 +235,12 @@ func TestMechanismUnseenNodeOwnsNothing(t *testing.T) {
 		}
 		require.NotZero(t, owned)
 		c.Settle()
-		require.True(t, unseen.Cache.Stats().Guest, "it has been told so")
+		require.True(t, unseen.Cache.Stats().Guest, "the others have told it so")
 	})
 }
 
-// Strangers: a node that is seen by the others and does not see them would be alone in
-// being told of what it writes.
+// Unknown peers: a node that is seen by the others and does not see them would tell nobody of what
+// it writes.
 func TestMechanismNodeThatSeesNobodyExecutesNoWrites(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Counters: true}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -250,31 +251,31 @@ func TestMechanismNodeThatSeesNobodyExecutesNoWrites(t *testing.T) {
 			}
 		}
 		opens := make(chan struct{})
-		newcomer := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, opens}), geocache.WithJoinWait(0))
+		joining := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, opens}), geocache.WithJoinWait(0))
 		for c.Nodes()[0].Cache.Stats().Regions[0].Nodes != 4 {
 			time.Sleep(time.Millisecond)
 		}
 		owned := 0
 		for i := range 40 {
 			key := fmt.Sprint(i)
-			if c.Owner("eu", key) == newcomer {
+			if c.Owner("eu", key) == joining {
 				owned++
 			}
 			begun := time.Now()
 			_, err := old[i%3].Set(key, "written")
 			require.NoError(t, err)
-			require.Less(t, time.Since(begun), 2*time.Second, "another node carries it out")
+			require.Less(t, time.Since(begun), 2*time.Second, "another node executes the write")
 			for _, n := range old {
 				require.Equal(t, "written", text(t, n, key), n.Name)
 			}
 		}
 		require.NotZero(t, owned)
 
-		_, err := newcomer.Set("1", "alone")
+		_, err := joining.Set("1", "alone")
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
 
-		// Two owners of a counter would each count for themselves: it waits.
-		counter := c.KeyOf(newcomer.Name)
+		// Two owners of a counter would each count for themselves, so Updates wait.
+		counter := c.KeyOf(joining.Name)
 		var counting sync.WaitGroup
 		for _, n := range c.Nodes() {
 			counting.Go(func() {
@@ -288,7 +289,7 @@ func TestMechanismNodeThatSeesNobodyExecutesNoWrites(t *testing.T) {
 		}
 		counting.Wait()
 		close(opens)
-		c.Directory.Restore() // tells everybody once more
+		c.Directory.Restore() // notifies everybody again
 		c.Settle()
 		for _, n := range c.Nodes() {
 			require.Equal(t, "alone", text(t, n, "1"), n.Name)
@@ -299,7 +300,7 @@ func TestMechanismNodeThatSeesNobodyExecutesNoWrites(t *testing.T) {
 	})
 }
 
-// omittingDiscovery is a discovery that never tells its node of another one.
+// omittingDiscovery never lists one node.
 type omittingDiscovery struct {
 	regions.Discovery
 	of string
@@ -312,17 +313,17 @@ func (u omittingDiscovery) Run(ctx context.Context, self regions.Node, healthy f
 	})
 }
 
-// Strangers: those whom it does see, and its own users, must not wait for a node that has just come either. It
-// leaves its keys to their successors.
+// Unknown peers: a node that has just joined and does not see one of the others must delay neither
+// those it sees nor its own users. It leaves its keys to their successors.
 func TestMechanismNewNodeUnawareOfAPeerDelaysNobody(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
-		newcomer := c.Add("eu", geocache.WithDiscovery(omittingDiscovery{c.Directory, "eu-3"}))
+		joining := c.Add("eu", geocache.WithDiscovery(omittingDiscovery{c.Directory, "eu-3"}))
 		time.Sleep(untilLeased)
 		owned := 0
 		for i := range 40 {
 			key := fmt.Sprint(i)
-			if c.Owner("eu", key) == newcomer {
+			if c.Owner("eu", key) == joining {
 				owned++
 			}
 			writer := c.Nodes()[i/4%4]

@@ -13,10 +13,10 @@ import (
 	"github.com/geocache/geocache/internal/testcluster/network/mangle"
 )
 
-// Each test here fails if one mechanism of writes is taken out, and needs no luck
-// for that. See "A write" in docs/design.md.
+// This file tests what brings writes to other regions, and which value wins there. See
+// mechanisms_writes_test.go.
 
-// The tie-break: two Sets of one generation end with the same value everywhere.
+// The tie-break: two Sets with the same generation end with the same value everywhere.
 func TestMechanismTieBreak(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -46,7 +46,7 @@ func TestMechanismTieBreak(t *testing.T) {
 	})
 }
 
-// Age: a value does not live longer for having been under way, or for having waited.
+// Age: a value does not live longer because it was in transit, or waited to be sent.
 func TestMechanismValuesAgeInTransit(t *testing.T) {
 	const life, way = 10 * time.Second, 2 * time.Second
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
@@ -77,7 +77,8 @@ func TestMechanismValuesAgeInTransit(t *testing.T) {
 	})
 }
 
-// Doubt: what was loaded before the write loses, although the clock it was stamped by is ahead.
+// Maybe older: what was loaded before a write loses to it, although the clock that stamped the load
+// is ahead.
 func TestMechanismLoadByAFastClock(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Offset: func(node string) time.Duration {
 		if node[:2] == "us" {
@@ -104,8 +105,8 @@ func TestMechanismLoadByAFastClock(t *testing.T) {
 	})
 }
 
-// Anti-entropy: a note in the outbox of a node that dies after it has ceased to own the key is
-// nobody's to send.
+// Anti-entropy: a write in the outbox of a node that dies after it has ceased to own the key is
+// nobody else's to send.
 func TestMechanismAntiEntropy(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, TTL: 10 * time.Minute}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -146,7 +147,7 @@ func TestMechanismAntiEntropy(t *testing.T) {
 	})
 }
 
-// The second sending: with messages lost, regions agree all the same.
+// Resending: regions agree although messages are lost.
 func TestMechanismLostMessagesAreResent(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, TTL: 10 * time.Minute, Mangle: mangle.Rates{Lose: 1e-12}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {

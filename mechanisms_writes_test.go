@@ -16,23 +16,26 @@ import (
 	"github.com/geocache/geocache/internal/testcluster/network/mangle"
 )
 
-// The tests of mechanisms of a write at its owner and on its way there. See
-// mechanisms_writes_test.go.
+// The mechanisms_*_test.go files test the mechanisms that make writes and reads correct. Each
+// TestMechanism… fails if its mechanism is taken out, and needs no luck for that. See
+// docs/design.md.
+//
+// This file tests what happens to a write at its owner, and on its way there.
 
-// The key lock: the origin sees a key's writes in the order of their stamps.
+// The key lock: the origin gets a key's writes in the order of their stamps.
 func TestMechanismWritesOfAKeyAreSerialized(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		var writing atomic.Int64
-		slow := "first" // is in the database at once, and is long in saying so
+		slow := "first" // reaches the database at once, and is acknowledged late
 		answer := func(what string) {
 			if what == slow {
 				time.Sleep(100 * time.Millisecond)
 			}
 		}
 		set := geocache.WithSetter(func(ctx context.Context, key, value string) error {
-			require.EqualValues(t, 1, writing.Add(1), "writes of %s at the same time", key)
+			require.EqualValues(t, 1, writing.Add(1), "concurrent writes of %s", key)
 			defer writing.Add(-1)
 			v, _ := testcluster.ParseValue(value)
 			err := db.set(ctx, key, value)
@@ -62,13 +65,13 @@ func TestMechanismWritesOfAKeyAreSerialized(t *testing.T) {
 	})
 }
 
-// The key lock: what a Swap has compared is still there when it swaps.
+// The key lock: a Swap swaps the value that it has compared.
 func TestMechanismSwapIsAtomic(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		db.does(func(context.Context, string, string) error {
-			time.Sleep(20 * time.Millisecond) // between the two
+			time.Sleep(20 * time.Millisecond) // between comparing and swapping
 			return nil
 		})
 		var updating sync.WaitGroup
@@ -84,8 +87,8 @@ func TestMechanismSwapIsAtomic(t *testing.T) {
 	})
 }
 
-// The pause before a write is asked for once more: its first owner may have it in a buffer. It is not
-// shorter by the wall clock's being set meanwhile.
+// The pause before a write is retried: its first owner may have it in a buffer. Setting the wall
+// clock meanwhile must not shorten the pause.
 func TestMechanismRetryWaitsForABufferedWrite(t *testing.T) {
 	for _, step := range []time.Duration{0, 400 * time.Millisecond} {
 		testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
@@ -102,8 +105,8 @@ func TestMechanismRetryWaitsForABufferedWrite(t *testing.T) {
 					require.NoError(t, err)
 				}
 			})
-			time.Sleep(time.Millisecond)             // the first lies in the owner's buffer
-			c.Net.CutOneWay(writer.Name, owner.Name) // nor does it hear that its caller has hung up
+			time.Sleep(time.Millisecond)             // the first write is in the owner's buffer
+			c.Net.CutOneWay(writer.Name, owner.Name) // it does not notice that its caller has hung up
 			writer.SetClock(0)
 			writer.Reject(owner.Name)
 			time.Sleep(700 * time.Millisecond)
@@ -119,12 +122,13 @@ func TestMechanismRetryWaitsForABufferedWrite(t *testing.T) {
 	}
 }
 
-// The pause counts from when the one was asked that may have it, not those before.
+// The pause counts from when the write was last sent to a node that may have it, not from earlier
+// attempts.
 func TestMechanismRetryWaitsFromTheLastSending(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
 		owner, successor, writer := c.Node("eu-1"), c.Node("eu-2"), c.Node("eu-3")
 		for _, n := range c.Nodes() {
-			if n != owner { // which says so, in time
+			if n != owner { // eu-1 answers that it lacks the group, in time
 				var err error
 				n.Group, err = geocache.NewGroup(n.Cache, "late", ada)
 				require.NoError(t, err)
@@ -166,8 +170,8 @@ func TestMechanismRetryWaitsFromTheLastSending(t *testing.T) {
 	})
 }
 
-// A push is answered when its region has been told: the world's acknowledgement says that
-// nobody serves what is older.
+// A push is answered after its region has been told: AckWorld promises that nobody serves anything
+// older.
 func TestMechanismPushIsAnsweredAfterTheBroadcast(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -186,8 +190,8 @@ func TestMechanismPushIsAnsweredAfterTheBroadcast(t *testing.T) {
 	})
 }
 
-// closeSlowly has a node close, and take long to: it waits for a value that another one loads.
-// Messages between nodes are lost from now on, until the result is called, which waits for the end.
+// closeSlowly begins to close n, which takes long because it waits for a value that owner loads.
+// Messages between nodes are lost until end is called, which waits for the close.
 func closeSlowly(c *testcluster.Cluster, n, owner *testcluster.Node) (end func()) {
 	c.Origin.Behave(testcluster.After(3 * time.Second))
 	var ending sync.WaitGroup
@@ -205,7 +209,7 @@ func closeSlowly(c *testcluster.Cluster, n, owner *testcluster.Node) (end func()
 	}
 }
 
-// A node that leaves does not see the others any more: nobody would be told of what it writes.
+// A leaving node does not see the others any more, so nobody would be told of its writes.
 func TestMechanismLeavingNodeExecutesNoWrites(t *testing.T) {
 	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
@@ -217,7 +221,7 @@ func TestMechanismLeavingNodeExecutesNoWrites(t *testing.T) {
 		w, err := leaving.Set(key, "written")
 		end()
 		require.ErrorIs(t, err, geocache.ErrClosed)
-		require.NotErrorIs(t, err, geocache.ErrUnconfirmed, "it has not happened")
+		require.NotErrorIs(t, err, geocache.ErrUnconfirmed, "the write is known not to have happened")
 		require.Zero(t, w.Generation)
 		c.Settle()
 		for _, n := range c.Nodes() {
@@ -226,7 +230,7 @@ func TestMechanismLeavingNodeExecutesNoWrites(t *testing.T) {
 	})
 }
 
-// And what it was writing is not acknowledged because nobody is left to be told.
+// Nor is a write that it had begun acknowledged just because nobody is left to be told.
 func TestMechanismLeavingNodeAcknowledgesNothingAlone(t *testing.T) {
 	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
@@ -243,8 +247,8 @@ func TestMechanismLeavingNodeAcknowledgesNothingAlone(t *testing.T) {
 	})
 }
 
-// While the setter of an Update runs, the key may come to have another owner, which swaps the same
-// value. No Increment that returns nil is lost.
+// While the setter of an Update runs, the key may get another owner, which swaps the same value. No
+// Increment that returned nil is lost.
 func TestMechanismUpdateRechecksOwnershipAfterTheSetter(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 2}, func(c *testcluster.Cluster) {
 		const keys = 60
@@ -302,8 +306,8 @@ func TestMechanismUpdateRechecksOwnershipAfterTheSetter(t *testing.T) {
 	})
 }
 
-// Stamped anew: what was loaded while a write waited for room in the queue is older than the write,
-// and must not pass for newer.
+// The new stamp: what was loaded while a write waited for room in the queue is older than the
+// write, and must not pass for newer.
 func TestMechanismWriteIsRestampedAfterWaitingForRoom(t *testing.T) {
 	var rows sync.Map
 	rows.Store("ada", "old")
@@ -326,22 +330,23 @@ func TestMechanismWriteIsRestampedAfterWaitingForRoom(t *testing.T) {
 			require.NoError(t, err)
 			return v
 		}
-		require.NoError(t, g.Set(t.Context(), "bob", strings.Repeat("x", 600))) // which leaves no room
+		require.NoError(t, g.Set(t.Context(), "bob", strings.Repeat("x", 600))) // leaves no room
 		begun := time.Now()
 		var writing sync.WaitGroup
 		writing.Go(func() { require.NoError(t, g.Set(t.Context(), "ada", "new")) })
-		time.Sleep(2 * time.Second) // more than clocks may differ by: a load of now is no load in doubt
+		time.Sleep(2 * time.Second) // longer than clocks may differ, so that a load of now is not maybe older
 		require.Equal(t, "old", get())
 		writing.Wait()
-		require.Equal(t, 3*time.Second, time.Since(begun), "it has waited for room")
+		require.Equal(t, 3*time.Second, time.Since(begun), "the Set has waited for room")
 		require.Equal(t, "new", get())
 		time.Sleep(10 * time.Second)
 		require.Equal(t, "new", get())
 	})
 }
 
-// A value that is dead by its tag is not what a Swap expects, though it is in memory yet and its stamp
-// is the one that was read: else what has been removed lives on in what an Update has made of it.
+// A value that was removed by its tag does not match what a Swap expects, although it is still in
+// memory and its stamp is the one that was read. Otherwise the removed value would live on in what
+// an Update has made of it.
 func TestMechanismSwapOfAValueRemovedByTag(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)

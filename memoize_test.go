@@ -18,7 +18,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// memo memoizes a function of A, on a Cache that is alone, that shows what it was called with.
+// memo memoizes a function of A on a single-node Cache. The function returns its argument as text.
 func memo[A any](t *testing.T, calls *atomic.Int64) func(arg A) string {
 	t.Helper()
 	cache, err := geocache.Open(t.Context(), silent)
@@ -37,7 +37,7 @@ func memo[A any](t *testing.T, calls *atomic.Int64) func(arg A) string {
 	}
 }
 
-// requireCalls checks that each of the args has a call of its own, and none has two.
+// requireCalls checks that the function is called once for each of the args.
 func requireCalls[A any](t *testing.T, args ...A) {
 	t.Helper()
 	var calls atomic.Int64
@@ -61,7 +61,7 @@ type query struct {
 	Sizes map[string]float64
 }
 
-// What values have keys of their own is tested in internal/canonical.
+// Which values have the same key is tested in internal/canonical.
 func TestMemoize(t *testing.T) {
 	requireCalls(t, "", "a", "b", strings.Repeat("x", 4096))
 	requireCalls(t, color("red"), "blue")
@@ -123,7 +123,7 @@ func TestMemoizeRefuses(t *testing.T) {
 	circle := &list{}
 	circle.Next = circle
 	_, err = g(t.Context(), circle)
-	require.ErrorIs(t, err, geocache.ErrTooLarge, "it has no end")
+	require.ErrorIs(t, err, geocache.ErrTooLarge, "it is cyclic")
 
 	h, err := geocache.Memoize(cache, "h", func(_ context.Context, q query) (int, error) { return 0, errDatabase })
 	require.NoError(t, err)

@@ -14,10 +14,11 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Keys, tags and prefixes are of any bytes, and none is taken for another.
+// This file tests that keys, tags and prefixes may consist of any bytes, and none is taken for
+// another.
 
-// A node that hears of the removal of a prefix first, and later of the earlier one of a tag,
-// drops what bears the tag, whatever the prefix is: it covers keys and no tags.
+// A node that learns first of the removal of a prefix, and then of the earlier removal of a tag,
+// drops what bears the tag, whatever the prefix is: a prefix covers keys, not tags.
 func TestPrefixRemovalCoversNoTags(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 5 * time.Minute}
 	for _, prefix := range []string{"\xff", "\xfft", "\xffp", "x"} {
@@ -38,7 +39,7 @@ func TestPrefixRemovalCoversNoTags(t *testing.T) {
 				removed := c.Now()
 				time.Sleep(2 * time.Second)
 				require.NoError(t, c.Node("eu-1").Group.RemovePrefix(context.Background(), prefix))
-				c.Net.Heal("eu", "us") // the tag's removal comes to eu-1 after that of the prefix
+				c.Net.Heal("eu", "us") // the tag's removal reaches eu-1 after that of the prefix
 				time.Sleep(10 * time.Second)
 				c.Net.HealAll()
 				time.Sleep(time.Minute)
@@ -49,8 +50,8 @@ func TestPrefixRemovalCoversNoTags(t *testing.T) {
 	}
 }
 
-// What is done with a key that looks like a scope to the nodes concerns that key alone, and what is
-// done with the scope leaves the key alone.
+// A write to a key that looks like a tag or a prefix concerns that key alone, and the removal of
+// the tag or prefix leaves the key alone.
 func TestKeysThatLookLikeTagsOrPrefixes(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 5 * time.Minute}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
@@ -76,9 +77,9 @@ func TestKeysThatLookLikeTagsOrPrefixes(t *testing.T) {
 			require.NoError(t, err)
 			everywhere(key, "again")
 			everywhere("bob", "load")
-			require.Equal(t, loads, c.Origin.Total(), "what bears the tag %q stays", "origin")
+			require.Equal(t, loads, c.Origin.Total(), "entries with the tag %q must stay", "origin")
 		}
-		// They bear no tags. The prefixes are none of theirs.
+		// The keys bear no tags, and begin with none of these prefixes.
 		for _, remove := range []func(n *testcluster.Node) error{
 			func(n *testcluster.Node) error {
 				return n.Group.RemoveTag(ctx, "origin", geocache.WithAck(geocache.AckWorld))
@@ -112,8 +113,8 @@ func TestKeysThatLookLikeTagsOrPrefixes(t *testing.T) {
 	})
 }
 
-// The owner of a key that looks like a scope has its write queued for the origin. The removal of
-// the scope takes that from neither it nor its successor.
+// A write of a key that looks like a tag is queued for the origin. The removal of the tag takes it
+// from neither the owner nor its successor.
 func TestQueuedWriteOfAKeyThatLooksLikeATag(t *testing.T) {
 	const key = "\xfftred"
 	var mu sync.Mutex

@@ -60,7 +60,7 @@ func TestOpenNamesTheNode(t *testing.T) {
 	}
 	require.Equal(t, regions.Node{ID: "alone", Region: "local", Weight: 1}, open())
 	require.Equal(t, regions.Node{ID: "eu-1", Region: "eu", Weight: 2},
-		open(geocache.WithNodeID("ignored"), geocache.WithNodeID("eu-1"), geocache.WithRegion("eu"), geocache.WithWeight(2)), "the last wins")
+		open(geocache.WithNodeID("ignored"), geocache.WithNodeID("eu-1"), geocache.WithRegion("eu"), geocache.WithWeight(2)), "the last option wins")
 
 	n := open(geocache.WithListen("127.0.0.1:0"))
 	_, port, err := net.SplitHostPort(n.Address)
@@ -84,7 +84,7 @@ func TestOpenNamesTheNode(t *testing.T) {
 	require.ErrorContains(t, err, "the discovery did not tell this process's region; name it by WithRegion to start without: no leader")
 }
 
-// Whoever is in the list as somebody else would not be found by those who have the same
+// A node that is in the list under another name would not be found by those that have the same
 // list, and each would be alone.
 func TestOpenRefusesAListThatContradictsThisNode(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -104,7 +104,7 @@ func TestOpenRefusesAListThatContradictsThisNode(t *testing.T) {
 	require.ErrorContains(t, open(regions.Node{ID: "eu-1", Region: "local", Address: address}), `as node "eu-1"`)
 	require.ErrorContains(t, open(regions.Node{ID: "eu-1", Region: "local", Address: "10.0.0.1:1"}, geocache.WithNodeID("eu-1")), `at 10.0.0.1:1`)
 	require.ErrorContains(t, open(regions.Node{Region: "local", Address: address, Weight: 2}), "of weight 2")
-	require.NoError(t, open(regions.Node{Region: "eu", Address: address}, geocache.WithRegion("eu")), "the port is free again")
+	require.NoError(t, open(regions.Node{Region: "eu", Address: address}, geocache.WithRegion("eu")), "the port is free again after a refusal")
 	require.NoError(t, open(regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.0.1:1"}), "another node")
 	require.ErrorContains(t, open(regions.Node{Address: "10.0.0.1"}), "WithDiscovery: node 0 of the list")
 }
@@ -184,17 +184,17 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 	require.ErrorIs(t, err, geocache.ErrClosed)
 }
 
-// bothGetters is an ItemGetter and a BatchGetter.
+// bothGetters is both an ItemGetter and a BatchGetter, which is a mistake.
 type bothGetters struct {
 	geocache.ItemGetterFunc[string]
 }
 
-// neverAsked is a Discovery that must not be asked.
+// neverAsked is a Discovery that must not be called.
 type neverAsked struct{ regions.Discovery }
 
 func (*neverAsked) Validate() error { panic("asked") }
 
-// A name that is not UTF-8, or too long, is refused wherever one is given.
+// A name that is too long or not UTF-8 is refused wherever one is given.
 func TestNames(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	long, bad := strings.Repeat("x", 256), "eu\xff"
@@ -208,7 +208,7 @@ func TestNames(t *testing.T) {
 		require.Equal(t, 3, strings.Count(err.Error(), why))
 
 		_, err = geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion(name)))
-		require.ErrorContains(t, err, why, "the region that a discovery tells")
+		require.ErrorContains(t, err, why, "the region that a discovery reports")
 
 		cache, err := geocache.Open(t.Context())
 		require.NoError(t, err)
@@ -253,13 +253,13 @@ func TestOptionsAtTheirLimits(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), geocache.WithWeight(math.NaN()), geocache.WithWeight(0.01), geocache.WithLease(10*time.Millisecond), geocache.WithMaxDrift(time.Hour),
 		geocache.WithGrace(most), geocache.WithJoinWait(most), geocache.WithMaxValueBytes(1<<30), geocache.WithSeed(math.MaxUint64),
 		geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static()),
-		// As if they were not given:
+		// These count as not given:
 		geocache.WithNodeID(""), geocache.WithRegion(""), geocache.WithAdvertise(""), geocache.WithListener(nil), geocache.WithDialer(nil), geocache.WithTLS(nil),
 		geocache.WithClock(nil), geocache.WithLogger(nil))
 	require.NoError(t, err)
 	defer cache.Close()
 
-	// The largest that a group takes, and what it then does.
+	// The largest values that a group accepts work.
 	const years = 10 * 365 * 24 * time.Hour
 	g, err := geocache.NewGroup(cache, "g", ada, geocache.WithTTL(years), geocache.WithNegativeTTL(years), geocache.WithStaleIfError(years),
 		geocache.WithStaleWhileRevalidate(years), geocache.WithRefreshAhead(years-1), geocache.WithLoadTimeout(years), geocache.WithMaxBytes(math.MaxInt64),

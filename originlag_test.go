@@ -64,13 +64,13 @@ func TestLaggingOriginWhileThePrimaryIsCutOff(t *testing.T) {
 			_, err := n.Get("ada")
 			require.ErrorContains(t, err, "may not have that yet")
 			require.Less(t, time.Since(begun), 6*time.Second)
-			require.Contains(t, text(t, n, "bob"), "in us", "which has not been written")
+			require.Contains(t, text(t, n, "bob"), "in us", "a key that has not been written")
 		}
 		require.Zero(t, c.Origin.Loads("ada"))
 	})
 }
 
-// The region whose origin does not lag asks the others when that fails, and they must not ask
+// The region whose origin does not lag asks other regions when that origin fails. They must not ask
 // theirs.
 func TestLaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
 	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
@@ -84,8 +84,8 @@ func TestLaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
 	})
 }
 
-// Which tags a value bears is known only when it has been loaded. If one of them, or whatever else,
-// has been removed a moment ago, the origin that lags is not believed, whoever has it asked.
+// The tags of a value are known only once it has been loaded. If one of them, or a prefix of the
+// key, has just been removed, what a lagging origin returns is not used, whoever asks for it.
 func TestLaggingOriginIsNotTrustedAfterATagOrPrefixRemoval(t *testing.T) {
 	ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 	removals := map[string]func(n *testcluster.Node) error{
@@ -155,8 +155,8 @@ func TestLongLoadFromALaggingOrigin(t *testing.T) {
 	})
 }
 
-// Nor is it believed while the other is cut off: then there is an error, or what was there
-// before if that may be served.
+// Nor is it used while the primary is cut off: then there is an error, or the value from before if
+// stale values may be served.
 func TestLaggingOriginAfterARemovalWhileThePrimaryIsCutOff(t *testing.T) {
 	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -184,7 +184,7 @@ func TestLaggingOriginAfterARemovalWhileThePrimaryIsCutOff(t *testing.T) {
 	})
 }
 
-// A third region whose own origin fails asks one whose origin lags, and that has not heard of
+// A third region whose own origin fails asks a region whose origin lags and that does not know of
 // the removal.
 func TestLaggingOriginOfARegionUnawareOfTheRemoval(t *testing.T) {
 	config := laggingConfig()
@@ -204,26 +204,26 @@ func TestLaggingOriginOfARegionUnawareOfTheRemoval(t *testing.T) {
 	})
 }
 
-// Of several regions it is the one whose origin does not lag that is asked, be it the farthest.
+// Of several regions, the one whose origin does not lag is asked, even if it is the farthest.
 func TestLaggingOriginAmongThreeRegions(t *testing.T) {
 	config := laggingConfig()
 	config.Regions = []string{"ap", "eu", "us"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("us", "eu", 100*time.Millisecond)
-		time.Sleep(time.Minute) // round trips are measured anew
+		time.Sleep(time.Minute) // round trips are measured again by then
 		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Contains(t, text(t, c.Node("us-1"), "ada"), "in eu")
 		require.Zero(t, c.Origin.Total("ap"))
 
-		// Nor does that one believe the others when its own fails.
+		// Nor does that region use the others' origins when its own fails.
 		c.Origin.Behave(testcluster.Failing(errDatabase), "eu")
 		_, err = c.Node("eu-1").Get("bob")
 		require.Error(t, err)
 	})
 }
 
-// An Update takes what its key's home region has in memory, which has seen to where it is from.
+// An Update uses what its key's home region has in memory, which came from a good origin.
 func TestUpdateInARegionWithALaggingOrigin(t *testing.T) {
 	config := laggingConfig()
 	config.Group = []geocache.GroupOption{geocache.WithOriginRegion("eu"), geocache.WithOriginLag(time.Minute)}
@@ -231,7 +231,7 @@ func TestUpdateInARegionWithALaggingOrigin(t *testing.T) {
 		time.Sleep(untilLeased)
 		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
-		for i, key := range keys(10) { // some are at home in us
+		for i, key := range keys(10) { // the home of some is us
 			n := c.Nodes()[i%6]
 			require.Contains(t, text(t, c.Node("us-1"), key), "in eu")
 			what, _, err := n.Update(key, func(string, bool) (string, error) { return "new", nil })
@@ -242,8 +242,8 @@ func TestUpdateInARegionWithALaggingOrigin(t *testing.T) {
 	})
 }
 
-// What was loaded together is judged one by one. A batch bears no tags, but a prefix may be
-// removed while it is being loaded.
+// What was loaded together is judged one by one. Values of a batch have no tags, but a prefix may
+// be removed during the load.
 func TestBatchFromALaggingOrigin(t *testing.T) {
 	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
 		groups := map[string]*geocache.Group[string]{}
@@ -282,8 +282,9 @@ func TestBatchFromALaggingOrigin(t *testing.T) {
 	})
 }
 
-// The region whose origin does not lag has loaded a key again before another one hears of its removal. By its
-// age that may be from before, and the other one may not load the key itself: it has it loaded once more.
+// The region whose origin does not lag has loaded a key again before another one learns of its
+// removal. By its age that value may be from before, and the other region may not load the key
+// itself: it has it loaded once more.
 func TestLaggingRegionLearnsOfAWriteAfterTheNextLoad(t *testing.T) {
 	removals := map[string]func(n *testcluster.Node) error{
 		"Remove": func(n *testcluster.Node) error { _, err := n.Remove("ada"); return err },

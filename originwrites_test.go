@@ -25,7 +25,7 @@ func TestSetWritesThrough(t *testing.T) {
 		}
 		db.does(func(context.Context, string, string) error {
 			for _, n := range c.Nodes() {
-				require.Equal(t, "load 1 in eu", text(t, n, "ada"), "the origin comes first")
+				require.Equal(t, "load 1 in eu", text(t, n, "ada"), "the origin gets the write first")
 			}
 			return nil
 		})
@@ -41,7 +41,7 @@ func TestSetWritesThrough(t *testing.T) {
 		db.does(nil)
 		_, err = c.Node("eu-1").Clear()
 		require.NoError(t, err)
-		require.Equal(t, "1", db.row("ada"), "Clear is the cache's alone")
+		require.Equal(t, "1", db.row("ada"), "Clear does not reach the origin")
 		_, err = c.Node("eu-1").Remove("ada")
 		require.NoError(t, err)
 		require.Equal(t, []string{"ada=1", "ada removed"}, db.history())
@@ -109,13 +109,13 @@ func TestSetterFails(t *testing.T) {
 		loads := c.Origin.Loads("ada")
 		owner := c.Owner("eu", "ada")
 		w, err := owner.Set("ada", "1")
-		require.ErrorIs(t, err, errDatabase, "it is the caller's own process")
+		require.ErrorIs(t, err, errDatabase, "the caller's own process reports the setter's own error")
 		require.NotErrorIs(t, err, geocache.ErrUncertain)
 		require.Zero(t, w.Generation)
 		time.Sleep(time.Second)
 		for _, n := range c.Nodes() {
 			_, ok := n.Group.Peek("ada")
-			require.False(t, ok, "%s: nobody knows what the origin has", n.Name)
+			require.False(t, ok, "%s: the origin's value is unknown now", n.Name)
 		}
 		require.Equal(t, fmt.Sprintf("load %d in us", loads+1), text(t, c.Node("us-1"), "ada"))
 		require.Equal(t, fmt.Sprintf("load %d in eu", loads+2), text(t, c.Node("eu-1"), "ada"))
@@ -148,7 +148,7 @@ func TestSetterHangs(t *testing.T) {
 		db.does(nil)
 		close(awake)
 		time.Sleep(time.Second)
-		require.Equal(t, "1", db.row("ada"), "late")
+		require.Equal(t, "1", db.row("ada"), "written late")
 		for _, n := range c.Nodes() {
 			require.Equal(t, "load 3 in eu", text(t, n, "ada"))
 		}
@@ -195,14 +195,14 @@ func TestUpdateWritesThrough(t *testing.T) {
 		require.Len(t, db.row("ada"), 60)
 		last := 0
 		for _, line := range db.history() {
-			require.Greater(t, len(line), last, "each is made of the one before it")
+			require.Greater(t, len(line), last, "each is made from the one before")
 			last = len(line)
 		}
 	})
 }
 
-// A lateContext ends some time after its deadline, as every context does on a busy
-// machine, whose timers are late.
+// A lateContext ends some time after its deadline, as every context does on a busy machine whose
+// timers are late.
 type lateContext struct {
 	context.Context
 	deadline time.Time
@@ -210,8 +210,8 @@ type lateContext struct {
 
 func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
 
-// TestSetterFailsAtTheDeadline: the owner's setter fails when the caller's time is
-// up, and the caller hears of that before its context has ended.
+// The owner's setter fails at the caller's deadline, and the caller learns of that before its
+// context has ended.
 func TestSetterFailsAtTheDeadline(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {

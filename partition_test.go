@@ -52,11 +52,11 @@ func TestRegionIsCutOffAndHealed(t *testing.T) {
 		require.LessOrEqual(t, readAll(c.Node("eu-1"), keys(20)), detectionTime)
 		c.Settle()
 		item := c.Node("eu-2").MustGet("during")
-		require.Equal(t, geocache.SourceGetter, item.Source, "eu loads by itself")
+		require.Equal(t, geocache.SourceGetter, item.Source, "eu loads for itself")
 		require.Len(t, c.Node("eu-1").Group.Locate("ada"), 2)
 
 		c.Net.HealAll()
-		time.Sleep(20 * time.Second) // TCP's own patience
+		time.Sleep(20 * time.Second) // TCP retransmits only now and then
 		require.Equal(t, geocache.SourceRegion, c.Node("eu-1").MustGet("after").Source)
 		require.Len(t, c.Node("eu-1").Group.Locate("ada"), 3)
 	})
@@ -73,8 +73,8 @@ func TestLossyNetworkCausesNoReadErrors(t *testing.T) {
 	})
 }
 
-// A member that cannot be told has stopped serving its copies before the call
-// returns, and a write waits for no more than that, once.
+// A member that cannot be reached has stopped serving its copies before the write returns. The
+// write waits for no more than that, and only once.
 func TestCutOffMemberServesNoCopies(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -99,7 +99,7 @@ func TestCutOffMemberServesNoCopies(t *testing.T) {
 		begun = time.Now()
 		_, err = c.Node("eu-1").Set(key, "again")
 		require.NoError(t, err)
-		require.Less(t, time.Since(begun), 10*time.Millisecond, "once")
+		require.Less(t, time.Since(begun), 10*time.Millisecond, "a write waits only once")
 
 		c.Net.HealAll()
 		time.Sleep(5 * time.Second)

@@ -16,11 +16,10 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// rareHeartbeats is an option for a cluster that sends no heartbeat while a test counts
-// frames.
+// rareHeartbeats keeps heartbeats away from a test that counts frames.
 var rareHeartbeats = []geocache.Option{geocache.WithLease(time.Minute)}
 
-// peerStats returns what a node, as a client, has had to do with its peers.
+// peerStats returns what a node has exchanged with its peers, as a client, by their IDs.
 func peerStats(n *testcluster.Node) map[string]geocache.PeerStats {
 	all := map[string]geocache.PeerStats{}
 	for _, p := range n.Cache.Stats().Peers {
@@ -32,7 +31,7 @@ func peerStats(n *testcluster.Node) map[string]geocache.PeerStats {
 func TestGetManyAsksEachOwnerOnce(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 5, Cache: rareHeartbeats}, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 50*time.Millisecond)
-		time.Sleep(testcluster.TTL) // former owners are not asked any more
+		time.Sleep(testcluster.TTL) // no owner looks for keys at former owners any more
 		c.Origin.Behave(testcluster.After(time.Second))
 		all := keys(300)
 		owned := map[string]uint64{}
@@ -52,7 +51,7 @@ func TestGetManyAsksEachOwnerOnce(t *testing.T) {
 		}
 		require.Equal(t, 300, c.Origin.Total())
 
-		// The next one finds everything at the owners, one round trip away.
+		// The next reader finds everything at the owners, one round trip away.
 		begun = time.Now()
 		_, err = c.Node("eu-2").Group.GetMany(c.T.Context(), all)
 		require.NoError(t, err)
@@ -60,7 +59,7 @@ func TestGetManyAsksEachOwnerOnce(t *testing.T) {
 		begun = time.Now()
 		_, err = reader.Group.GetMany(c.T.Context(), all)
 		require.NoError(t, err)
-		require.Zero(t, time.Since(begun), "and now it is all here")
+		require.Zero(t, time.Since(begun), "and now all of it is local")
 		require.Equal(t, 300, c.Origin.Total())
 	})
 }
@@ -82,8 +81,7 @@ func TestGetManyWhenAnOwnerIsGone(t *testing.T) {
 	})
 }
 
-// slowAt has the origin answer for the keys of one node only when it is unblocked,
-// or their caller gives up.
+// slowAt returns an origin that hangs for the keys of one node, until their caller gives up.
 func slowAt(c *testcluster.Cluster, node string) testcluster.Getter {
 	held := map[string]bool{}
 	for _, key := range keys(100) {
@@ -98,7 +96,7 @@ func slowAt(c *testcluster.Cluster, node string) testcluster.Getter {
 }
 
 func TestGetManyReturnsAPartialResultAtItsDeadline(t *testing.T) {
-	for _, held := range []string{"eu-1", "eu-2"} { // the reader's own keys, and a peer's
+	for _, held := range []string{"eu-1", "eu-2"} { // keys of the reader itself, and of a peer
 		t.Run(held, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 				c.Origin.Behave(slowAt(c, held))
@@ -119,7 +117,7 @@ func TestGetManyReturnsAPartialResultAtItsDeadline(t *testing.T) {
 				require.Len(t, err.(interface{ Unwrap() []error }).Unwrap(), 21)
 				require.ErrorContains(t, err, strconv.Itoa(80-want)+" more keys could not be read")
 				time.Sleep(time.Millisecond)
-				require.Zero(t, c.Origin.Running(), "nobody waits for the rest")
+				require.Zero(t, c.Origin.Running(), "nobody waits for the rest, so it is cancelled")
 			})
 		})
 	}
@@ -141,11 +139,11 @@ func TestGetManyCallerThatGivesUpDoesNotFailOthers(t *testing.T) {
 			results <- nil
 		}()
 		time.Sleep(10 * time.Millisecond)
-		go func() { // joins a key of the batch
+		go func() { // joins the load of a key of the batch
 			_, err := n.Get(key)
 			results <- err
 		}()
-		go func() { // a batch whose keys others are after already, but for one
+		go func() { // a batch of which all keys but one are being loaded already
 			m, err := n.Group.GetMany(c.T.Context(), []string{key, c.KeyOf("eu-3")})
 			if len(m) != 2 {
 				c.T.Errorf("got %v", m)
@@ -163,11 +161,11 @@ func TestGetManyCallerThatGivesUpDoesNotFailOthers(t *testing.T) {
 func TestGetManyOfOddKeys(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		n := c.Node("eu-1")
-		strange := []string{"", "\x00", "\xff", "ключ", string(make([]byte, 4<<10))}
-		m, err := n.Group.GetMany(c.T.Context(), strange)
+		odd := []string{"", "\x00", "\xff", "ключ", string(make([]byte, 4<<10))}
+		m, err := n.Group.GetMany(c.T.Context(), odd)
 		require.NoError(t, err)
-		require.Len(t, m, len(strange))
-		for _, key := range strange {
+		require.Len(t, m, len(odd))
+		for _, key := range odd {
 			n.MustGet(key)
 		}
 		m, err = n.Group.GetMany(c.T.Context(), nil)
@@ -176,8 +174,8 @@ func TestGetManyOfOddKeys(t *testing.T) {
 	})
 }
 
-// The owner answers with what is alive there, and dead when it arrives. It is the
-// owner that has to load then, and not its successor.
+// The owner answers with a value that expires on the way to the reader. The owner has to load it
+// again, not its successor.
 func TestValueExpiresInTransit(t *testing.T) {
 	for name, get := range map[string]func(n *testcluster.Node, key string) error{
 		"Get": func(n *testcluster.Node, key string) error { _, err := n.Get(key); return err },
@@ -206,7 +204,7 @@ func TestValueExpiresInTransit(t *testing.T) {
 	}
 }
 
-// One key that takes long does not make the others old.
+// A slow key does not make GetMany return others that have expired while it waited.
 func TestGetManyReturnsNothingExpired(t *testing.T) {
 	loads := map[string]int{}
 	getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
@@ -246,7 +244,7 @@ func TestGetManyOnOneNode(t *testing.T) {
 
 		begun := time.Now()
 		m, err := g.GetMany(t.Context(), []string{"a", "b", "a", "none-1", "bad-1", "cached", "b", "bad-2", "cached", "none-1"})
-		require.Equal(t, time.Second, time.Since(begun), "all at the same time")
+		require.Equal(t, time.Second, time.Since(begun), "the loads run concurrently")
 		require.Equal(t, map[string]string{"a": "value of a", "b": "value of b", "cached": "value of cached"}, m)
 		require.ErrorIs(t, err, bad)
 		require.NotErrorIs(t, err, geocache.ErrNotFound)
@@ -257,7 +255,7 @@ func TestGetManyOnOneNode(t *testing.T) {
 		require.EqualValues(t, 6, loads.Load())
 
 		s := g.Stats()
-		require.EqualValues(t, 7, s.Reads(), "one, and six different keys")
+		require.EqualValues(t, 7, s.Reads(), "one Get and six distinct keys")
 		require.EqualValues(t, 1, s.Store)
 		require.EqualValues(t, 3, s.Getter)
 		require.EqualValues(t, 1, s.NotFound)

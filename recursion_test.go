@@ -33,7 +33,7 @@ func TestGettersThatWaitForThemselves(t *testing.T) {
 				return g.Get(ctx, "b")
 			case "b":
 				return g.Get(ctx, "a")
-			case "left", "right": // begun by two readers at the same time
+			case "left", "right": // read by two readers at the same time
 				meet()
 				return g.Get(ctx, map[string]string{"left": "right", "right": "left"}[key])
 			case "across":
@@ -46,7 +46,7 @@ func TestGettersThatWaitForThemselves(t *testing.T) {
 			case "warm":
 				_, err := g.Warm(ctx, func(yield func(string) bool) { yield("warm") })
 				return "", err
-			case "deep": // waits for keys that wait for others, and none for it
+			case "deep": // waits for keys that wait for others, but not for it
 				for range 2 {
 					if _, err := g.Get(ctx, "deeper"); err != nil {
 						return "", err

@@ -17,7 +17,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// tagsFromKey has the value of "a:b" bear the tags a and b.
+// tagsFromKey is a getter of values whose tags are in the key: "a:b" has the tags a and b.
 func tagsFromKey(n *atomic.Int64) geocache.Getter[string] {
 	return geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
 		return geocache.Loaded[string]{Value: fmt.Sprintf("load %d", n.Add(1)), Tags: strings.Split(key, ":")}, nil
@@ -53,10 +53,10 @@ func TestRemoveTag(t *testing.T) {
 		for range 3 {
 			v, err := g.Get(t.Context(), "red:ada")
 			require.NoError(t, err)
-			require.Equal(t, "load 4", v, "and is kept")
+			require.Equal(t, "load 4", v, "and is cached")
 		}
 		time.Sleep(2 * time.Minute)
-		require.Equal(t, 2, g.Stats().Entries, "the others were swept, long before they expire")
+		require.Equal(t, 2, g.Stats().Entries, "removed entries are swept long before they expire")
 	})
 }
 
@@ -109,8 +109,8 @@ func TestTagsAreChecked(t *testing.T) {
 	})
 }
 
-// A fill that began before the tag was removed brings nothing back: it is not kept, and whoever comes
-// after the removal does not get what it has found.
+// A fill that began before the tag was removed brings nothing back: its value is not cached, and
+// readers that come after the removal do not get it.
 func TestFillBegunBeforeItsTagWasRemoved(t *testing.T) {
 	var loads atomic.Int64
 	release := make(chan struct{})
@@ -122,7 +122,7 @@ func TestFillBegunBeforeItsTagWasRemoved(t *testing.T) {
 		return geocache.Loaded[string]{Value: fmt.Sprintf("load %d", n), Tags: []string{"red"}}, nil
 	})
 	alone(t, slow, nil, func(t *testing.T, g *geocache.Group[string]) {
-		release = make(chan struct{}) // of this bubble
+		release = make(chan struct{}) // made in this bubble
 		get := func(read func() (string, error)) chan string {
 			got := make(chan string, 1)
 			go func() {
@@ -151,7 +151,7 @@ func TestFillBegunBeforeItsTagWasRemoved(t *testing.T) {
 	})
 }
 
-// With a setter, tags are none of the origin's business, and of their removal it hears nothing.
+// Tags do not reach the origin, and neither do their removals.
 func TestTagsAndTheOrigin(t *testing.T) {
 	for name, opts := range map[string][]geocache.GroupOption{"through": nil, "behind": {geocache.WithWriteBehind(1 << 20)}} {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestTagsAndTheOrigin(t *testing.T) {
 				time.Sleep(time.Second)
 				require.ElementsMatch(t, []string{"k=v", "a", "b"}, set())
 
-				if name == "behind" { // textUnchecked is queued is removed from the cache, and still gets to the origin
+				if name == "behind" { // a queued write is removed from the cache, and still reaches the origin
 					down.Store(true)
 					require.NoError(t, g.Set(t.Context(), "q", "v2", geocache.WithTags("blue")))
 					require.Equal(t, "v2", must(g.Get(t.Context(), "q")))
@@ -201,8 +201,8 @@ func TestTagsAndTheOrigin(t *testing.T) {
 	}
 }
 
-// Everywhere in the region when it returns, and in the others a trip later; whoever is told
-// drops what is older and nothing else.
+// A removal is visible in the whole region when it returns, and in the others one trip later. It
+// drops older entries and nothing else.
 func TestRemovalsAcrossRegions(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
@@ -233,7 +233,7 @@ func TestRemovalsAcrossRegions(t *testing.T) {
 				time.Sleep(50 * time.Millisecond)
 				for _, m := range c.Nodes() {
 					_, ok := m.Group.Peek(key)
-					require.False(t, ok, "%s at %s, elsewhere", name, m.Name)
+					require.False(t, ok, "%s at %s, in another region", name, m.Name)
 				}
 				for _, m := range c.Nodes() {
 					m.MustGet(key)
@@ -275,8 +275,8 @@ func TestRemoveManyReceipt(t *testing.T) {
 	})
 }
 
-// A tag is removed twice while a value that bears it is being loaded: who has come in between
-// knows of the first removal, of which nothing is left but the second.
+// A tag is removed twice while a value that bears it is being loaded. A reader that came in between
+// knows of the first removal, of which only the second is left.
 func TestTagRemovedTwiceDuringALoad(t *testing.T) {
 	var loads atomic.Int64
 	release := make(chan struct{})
@@ -288,7 +288,7 @@ func TestTagRemovedTwiceDuringALoad(t *testing.T) {
 		return geocache.Loaded[string]{Value: fmt.Sprintf("load %d", n), Tags: []string{"red"}}, nil
 	})
 	alone(t, slow, nil, func(t *testing.T, g *geocache.Group[string]) {
-		release = make(chan struct{}) // of this bubble
+		release = make(chan struct{}) // made in this bubble
 		got := make(chan string, 2)
 		get := func() {
 			go func() { got <- must(g.Get(context.Background(), "k")) }()
@@ -305,7 +305,8 @@ func TestTagRemovedTwiceDuringALoad(t *testing.T) {
 	})
 }
 
-// What ends in the middle has happened for some of the keys, and does not go on for the rest.
+// A RemoveMany that is cancelled halfway has happened for some of the keys, and does not go on with
+// the rest.
 func TestRemoveManyCancelledHalfway(t *testing.T) {
 	setter := func(_ context.Context, key, _ string) error {
 		if key == "b" {
@@ -317,7 +318,7 @@ func TestRemoveManyCancelledHalfway(t *testing.T) {
 		for _, key := range []string{"a", "c"} {
 			require.NoError(t, g.Set(t.Context(), key, "old"))
 		}
-		go g.Set(context.Background(), "b", "new") // has the key until its setter is done
+		go g.Set(context.Background(), "b", "new") // holds the key's lock until its setter is done
 		time.Sleep(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -329,8 +330,8 @@ func TestRemoveManyCancelledHalfway(t *testing.T) {
 	})
 }
 
-// A region that is away for longer than a tagged value lives is told of it without the value, and
-// of what comes after it.
+// A region that is away for longer than a tagged value lives is told of the write without the
+// value, and of what comes after it.
 func TestTaggedValueExpiresInTransit(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 1}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -348,8 +349,8 @@ func TestTaggedValueExpiresInTransit(t *testing.T) {
 	})
 }
 
-// The second key of a RemoveMany is being written for longer than its caller waits. The region is told
-// of the first one all the same.
+// The second key of a RemoveMany is being written for longer than its caller waits. The region is
+// told of the first one all the same.
 func TestRemoveManyCancelledBetweenItsKeys(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		var keys []string

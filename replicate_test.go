@@ -13,8 +13,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// A region comes to be known while a Set waits for all regions. It has not been told, and is not among
-// those that have confirmed; soon it has it.
+// A region becomes known while a Set waits for all regions. It was not told by this Set and is not
+// among those that confirmed it, but has the value soon.
 func TestRegionJoinsWhileAWorldWriteWaits(t *testing.T) {
 	directory := newScriptedDiscovery()
 	known, all := nodesOf("eu-1", "us-1"), nodesOf("ap-1", "eu-1", "us-1")
@@ -46,7 +46,7 @@ func TestRegionJoinsWhileAWorldWriteWaits(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Equal(t, "written", text(t, c.Node("ap-1"), "ada"))
 
-		// From now on it is waited for.
+		// From now on writes wait for it.
 		c.Net.Cut("eu", "ap")
 		w, err := c.Node("eu-1").Set("ada", "again", geocache.WithAck(geocache.AckWorld))
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
@@ -54,8 +54,8 @@ func TestRegionJoinsWhileAWorldWriteWaits(t *testing.T) {
 	})
 }
 
-// The node whose user waits knows the new region, and the key's owner does not: what the owner has
-// still to send it has not been confirmed.
+// The caller's node knows the new region, and the key's owner does not. The write is not confirmed
+// by that region until the owner has sent it.
 func TestOwnerLearnsOfARegionLate(t *testing.T) {
 	directory := newScriptedDiscovery()
 	known, all := nodesOf("eu-1", "eu-2"), nodesOf("ap-1", "eu-1", "eu-2")
@@ -69,7 +69,7 @@ func TestOwnerLearnsOfARegionLate(t *testing.T) {
 		time.Sleep(untilLeased)
 		key := c.KeyOf("eu-2")
 		c.Node("ap-1").MustGet(key)
-		c.Net.CutOneWay("eu-1", "eu-2") // so that eu-2 is not told of the region by eu-1
+		c.Net.CutOneWay("eu-1", "eu-2") // so that eu-1 cannot tell eu-2 of the region
 		directory.announce("eu-1", all...)
 		time.AfterFunc(2*time.Second, func() {
 			c.Net.HealAll()
@@ -128,8 +128,8 @@ func TestWriteReachesOtherRegionsInOneTrip(t *testing.T) {
 	})
 }
 
-// However many writes there are, none waits for the others: what is not seen one trip later is the
-// machine's doing, since in a bubble that takes no time.
+// However many writes there are, none waits for the others. Time stands still in a bubble while
+// anybody works, so a write that is not visible one trip later has waited for something.
 func TestThousandWritesASecondReachOtherRegionsInOneTrip(t *testing.T) {
 	trips := map[[2]string]time.Duration{{"eu", "us"}: 40 * time.Millisecond, {"ap", "us"}: 70 * time.Millisecond, {"ap", "eu"}: 90 * time.Millisecond}
 	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}}
@@ -138,7 +138,7 @@ func TestThousandWritesASecondReachOtherRegionsInOneTrip(t *testing.T) {
 			c.Net.SetLatency(pair[0], pair[1], trip)
 		}
 		time.Sleep(untilLeased)
-		const keys, writes = 60, 300 // of each region
+		const keys, writes = 60, 300 // in each region
 		var all sync.WaitGroup
 		for i, region := range config.Regions {
 			for j := range writes {
@@ -187,14 +187,14 @@ func TestWorldWriteNamesTheConfirmingRegions(t *testing.T) {
 		require.Equal(t, "2", text(t, c.Node("eu-2"), "ada"))
 
 		c.Net.HealAll()
-		time.Sleep(4 * time.Second) // connections are made anew within 2 s
+		time.Sleep(4 * time.Second) // connections are made again within 2 s
 		for _, n := range c.Nodes("us") {
-			require.Equal(t, "2", text(t, n, "ada"), "it still travelled")
+			require.Equal(t, "2", text(t, n, "ada"), "the write arrives late")
 		}
 	})
 }
 
-// Its own deadline is not the only thing that ends the wait for a region that is away.
+// A write that waits for a region that is away also ends when its cache is closed.
 func TestWorldWriteEndsWithItsCache(t *testing.T) {
 	for _, owner := range []string{"eu-1", "eu-2"} {
 		t.Run(owner, func(t *testing.T) {

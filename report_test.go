@@ -15,7 +15,7 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// latencyOf returns what a Stats would say of durations so many of which took so long.
+// latencyOf returns what Stats would say of these many calls of each duration.
 func latencyOf(many map[time.Duration]int) geocache.Latency {
 	var h latency.Histogram
 	for took, n := range many {
@@ -27,7 +27,7 @@ func latencyOf(many map[time.Duration]int) geocache.Latency {
 	return geocache.Latency{Count: d.Count, Sum: d.Sum, P50: d.P50, P99: d.P99, P999: d.P999, Max: d.Max}
 }
 
-// fullStats is a Stats with something in every figure.
+// fullStats is a Stats with something in every field.
 func fullStats() geocache.Stats {
 	near := geocache.Exchanges{
 		Requests: 12_103, Errors: 2,
@@ -76,7 +76,7 @@ func TestReport(t *testing.T) {
 	require.Equal(t, strings.Replace(string(want), "copies served", "copies not served", 1), s.String())
 }
 
-// Nothing that is counted is missing in the report: a figure that is changes nothing here.
+// A field that is missing in the report fails here, because changing it does not change the report.
 func TestEveryFieldIsReported(t *testing.T) {
 	requireEveryFieldReported(t, geocache.GroupStats{}, geocache.GroupStats.String)
 	requireEveryFieldReported(t, geocache.WriteBehindStats{}, func(b geocache.WriteBehindStats) string { return geocache.GroupStats{WriteBehind: b}.String() })
@@ -91,7 +91,7 @@ func TestEveryFieldIsReported(t *testing.T) {
 	})
 }
 
-// requireEveryFieldReported fails if there is a field of S without which the same would be reported.
+// requireEveryFieldReported fails if there is a field of S that does not change the report.
 func requireEveryFieldReported[S any](t *testing.T, zero S, report func(S) string) {
 	t.Helper()
 	for field, v := range reflect.ValueOf(zero).Fields() {
@@ -112,7 +112,7 @@ func requireEveryFieldReported[S any](t *testing.T, zero S, report func(S) strin
 	}
 }
 
-// A Cache that is alone has little to tell.
+// A single-node Cache has little to report.
 func TestReportOfASingleNode(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)

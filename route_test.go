@@ -17,7 +17,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// onStack reports whether a function with this end of its name is on the caller's stack.
+// onStack reports whether a function whose name ends like this is on the caller's stack.
 func onStack(name string) bool {
 	callers := make([]uintptr, 64)
 	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers)])
@@ -32,8 +32,9 @@ func onStack(name string) bool {
 	}
 }
 
-// A node that stands still between looking at how long a write has been under way and stamping it does not
-// bring it back after the caller has had the next owner do it, and has written something else.
+// The owner pauses between checking how long a write has been in progress and stamping it. By then
+// the caller has had the next owner execute the write, and has written something else. The first
+// write must not come back.
 func TestWriteWhoseOwnerPauses(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		var standsStill atomic.Bool
@@ -56,7 +57,7 @@ func TestWriteWhoseOwnerPauses(t *testing.T) {
 			}
 		})
 		time.Sleep(time.Millisecond)
-		c.Net.CutOneWay(writer.Name, owner.Name) // it does not hear that its caller has hung up
+		c.Net.CutOneWay(writer.Name, owner.Name) // it does not notice that its caller has hung up
 		writer.Reject(owner.Name)
 		writing.Wait()
 		require.NotZero(t, pauses.Load())
@@ -71,8 +72,8 @@ func TestWriteWhoseOwnerPauses(t *testing.T) {
 	})
 }
 
-// An owner that goes away in the middle of a write leaves its caller in doubt, unless
-// the write can be done again by the next owner in time.
+// A caller whose owner goes away during a write cannot know whether it happened, unless the next
+// owner can execute it again in time.
 func TestWriteWhoseOwnerHangs(t *testing.T) {
 	for name, config := range map[string]testcluster.Config{
 		"cache":  {Nodes: 2},
@@ -94,7 +95,7 @@ func TestWriteWhoseOwnerHangs(t *testing.T) {
 				require.ErrorIs(t, err, context.DeadlineExceeded)
 				err = set(20 * time.Second)
 				if name == "origin" {
-					require.ErrorIs(t, err, geocache.ErrUncertain, "it is not written twice")
+					require.ErrorIs(t, err, geocache.ErrUncertain, "the origin is not written twice")
 					return
 				}
 				require.NoError(t, err)
@@ -123,14 +124,14 @@ func TestUnconfirmedWrite(t *testing.T) {
 		w, err = owner.Set("ada", "2", geocache.WithAck(geocache.AckOwner))
 		require.NoError(t, err)
 		require.NotZero(t, w.Generation)
-		require.Empty(t, w.Confirmed, "not waited for")
+		require.Empty(t, w.Confirmed, "the write did not wait for it")
 		hung.Thaw()
 		c.Settle()
-		require.Equal(t, "2", text(t, hung, "ada"), "it went on")
+		require.Equal(t, "2", text(t, hung, "ada"), "the broadcast went on")
 	})
 }
 
-// crashAsync kills a node, and does not wait until its goroutines have ended.
+// crashAsync kills a node without waiting for its goroutines to end. done is closed when they have.
 func crashAsync(n *testcluster.Node) (done <-chan struct{}) {
 	ended := make(chan struct{})
 	go func() {
@@ -141,9 +142,9 @@ func crashAsync(n *testcluster.Node) (done <-chan struct{}) {
 	return ended
 }
 
-// A Set is under way to an owner that is killed, after another node has been told of it. That
-// one's user writes something else. When the first Set is carried out by the next owner, what
-// followed from it stays.
+// The owner of a key is killed during a Set, after another node has been told of it. A user of that
+// node writes something else. When the next owner executes the first Set again, what followed it
+// stays.
 func TestRetriedWriteDoesNotUndoALaterOne(t *testing.T) {
 	for _, remove := range []bool{false, true} {
 		t.Run(fmt.Sprintf("remove %v", remove), func(t *testing.T) {
@@ -151,7 +152,7 @@ func TestRetriedWriteDoesNotUndoALaterOne(t *testing.T) {
 				c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
 				time.Sleep(untilLeased)
 				key, at := "", ""
-				for i := 0; key == ""; i++ { // not the writer's, and its next owner reads it
+				for i := 0; key == ""; i++ { // neither owned nor succeeded by the writer
 					l := c.Node("eu-1").Group.Locate(fmt.Sprint(i))[0]
 					if l.Owner.ID != "eu-1" && l.Successor.ID != "eu-1" {
 						key, at = fmt.Sprint(i), l.Successor.ID
@@ -185,10 +186,10 @@ func TestRetriedWriteDoesNotUndoALaterOne(t *testing.T) {
 	}
 }
 
-// Where nothing has been written since, the second owner has the value of the Set, even if it had
-// been told of it before.
+// If nothing has been written since, the second owner has the value of the Set, even if it had been
+// told of it before.
 func TestRetriedSetKeepsItsValue(t *testing.T) {
-	for killed := range 4 { // at each step on the way
+	for killed := range 4 { // killed at each step of the Set
 		testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
 			c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
 			group := func(n *testcluster.Node) *geocache.Group[string] {

@@ -17,7 +17,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// openAt opens a Cache with a group, as a process does whose wall clock is off.
+// openAt opens a Cache with a group, as a restarted process does whose wall clock is off by offset.
 func openAt(t *testing.T, offset time.Duration, getter geocache.Getter[string], opts ...geocache.GroupOption) *geocache.Group[string] {
 	t.Helper()
 	cache, err := geocache.Open(t.Context(), silent, geocache.WithClock(func() time.Time { return time.Now().Add(offset) }))
@@ -54,7 +54,7 @@ func TestSnapshot(t *testing.T) {
 		after := openAt(t, 0, countLoads(&loads, ada))
 		n, err := after.Restore(io.MultiReader(bytes.NewReader(data), strings.NewReader("what follows")))
 		require.NoError(t, err)
-		require.Equal(t, 1000, n, "one was removed, one set")
+		require.Equal(t, 1000, n, "one was removed, one was set")
 		require.Equal(t, before.Stats().Floors, after.Stats().Floors)
 		for key, was := range items {
 			if key == "key-0" {
@@ -65,7 +65,7 @@ func TestSnapshot(t *testing.T) {
 			require.Equal(t, was.Value, item.Value)
 			require.Equal(t, was.Generation, item.Generation)
 			require.Equal(t, geocache.SourceStore, item.Source)
-			require.False(t, item.Expires.After(was.Expires), "not a moment longer")
+			require.False(t, item.Expires.After(was.Expires), "it expires no later than before")
 			require.WithinDuration(t, was.Expires, item.Expires, time.Second)
 		}
 		v, err := after.Get(t.Context(), "set")
@@ -89,7 +89,7 @@ func TestSnapshot(t *testing.T) {
 	})
 }
 
-// Floors come in pages, and memory outlives Close.
+// Floors are written in pages, and memory can be read after Close.
 func TestSnapshotOfManyWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open := func() (*geocache.Cache, *geocache.Group[string]) {
@@ -123,7 +123,7 @@ func TestSnapshotOfManyWrites(t *testing.T) {
 	})
 }
 
-// Whatever the wall clock has done in between, nothing is younger than it was.
+// Whatever the wall clock has done meanwhile, no value gets younger.
 func TestSnapshotAndClocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before := openAt(t, 0, ada)
@@ -148,7 +148,7 @@ func TestSnapshotAndClocks(t *testing.T) {
 			require.NoError(t, after.Remove(t.Context(), "ada"))
 			item, err = after.GetItem(t.Context(), "ada")
 			require.NoError(t, err)
-			require.Equal(t, geocache.SourceGetter, item.Source, "what is loaded and written now is newer")
+			require.Equal(t, geocache.SourceGetter, item.Source, "a new write beats what was restored")
 		}
 		after := openAt(t, -time.Hour, ada)
 		n, err := after.Restore(bytes.NewReader(data))
@@ -180,7 +180,7 @@ func TestSnapshotThatDoesNotFit(t *testing.T) {
 				there++
 			}
 		}
-		require.GreaterOrEqual(t, there, 49, "those that are read have come first")
+		require.GreaterOrEqual(t, there, 49, "entries that are read come first")
 	})
 }
 
@@ -236,7 +236,7 @@ type failingReader struct{ err error }
 
 func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
 
-// fullWriter is a writer with room for so many bytes.
+// fullWriter is a writer with room for this many bytes.
 type fullWriter struct{ room int }
 
 var errFull = errors.New("full")
@@ -277,7 +277,7 @@ func TestRestoreAfterMissedWrites(t *testing.T) {
 		n.Restart(0)
 		restored, err := n.Group.Restore(bytes.NewReader(data))
 		require.NoError(t, err)
-		require.Equal(t, len(mine)-(len(mine)+2)/3-(len(mine)+1)/3, restored, "copies are not in it")
+		require.Equal(t, len(mine)-(len(mine)+2)/3-(len(mine)+1)/3, restored, "a snapshot has no copies")
 		time.Sleep(untilLeased)
 		loads := c.Origin.Total()
 		for i, key := range mine {
@@ -293,11 +293,11 @@ func TestRestoreAfterMissedWrites(t *testing.T) {
 				}
 			}
 		}
-		require.Equal(t, (len(mine)+1)/3, c.Origin.Total()-loads, "but for what was removed")
+		require.Equal(t, (len(mine)+1)/3, c.Origin.Total()-loads, "only removed keys are loaded again")
 	})
 }
 
-// A region that was down as a whole knows of writes what any of its snapshots does.
+// A whole region that was down knows of the writes in any of its snapshots.
 func TestARegionRestoresWritesFirst(t *testing.T) {
 	for _, order := range [][]string{{"eu-1", "eu-2"}, {"eu-2", "eu-1"}} {
 		t.Run(fmt.Sprint(order), func(t *testing.T) {
@@ -329,7 +329,7 @@ func TestARegionRestoresWritesFirst(t *testing.T) {
 	}
 }
 
-// A value keeps its tags, and a snapshot the removals of some.
+// A value keeps its tags, and a snapshot has the removals of tags and prefixes.
 func TestSnapshotWithTags(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before := openAt(t, 0, ada)

@@ -13,7 +13,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// hangingGetter is a getter whose origin says nothing while it is down.
+// hangingGetter is a getter whose origin does not answer while it is down.
 func hangingGetter(down *bool) geocache.Getter[string] {
 	return geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
 		if *down {
@@ -24,8 +24,8 @@ func hangingGetter(down *bool) geocache.Getter[string] {
 	})
 }
 
-// A reader with WithStaleIfError gets the stale value when a load fails that somebody began
-// who had no use for it: who refreshes ahead of the expiry, or another GetMany.
+// A reader with WithStaleIfError gets the stale value when a load fails that was begun by somebody
+// who had no use for a stale value: a refresh ahead of the expiry, or another GetMany.
 func TestStaleValueForReadersThatJoinALoad(t *testing.T) {
 	for name, more := range map[string][]geocache.GroupOption{
 		"refreshed ahead": {geocache.WithRefreshAhead(5 * time.Second)},
@@ -68,7 +68,7 @@ func TestStaleValueForGetBesideGetMany(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, <-many)
 
-		// Who only stops waiting has not seen the load fail.
+		// A caller that stops waiting has not seen the load fail.
 		time.Sleep(2 * time.Second)
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -77,8 +77,8 @@ func TestStaleValueForGetBesideGetMany(t *testing.T) {
 	})
 }
 
-// The same in a cluster, at the owner, at a node that has a copy and at one that has none, one
-// key at a time and many.
+// The same in a cluster: at the owner, at a node with a copy and at one without, by Get and by
+// GetMany.
 func TestStaleValueWhileARefreshHangs(t *testing.T) {
 	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(5 * time.Second), geocache.WithStaleIfError(time.Hour)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
@@ -113,16 +113,16 @@ func TestStaleValueWhileARefreshHangs(t *testing.T) {
 	})
 }
 
-// A value that was loaded right after a write is in doubt by its generation, and not by its age. Once
-// it has expired, a node that its owner answers with it while it revalidates takes it as well,
-// and does not load the key beside the owner.
+// A value that was loaded right after a write may be older than it by its generation, but not by
+// its age. Once it has expired, a node that the owner answers with it while it revalidates accepts
+// it too, and does not load the key beside the owner.
 func TestStaleValueLoadedSoonAfterAWrite(t *testing.T) {
 	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(time.Minute)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
 		time.Sleep(untilLeased)
 		key := c.KeyOf("eu-1")
-		require.NoError(t, c.Node("eu-3").Group.RemoveTag(c.T.Context(), "of nothing here")) // so that floors are looked at
+		require.NoError(t, c.Node("eu-3").Group.RemoveTag(c.T.Context(), "of nothing here")) // so that floors are checked
 		_, err := c.Node("eu-2").Remove(key)
 		require.NoError(t, err)
 		time.Sleep(300 * time.Millisecond)
@@ -179,8 +179,8 @@ func originDown(c *testcluster.Cluster) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	regions := len(c.Nodes()) / 3
-	require.LessOrEqual(t, c.Origin.Total()-before, 11*regions*regions, "tried once a second, in each region for itself and for the others")
-	require.LessOrEqual(t, waits, 11*len(c.Nodes()), "who was told that it is stale does not ask again at once")
+	require.LessOrEqual(t, c.Origin.Total()-before, 11*regions*regions, "one attempt a second, by each region for itself and for the others")
+	require.LessOrEqual(t, waits, 11*len(c.Nodes()), "a node that was told that the value is stale does not ask again at once")
 
 	_, err := c.Node("eu-1").Get("new")
 	require.ErrorContains(t, err, "down")

@@ -17,24 +17,24 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Reads of other nodes' keys take a round trip, and a load on top where there is
-// one; the sums of a region are those of its nodes.
+// Reads of other nodes' keys take a round trip, plus a load if there is one. A region's sums are
+// those of its nodes.
 func TestLatencies(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(30 * time.Millisecond))
 		node := c.Node("eu-1")
 		key := c.KeyOf("eu-2")
-		for passed := []string{key}; node.Group.Locate(key)[0].Successor.ID == node.Name; { // it would get what is written
+		for passed := []string{key}; node.Group.Locate(key)[0].Successor.ID == node.Name; { // the successor would be told of the value
 			key = c.KeyOf("eu-2", passed...)
 			passed = append(passed, key)
 		}
-		time.Sleep(2 * testcluster.TTL) // no owner looks for the keys at former ones
+		time.Sleep(2 * testcluster.TTL) // no owner looks for keys at former owners any more
 		before := node.Cache.Stats().Regions[0]
 		value := c.Node("eu-2").MustGet(key).Value
 		for range 9 {
-			require.NoError(t, node.Group.Set(c.T.Context(), key, value)) // a call
+			require.NoError(t, node.Group.Set(c.T.Context(), key, value)) // one call
 			require.Equal(t, geocache.SourceOwner, node.MustGet(key).Source)
-			require.Equal(t, geocache.SourceStore, node.MustGet(key).Source) // which asks nobody
+			require.Equal(t, geocache.SourceStore, node.MustGet(key).Source) // which needs no peer
 		}
 		require.Equal(t, geocache.SourceGetter, node.MustGet(c.KeyOf("eu-3")).Source)
 
@@ -42,7 +42,7 @@ func TestLatencies(t *testing.T) {
 		eu := s.Regions[0]
 		fetches := eu.FetchLatency
 		require.EqualValues(t, 10, fetches.Count-before.FetchLatency.Count)
-		require.Equal(t, 30500*time.Microsecond, fetches.Max) // a round trip and a load
+		require.Equal(t, 30500*time.Microsecond, fetches.Max) // a round trip plus a load
 		require.Equal(t, 9*500*time.Microsecond+fetches.Max, fetches.Sum-before.FetchLatency.Sum)
 		require.Equal(t, 512*time.Microsecond, fetches.P50)
 		require.EqualValues(t, 9, eu.CallLatency.Count-before.CallLatency.Count)
@@ -62,8 +62,8 @@ func TestLatencies(t *testing.T) {
 	})
 }
 
-// A process that has joined has had one lapse, and has one more for each node of its
-// region that leaves.
+// A node that has joined has lost its lease once, and loses it once more for each node of its
+// region that dies.
 func TestLeaseLosses(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().LeaseLosses)
@@ -71,7 +71,7 @@ func TestLeaseLosses(t *testing.T) {
 		c.Settle()
 		c.Add("eu")
 		c.Settle()
-		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().LeaseLosses, "a deploy costs no copies")
+		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().LeaseLosses, "a deploy does not end the lease")
 		c.Node("eu-2").Crash()
 		c.Settle()
 		s := c.Node("eu-1").Cache.Stats()
@@ -81,8 +81,7 @@ func TestLeaseLosses(t *testing.T) {
 	})
 }
 
-// Failures have no latency: a load that fails at once would make a slow origin look
-// quick.
+// Failures are not in the latency: a load that fails at once would make a slow origin look fast.
 func TestLoadLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
@@ -116,7 +115,7 @@ func TestLoadLatency(t *testing.T) {
 		require.EqualValues(t, 1, s.LoadErrors)
 		require.EqualValues(t, 99, s.LoadLatency.Count)
 		require.Equal(t, 98*20*time.Millisecond+8*time.Second, s.LoadLatency.Sum)
-		require.Equal(t, 20480*time.Microsecond, s.LoadLatency.P50) // the upper edge of 20 ms's bucket
+		require.Equal(t, 20480*time.Microsecond, s.LoadLatency.P50) // the upper bound of the bucket of 20 ms
 		require.Equal(t, 8*time.Second, s.LoadLatency.P999)
 		require.Equal(t, 8*time.Second, s.LoadLatency.Max)
 
@@ -127,7 +126,7 @@ func TestLoadLatency(t *testing.T) {
 	})
 }
 
-// What GroupStats says about its figures holds at any moment.
+// What GroupStats promises about its fields holds at any moment.
 func TestStatsAreConsistent(t *testing.T) {
 	const maxBytes = 1 << 20
 	cache, err := geocache.Open(t.Context(), silent)
@@ -165,7 +164,7 @@ func TestStatsAreConsistent(t *testing.T) {
 				case n%2 == 0:
 					_ = g.Set(t.Context(), key, make([]byte, 1000))
 				default:
-					_ = g.Set(t.Context(), key, nil, geocache.WithItemTTL(-1)) // an error
+					_ = g.Set(t.Context(), key, nil, geocache.WithItemTTL(-1)) // fails
 				}
 			}
 		})
@@ -202,8 +201,8 @@ func TestStatsAreConsistent(t *testing.T) {
 	require.Equal(t, s.Reads(), s.Store+s.Getter+s.NotFound+s.Errors, "%v", s)
 }
 
-// A value that is written while a load fails answers the readers who wait for the load,
-// and is no stale one.
+// A value that is written while a load fails is the answer to the readers that wait for the load,
+// and is not a stale one.
 func TestWriteDuringAFailingLoadIsNotStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
@@ -287,7 +286,7 @@ func TestEveryReadIsCountedOnce(t *testing.T) {
 		require.EqualValues(t, 3000, all.Reads())
 		require.EqualValues(t, c.Origin.Total(), all.Loads)
 		for _, n := range []uint64{all.Store, all.Owner, all.Region, all.Getter, all.Stale, all.NotFound, all.Errors} {
-			require.Positive(t, n, "the test has seen everything: %+v", all)
+			require.Positive(t, n, "the test must have seen everything: %+v", all)
 		}
 	})
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// What a node leaves unsent, or unfinished, when it dies.
+// This file tests what happens to writes that a node has not sent to other regions, or has not
+// finished, when it dies.
 
-// keysOwnedBy returns some keys that a node owns, read by all nodes of a region.
+// keysOwnedBy returns some keys that a node owns, after reading them at all nodes of a region.
 func keysOwnedBy(c *testcluster.Cluster, node, readIn string) (keys []string) {
 	for i := range 60 {
 		if key := fmt.Sprint(i); c.Owner(node[:2], key).Name == node {
@@ -29,8 +30,8 @@ func keysOwnedBy(c *testcluster.Cluster, node, readIn string) (keys []string) {
 	return keys
 }
 
-// healAndReconnect ends all cuts, and returns a moment after all nodes have found all again: too soon for
-// them to have compared their floors.
+// healAndReconnect ends all cuts, and returns shortly after all nodes have connected again: too
+// soon for them to have compared their floors.
 func healAndReconnect(c *testcluster.Cluster) {
 	c.Net.HealAll()
 	for again := true; again; {
@@ -67,8 +68,8 @@ func requireNotText(c *testcluster.Cluster, old string, keys []string, regions .
 	}
 }
 
-// A node writes, another one takes its keys over, and it dies, all while the other region cannot be
-// reached. Who owns the keys then sends what the first owner has not.
+// A node writes, another one takes over its keys, and the first dies, all while the other region is
+// cut off. The new owner then sends what the first has not.
 func TestWritesUnsentByAFormerOwner(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -88,9 +89,9 @@ func TestWritesUnsentByAFormerOwner(t *testing.T) {
 	})
 }
 
-// The same, and it is back under its ID before anybody has taken it for gone.
+// The same, but the dead node is restarted under its ID before anybody has noticed.
 func TestWritesUnsentBeforeARestart(t *testing.T) {
-	for _, wait := range []time.Duration{0, 5 * time.Second} { // whether the group is there before the others are found
+	for _, wait := range []time.Duration{0, 5 * time.Second} { // whether the group is opened before the others are found
 		testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}, func(c *testcluster.Cluster) {
 			c.Add("eu", geocache.WithJoinWait(wait))
 			time.Sleep(untilLeased)
@@ -110,8 +111,8 @@ func TestWritesUnsentBeforeARestart(t *testing.T) {
 	}
 }
 
-// A region that is lost has told one of two others of a write. Comparing floors brings it to the
-// bystander one, as long as any value that is older may be alive.
+// A region that is lost has told one of two others of a write. Anti-entropy brings it to the other
+// one, as long as an older value may live there.
 func TestAntiEntropyBetweenThirdRegions(t *testing.T) {
 	const ttl = 175 * time.Second
 	testcluster.Run(t, testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, TTL: ttl}, func(c *testcluster.Cluster) {
@@ -121,19 +122,19 @@ func TestAntiEntropyBetweenThirdRegions(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		_, err := c.Node("eu-1").Set("ada", "written", geocache.WithItemTTL(time.Second))
 		require.NoError(t, err)
-		c.Node("us-1").MustGet("ada") // after the write, of which us does not know
+		c.Node("us-1").MustGet("ada") // after the write, which us does not know of
 		time.Sleep(time.Second)
 		c.Node("eu-1").Crash()
 		time.Sleep(ttl - 30*time.Second)
 		c.Net.Heal("us", "ap")
 		time.Sleep(15 * time.Second)
 		w := c.Node("us-1").Group.Stats().Floors
-		require.NotZero(t, w, "the floor has come")
+		require.NotZero(t, w, "the floor must have arrived")
 	})
 }
 
-// The region's members hold the floors, and send them for a node that died with
-// them unsent.
+// The members of a region have its floors, and send them in place of a node that died before it had
+// sent them.
 func TestWritesUnsentByADeadNode(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -159,8 +160,8 @@ func TestWritesUnsentByADeadNode(t *testing.T) {
 	})
 }
 
-// A node dies before another region has heard from it of a scope's removal: whoever owns the scope
-// then sends it, as the removal of a scope.
+// A node dies before it has told another region of the removal of a tag or prefix. The new owner of
+// the tag or prefix then sends it, as such.
 func TestTagOrPrefixRemovalUnsentByADeadNode(t *testing.T) {
 	scopes := map[string]expiry.Subject{"tag": expiry.Tag("origin"), "prefix": expiry.Prefix("a")}
 	for name, scope := range scopes {
@@ -180,7 +181,7 @@ func TestTagOrPrefixRemovalUnsentByADeadNode(t *testing.T) {
 				}
 				removed := c.Now()
 				owner.Crash()
-				time.Sleep(2500 * time.Millisecond) // too early for the comparing of floors
+				time.Sleep(2500 * time.Millisecond) // too early for anti-entropy
 				for _, n := range c.Nodes() {
 					v, _ := testcluster.ParseValue(n.MustGet("ada").Value)
 					require.True(t, v.Begun.After(removed), "at %s: loaded %v before", n.Name, removed.Sub(v.Begun))

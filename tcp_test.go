@@ -16,15 +16,15 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A tcpNode is a node on loopback, real clocks and real TCP.
+// A tcpNode is a node on loopback, with real clocks and real TCP.
 type tcpNode struct {
 	*geocache.Cache
 	group *geocache.Group[string]
 	loads *atomic.Int64 // of all nodes
 }
 
-// openTCP opens nodes that know each other, all at the same time. opts are one
-// node's.
+// openTCP opens nodes that list each other, all at the same time. opts returns the options of the
+// i-th node.
 func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode {
 	ls, all := listeners(t, n)
 	nodes := make([]*tcpNode, n)
@@ -53,7 +53,7 @@ func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode
 	return nodes
 }
 
-// waitJoined waits until the nodes, and no others, own keys as each of them sees it.
+// waitJoined waits until each of the nodes sees these nodes, and no others, as members.
 func waitJoined(t *testing.T, nodes ...*tcpNode) {
 	t.Helper()
 	for _, n := range nodes {
@@ -61,7 +61,7 @@ func waitJoined(t *testing.T, nodes ...*tcpNode) {
 	}
 }
 
-// readThrough reads keys through all nodes.
+// readThrough reads the keys at all nodes.
 func readThrough(t *testing.T, keys []string, nodes ...*tcpNode) {
 	t.Helper()
 	for _, n := range nodes {
@@ -93,7 +93,7 @@ func TestThreeNodesOverTCP(t *testing.T) {
 	waitJoined(t, nodes[:2]...)
 
 	var closing sync.WaitGroup
-	for range 3 { // and twice more
+	for range 3 { // and twice again
 		for _, n := range nodes[:2] {
 			closing.Go(func() {
 				if err := n.Close(); err != nil {
@@ -111,8 +111,8 @@ func TestMutualTLS(t *testing.T) {
 	configs := []*tls.Config{
 		ours.Config(ours.Issue(loopback)),
 		ours.Config(ours.Issue(loopback)),
-		theirs.Config(theirs.Issue(loopback), ours), // trusts us, so it is we who have to refuse it
-		theirs.Config(theirs.Issue(loopback)),       // another world
+		theirs.Config(theirs.Issue(loopback), ours), // trusts us, so that we have to refuse it
+		theirs.Config(theirs.Issue(loopback)),       // another authority
 		nil,                                         // plaintext
 	}
 	nodes := openTCP(t, len(configs), func(i int) []geocache.Option {
@@ -124,7 +124,7 @@ func TestMutualTLS(t *testing.T) {
 
 	for i, n := range nodes[2:] {
 		waitJoined(t, n)
-		readThrough(t, keys(10), n) // each by itself
+		readThrough(t, keys(10), n) // each of them is alone
 		require.EqualValues(t, 110+10*i, n.loads.Load())
 	}
 	for _, n := range nodes {

@@ -21,8 +21,9 @@ func conflictConfig(opts ...geocache.GroupOption) testcluster.Config {
 	}
 }
 
-// slowUpdate updates ada at a node by a function that takes 2.5 s the first time, calls meanwhile
-// half a second after it has begun, and returns the texts that the function was given.
+// slowUpdate updates ada at a node with a function that takes 2.5 s the first time. Half a second
+// after it has begun, meanwhile is called. slowUpdate returns the texts that the function was
+// given.
 func slowUpdate(t *testing.T, n *testcluster.Node, meanwhile func()) (given []string) {
 	t.Helper()
 	what, _, err := n.Update("ada", func(was string, written bool) (string, error) {
@@ -39,8 +40,8 @@ func slowUpdate(t *testing.T, n *testcluster.Node, meanwhile func()) (given []st
 	return given
 }
 
-// What was read and has been removed since, by whatever name, is not what an Update replaces, be
-// there anything left of it or not.
+// An Update does not replace a value that has been removed since it was read, however it was
+// removed and whether or not it is still in memory.
 func TestUpdateWhileItsKeyIsRemoved(t *testing.T) {
 	ctx := context.Background()
 	removals := map[string]func(n *testcluster.Node) error{
@@ -83,7 +84,7 @@ func TestUpdateWhileItsKeyIsRemoved(t *testing.T) {
 	}
 }
 
-// Without a removal it may be evicted and is replaced all the same.
+// Without a removal, a value that was evicted is replaced all the same.
 func TestUpdateWhileItsValueIsEvicted(t *testing.T) {
 	config := conflictConfig(geocache.WithMaxEntries(20))
 	config.TTL = time.Minute
@@ -110,7 +111,7 @@ func TestUpdateWhileItsValueIsEvicted(t *testing.T) {
 	}
 }
 
-// A Set in between is what the Update goes on from, whatever its tags.
+// After a Set in between, the Update goes on from what was set, whatever its tags.
 func TestUpdateWhileItsKeyIsSet(t *testing.T) {
 	for _, tags := range [][]string{nil, {"red"}, {"blue"}} {
 		testcluster.Run(t, conflictConfig(), func(c *testcluster.Cluster) {
@@ -128,8 +129,8 @@ func TestUpdateWhileItsKeyIsSet(t *testing.T) {
 	}
 }
 
-// The clock of the node that has loaded is ahead, so the load bears a higher generation than the
-// removal that comes after it from a region that has not heard of anything.
+// The clock of the node that loaded the value is ahead. So the load has a higher generation than a
+// later removal in a region that has not heard of anything.
 func TestUpdateOfAValueLoadedByAFastClock(t *testing.T) {
 	config := conflictConfig(geocache.WithMaxEntries(20))
 	config.TTL = time.Minute
@@ -161,8 +162,8 @@ func TestUpdateOfAValueLoadedByAFastClock(t *testing.T) {
 	})
 }
 
-// What is absent, and is not kept, has no tags, and is judged by when that was found out. Removed
-// a moment ago it is as good as ever.
+// An absence that is not cached has no tags, and is judged by when it was found. A recent removal
+// does not matter.
 func TestUpdateOfAnAbsentKey(t *testing.T) {
 	for _, by := range []string{"eu-1", "us-1"} {
 		t.Run(by, func(t *testing.T) {
@@ -187,7 +188,7 @@ func TestUpdateOfAnAbsentKey(t *testing.T) {
 					require.Equal(t, 1, calls)
 					require.Less(t, time.Since(begun), 300*time.Millisecond)
 				}
-				// In between it is one that the function did not see.
+				// A removal while the function runs is one that it did not see.
 				time.Sleep(2 * time.Second)
 				require.NoError(t, c.Node("eu-2").Group.Remove(c.T.Context(), "ada"))
 				given := slowUpdate(t, c.Node(by), func() {
@@ -199,7 +200,8 @@ func TestUpdateOfAnAbsentKey(t *testing.T) {
 	}
 }
 
-// A group that has no room for a value still updates what it loads, be something removed all the time.
+// A group that has no room for any value still updates what it loads, even if something is removed
+// all the time.
 func TestUpdateOfAnUncachedValue(t *testing.T) {
 	testcluster.Run(t, conflictConfig(geocache.WithMaxBytes(1)), func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)

@@ -70,7 +70,7 @@ func TestUpdateFails(t *testing.T) {
 		require.ErrorAs(t, err, &p)
 		require.Equal(t, "at the disco", p.Value)
 
-		// Of those that go together each has its own result.
+		// Updates that are executed together have results of their own.
 		var both sync.WaitGroup
 		slow := func(old int, _ bool) (int, error) { time.Sleep(time.Second); return old, nil }
 		both.Go(func() { n.Counters.Update(ctx, "hits", slow) })
@@ -85,7 +85,7 @@ func TestUpdateFails(t *testing.T) {
 		}
 		both.Wait()
 
-		// One that fails takes nobody with it, be it by ending the goroutine it is called on.
+		// An Update that fails does not affect others, even if its function ends the goroutine.
 		var callers sync.WaitGroup
 		for i := range 30 {
 			callers.Go(func() {
@@ -167,7 +167,7 @@ func TestUpdateOptions(t *testing.T) {
 		write := func(string, bool) (string, error) { return "1", nil }
 		_, w, err := c.Node("us-1").Update("ada", write)
 		require.NoError(t, err)
-		require.Equal(t, []string{"us", "eu"}, w.Confirmed, "its own and the key's home")
+		require.Equal(t, []string{"us", "eu"}, w.Confirmed, "the caller's region and the key's home")
 		_, w, err = c.Node("us-1").Update("ada", write, geocache.WithAck(geocache.AckWorld), geocache.WithItemTTL(10*time.Second))
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{"ap", "eu", "us"}, w.Confirmed)
@@ -192,8 +192,8 @@ func TestUpdateOptions(t *testing.T) {
 	})
 }
 
-// Once Update has returned its function is not called any more, and what is not known to
-// have been left out is uncertain.
+// Once Update has returned, its function is not called any more. The result is uncertain unless it
+// is known that the write did not happen.
 func TestUpdateWhoseCallerGivesUp(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 1, Counters: true}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -215,7 +215,7 @@ func TestUpdateWhoseCallerGivesUp(t *testing.T) {
 			})
 			returned.Store(true)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.NotErrorIs(t, err, geocache.ErrUncertain, "it has not happened")
+			require.NotErrorIs(t, err, geocache.ErrUncertain, "the write is known not to have happened")
 			require.Equal(t, 100*time.Millisecond, time.Since(begun))
 		})
 		first.Wait()
@@ -235,7 +235,7 @@ func TestUpdateWhoseCallerGivesUp(t *testing.T) {
 	})
 }
 
-// As long as there is one node that keeps it, no acknowledged increment is lost.
+// As long as one of the nodes that keep the counter lives, no acknowledged increment is lost.
 func TestCounterWhoseOwnersDie(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 4, Counters: true, Home: "eu"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
@@ -270,7 +270,7 @@ func TestCounterWhoseOwnersDie(t *testing.T) {
 	})
 }
 
-// Nodes come and go in order, and it stays a counter.
+// Nodes come and go one after the other, and no count is lost.
 func TestCounterWhileNodesComeAndGo(t *testing.T) {
 	config := testcluster.Config{Nodes: 3, Counters: true}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
@@ -315,7 +315,7 @@ func TestCounterWhileNodesComeAndGo(t *testing.T) {
 	})
 }
 
-// What the store does not keep can be updated all the same.
+// A value that the store does not keep can be updated all the same.
 func TestUpdateOfAnOversizedValue(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: db.options(geocache.WithMaxBytes(1))}, func(c *testcluster.Cluster) {
@@ -336,7 +336,8 @@ func TestUpdateOfAnOversizedValue(t *testing.T) {
 	})
 }
 
-// What a RemoveTag has made dead is in memory until it is swept. That must not keep an Update waiting.
+// A value that was removed by its tag stays in memory until it is swept. That must not delay an
+// Update.
 func TestUpdateOfAValueRemovedByTag(t *testing.T) {
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)
@@ -380,7 +381,7 @@ func TestIncrement(t *testing.T) {
 		func(t *testing.T, g *geocache.Group[time.Duration]) {
 			n, err := geocache.Increment(t.Context(), g, "ada", 5)
 			require.NoError(t, err)
-			require.EqualValues(t, 15, n, "from what the origin has")
+			require.EqualValues(t, 15, n, "it begins from the origin's value")
 		})
 }
 

@@ -13,10 +13,10 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Nodes whose discoveries do not say the same at the same time.
+// This file tests nodes whose discoveries disagree, or fail.
 
-// Two nodes of one region that do not give one of them the same weight both take themselves for the
-// owner of a key. They do not swap its value at the same time.
+// Two nodes of a region that disagree on a third one's weight both believe that they own a key.
+// They must not swap its value at the same time.
 func TestOthersLearnOfAWeightLate(t *testing.T) {
 	all := nodesOf("eu-1", "eu-2", "eu-3")
 	light := slices.Clone(all)
@@ -43,7 +43,7 @@ func TestOthersLearnOfAWeightLate(t *testing.T) {
 		least, most := stop()
 		requireCounts(c.T, c.Node("eu-2").Counters, least, most)
 
-		// One that is as light as that, while the others think otherwise and then do not.
+		// A new node has the low weight, while at first the others believe otherwise.
 		mistaken := nodesOf("eu-1", "eu-2", "eu-3", "eu-4")
 		right := slices.Clone(mistaken)
 		right[3].Weight = 0.2
@@ -64,8 +64,8 @@ func TestOthersLearnOfAWeightLate(t *testing.T) {
 	})
 }
 
-// A node whose discovery lacks another one for minutes takes it for a member all the same, as long
-// as a third one lists it. So copies are served and Updates take place.
+// A node whose discovery does not list another one for minutes still takes it for a member, as long
+// as a third node lists it. So copies are served, and Updates work.
 func TestNodeMissingFromOneDiscovery(t *testing.T) {
 	directory := newScriptedDiscovery()
 	directory.announce("eu-1", nodesOf("eu-1", "eu-2", "eu-3")...)
@@ -90,7 +90,7 @@ func TestNodeMissingFromOneDiscovery(t *testing.T) {
 			}
 			time.Sleep(4 * time.Second)
 		}
-		// Nobody lists it any more. A word for it does not count for ever.
+		// Nobody lists it any more, and what others said of it does not count for ever.
 		directory.announce("eu-2", nodesOf("eu-2", "eu-3")...)
 		directory.announce("eu-1", nodesOf("eu-1")...)
 		c.Node("eu-1").Crash()
@@ -103,8 +103,8 @@ func TestNodeMissingFromOneDiscovery(t *testing.T) {
 	})
 }
 
-// Two nodes whose discoveries have forgotten all others each take themselves for alone, while a third
-// one still sees both. Neither counts by itself.
+// Two nodes whose discoveries have forgotten all others each believe that they are alone, while a
+// third still sees both. Neither counts by itself.
 func TestNodesThatBelieveTheyAreAlone(t *testing.T) {
 	directory := newScriptedDiscovery()
 	all := nodesOf("eu-1", "eu-2", "eu-3")
@@ -161,7 +161,7 @@ func TestDirectoryFailureDoesNotAffectReads(t *testing.T) {
 				time.Sleep(time.Minute)
 				require.Equal(t, loads, c.Origin.Total())
 
-				// And it is believed again when somebody really leaves.
+				// It is believed again when somebody really leaves.
 				c.Node("us-1").Close()
 				c.Settle()
 				require.Len(t, c.Node("eu-1").Cache.Stats().Peers, 2)
@@ -170,8 +170,8 @@ func TestDirectoryFailureDoesNotAffectReads(t *testing.T) {
 	}
 }
 
-// A node whose discovery tells it of nobody for longer than the grace period, while others see it and
-// ping it, completes no writes by itself: those others would go on serving what is older.
+// A node whose discovery lists nobody else for longer than the grace period, while others see it
+// and ping it, completes no writes by itself: the others would go on serving what is older.
 func TestIsolatedNodeCompletesNoWrites(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Counters: true}, func(c *testcluster.Cluster) {
 		lonely := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, nil}), geocache.WithJoinWait(0))
@@ -192,15 +192,15 @@ func TestIsolatedNodeCompletesNoWrites(t *testing.T) {
 	})
 }
 
-// A node that its keys' owner cannot reach reaches that one. It does not ask it for writes, which it
-// would not be told of itself: what it owns may be what it removes.
+// The owner cannot reach a node that can reach the owner. That node must not execute writes for the
+// owner, which would not be told of them: what the owner has may be what they remove.
 func TestNodeUnreachableFromTheOwner(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		c.Node("eu-3").Reject("eu-1")
 		time.Sleep(untilLeased)
 		key := c.KeyOf("eu-1")
-		for i := range 20 { // some of which are eu-3's to remove
+		for i := range 20 { // some of these tags are owned by eu-3
 			tag := fmt.Sprint("tag ", i)
 			_, err := c.Node("eu-1").Set(key, "written", geocache.WithTags(tag))
 			require.NoError(t, err)

@@ -39,7 +39,7 @@ func TestWarm(t *testing.T) {
 		s, err := g.Warm(t.Context(), slices.Values(all))
 		require.NoError(t, err)
 		require.Equal(t, geocache.WarmStats{Loaded: 1999, Present: 1, Missing: 2}, s)
-		require.InDelta(t, 2, time.Since(begun).Seconds(), 0.1, "a thousand a second")
+		require.InDelta(t, 2, time.Since(begun).Seconds(), 0.1, "the default is a thousand a second")
 		require.LessOrEqual(t, most.Load(), int64(64))
 		require.EqualValues(t, 2002, loads.Load())
 
@@ -102,8 +102,8 @@ func TestWarmInACluster(t *testing.T) {
 		s, err := groups["eu-1"].Warm(context.Background(), slices.Values(append(all, "none")))
 		require.NoError(t, err)
 		require.Equal(t, geocache.WarmStats{Loaded: 900, Missing: 1}, s)
-		require.Len(t, q.loaded(), 901, "in this region")
-		require.Less(t, len(q.sizes())+len(q.singles), 901/10, "many at once")
+		require.Len(t, q.loaded(), 901, "in this region alone")
+		require.Less(t, len(q.sizes())+len(q.singles), 901/10, "most of them in batches")
 		for node, g := range groups {
 			require.Zero(t, g.Stats().Copies, node)
 			require.Equal(t, strings.HasPrefix(node, "eu"), g.Stats().Entries > 0, node)
@@ -118,7 +118,8 @@ func TestWarmInACluster(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, geocache.WarmStats{Present: 900}, s)
 
-		// An owner that is gone does not keep its keys from being loaded, nor others from failing.
+		// A hung owner does not prevent its keys from being loaded, and a failed key does not fail
+		// others.
 		c.Node("eu-3").Freeze()
 		q.behave = func(_ context.Context, keys []string) error {
 			if slices.Contains(keys, "new-5") {

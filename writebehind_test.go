@@ -31,18 +31,18 @@ func TestWriteBehind(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		queued, held := queuedWrites(c.Nodes())
-		require.Equal(t, []int{1, 1}, []int{queued, held}, "at the owner, and at its successor")
+		require.Equal(t, []int{1, 1}, []int{queued, held}, "one at the owner, one at its successor")
 		b := c.Owner("eu", "ada").Group.Stats().WriteBehind
 		require.Equal(t, 1, b.Queued)
 		require.Positive(t, b.QueuedBytes)
 		require.Equal(t, 2*time.Second, b.Lag.Round(time.Second))
-		require.EqualValues(t, 8, b.Coalesced, "the first is being written")
+		require.EqualValues(t, 8, b.Coalesced, "the first is being written, the last is queued")
 
 		close(open)
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"ada=0", "ada=9"}, db.history())
 		queued, held = queuedWrites(c.Nodes())
-		require.Equal(t, []int{0, 0}, []int{queued, held}, "the successor has heard of it")
+		require.Equal(t, []int{0, 0}, []int{queued, held}, "the successor knows that it has been written")
 		require.EqualValues(t, 2, c.Owner("eu", "ada").Group.Stats().OriginWrites)
 		require.Zero(t, c.Origin.Total())
 	})
@@ -130,7 +130,7 @@ func TestCloseFlushesTheQueue(t *testing.T) {
 	})
 }
 
-// What the origin does not take within the time that Close has goes to the next owner.
+// What the origin does not accept before Close gives up goes to the next owner.
 func TestCloseHandsOverWhatTheOriginRejects(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
@@ -151,7 +151,7 @@ func TestCloseHandsOverWhatTheOriginRejects(t *testing.T) {
 	})
 }
 
-// The writes of keys that a new node owns follow it, and it answers with them at once.
+// Queued writes of keys that a new node owns move to it, and it answers reads with them at once.
 func TestNodeJoinsWhileWritesAreQueued(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, writeBehindConfig(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
@@ -181,7 +181,7 @@ func TestNodeJoinsWhileWritesAreQueued(t *testing.T) {
 		}
 		require.Equal(t, len(moved), c.Node("eu-4").Group.Stats().WriteBehind.Queued)
 		queued, _ := queuedWrites(c.Nodes())
-		require.Equal(t, 60, queued, "nobody writes what another one writes")
+		require.Equal(t, 60, queued, "no write is queued at two nodes")
 		require.Zero(t, c.Origin.Total())
 		for _, key := range moved {
 			_, err := c.Node("eu-1").Set(key, "2")
@@ -211,7 +211,7 @@ func TestOriginWriteInProgressFollowsItsKey(t *testing.T) {
 			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")
 			require.NoError(t, err)
 		}
-		time.Sleep(time.Second) // all are being written
+		time.Sleep(time.Second) // all of them are being written to the origin
 		c.Add("eu")
 		time.Sleep(20 * time.Second)
 		moved := 0
@@ -248,7 +248,7 @@ func TestRemoveOfAQueuedWrite(t *testing.T) {
 	})
 }
 
-// The load after a Clear must see what was written before it.
+// A load after a Clear must see what was written before it.
 func TestClearWhileWritesAreQueued(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
@@ -261,9 +261,9 @@ func TestClearWhileWritesAreQueued(t *testing.T) {
 		_, err = c.Owner("eu", "ada").Get("ada")
 		require.ErrorIs(t, err, geocache.ErrTimeout)
 		require.ErrorContains(t, err, "has been cleared")
-		require.Zero(t, c.Origin.Loads("ada"), "it would bring back what was there before")
+		require.Zero(t, c.Origin.Loads("ada"), "a load would bring back what was there before")
 		db.does(nil)
-		time.Sleep(time.Minute) // the next try may be further away than a load waits
+		time.Sleep(time.Minute) // the next attempt may come later than a load waits
 		require.Equal(t, "load 1 in eu", text(t, c.Node("eu-1"), "ada"))
 		require.Equal(t, []string{"ada=1"}, db.history())
 	})
@@ -271,7 +271,8 @@ func TestClearWhileWritesAreQueued(t *testing.T) {
 
 func TestFullQueue(t *testing.T) {
 	db := newDatabase()
-	// A write waits for as long as the pauses between tries may be by then.
+	// The load timeout is long: by then the pauses between attempts are, and a write waits that
+	// long.
 	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithWriteBehind(1000), geocache.WithLoadTimeout(time.Minute))}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
@@ -287,7 +288,7 @@ func TestFullQueue(t *testing.T) {
 			err := caller.Group.Set(ctx, key, testcluster.Value{Key: key, By: "1"}.String())
 			cancel()
 			if err == nil {
-				require.Zero(t, full, "those that fit come first")
+				require.Zero(t, full, "only those that come after the queue is full fail")
 				continue
 			}
 			full++
@@ -301,12 +302,12 @@ func TestFullQueue(t *testing.T) {
 		for _, n := range []*testcluster.Node{owner, caller} {
 			begun := time.Now()
 			require.ErrorIs(t, n.Group.Set(context.Background(), keys[5], strings.Repeat("x", 2000)), geocache.ErrTooLarge)
-			require.Less(t, time.Since(begun), time.Second, "it never fits, so nobody waits for room")
+			require.Less(t, time.Since(begun), time.Second, "it can never fit, so it does not wait for room")
 		}
 		require.EqualValues(t, 3, owner.Group.Stats().WriteBehind.Queued)
 		require.GreaterOrEqual(t, owner.Group.Stats().WriteBehind.Refused, uint64(1))
 
-		// One that waits for long is later than what was read meanwhile.
+		// A write that has waited for long is newer than what was read meanwhile.
 		var waiting sync.WaitGroup
 		waiting.Go(func() {
 			_, err := caller.Set(keys[4], "2")
@@ -329,7 +330,7 @@ func TestFullQueue(t *testing.T) {
 	})
 }
 
-// An Update does not hold the key while it waits for room, and is made once there is some.
+// An Update does not hold the key's lock while it waits for room in the queue.
 func TestUpdateWaitsForRoomInTheQueue(t *testing.T) {
 	db := newDatabase()
 	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithWriteBehind(1000))}
@@ -362,7 +363,7 @@ func TestUpdateWaitsForRoomInTheQueue(t *testing.T) {
 	})
 }
 
-// A floor that comes back from a region which only passes it on is no newer write.
+// A floor that comes back from a region that only passed it on is not a newer write.
 func TestQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 	db := newDatabase()
 	config := writeBehindConfig(db)
@@ -374,7 +375,7 @@ func TestQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "1", geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
 		}
-		c.Node("us-1").Crash() // its successors send to eu what it may not have sent
+		c.Node("us-1").Crash() // its successors send eu what it may not have sent
 		time.Sleep(20 * time.Second)
 		queued, held := queuedWrites(c.Nodes("eu"))
 		require.Equal(t, []int{30, 30}, []int{queued, held})
@@ -384,7 +385,7 @@ func TestQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 	})
 }
 
-// A later write in another region takes the place of one that is queued here.
+// A later write in another region replaces one that is queued here.
 func TestWriteInAnotherRegionReplacesAQueuedWrite(t *testing.T) {
 	db := newDatabase()
 	config := writeBehindConfig(db)
@@ -399,7 +400,8 @@ func TestWriteInAnotherRegionReplacesAQueuedWrite(t *testing.T) {
 		queued, held := queuedWrites(c.Nodes("eu"))
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 
-		// And if the older one is being written just then, it is written after it.
+		// If the older one is being written to the origin at that moment, the newer one is written
+		// after it.
 		slow := make(chan struct{})
 		db.does(func(_ context.Context, _, what string) error {
 			if what == "3" {
@@ -421,8 +423,8 @@ func TestWriteInAnotherRegionReplacesAQueuedWrite(t *testing.T) {
 	})
 }
 
-// Who was away while a key was written anew has an old write of it, which must not come to
-// the origin when the key becomes its own.
+// A node that was away while a key was written again holds an old write of it. That write must not
+// reach the origin when the node comes to own the key.
 func TestReplacedWriteIsNotWrittenByItsHolder(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
@@ -436,7 +438,7 @@ func TestReplacedWriteIsNotWrittenByItsHolder(t *testing.T) {
 		c.Settle()
 		db.does(func(_ context.Context, _, what string) error {
 			if what == "1" {
-				return errDatabase // the one that is away tries too
+				return errDatabase // the node that is away tries too
 			}
 			return nil
 		})
@@ -456,7 +458,7 @@ func TestReplacedWriteIsNotWrittenByItsHolder(t *testing.T) {
 	})
 }
 
-// What an heir does not take is written by who has it.
+// What the next owner does not accept is written to the origin by the node that has it.
 func TestNextOwnerDoesNotAcceptQueuedWrites(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
@@ -471,7 +473,7 @@ func TestNextOwnerDoesNotAcceptQueuedWrites(t *testing.T) {
 		c.Settle()
 		db.does(nil)
 		time.Sleep(40 * time.Second)
-		for i := range 30 { // once at least: who hangs may have had some of them before
+		for i := range 30 { // at least once: the hung node may have accepted some before it hung
 			require.Equal(t, "1", db.row(fmt.Sprint(i)))
 		}
 	})

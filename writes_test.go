@@ -79,7 +79,7 @@ func TestSetMany(t *testing.T) {
 		err := groups["eu-1"].SetMany(c.T.Context(), map[string]int{"a": 1, string(make([]byte, 5000)): 2})
 		require.ErrorIs(c.T, err, geocache.ErrTooLarge)
 		v, err := groups["eu-1"].Get(c.T.Context(), "a")
-		require.NoError(c.T, err, "the others are set")
+		require.NoError(c.T, err, "the other key is set")
 		require.Equal(c.T, 1, v)
 	})
 }
