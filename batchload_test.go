@@ -109,14 +109,17 @@ func TestBatchWithUnencodableValue(t *testing.T) {
 		m["bad"] = func() {}
 		return m, nil
 	})
-	alone(t, geocache.Getter[any](getter), []geocache.GroupOption{geocache.WithCodec(geocache.JSON[any]{})}, func(t *testing.T, g *geocache.Group[any]) {
+	opts := []geocache.GroupOption{geocache.WithCodec(geocache.JSON[any]{})}
+	alone(t, geocache.Getter[any](getter), opts, func(t *testing.T, g *geocache.Group[any]) {
 		m, err := g.GetMany(t.Context(), []string{"a", "bad", "b"})
 		require.ErrorContains(t, err, "the getter's value cannot be encoded")
 		require.Equal(t, map[string]any{"a": "a", "b": "b"}, m)
 		_, err = g.Get(t.Context(), "none but bad")
 		require.NoError(t, err)
 	})
-	none := geocache.BatchGetterFunc[string](func(context.Context, []string) (map[string]string, error) { return nil, nil })
+	none := geocache.BatchGetterFunc[string](func(context.Context, []string) (map[string]string, error) {
+		return nil, nil
+	})
 	_, err := none.Get(t.Context(), "ada")
 	require.ErrorIs(t, err, geocache.ErrNotFound)
 }
@@ -153,7 +156,8 @@ func TestBatchJoinsLoads(t *testing.T) {
 // Nobody waits for a refresh, so the refreshes of keys that are read together make one query.
 func TestRefreshesAreBatched(t *testing.T) {
 	q := &recordingGetter{}
-	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(20 * time.Second), geocache.WithStaleWhileRevalidate(time.Minute)}
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(20 * time.Second),
+		geocache.WithStaleWhileRevalidate(time.Minute)}
 	alone(t, geocache.Getter[string](q), opts, func(t *testing.T, g *geocache.Group[string]) {
 		for _, later := range []time.Duration{45 * time.Second, 70 * time.Second} {
 			for range 3 {
@@ -235,7 +239,8 @@ func TestBatchDoesNotWaitForLateKeys(t *testing.T) {
 			if n.Region == "us" {
 				getter = q
 			}
-			g, err := geocache.NewGroup(n.Cache, "batches", geocache.Getter[string](getter), geocache.WithOriginRegion("us"), geocache.WithTTL(testcluster.TTL))
+			g, err := geocache.NewGroup(n.Cache, "batches", geocache.Getter[string](getter),
+				geocache.WithOriginRegion("us"), geocache.WithTTL(testcluster.TTL))
 			require.NoError(t, err)
 			groups[n.Name] = g
 		}

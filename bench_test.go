@@ -23,7 +23,9 @@ func cachedGroup[V any](t testing.TB, v V, opts ...geocache.GroupOption) *geocac
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	t.Cleanup(func() { cache.Close() })
-	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[V](func(context.Context, string) (V, error) { return v, nil }), opts...)
+	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[V](func(context.Context, string) (V, error) {
+		return v, nil
+	}), opts...)
 	require.NoError(t, err)
 	_, err = g.Get(t.Context(), "ada")
 	require.NoError(t, err)
@@ -86,19 +88,22 @@ func benchmarkGet[V any](b *testing.B, v V) {
 	})
 }
 
-// BenchmarkPeerGet measures a read that the key's owner answers from its memory over loopback, with both nodes in
-// this process and 64 concurrent readers.
+// BenchmarkPeerGet measures a read that the key's owner answers from its memory over loopback, with
+// both nodes in this process and 64 concurrent readers.
 func BenchmarkPeerGet(b *testing.B) {
 	ls, nodes := listeners(b, 2)
 	var groups []*geocache.Group[[]byte]
 	for i, n := range nodes {
-		cache, err := geocache.Open(b.Context(), silent, geocache.WithRegion("eu"), geocache.WithNodeID(n.ID), geocache.WithListener(ls[i]),
+		cache, err := geocache.Open(b.Context(), silent, geocache.WithRegion("eu"), geocache.WithNodeID(n.ID),
+			geocache.WithListener(ls[i]),
 			geocache.WithDiscovery(regions.Static(nodes...)), geocache.WithJoinWait(100*time.Millisecond))
 		require.NoError(b, err)
 		b.Cleanup(func() { cache.Close() })
-		g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[[]byte](func(context.Context, string) ([]byte, error) {
+		getter := geocache.GetterFunc[[]byte](func(context.Context, string) ([]byte, error) {
 			return make([]byte, 1<<10), nil
-		}), geocache.WithCopyShare(0)) // so that each read goes to the owner
+		})
+		// so that each read goes to the owner
+		g, err := geocache.NewGroup(cache, "test", getter, geocache.WithCopyShare(0))
 		require.NoError(b, err)
 		groups = append(groups, g)
 	}

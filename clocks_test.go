@@ -101,7 +101,8 @@ func TestOwnerMissesAWriteWithALowerStamp(t *testing.T) {
 		for _, n := range c.Nodes() {
 			v, ok := testcluster.ParseValue(n.MustGet(key).Value)
 			require.True(t, ok)
-			require.False(t, v.Begun.Before(changed), "%s has a value loaded %v before the Remove", n.Name, changed.Sub(v.Begun))
+			require.False(t, v.Begun.Before(changed), "%s has a value loaded %v before the Remove", n.Name,
+				changed.Sub(v.Begun))
 		}
 	})
 }
@@ -112,7 +113,9 @@ func TestClockTooFarAheadIsRefused(t *testing.T) {
 		c.Node("eu-1").Restart(10 * time.Second)
 		c.Settle()
 		// 10 s less the time that the clock's reading took to arrive.
-		require.True(t, strings.Contains(c.Log(), `node=eu-1 region=eu reason=clock error="refused (clock): clock is 9.99975s ahead of ours, 500ms are allowed`), c.Log())
+		require.True(t, strings.Contains(c.Log(),
+			`node=eu-1 region=eu reason=clock error="refused (clock): `+
+				`clock is 9.99975s ahead of ours, 500ms are allowed`), c.Log())
 		for _, key := range keys(100) {
 			require.NotEqual(t, "eu-1", c.Node("eu-2").Group.Locate(key)[0].Owner.ID)
 		}

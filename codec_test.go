@@ -48,7 +48,9 @@ func (token) MarshalJSON() ([]byte, error) { return []byte(`"hidden"`), nil }
 func roundTrip[V any](t *testing.T, want V, same func(a, b V) bool, opts ...geocache.GroupOption) {
 	t.Helper()
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		groups := onAll(c, "typed", geocache.GetterFunc[V](func(context.Context, string) (V, error) { return want, nil }), opts...)
+		groups := onAll(c, "typed", geocache.GetterFunc[V](func(context.Context, string) (V, error) {
+			return want, nil
+		}), opts...)
 		requireSame := func(v V, ok bool) {
 			t.Helper()
 			require.True(t, ok)
@@ -104,7 +106,9 @@ func TestCodecs(t *testing.T) {
 	}
 	t.Run("kind of bytes", func(t *testing.T) { roundTrip(t, json.RawMessage("no JSON"), slices.Equal) })
 	t.Run("kind of bytes with methods", func(t *testing.T) { roundTrip(t, net.IP{1, 2, 3, 4}, slices.Equal) })
-	t.Run("kind of string", func(t *testing.T) { roundTrip(t, token("a\xff\x00"), func(a, b token) bool { return a == b }) })
+	t.Run("kind of string", func(t *testing.T) {
+		roundTrip(t, token("a\xff\x00"), func(a, b token) bool { return a == b })
+	})
 	t.Run("methods with pointer receivers", func(t *testing.T) {
 		type nested struct {
 			Sum  big.Int
@@ -117,7 +121,8 @@ func TestCodecs(t *testing.T) {
 	t.Run("string", func(t *testing.T) { roundTrip(t, "ada", func(a, b string) bool { return a == b }) })
 	t.Run("number", func(t *testing.T) { roundTrip(t, 1.5, func(a, b float64) bool { return a == b }) })
 	t.Run("struct", func(t *testing.T) {
-		roundTrip(t, profile{"Ada", []string{"x", "y"}, time.Date(1815, 12, 10, 0, 0, 0, 0, time.UTC)}, func(a, b profile) bool {
+		want := profile{"Ada", []string{"x", "y"}, time.Date(1815, 12, 10, 0, 0, 0, 0, time.UTC)}
+		roundTrip(t, want, func(a, b profile) bool {
 			return a.Name == b.Name && slices.Equal(a.Tags, b.Tags) && a.Since.Equal(b.Since)
 		})
 	})
@@ -144,12 +149,13 @@ func TestGetterMayReuseItsBytes(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		var mu sync.Mutex
 		buf := make([]byte, 0, 64)
-		groups := onAll(c, "bytes", geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
+		getter := geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			buf = append(buf[:0], "value of "+key...)
 			return buf, nil
-		}))
+		})
+		groups := onAll(c, "bytes", getter)
 		for range 2 {
 			for _, g := range groups {
 				for _, key := range keys(20) {
@@ -170,10 +176,11 @@ func TestUndecodableValueIsLoadedByTheReader(t *testing.T) {
 		texts, err := geocache.NewGroup(c.Node("eu-1").Cache, "mixed", ada)
 		require.NoError(t, err)
 		loads := 0
-		numbers, err := geocache.NewGroup(c.Node("eu-2").Cache, "mixed", geocache.GetterFunc[int](func(context.Context, string) (int, error) {
+		getter := geocache.GetterFunc[int](func(context.Context, string) (int, error) {
 			loads++
 			return loads, nil
-		}))
+		})
+		numbers, err := geocache.NewGroup(c.Node("eu-2").Cache, "mixed", getter)
 		require.NoError(t, err)
 
 		item, err := numbers.GetItem(c.T.Context(), key)
@@ -250,9 +257,10 @@ func TestUndecodableValueIsAnError(t *testing.T) {
 			}
 			return nil
 		}}
-		groups := onAll(c, "choosy", geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
 			return key, nil
-		}), geocache.WithCodec[string](codec))
+		})
+		groups := onAll(c, "choosy", getter, geocache.WithCodec[string](codec))
 		for _, g := range groups {
 			_, err := g.Get(c.T.Context(), "bad")
 			require.ErrorIs(t, err, bad)

@@ -110,7 +110,8 @@ func TestCompareAndSet(t *testing.T) {
 
 	var set, swapped geocache.Receipt
 	require.NoError(t, g.Set(t.Context(), "ada", "1", geocache.WithReceipt(&set)))
-	current, generation, err = g.CompareAndSet(t.Context(), "ada", set.Generation, "2", geocache.WithReceipt(&swapped))
+	current, generation, err = g.CompareAndSet(t.Context(), "ada", set.Generation, "2",
+		geocache.WithReceipt(&swapped))
 	require.NoError(t, err)
 	require.Equal(t, "2", current)
 	require.Equal(t, swapped.Generation, generation)

@@ -33,7 +33,8 @@ func TestVanishedOwnerDelaysReadersOnce(t *testing.T) {
 				vanish(c)
 				fresh := keys(300)[100:]
 				require.LessOrEqual(t, readAll(c.Node("eu-2"), fresh), detectionTime)
-				require.Less(t, readAll(c.Node("eu-2"), keys(600)[300:]), 10*time.Millisecond, "by now it is known to be gone")
+				require.Less(t, readAll(c.Node("eu-2"), keys(600)[300:]), 10*time.Millisecond,
+					"by now it is known to be gone")
 				require.Less(t, readAll(c.Node("eu-3"), fresh), 10*time.Millisecond)
 			})
 		})

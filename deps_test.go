@@ -14,7 +14,8 @@ const module = "github.com/geocache/geocache"
 // standard library.
 func imports(t *testing.T, pkg string) []string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f",
+		"{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
 	require.NoError(t, err)
 	var all []string
 	for path := range strings.Lines(string(out)) {
@@ -29,7 +30,9 @@ func imports(t *testing.T, pkg string) []string {
 // rest → consistenthash, expiry. groupcompat is on top, and it alone needs groupcache. A program
 // that embeds the cache depends on what the cache needs and nothing else.
 func TestImports(t *testing.T) {
-	leaves := []string{"/internal/lease", "/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind", "/internal/message", "/internal/valid", "/internal/wire",
+	leaves := []string{"/internal/lease", "/internal/origin", "/internal/canonical", "/internal/lossless",
+		"/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind",
+		"/internal/message", "/internal/valid", "/internal/wire",
 		"/consistenthash", "/expiry", "/latency"}
 	engine := append([]string{"/peers", "/regions"}, leaves...)
 	root := append([]string{"/internal/engine"}, engine...)
@@ -71,6 +74,7 @@ func TestImports(t *testing.T) {
 				require.NotContains(t, path, "github.com/golang/", "imported by %s", module+pkg)
 			}
 		}
-		require.Equal(t, len(allowed) > 0, strings.Contains(strings.Join(all, " "), module), "go list has found %v", all)
+		require.Equal(t, len(allowed) > 0, strings.Contains(strings.Join(all, " "), module), "go list has found %v",
+			all)
 	}
 }

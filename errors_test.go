@@ -59,8 +59,10 @@ func TestErrors(t *testing.T) {
 		{"large", geocache.ErrTooLarge, large, large},
 	} {
 		t.Run(test.key, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}, func(c *testcluster.Cluster) {
-				groups := onAll(c, "g", geocache.GetterFunc[string](failAsKeySays), geocache.WithLoadTimeout(10*time.Second))
+			config := testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
+				groups := onAll(c, "g", geocache.GetterFunc[string](failAsKeySays),
+					geocache.WithLoadTimeout(10*time.Second))
 				key := keyOwnedBy(groups["eu-1"], "eu-1", test.key)
 				for node, want := range map[string]string{"eu-1": test.here, "eu-2": test.remote} {
 					_, err := groups[node].GetItem(c.T.Context(), key)
@@ -93,7 +95,8 @@ func TestErrors(t *testing.T) {
 
 					here := node == "eu-1"
 					var path *fs.PathError
-					require.Equal(t, here && test.key == "fails", errors.As(err, &path), "the getter's own error stays in its process")
+					require.Equal(t, here && test.key == "fails", errors.As(err, &path),
+						"the getter's own error stays in its process")
 					require.Equal(t, here && (test.key == "fails" || test.key == "panics"), errors.Is(err, fs.ErrPermission))
 					var p *geocache.PanicError
 					if require.Equal(t, here && strings.HasPrefix(test.key, "panics"), errors.As(err, &p)); p != nil {
@@ -120,8 +123,10 @@ func TestKeyTooLarge(t *testing.T) {
 		key := keyOwnedBy(c.Node("eu-1").Group, "eu-1", strings.Repeat("k", 5000))
 		_, err := c.Node("eu-2").Group.Get(c.T.Context(), key)
 		require.ErrorIs(t, err, geocache.ErrTooLarge)
-		require.EqualError(t, err, fmt.Sprintf(`geocache: get test/"%s…": key or value too large: a key of %d bytes, at most 4096 are allowed`,
-			strings.Repeat("k", 64), len(key)))
+		require.EqualError(t, err,
+			fmt.Sprintf(`geocache: get test/"%s…": key or value too large: `+
+				`a key of %d bytes, at most 4096 are allowed`,
+				strings.Repeat("k", 64), len(key)))
 		var e *geocache.Error
 		require.ErrorAs(t, err, &e)
 		require.Equal(t, key, e.Key, "the error has the whole key")
@@ -134,12 +139,14 @@ func TestErrorFromAnotherGroup(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		inner := onAll(c, "inner", geocache.GetterFunc[string](failAsKeySays))["eu-3"]
 		innerKey := keyOwnedBy(inner, "eu-3", "fails")
-		outer := onAll(c, "outer", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
 			_, err := inner.Get(ctx, innerKey)
 			return "", fmt.Errorf("for %s: %w", key[:5], err)
-		}))
+		})
+		outer := onAll(c, "outer", getter)
 		key := keyOwnedBy(outer["eu-1"], "eu-1", "outer")
-		text := fmt.Sprintf(`geocache: get outer/%q at eu-1 in eu: for outer: geocache: get inner/%q at eu-3 in eu: reading row: open /rows: permission denied`, key, innerKey)
+		text := fmt.Sprintf(`geocache: get outer/%q at eu-1 in eu: for outer: `+
+			`geocache: get inner/%q at eu-3 in eu: reading row: open /rows: permission denied`, key, innerKey)
 		_, err := outer["eu-1"].Get(c.T.Context(), key)
 		require.EqualError(t, err, text)
 		require.ErrorIs(t, err, fs.ErrPermission)
@@ -153,10 +160,11 @@ func TestCallersDeadlineIsNotErrTimeout(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now))
 		require.NoError(t, err)
 		defer cache.Close()
-		g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
+		getter := geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
 			<-ctx.Done()
 			return "", ctx.Err()
-		}), geocache.WithLoadTimeout(time.Minute))
+		})
+		g, err := geocache.NewGroup(cache, "g", getter, geocache.WithLoadTimeout(time.Minute))
 		require.NoError(t, err)
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -184,10 +192,11 @@ func TestLoadTimeout(t *testing.T) {
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)
 	release := make(chan struct{})
-	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+	getter := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 		<-release
 		return "", nil
-	}), geocache.WithLoadTimeout(20*time.Millisecond))
+	})
+	g, err := geocache.NewGroup(cache, "g", getter, geocache.WithLoadTimeout(20*time.Millisecond))
 	require.NoError(t, err)
 	for i := range 20 {
 		_, err := g.Get(t.Context(), fmt.Sprint(i))

@@ -86,7 +86,8 @@ func TestResize(t *testing.T) {
 		}
 		require.Equal(t, 1000, g.Len())
 
-		require.ErrorContains(t, g.Resize(0, -1), "WithMaxBytes(0): must be positive\nWithMaxEntries(-1): must not be negative")
+		require.ErrorContains(t, g.Resize(0, -1),
+			"WithMaxBytes(0): must be positive\nWithMaxEntries(-1): must not be negative")
 		require.Equal(t, bytes, g.Stats().MaxBytes, "nothing has changed")
 	})
 }
@@ -102,7 +103,8 @@ func TestOnEvictIsCalledOnceForEachValue(t *testing.T) {
 		return fmt.Sprint(version), nil
 	})
 	opts := []geocache.GroupOption{
-		geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Second), geocache.WithMaxEntries(3), geocache.WithPolicy(geocache.FIFO),
+		geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Second), geocache.WithMaxEntries(3),
+		geocache.WithPolicy(geocache.FIFO),
 		geocache.WithOnEvict(d.record),
 	}
 	alone(t, versioned, opts, func(t *testing.T, g *geocache.Group[string]) {
@@ -149,7 +151,9 @@ func TestOnEvictIsCalledOnceForEachValue(t *testing.T) {
 func TestExpiredValuesLeaveMemory(t *testing.T) {
 	for _, stale := range []time.Duration{0, 10 * time.Minute} {
 		life := func(key string) time.Duration { return time.Duration(1+len(key)*7%60) * time.Second }
-		getter := geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
+		getter := geocache.ItemGetterFunc[string](func(
+			_ context.Context, key string,
+		) (geocache.Loaded[string], error) {
 			return geocache.Loaded[string]{Value: "v", TTL: life(key)}, nil
 		})
 		var begun time.Time
@@ -159,7 +163,8 @@ func TestExpiredValuesLeaveMemory(t *testing.T) {
 				left[key] = time.Since(begun)
 			}
 		}
-		opts := []geocache.GroupOption{geocache.WithTTL(time.Hour), geocache.WithStaleIfError(stale), geocache.WithOnEvict(onEvict)}
+		opts := []geocache.GroupOption{geocache.WithTTL(time.Hour), geocache.WithStaleIfError(stale),
+			geocache.WithOnEvict(onEvict)}
 		alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
 			begun = time.Now()
 			for i := range 200 {
@@ -207,7 +212,8 @@ func TestOnEvictDoesNotDelayReads(t *testing.T) {
 // TestOnEvictOfCopies writes a key, and sees its copies leave the nodes that have them.
 func TestOnEvictOfCopies(t *testing.T) {
 	var d evictions
-	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: []geocache.GroupOption{geocache.WithOnEvict(d.record)}}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Nodes: 2, Group: []geocache.GroupOption{geocache.WithOnEvict(d.record)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		owner := c.Owner("eu", "ada")
 		for _, n := range c.Nodes() {
 			n.MustGet("ada")

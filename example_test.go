@@ -34,7 +34,8 @@ func Example() {
 	}
 	defer cache.Close()
 
-	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load), geocache.WithTTL(5*time.Minute))
+	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load),
+		geocache.WithTTL(5*time.Minute))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -88,7 +89,8 @@ func ExampleGroup_GetItem() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
 	defer cache.Close()
-	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load), geocache.WithTTL(time.Minute))
+	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load),
+		geocache.WithTTL(time.Minute))
 
 	for range 2 {
 		item, err := users.GetItem(ctx, "ada")
@@ -168,7 +170,9 @@ func ExampleWithCodec() {
 	cache, _ := geocache.Open(ctx, silent)
 	defer cache.Close()
 	lengths, _ := geocache.NewGroup(cache, "lengths",
-		geocache.GetterFunc[uint64](func(_ context.Context, key string) (uint64, error) { return uint64(len(key)), nil }),
+		geocache.GetterFunc[uint64](func(_ context.Context, key string) (uint64, error) {
+			return uint64(len(key)), nil
+		}),
 		geocache.WithCodec[uint64](uvarint{}))
 
 	fmt.Println(lengths.Get(ctx, "ada"))

@@ -167,7 +167,8 @@ func ExampleWithReceipt() {
 	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
 
 	var w geocache.Receipt
-	err := users.Set(ctx, "ada", "Augusta Ada King", geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w))
+	err := users.Set(ctx, "ada", "Augusta Ada King", geocache.WithAck(geocache.AckWorld),
+		geocache.WithReceipt(&w))
 	fmt.Println(err, w.Confirmed, w.Pending, w.Generation != 0)
 	// Output:
 	// <nil> [eu-west] [] true
@@ -290,7 +291,9 @@ func ExampleError() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
 	defer cache.Close()
-	setter := geocache.WithSetter(func(context.Context, string, string) error { return errors.New("read-only replica") })
+	setter := geocache.WithSetter(func(context.Context, string, string) error {
+		return errors.New("read-only")
+	})
 	users, _ := geocache.NewGroup[string](cache, "users", nil, setter)
 
 	err := users.Set(ctx, "ada", "Augusta")
@@ -307,7 +310,7 @@ func ExampleError() {
 		fmt.Println(e.Op, e.Group, e.Key, "at", e.Node, "in", e.Region)
 	}
 	// Output:
-	// the cache has not got it: geocache: set users/"ada" at alone in local: writing to the origin: read-only replica
+	// the cache has not got it: geocache: set users/"ada" at alone in local: writing to the origin: read-only
 	// Set users ada at alone in local
 }
 

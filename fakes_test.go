@@ -189,7 +189,9 @@ type isolatedDiscovery struct {
 	opens <-chan struct{}
 }
 
-func (b isolatedDiscovery) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
+func (b isolatedDiscovery) Run(
+	ctx context.Context, self regions.Node, healthy func() error, found func(regions.View),
+) error {
 	return b.Discovery.Run(ctx, self, healthy, func(v regions.View) {
 		select {
 		case <-b.opens:
@@ -209,7 +211,9 @@ type scriptedDiscovery struct {
 
 func (l *scriptedDiscovery) Region(context.Context) (string, error) { return "", nil }
 
-func (l *scriptedDiscovery) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
+func (l *scriptedDiscovery) Run(
+	ctx context.Context, self regions.Node, _ func() error, found func(regions.View),
+) error {
 	l.mu.Lock()
 	l.found[self.ID] = found
 	found(regions.View{Nodes: l.nodes[self.ID]})
@@ -251,7 +255,9 @@ type sharedDiscovery struct {
 
 func (*sharedDiscovery) Region(context.Context) (string, error) { return "eu", nil }
 
-func (l *sharedDiscovery) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
+func (l *sharedDiscovery) Run(
+	ctx context.Context, self regions.Node, _ func() error, found func(regions.View),
+) error {
 	l.mu.Lock()
 	l.nodes, l.joined = append(l.nodes, self), append(l.joined, found)
 	for _, tell := range l.joined {
@@ -272,7 +278,9 @@ func (r inRegion) Region(context.Context) (string, error) {
 	return string(r), nil
 }
 
-func (r inRegion) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
+func (r inRegion) Run(
+	ctx context.Context, self regions.Node, healthy func() error, found func(regions.View),
+) error {
 	return regions.Static().Run(ctx, self, healthy, found)
 }
 

@@ -19,14 +19,15 @@ func TestErrClosedAfterClose(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now))
 		require.NoError(t, err)
 		waiting := make(chan struct{})
-		g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
 			if key == "ada" {
 				return "v", nil
 			}
 			close(waiting)
 			<-ctx.Done()
 			return "", context.Cause(ctx)
-		}))
+		})
+		g, err := geocache.NewGroup(cache, "test", getter)
 		require.NoError(t, err)
 		_, err = g.Get(t.Context(), "ada")
 		require.NoError(t, err)
@@ -103,7 +104,8 @@ func TestNewGroupFuncAndShutdownRefuseNil(t *testing.T) {
 	defer cache.Close()
 	_, err = geocache.NewGroupFunc[string](cache, "g", nil)
 	require.ErrorContains(t, err, "the function is nil")
-	require.ErrorContains(t, cache.Shutdown(nil), "the context is nil") //nolint:staticcheck // that is what is tested
+	require.ErrorContains(t, cache.Shutdown(nil),
+		"the context is nil") //nolint:staticcheck // that is what is tested
 }
 
 func TestFailedOpenLeavesNothing(t *testing.T) {
@@ -123,14 +125,16 @@ func TestFailedOpenLeavesNothing(t *testing.T) {
 	_, err = net.DialTimeout("tcp", nodes[1].Address, time.Second)
 	require.Error(t, err, "the listener is closed")
 
-	_, err = geocache.Open(t.Context(), silent, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("")))
+	_, err = geocache.Open(t.Context(), silent, geocache.WithListen("127.0.0.1:0"),
+		geocache.WithDiscovery(inRegion("")))
 	require.Error(t, err)
 }
 
 func TestOpenWithoutAWorkingDiscovery(t *testing.T) {
 	for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
 		begun := time.Now()
-		cache, err := geocache.Open(t.Context(), silent, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(emptyDiscovery{}), geocache.WithJoinWait(wait))
+		cache, err := geocache.Open(t.Context(), silent, geocache.WithListen("127.0.0.1:0"),
+			geocache.WithDiscovery(emptyDiscovery{}), geocache.WithJoinWait(wait))
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, time.Since(begun), wait)
 		g, err := geocache.NewGroup(cache, "test", ada)

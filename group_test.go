@@ -35,14 +35,16 @@ func TestGetItem(t *testing.T) {
 		item, err := g.GetItem(t.Context(), "ada")
 		require.NoError(t, err)
 		require.Equal(t, geocache.Item[string]{
-			Value: "v", Generation: loaded.Generation, Age: 4 * time.Second, Expires: loaded.Expires, Source: geocache.SourceStore,
+			Value: "v", Generation: loaded.Generation, Age: 4 * time.Second, Expires: loaded.Expires,
+			Source: geocache.SourceStore,
 		}, item)
 	})
 }
 
 func TestValuesExpireOnTime(t *testing.T) {
 	var loads atomic.Int64
-	alone(t, countLoads(&loads, ada), []geocache.GroupOption{geocache.WithTTL(time.Minute)}, func(t *testing.T, g *geocache.Group[string]) {
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute)}
+	alone(t, countLoads(&loads, ada), opts, func(t *testing.T, g *geocache.Group[string]) {
 		lives := map[time.Duration]int{}
 		for _, key := range keys(200) {
 			item, err := g.GetItem(t.Context(), key)
@@ -84,10 +86,13 @@ func TestValuesExpireOnTime(t *testing.T) {
 
 func TestGetterSetsTTL(t *testing.T) {
 	own := map[string]time.Duration{"short": 10 * time.Second, "none": 0, "long": time.Hour, "negative": -1}
-	getter := geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
+	getter := geocache.ItemGetterFunc[string](func(
+		_ context.Context, key string,
+	) (geocache.Loaded[string], error) {
 		return geocache.Loaded[string]{Value: key, TTL: own[key]}, nil
 	})
-	alone(t, getter, []geocache.GroupOption{geocache.WithTTL(time.Minute)}, func(t *testing.T, g *geocache.Group[string]) {
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute)}
+	alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
 		item, err := g.GetItem(t.Context(), "short")
 		require.NoError(t, err)
 		require.Equal(t, 10*time.Second, time.Until(item.Expires))
@@ -137,7 +142,8 @@ func TestNegativeTTL(t *testing.T) {
 	for ttl, want := range map[time.Duration]int64{0: 30, 10 * time.Second: 3} {
 		t.Run(ttl.String(), func(t *testing.T) {
 			var loads atomic.Int64
-			alone(t, countLoads(&loads, loadNothing), []geocache.GroupOption{geocache.WithNegativeTTL(ttl)}, func(t *testing.T, g *geocache.Group[string]) {
+			opts := []geocache.GroupOption{geocache.WithNegativeTTL(ttl)}
+			alone(t, countLoads(&loads, loadNothing), opts, func(t *testing.T, g *geocache.Group[string]) {
 				for range 30 {
 					_, err := g.Get(t.Context(), "ada")
 					require.ErrorIs(t, err, geocache.ErrNotFound)
@@ -162,7 +168,8 @@ func TestNegativeTTL(t *testing.T) {
 func TestNegativeTTLInACluster(t *testing.T) {
 	for ttl, want := range map[time.Duration]int{0: 6, 10 * time.Second: 2} {
 		t.Run(ttl.String(), func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithNegativeTTL(ttl)}}, func(c *testcluster.Cluster) {
+			config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithNegativeTTL(ttl)}}
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
 				c.Origin.Behave(testcluster.Failing(fmt.Errorf("select: %w", geocache.ErrNotFound)))
 				for range 2 {
 					for _, n := range c.Nodes() {
@@ -192,7 +199,8 @@ func TestOversizedValuesAreReturnedAndNotCached(t *testing.T) {
 		}
 		return make([]byte, 1<<10), nil
 	})
-	alone(t, getter, []geocache.GroupOption{geocache.WithMaxBytes(most)}, func(t *testing.T, g *geocache.Group[[]byte]) {
+	opts := []geocache.GroupOption{geocache.WithMaxBytes(most)}
+	alone(t, getter, opts, func(t *testing.T, g *geocache.Group[[]byte]) {
 		for _, key := range keys(500) {
 			v, err := g.Get(t.Context(), key)
 			require.NoError(t, err)
@@ -265,7 +273,8 @@ func TestSourceString(t *testing.T) {
 func TestCopies(t *testing.T) {
 	for share, want := range map[float64]geocache.Source{0: geocache.SourceOwner, 0.5: geocache.SourceStore} {
 		t.Run(fmt.Sprint(share), func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithCopyShare(share)}}, func(c *testcluster.Cluster) {
+			config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithCopyShare(share)}}
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
 				key := c.KeyOf("eu-2")
 				require.Equal(t, geocache.SourceGetter, c.Node("eu-1").MustGet(key).Source)
 				require.Equal(t, want, c.Node("eu-1").MustGet(key).Source)
@@ -307,7 +316,8 @@ func TestCopiesExpireWithTheirOwners(t *testing.T) {
 		item := c.Node("eu-1").MustGet(key)
 		require.Equal(t, owner.Generation, item.Generation)
 		require.GreaterOrEqual(t, item.Age, 10*time.Second+200*time.Millisecond)
-		require.Less(t, item.Age, 10*time.Second+301*time.Millisecond, "the answer's trip adds to the age, at most twice")
+		require.Less(t, item.Age, 10*time.Second+301*time.Millisecond,
+			"the answer's trip adds to the age, at most twice")
 		require.False(t, item.Expires.After(owner.Expires))
 	})
 }
@@ -318,9 +328,10 @@ func TestCoarseClockExpiresOnTime(t *testing.T) {
 	const ttl = 2500 * time.Millisecond // more than two seconds: the exact clock decides in the last two
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
-	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[time.Time](func(context.Context, string) (time.Time, error) {
+	getter := geocache.GetterFunc[time.Time](func(context.Context, string) (time.Time, error) {
 		return time.Now(), nil
-	}), geocache.WithTTL(ttl))
+	})
+	g, err := geocache.NewGroup(cache, "test", getter, geocache.WithTTL(ttl))
 	require.NoError(t, err)
 	var loads []time.Time
 	var pause time.Duration // the longest that this goroutine was not scheduled
@@ -349,10 +360,11 @@ func TestPeerWithoutTheGroup(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		// A rolling deploy: only eu-1 runs the version that has this group.
 		loads := 0
-		g, err := geocache.NewGroup(c.Node("eu-1").Cache, "new", geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
 			loads++
 			return "value of " + key, nil
-		}))
+		})
+		g, err := geocache.NewGroup(c.Node("eu-1").Cache, "new", getter)
 		require.NoError(t, err)
 		for _, key := range keys(100) {
 			v, err := g.Get(c.T.Context(), key)

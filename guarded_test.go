@@ -76,17 +76,26 @@ func newUserWorld(t *testing.T) *userWorld {
 		geocache.WithRemover(func(context.Context, string) error { u.at("remover"); return nil }),
 		geocache.WithOnEvict(func(string, string, geocache.EvictReason) { u.at("evict"); w.evicted.Add(1) }))
 	require.NoError(t, err)
-	w.items, err = geocache.NewGroup(cache, "items", geocache.ItemGetterFunc[string](func(ctx context.Context, key string) (geocache.Loaded[string], error) {
+	items := geocache.ItemGetterFunc[string](func(
+		ctx context.Context, key string,
+	) (geocache.Loaded[string], error) {
 		u.at("item")
 		return geocache.Loaded[string]{Value: key}, nil
-	}))
+	})
+	w.items, err = geocache.NewGroup(cache, "items", items)
 	require.NoError(t, err)
-	w.many, err = geocache.NewGroup(cache, "many", geocache.BatchGetterFunc[string](func(ctx context.Context, keys []string) (map[string]string, error) {
+	batches := geocache.BatchGetterFunc[string](func(
+		ctx context.Context, keys []string,
+	) (map[string]string, error) {
 		u.at("batch")
 		return map[string]string{"k": "k"}, nil
-	}))
+	})
+	w.many, err = geocache.NewGroup(cache, "many", batches)
 	require.NoError(t, err)
-	w.memoized, err = geocache.Memoize(cache, "memo", func(_ context.Context, a userArgument) (string, error) { u.at("memoized"); return a.s, nil })
+	w.memoized, err = geocache.Memoize(cache, "memo", func(_ context.Context, a userArgument) (string, error) {
+		u.at("memoized")
+		return a.s, nil
+	})
 	require.NoError(t, err)
 	w.by, err = geocache.MemoizeBy(cache, "by", func(s string) string { u.at("key"); return s },
 		func(s string) (string, error) { u.at("parse"); return s, nil },
@@ -101,24 +110,35 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 	get := func(w *userWorld) error { _, err := w.g.Get(ctx, "k"); return err }
 	set := func(w *userWorld) error { return w.g.Set(ctx, "k", "v") }
 	update := func(w *userWorld) error {
-		_, err := w.g.Update(ctx, "k", func(old string, ok bool) (string, error) { w.at("update"); return old + "!", nil })
+		_, err := w.g.Update(ctx, "k", func(old string, ok bool) (string, error) {
+			w.at("update")
+			return old + "!", nil
+		})
 		return err
 	}
+	type calls map[string]func(w *userWorld) error
+	type check func(t *testing.T, w *userWorld, where string, call func(*userWorld) error)
 	// These run on the caller's goroutine, those of onOwn on a goroutine of the cache's.
-	onCallers := map[string]func(w *userWorld) error{
-		"encode: Set":       set,
-		"decode: Get":       get,
-		"key: MemoizeBy":    func(w *userWorld) error { _, err := w.by(ctx, "k"); return err },
-		"argument: Memoize": func(w *userWorld) error { _, err := w.memoized(ctx, userArgument{w.culprit, "k"}); return err },
-		"decode: GetMany":   func(w *userWorld) error { _, err := w.g.GetMany(ctx, []string{"k"}); return err },
+	onCallers := calls{
+		"encode: Set":    set,
+		"decode: Get":    get,
+		"key: MemoizeBy": func(w *userWorld) error { _, err := w.by(ctx, "k"); return err },
+		"argument: Memoize": func(w *userWorld) error {
+			_, err := w.memoized(ctx, userArgument{w.culprit, "k"})
+			return err
+		},
+		"decode: GetMany": func(w *userWorld) error { _, err := w.g.GetMany(ctx, []string{"k"}); return err },
 	}
-	onOwn := map[string]func(w *userWorld) error{
-		"getter: Get":         get,
-		"getter: GetMany":     func(w *userWorld) error { _, err := w.g.GetMany(ctx, []string{"k"}); return err },
-		"getter: Update":      update,
-		"encode: Get":         get,
-		"item: Get":           func(w *userWorld) error { _, err := w.items.Get(ctx, "k"); return err },
-		"batch: GetMany":      func(w *userWorld) error { _, err := w.many.GetMany(ctx, []string{"k"}); return err },
+	onOwn := calls{
+		"getter: Get":     get,
+		"getter: GetMany": func(w *userWorld) error { _, err := w.g.GetMany(ctx, []string{"k"}); return err },
+		"getter: Update":  update,
+		"encode: Get":     get,
+		"item: Get":       func(w *userWorld) error { _, err := w.items.Get(ctx, "k"); return err },
+		"batch: GetMany": func(w *userWorld) error {
+			_, err := w.many.GetMany(ctx, []string{"k"})
+			return err
+		},
 		"batch: Get":          func(w *userWorld) error { _, err := w.many.Get(ctx, "k"); return err },
 		"setter: Set":         set,
 		"setter: Update":      update,
@@ -127,10 +147,13 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 		"remover: RemoveMany": func(w *userWorld) error { return w.g.RemoveMany(ctx, []string{"k"}) },
 		"decode: Update":      update,
 		"encode!: Update":     update,
-		"memoized: Memoize":   func(w *userWorld) error { _, err := w.memoized(ctx, userArgument{w.culprit, "k"}); return err },
-		"parse: MemoizeBy":    func(w *userWorld) error { _, err := w.by(ctx, "k"); return err },
+		"memoized: Memoize": func(w *userWorld) error {
+			_, err := w.memoized(ctx, userArgument{w.culprit, "k"})
+			return err
+		},
+		"parse: MemoizeBy": func(w *userWorld) error { _, err := w.by(ctx, "k"); return err },
 	}
-	run := func(name string, calls map[string]func(w *userWorld) error, do func(t *testing.T, w *userWorld, where string, call func(*userWorld) error)) {
+	run := func(name string, calls calls, do check) {
 		for what, call := range calls {
 			t.Run(name+" "+what, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -148,7 +171,8 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 		}
 	}
 	panics := func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
-		w.next(9, where, func() { panic(fs.ErrPermission) }) // a value that does not decode is loaded once more, and goes to WithOnEvict
+		// a value that does not decode is loaded once more, and goes to WithOnEvict
+		w.next(9, where, func() { panic(fs.ErrPermission) })
 		err := call(w)
 		var p *geocache.PanicError
 		require.ErrorAs(t, err, &p)
@@ -160,9 +184,12 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 		}
 		require.NotZero(t, panics)
 	}
+	onlyUpdate := calls{"update: Update": update}
 	run("panics", onCallers, panics)
 	run("panics", onOwn, panics)
-	run("panics with its error", onOwn, func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
+	run("panics with its error", onOwn, func(
+		t *testing.T, w *userWorld, where string, call func(*userWorld) error,
+	) {
 		w.next(2, where, func() { var e *typedNil; panic(e) })
 		require.Error(t, call(w))
 	})
@@ -194,13 +221,13 @@ func TestUserCodePanicsExitsOrBlocks(t *testing.T) {
 		close(release)
 		calling.Wait()
 	})
-	run("panics", map[string]func(*userWorld) error{"update: Update": update}, panics)
-	run("exits", map[string]func(*userWorld) error{"update: Update": update}, func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
+	run("panics", onlyUpdate, panics)
+	run("exits", onlyUpdate, func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
 		w.next(1, where, runtime.Goexit)
 		require.ErrorContains(t, call(w), "called runtime.Goexit")
 	})
 	// Update waits for its function, as documented. Others wait for it up to the load timeout.
-	run("blocks", map[string]func(*userWorld) error{"update: Update": update}, func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
+	run("blocks", onlyUpdate, func(t *testing.T, w *userWorld, where string, call func(*userWorld) error) {
 		release := make(chan struct{})
 		w.next(1, where, func() { <-release })
 		var calling sync.WaitGroup
@@ -269,7 +296,8 @@ func TestOnEvictPanicsExitsOrBlocks(t *testing.T) {
 func TestOnEvictHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logs.Buffer
-		cache, err := geocache.Open(context.Background(), geocache.WithClock(time.Now), geocache.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		cache, err := geocache.Open(context.Background(), geocache.WithClock(time.Now),
+			geocache.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 		require.NoError(t, err)
 		release := make(chan struct{})
 		var told atomic.Uint64
@@ -301,7 +329,9 @@ func (d userDiscovery) Region(ctx context.Context) (string, error) {
 	return "eu", nil
 }
 
-func (d userDiscovery) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
+func (d userDiscovery) Run(
+	ctx context.Context, self regions.Node, healthy func() error, found func(regions.View),
+) error {
 	d.u.at("run")
 	return d.Discovery.Run(ctx, self, healthy, func(v regions.View) {
 		var calling sync.WaitGroup
@@ -356,7 +386,8 @@ func TestOptionsOfOpenPanicExitOrBlock(t *testing.T) {
 					host := c.Net.Host("odd", "eu")
 					l, err := host.Listen()
 					require.NoError(t, err)
-					cache, err := geocache.Open(context.Background(), geocache.WithNodeID("odd"), geocache.WithClock(time.Now),
+					cache, err := geocache.Open(context.Background(), geocache.WithNodeID("odd"),
+						geocache.WithClock(time.Now),
 						geocache.WithListener(userListener{l, u}),
 						geocache.WithDialer(func(ctx context.Context, address string) (net.Conn, error) {
 							u.at("dial")
@@ -387,7 +418,8 @@ func TestOptionsOfOpenPanicExitOrBlock(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			u := &culprit{}
 			open := func(ctx context.Context) error {
-				cache, err := geocache.Open(ctx, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(userDiscovery{nil, u}), silent)
+				cache, err := geocache.Open(ctx, geocache.WithListen("127.0.0.1:0"),
+					geocache.WithDiscovery(userDiscovery{nil, u}), silent)
 				require.Nil(t, cache)
 				return err
 			}

@@ -99,7 +99,9 @@ func unlistedUnderLoad(t *testing.T, hide func(c *testcluster.Cluster), during f
 // A node that nobody lists any more becomes a guest of its region, and a member again when it is
 // listed.
 func TestUnlistedNodeBecomesAGuest(t *testing.T) {
-	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Unlist("eu-3") }, func(c *testcluster.Cluster) {
+	unlistedUnderLoad(t, func(c *testcluster.Cluster) {
+		c.Directory.Unlist("eu-3")
+	}, func(c *testcluster.Cluster) {
 		out := c.Node("eu-3")
 		require.True(t, out.Cache.Stats().Guest)
 		require.False(t, out.Cache.Stats().ServesCopies)
@@ -140,7 +142,9 @@ func TestNodeWithADeadAgentBecomesAGuest(t *testing.T) {
 
 // A node that one of the others lists is a member for all of them.
 func TestNodeListedByOnePeerIsAMember(t *testing.T) {
-	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-1", "eu-3") }, func(c *testcluster.Cluster) {
+	unlistedUnderLoad(t, func(c *testcluster.Cluster) {
+		c.Directory.Hide("eu-1", "eu-3")
+	}, func(c *testcluster.Cluster) {
 		for _, n := range c.Nodes() {
 			require.False(t, n.Cache.Stats().Guest)
 			require.Equal(t, 3, n.Cache.Stats().Regions[0].Nodes, n.Name)
@@ -150,7 +154,9 @@ func TestNodeListedByOnePeerIsAMember(t *testing.T) {
 }
 
 func TestNodeNotListedToItself(t *testing.T) {
-	unlistedUnderLoad(t, func(c *testcluster.Cluster) { c.Directory.Hide("eu-3", "eu-3") }, func(c *testcluster.Cluster) {
+	unlistedUnderLoad(t, func(c *testcluster.Cluster) {
+		c.Directory.Hide("eu-3", "eu-3")
+	}, func(c *testcluster.Cluster) {
 		require.False(t, c.Node("eu-3").Cache.Stats().Guest)
 		require.True(t, c.Node("eu-3").Cache.Stats().ServesCopies)
 	})
@@ -241,7 +247,9 @@ func TestGuestListedInAnotherRegion(t *testing.T) {
 }
 
 // withGuest runs f in a cluster in which the last node of eu is a guest of its region.
-func withGuest(t *testing.T, config testcluster.Config, f func(c *testcluster.Cluster, guest *testcluster.Node)) {
+func withGuest(
+	t *testing.T, config testcluster.Config, f func(c *testcluster.Cluster, guest *testcluster.Node),
+) {
 	config.TTL = time.Hour
 	config.Cache = append(config.Cache, geocache.WithGrace(shortGrace))
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {

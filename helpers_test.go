@@ -36,7 +36,9 @@ const detectionTime = time.Second + 250*time.Millisecond
 var silent = geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
 
 // ada is a getter that finds every key.
-var ada = geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) { return "value of " + key, nil })
+var ada = geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+	return "value of " + key, nil
+})
 
 // keys returns n keys.
 func keys(n int) []string {
@@ -63,7 +65,10 @@ func countLoads[V any](n *atomic.Int64, get geocache.GetterFunc[V]) geocache.Get
 }
 
 // alone runs f in a bubble, with a group on a single-node Cache.
-func alone[V any](t *testing.T, getter geocache.Getter[V], opts []geocache.GroupOption, f func(t *testing.T, g *geocache.Group[V])) {
+func alone[V any](
+	t *testing.T, getter geocache.Getter[V], opts []geocache.GroupOption,
+	f func(t *testing.T, g *geocache.Group[V]),
+) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now))
@@ -77,7 +82,9 @@ func alone[V any](t *testing.T, getter geocache.Getter[V], opts []geocache.Group
 
 // onAll opens a group of the same name on every node of the cluster, and waits until the nodes hold
 // leases.
-func onAll[V any](c *testcluster.Cluster, name string, getter geocache.Getter[V], opts ...geocache.GroupOption) map[string]*geocache.Group[V] {
+func onAll[V any](
+	c *testcluster.Cluster, name string, getter geocache.Getter[V], opts ...geocache.GroupOption,
+) map[string]*geocache.Group[V] {
 	c.T.Helper()
 	groups := map[string]*geocache.Group[V]{}
 	for _, n := range c.Nodes() {
@@ -141,7 +148,9 @@ func countersOf(c *testcluster.Cluster) (groups []*geocache.Group[int]) {
 // countInBackground increments counters at each of the groups, with pauses, until stop is called.
 // stop returns, for each counter, how many increments were acknowledged and how many may have
 // happened.
-func countInBackground(groups []*geocache.Group[int], counters int, pause time.Duration) (stop func() (acknowledged, possible []int64)) {
+func countInBackground(
+	groups []*geocache.Group[int], counters int, pause time.Duration,
+) (stop func() (acknowledged, possible []int64)) {
 	acknowledged, possible := make([]atomic.Int64, counters), make([]atomic.Int64, counters)
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
@@ -228,15 +237,28 @@ func laggingConfig() testcluster.Config {
 	return testcluster.Config{
 		Regions: []string{"eu", "us"},
 		TTL:     5 * time.Second,
-		Group:   []geocache.GroupOption{geocache.WithHomeRegion("eu"), geocache.WithOriginLag(time.Minute), geocache.WithLoadTimeout(4 * time.Second)},
+		Group: []geocache.GroupOption{geocache.WithHomeRegion("eu"), geocache.WithOriginLag(time.Minute),
+			geocache.WithLoadTimeout(4 * time.Second)},
 	}
 }
 
+// usClocksAhead is a cluster in which the clocks of us are ahead, by less than is allowed.
 func usClocksAhead(nodes int) testcluster.Config {
-	return testcluster.Config{Regions: []string{"eu", "us"}, Nodes: nodes, Offset: func(node string) time.Duration {
+	offset := func(node string) time.Duration {
 		if strings.HasPrefix(node, "us") {
 			return 450 * time.Millisecond
 		}
 		return 0
-	}}
+	}
+	return testcluster.Config{Regions: []string{"eu", "us"}, Nodes: nodes, Offset: offset}
+}
+
+// keyOwnedAndSucceededBy returns a key with this owner and successor in n's region, as n sees it.
+func keyOwnedAndSucceededBy(n *testcluster.Node, owner, successor string) string {
+	for i := 0; ; i++ {
+		key := fmt.Sprint(i)
+		if at := n.Group.Locate(key)[0]; at.Owner.ID == owner && at.Successor.ID == successor {
+			return key
+		}
+	}
 }

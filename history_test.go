@@ -17,7 +17,8 @@ var (
 	historyFirst = flag.Uint64("first", 1, "the seed of the first")
 	historyTheme = flag.String("theme", "", "run histories of this theme only; see package history")
 	historyLog   = flag.Bool("nodelog", false, "print the nodes' log of histories that break a promise")
-	historyFile  = flag.String("failures", "", "append to this file how to replay each history that breaks a promise")
+	historyFile  = flag.String("failures", "",
+		"append to this file how to replay each history that breaks a promise")
 )
 
 func init() { history.SmallMemory = geocache.WithSmallMemory }
@@ -56,7 +57,8 @@ func TestHistory(t *testing.T) {
 				t.Error(v)
 			}
 			replay := fmt.Sprintf("go test -race -run '^TestHistory$' -seed=%d -theme=%s -v .", seed, config.Theme)
-			t.Errorf("%d violations in all. To replay (a few times, see package history): %s\nconfig: %+v", len(violations), replay, config)
+			t.Errorf("%d violations in all. To replay (a few times, see package history): %s\nconfig: %+v",
+				len(violations), replay, config)
 			recordFailure(t, replay, violations)
 			for _, f := range h.Faults {
 				t.Log(f)

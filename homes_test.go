@@ -17,7 +17,8 @@ import (
 // A third region joins, and becomes the home of some keys. It has never had their values, which no
 // origin has.
 func TestJoiningRegionBecomesHome(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		opts := []geocache.GroupOption{geocache.WithTTL(time.Minute)}
 		groups := onAll(c, "counts", geocache.Getter[int](nil), opts...)
 		time.Sleep(untilLeased)
@@ -54,7 +55,8 @@ func TestRegionsLearnOfANewRegionLate(t *testing.T) {
 	for _, n := range old {
 		directory.announce(n.ID, old...)
 	}
-	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, Counters: true,
+		Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 20*time.Millisecond)
 		time.Sleep(untilLeased)
@@ -87,7 +89,8 @@ func TestRegionsLearnOfANewRegionLate(t *testing.T) {
 // A node of the home region that starts while the other regions are cut off believes the other
 // nodes of its region that there is no other home.
 func TestHomeNodeStartsWhileRegionsAreCutOff(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 10 * time.Second, Nodes: 2}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 10 * time.Second, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		opts := []geocache.GroupOption{geocache.WithTTL(10 * time.Second), geocache.WithLoadTimeout(time.Second)}
 		groups := onAll(c, "counts", geocache.Getter[int](nil), opts...)
 		time.Sleep(untilLeased)
@@ -130,7 +133,8 @@ func TestNodeUnawareOfARegion(t *testing.T) {
 		directory.announce(n.ID, all...)
 	}
 	directory.announce("us-2", nodesOf("eu-1", "us-2")...)
-	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, Counters: true,
+		Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		for _, pair := range [][2]string{{"ap", "eu"}, {"ap", "us"}, {"eu", "us"}} {
 			c.Net.SetLatency(pair[0], pair[1], 10*time.Millisecond)
@@ -152,7 +156,8 @@ func TestNodeUnawareOfARegion(t *testing.T) {
 // A value that a new home gets from the old one is as old as it was there, plus its time in
 // transit.
 func TestRecalledValueKeepsItsAge(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		groups := onAll(c, "counts", geocache.Getter[int](nil))
 		time.Sleep(untilLeased)
 		var at [30]time.Time
@@ -168,7 +173,9 @@ func TestRecalledValueKeepsItsAge(t *testing.T) {
 		c.Net.SetLatency("ap", "us", 150*time.Millisecond)
 		time.Sleep(untilLeased)
 		for i := range at {
-			_, _ = g.Update(c.T.Context(), fmt.Sprint(i), func(int, bool) (int, error) { return 0, fmt.Errorf("not now") })
+			_, _ = g.Update(c.T.Context(), fmt.Sprint(i), func(int, bool) (int, error) {
+				return 0, fmt.Errorf("not now")
+			})
 			if item, err := g.GetItem(c.T.Context(), fmt.Sprint(i)); err == nil {
 				require.GreaterOrEqual(t, item.Age, time.Since(at[i]), "%d", i)
 			}
@@ -178,7 +185,8 @@ func TestRecalledValueKeepsItsAge(t *testing.T) {
 
 // A region joins while the functions of Updates run. Updates whose home it becomes happen there.
 func TestRegionJoinsDuringUpdates(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		groups := onAll(c, "counts", geocache.Getter[int](nil))
 		time.Sleep(untilLeased)
 		type result struct {
@@ -211,7 +219,8 @@ func TestRegionJoinsDuringUpdates(t *testing.T) {
 
 // A region joins while another one is away. Homes that stay where they are go on.
 func TestRegionJoinsWhileAnotherIsAway(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		opts := []geocache.GroupOption{geocache.WithLoadTimeout(time.Second)}
 		groups := onAll(c, "counts", geocache.Getter[int](nil), opts...)
 		time.Sleep(untilLeased)

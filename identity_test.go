@@ -77,7 +77,9 @@ func TestIntruders(t *testing.T) {
 		return &tls.Config{Certificates: []tls.Certificate{mine}}, nil
 	}
 	none := named(mine)
-	none.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return new(tls.Certificate), nil }
+	none.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return new(tls.Certificate), nil
+	}
 	for name, c := range map[string]struct{ ours, theirs []geocache.Option }{
 		"of another service": {
 			[]geocache.Option{geocache.WithTLS(named(mine))},
@@ -92,8 +94,10 @@ func TestIntruders(t *testing.T) {
 			[]geocache.Option{geocache.WithTLS(a.Config(mine))},
 		},
 		"of another SPIFFE ID": {
-			[]geocache.Option{geocache.WithTLS(a.Config(a.Issue(authority.URI("spiffe://corp/profile-api")))), geocache.WithPeerNames("spiffe://corp/profile-api")},
-			[]geocache.Option{geocache.WithTLS(a.Config(a.Issue(authority.URI("spiffe://corp/other")))), geocache.WithPeerNames("spiffe://corp/*")},
+			[]geocache.Option{geocache.WithTLS(a.Config(a.Issue(authority.URI("spiffe://corp/profile-api")))),
+				geocache.WithPeerNames("spiffe://corp/profile-api")},
+			[]geocache.Option{geocache.WithTLS(a.Config(a.Issue(authority.URI("spiffe://corp/other")))),
+				geocache.WithPeerNames("spiffe://corp/*")},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,7 +129,8 @@ func byAddress(t *testing.T, nodes int) geocache.Option {
 func TestNodeJoinsByItsAddress(t *testing.T) {
 	for name, nodes := range map[string]int{"two alone": 1, "others vouch": 3} {
 		t.Run(name, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Nodes: nodes, Cache: []geocache.Option{byAddress(t, nodes+1)}}, func(c *testcluster.Cluster) {
+			config := testcluster.Config{Nodes: nodes, Cache: []geocache.Option{byAddress(t, nodes+1)}}
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
 				young := fmt.Sprintf("eu-%d", nodes+1)
 				c.Directory.Hide("eu-1", young) // eu-1 is told later
 				c.Add("eu")
@@ -148,7 +153,8 @@ func TestNodeJoinsByItsAddress(t *testing.T) {
 
 // The others cannot even ping this node, and it knows of them all the same.
 func TestIsolatedNodeThatRefusesItsPeers(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{byAddress(t, 4)}}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Cache: []geocache.Option{byAddress(t, 4)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		lonely := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, nil}), geocache.WithJoinWait(0))
 		time.Sleep(2 * time.Minute)
 		require.Positive(t, lonely.Cache.Stats().Refused["unlisted"])
@@ -183,8 +189,10 @@ func (c certFiles) issue(a *authority.Authority, id string) {
 
 func (c certFiles) load() *peertls.Files {
 	f, err := peertls.Load(peertls.Options{
-		Certificate: filepath.Join(c.dir, "tls.crt"), Key: filepath.Join(c.dir, "tls.key"), Authorities: filepath.Join(c.dir, "ca.crt"),
-		Interval: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+		Certificate: filepath.Join(c.dir, "tls.crt"),
+		Key:         filepath.Join(c.dir, "tls.key"),
+		Authorities: filepath.Join(c.dir, "ca.crt"),
+		Interval:    20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(c.t, err)
 	return f
@@ -205,7 +213,8 @@ func TestCertificateRotation(t *testing.T) {
 		defer files[i].Close()
 	}
 	nodes := openTCP(t, 3, func(i int) []geocache.Option {
-		return []geocache.Option{geocache.WithTLSFunc(files[i].TLS), geocache.WithPeerNames("spiffe://example.org/profile-api/*")}
+		return []geocache.Option{geocache.WithTLSFunc(files[i].TLS),
+			geocache.WithPeerNames("spiffe://example.org/profile-api/*")}
 	})
 	waitJoined(t, nodes...)
 
@@ -264,7 +273,8 @@ func TestCertificateRotation(t *testing.T) {
 		require.WithinDuration(t, files[i].Stats().NotAfter, n.Stats().Certificate, 0)
 	}
 
-	joinUnlisted(t, nodes, geocache.WithTLS(old.Config(old.Issue(authority.URI(id(4))), old, young)), geocache.WithPeerNames("spiffe://example.org/*"))
+	joinUnlisted(t, nodes, geocache.WithTLS(old.Config(old.Issue(authority.URI(id(4))), old, young)),
+		geocache.WithPeerNames("spiffe://example.org/*"))
 	for _, n := range nodes {
 		require.Positive(t, n.Stats().Refused["tls"])
 		require.NoError(t, n.Close())

@@ -14,7 +14,9 @@ import (
 
 // TestContainsLenAndAll asks for what is in memory, some of which is absent or has expired.
 func TestContainsLenAndAll(t *testing.T) {
-	getter := geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
+	getter := geocache.ItemGetterFunc[string](func(
+		_ context.Context, key string,
+	) (geocache.Loaded[string], error) {
 		switch {
 		case strings.HasPrefix(key, "no"):
 			return geocache.Loaded[string]{}, geocache.ErrNotFound
@@ -23,7 +25,8 @@ func TestContainsLenAndAll(t *testing.T) {
 		}
 		return geocache.Loaded[string]{Value: "value of " + key}, nil
 	})
-	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Minute), geocache.WithStaleIfError(time.Hour)}
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Minute),
+		geocache.WithStaleIfError(time.Hour)}
 	alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
 		for _, key := range []string{"ada", "bob", "no", "short"} {
 			g.Get(t.Context(), key)
@@ -62,7 +65,8 @@ func TestAllInOrder(t *testing.T) {
 		geocache.LFU:  {"a", "b", "d", "c"},
 		geocache.FIFO: {"d", "c", "b", "a"},
 	} {
-		alone(t, ada, []geocache.GroupOption{geocache.WithPolicy(policy)}, func(t *testing.T, g *geocache.Group[string]) {
+		opts := []geocache.GroupOption{geocache.WithPolicy(policy)}
+		alone(t, ada, opts, func(t *testing.T, g *geocache.Group[string]) {
 			for _, key := range []string{"a", "b", "c", "d", "a", "a", "b"} {
 				_, err := g.Get(t.Context(), key)
 				require.NoError(t, err)

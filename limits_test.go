@@ -17,11 +17,15 @@ import (
 )
 
 // threeOverTCP returns a group on two nodes of one region and one of another, over real TCP.
-func threeOverTCP[V any](t *testing.T, getter geocache.Getter[V], opts ...geocache.Option) (groups []*geocache.Group[V]) {
+func threeOverTCP[V any](
+	t *testing.T, getter geocache.Getter[V], opts ...geocache.Option,
+) (groups []*geocache.Group[V]) {
 	var meeting sharedDiscovery
 	var caches []*geocache.Cache
 	for _, region := range []string{"eu", "eu", "us"} {
-		cache, err := geocache.Open(t.Context(), append(opts, geocache.WithRegion(region), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(&meeting))...)
+		cache, err := geocache.Open(t.Context(),
+			append(opts, geocache.WithRegion(region), geocache.WithListen("127.0.0.1:0"),
+				geocache.WithDiscovery(&meeting))...)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, cache.Close()) })
 		caches = append(caches, cache)
@@ -40,7 +44,8 @@ func threeOverTCP[V any](t *testing.T, getter geocache.Getter[V], opts ...geocac
 func TestLimits(t *testing.T) {
 	const most = 1000
 	ctx, world := t.Context(), geocache.WithAck(geocache.AckWorld)
-	g := threeOverTCP[string](t, nil, geocache.WithMaxValueBytes(most), geocache.WithCluster(strings.Repeat("c", 255)))
+	g := threeOverTCP[string](t, nil, geocache.WithMaxValueBytes(most),
+		geocache.WithCluster(strings.Repeat("c", 255)))
 	key := func(i, length int) string { return fmt.Sprintf("%03d", i) + strings.Repeat("\xff", length-3) }
 	tags := make([]string, 255)
 	for i := range tags {
@@ -76,9 +81,13 @@ func TestLimits(t *testing.T) {
 			require.NoError(t, remove(), what)
 			everywhere(false, k)
 		}
-		_, err := g[1].Update(ctx, k, func(string, bool) (string, error) { return value, nil }, geocache.WithTags(tags...))
+		_, err := g[1].Update(ctx, k, func(string, bool) (string, error) {
+			return value, nil
+		}, geocache.WithTags(tags...))
 		require.NoError(t, err)
-		_, err = g[1].Update(ctx, k, func(old string, ok bool) (string, error) { return old, nil }, geocache.WithTags(tags...))
+		_, err = g[1].Update(ctx, k, func(old string, ok bool) (string, error) {
+			return old, nil
+		}, geocache.WithTags(tags...))
 		require.NoError(t, err)
 	}
 
@@ -119,7 +128,9 @@ func TestTagsDoNotCountAgainstTheValueSize(t *testing.T) {
 	for i := range tags {
 		tags[i] = fmt.Sprintf("%0255d", i)
 	}
-	g := threeOverTCP[string](t, geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
+	g := threeOverTCP[string](t, geocache.ItemGetterFunc[string](func(
+		_ context.Context, key string,
+	) (geocache.Loaded[string], error) {
 		return geocache.Loaded[string]{Value: strings.Repeat("v", most), Tags: tags}, nil
 	}), geocache.WithMaxValueBytes(most))
 	for i := range 16 {
@@ -139,14 +150,18 @@ func TestTagsDoNotCountAgainstTheValueSize(t *testing.T) {
 // cache's own.
 func TestNilContext(t *testing.T) {
 	var none context.Context
-	for _, opts := range [][]geocache.Option{nil, {geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static())}} {
+	for _, opts := range [][]geocache.Option{
+		nil, {geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static())},
+	} {
 		_, err := geocache.Open(none, opts...)
 		require.EqualError(t, err, "geocache: the context is nil")
 	}
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)
 	defer cache.Close()
-	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[int](func(context.Context, string) (int, error) { return 1, nil }))
+	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[int](func(context.Context, string) (int, error) {
+		return 1, nil
+	}))
 	require.NoError(t, err)
 	calls := map[string]func() error{
 		"Get":          func() error { _, err := g.Get(none, "k"); return err },
@@ -163,7 +178,10 @@ func TestNilContext(t *testing.T) {
 			return err
 		},
 		"Increment": func() error { _, err := geocache.Increment(none, g, "k", 1); return err },
-		"Warm":      func() error { _, err := g.Warm(none, func(yield func(string) bool) { yield("k") }); return err },
+		"Warm": func() error {
+			_, err := g.Warm(none, func(yield func(string) bool) { yield("k") })
+			return err
+		},
 	}
 	for what, call := range calls {
 		require.ErrorContains(t, call(), "the context is nil", what)
@@ -229,7 +247,8 @@ func TestWarmAtItsLimits(t *testing.T) {
 	requireMistakes(t, err, "WarmRate(-1)", "WarmConcurrency(-1)", "keys is nil")
 
 	for _, rate := range []float64{1, 1e300, math.MaxFloat64, math.Inf(1)} {
-		stats, err := g.Warm(t.Context(), slices.Values([]string{"", strings.Repeat("k", 4096)}), geocache.WithWarmRate(rate), geocache.WithWarmConcurrency(1024))
+		stats, err := g.Warm(t.Context(), slices.Values([]string{"", strings.Repeat("k", 4096)}),
+			geocache.WithWarmRate(rate), geocache.WithWarmConcurrency(1024))
 		require.NoError(t, err)
 		require.Equal(t, 2, stats.Loaded+stats.Present)
 	}

@@ -141,13 +141,18 @@ func TestGetterFailsPanicsOrExits(t *testing.T) {
 		{"fails", testcluster.Failing(boom), func(t *testing.T, at string, err error) {
 			require.ErrorContains(t, err, "boom")
 		}},
-		{"has no such key", testcluster.Failing(fmt.Errorf("row: %w", geocache.ErrNotFound)), func(t *testing.T, at string, err error) {
+		{"has no such key", testcluster.Failing(fmt.Errorf("row: %w", geocache.ErrNotFound)), func(
+			t *testing.T, at string, err error,
+		) {
 			require.ErrorIs(t, err, geocache.ErrNotFound)
 		}},
 		{"panics", func(context.Context, string) error { panic(boom) }, func(t *testing.T, at string, err error) {
 			require.ErrorContains(t, err, "panicked: boom")
 		}},
-		{"exits", func(context.Context, string) error { runtime.Goexit(); return nil }, func(t *testing.T, at string, err error) {
+		{"exits", func(context.Context, string) error {
+			runtime.Goexit()
+			return nil
+		}, func(t *testing.T, at string, err error) {
 			require.ErrorContains(t, err, "Goexit")
 		}},
 	} {
@@ -230,7 +235,8 @@ func TestLoadSlowerThanTheTTLIsNotRepeated(t *testing.T) {
 		"origin region":          {geocache.WithOriginRegion("us")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: time.Second, Group: origin}, func(c *testcluster.Cluster) {
+			config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: time.Second, Group: origin}
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
 				c.Origin.Behave(testcluster.After(1100 * time.Millisecond))
 				for i, n := range c.Nodes() {
 					key := fmt.Sprint("key-", i)
@@ -248,12 +254,14 @@ func TestMaxLoads(t *testing.T) {
 		require.NoError(t, err)
 		defer cache.Close()
 		var running, most atomic.Int64
-		g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
 			time.Sleep(time.Second)
 			return key, nil
-		}), geocache.WithMaxLoads(10), geocache.WithLoadTimeout(time.Minute))
+		})
+		g, err := geocache.NewGroup(cache, "g", getter, geocache.WithMaxLoads(10),
+			geocache.WithLoadTimeout(time.Minute))
 		require.NoError(t, err)
 
 		begun := time.Now()
@@ -284,7 +292,10 @@ func TestKeysDoNotPinLargerStrings(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()
-	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(context.Context, string) (string, error) { return "", nil }))
+	getter := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+		return "", nil
+	})
+	g, err := geocache.NewGroup(cache, "g", getter)
 	require.NoError(t, err)
 	heap := func() int64 {
 		runtime.GC()
@@ -309,7 +320,10 @@ func TestKeysDoNotPinLargerStrings(t *testing.T) {
 // what was loaded for a read or an Update is its answer.
 func TestValueWithATTLShorterThanItsLoad(t *testing.T) {
 	for name, read := range map[string]func(g *geocache.Group[int], key string) error{
-		"Get": func(g *geocache.Group[int], key string) error { _, err := g.Get(context.Background(), key); return err },
+		"Get": func(g *geocache.Group[int], key string) error {
+			_, err := g.Get(context.Background(), key)
+			return err
+		},
 		"Update": func(g *geocache.Group[int], key string) error {
 			_, err := geocache.Increment(context.Background(), g, key, 1)
 			return err
@@ -372,7 +386,8 @@ func TestGetterFailsInOneRegion(t *testing.T) {
 }
 
 func TestValueExpiringInTransitIsNotLoadedTwice(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{TTL: time.Second, Group: []geocache.GroupOption{geocache.WithCopyShare(0)}}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{TTL: time.Second, Group: []geocache.GroupOption{geocache.WithCopyShare(0)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "eu", 20*time.Millisecond)
 		key := c.KeyOf("eu-1")
 		begun := time.Now()
@@ -398,14 +413,16 @@ func TestDeadOriginIsCalledFromTwoRegionsOnly(t *testing.T) {
 		"origin region":          {geocache.WithOriginRegion("us")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us", "ap", "sa"}, Nodes: 2, Group: origin}, func(c *testcluster.Cluster) {
+			config := testcluster.Config{Regions: []string{"eu", "us", "ap", "sa"}, Nodes: 2, Group: origin}
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
 				c.Node("sa-1").MustGet("known")
 				c.Origin.Behave(testcluster.Failing(errors.New("down")))
 				_, err := c.Node("eu-1").Get("ada")
 				require.ErrorContains(t, err, "down")
 				require.Equal(t, 2, c.Origin.Loads("ada"))
 
-				require.Equal(t, geocache.SourceRegion, c.Node("eu-1").MustGet("known").Source, "from the memory of whichever region has it")
+				require.Equal(t, geocache.SourceRegion, c.Node("eu-1").MustGet("known").Source,
+					"from the memory of whichever region has it")
 			})
 		})
 	}

@@ -47,7 +47,9 @@ func TestNoGetter(t *testing.T) {
 }
 
 func TestNoGetterInACluster(t *testing.T) {
-	for name, negative := range map[string]time.Duration{"absence not cached": 0, "absence cached": 10 * time.Second} {
+	for name, negative := range map[string]time.Duration{
+		"absence not cached": 0, "absence cached": 10 * time.Second,
+	} {
 		t.Run(name, func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 				ctx := context.Background()
@@ -88,7 +90,8 @@ func TestNoGetterInACluster(t *testing.T) {
 				c.Settle()
 				found("bob", "2")
 				joined := c.Add("eu")
-				g, err := geocache.NewGroup(joined.Cache, "aside", geocache.Getter[string](nil), geocache.WithNegativeTTL(negative))
+				g, err := geocache.NewGroup(joined.Cache, "aside", geocache.Getter[string](nil),
+					geocache.WithNegativeTTL(negative))
 				require.NoError(t, err)
 				groups[joined.Name] = g
 				time.Sleep(untilLeased)

@@ -60,7 +60,9 @@ const splitTime = 30 * time.Second
 
 func (p *splitDiscovery) Region(context.Context) (string, error) { return "", nil }
 
-func (p *splitDiscovery) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
+func (p *splitDiscovery) Run(
+	ctx context.Context, self regions.Node, _ func() error, found func(regions.View),
+) error {
 	var own regions.View
 	for _, n := range p.all {
 		if p.part[n.ID] == p.part[self.ID] {
@@ -137,9 +139,10 @@ func TestMechanismNewGroupRetriesTheJournals(t *testing.T) {
 		time.Sleep(untilLeased)
 		late := c.Node("us-3")
 		group := func(n *testcluster.Node) {
-			g, err := geocache.NewGroup(n.Cache, "late", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+			getter := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 				return n.Region, nil
-			}), config.Group...)
+			})
+			g, err := geocache.NewGroup(n.Cache, "late", getter, config.Group...)
 			require.NoError(t, err)
 			n.Group = g
 		}
@@ -152,7 +155,8 @@ func TestMechanismNewGroupRetriesTheJournals(t *testing.T) {
 		for i := range 40 {
 			if c.Owner("us", fmt.Sprint(i)) == late {
 				keys = append(keys, fmt.Sprint(i))
-				require.NoError(t, c.Node("eu-1").Group.Remove(c.T.Context(), fmt.Sprint(i), geocache.WithAck(geocache.AckWorld)))
+				require.NoError(t,
+					c.Node("eu-1").Group.Remove(c.T.Context(), fmt.Sprint(i), geocache.WithAck(geocache.AckWorld)))
 			}
 		}
 		require.NotEmpty(t, keys)
@@ -181,16 +185,12 @@ func clockAhead(by time.Duration) func(node string) time.Duration {
 // Ages: a node that has been told of a write gets a value that may be older from one that has not
 // been told yet.
 func TestMechanismMaybeOlderValueOfANodeThatMissedABroadcast(t *testing.T) {
-	config := testcluster.Config{Regions: []string{"eu", "us"}, Offset: clockAhead(200 * time.Millisecond), Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Offset: clockAhead(200 * time.Millisecond),
+		Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		writer, owner, reader := c.Node("us-1"), c.Node("us-2"), c.Node("us-3")
-		key := ""
-		for i := 0; key == ""; i++ {
-			if at := writer.Group.Locate(fmt.Sprint(i))[0]; at.Owner.ID == owner.Name && at.Successor.ID == writer.Name {
-				key = fmt.Sprint(i)
-			}
-		}
+		key := keyOwnedAndSucceededBy(writer, owner.Name, writer.Name)
 		began := time.Now()
 		at := func(d time.Duration) { time.Sleep(time.Until(began.Add(d))) }
 		var updating sync.WaitGroup
@@ -213,7 +213,8 @@ func TestMechanismMaybeOlderValueOfANodeThatMissedABroadcast(t *testing.T) {
 
 // The same from a node that was cut off and has not fetched the journals yet.
 func TestMechanismMaybeOlderValueOfANodeThatWasCutOff(t *testing.T) {
-	config := testcluster.Config{Regions: []string{"us"}, Nodes: 4, Offset: clockAhead(4 * time.Second), Cache: []geocache.Option{geocache.WithMaxDrift(5 * time.Second)}}
+	config := testcluster.Config{Regions: []string{"us"}, Nodes: 4, Offset: clockAhead(4 * time.Second),
+		Cache: []geocache.Option{geocache.WithMaxDrift(5 * time.Second)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		c.Net.SetLatency("us", "us", 20*time.Millisecond)
@@ -281,8 +282,12 @@ func TestMechanismRegionUnawareOfARemoval(t *testing.T) {
 		for i := range 60 {
 			key := fmt.Sprint(i)
 			for name, remove := range map[string]func(key string) error{
-				string(expiry.Tag("tag of " + key)): func(key string) error { return eu.Group.RemoveTag(context.Background(), "tag of "+key) },
-				string(expiry.Prefix(key)):          func(key string) error { return eu.Group.RemovePrefix(context.Background(), key) },
+				string(expiry.Tag("tag of " + key)): func(key string) error {
+					return eu.Group.RemoveTag(context.Background(), "tag of "+key)
+				},
+				string(expiry.Prefix(key)): func(key string) error {
+					return eu.Group.RemovePrefix(context.Background(), key)
+				},
 			} {
 				if c.Owner("eu", name) != eu || c.Owner("eu", key) == eu {
 					continue

@@ -179,12 +179,7 @@ func TestMechanismWriteWaitsForLeasesGrantedByOthers(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		writer, unseen := c.Node("eu-1"), c.Node("eu-3")
-		key := ""
-		for i := 0; key == ""; i++ {
-			if at := writer.Group.Locate(fmt.Sprint(i))[0]; at.Owner.ID == "eu-1" && at.Successor.ID == "eu-2" {
-				key = fmt.Sprint(i)
-			}
-		}
+		key := keyOwnedAndSucceededBy(writer, "eu-1", "eu-2")
 		var reading sync.WaitGroup
 		done := make(chan struct{})
 		reading.Go(func() {
@@ -251,7 +246,8 @@ func TestMechanismNodeThatSeesNobodyExecutesNoWrites(t *testing.T) {
 			}
 		}
 		opens := make(chan struct{})
-		joining := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, opens}), geocache.WithJoinWait(0))
+		joining := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, opens}),
+			geocache.WithJoinWait(0))
 		for c.Nodes()[0].Cache.Stats().Regions[0].Nodes != 4 {
 			time.Sleep(time.Millisecond)
 		}
@@ -306,7 +302,9 @@ type omittingDiscovery struct {
 	of string
 }
 
-func (u omittingDiscovery) Run(ctx context.Context, self regions.Node, healthy func() error, found func(regions.View)) error {
+func (u omittingDiscovery) Run(
+	ctx context.Context, self regions.Node, healthy func() error, found func(regions.View),
+) error {
 	return u.Discovery.Run(ctx, self, healthy, func(v regions.View) {
 		v.Nodes = slices.DeleteFunc(slices.Clone(v.Nodes), func(n regions.Node) bool { return n.ID == u.of })
 		found(v)

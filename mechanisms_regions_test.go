@@ -108,7 +108,8 @@ func TestMechanismLoadByAFastClock(t *testing.T) {
 // Anti-entropy: a write in the outbox of a node that dies after it has ceased to own the key is
 // nobody else's to send.
 func TestMechanismAntiEntropy(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, TTL: 10 * time.Minute}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, TTL: 10 * time.Minute}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		var keys []string
 		for i := range 60 {
@@ -149,7 +150,8 @@ func TestMechanismAntiEntropy(t *testing.T) {
 
 // Resending: regions agree although messages are lost.
 func TestMechanismLostMessagesAreResent(t *testing.T) {
-	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, TTL: 10 * time.Minute, Mangle: mangle.Rates{Lose: 1e-12}}
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, TTL: 10 * time.Minute,
+		Mangle: mangle.Rates{Lose: 1e-12}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		c.Mangler.Set(mangle.Rates{Lose: 1})

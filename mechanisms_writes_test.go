@@ -43,9 +43,10 @@ func TestMechanismWritesOfAKeyAreSerialized(t *testing.T) {
 			return err
 		})
 		for _, n := range c.Nodes() {
-			group, err := geocache.NewGroup(n.Cache, "ordered", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+			getter := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 				return "", geocache.ErrNotFound
-			}), set)
+			})
+			group, err := geocache.NewGroup(n.Cache, "ordered", getter, set)
 			require.NoError(t, err)
 			n.Group = group
 		}
@@ -135,12 +136,7 @@ func TestMechanismRetryWaitsFromTheLastSending(t *testing.T) {
 			}
 		}
 		time.Sleep(untilLeased)
-		key := ""
-		for i := 0; key == ""; i++ {
-			if at := writer.Group.Locate(fmt.Sprint(i))[0]; at.Owner.ID == owner.Name && at.Successor.ID == successor.Name {
-				key = fmt.Sprint(i)
-			}
-		}
+		key := keyOwnedAndSucceededBy(writer, owner.Name, successor.Name)
 		owner.Freeze()
 		var writing sync.WaitGroup
 		writing.Go(func() {

@@ -60,7 +60,8 @@ func TestOpenNamesTheNode(t *testing.T) {
 	}
 	require.Equal(t, regions.Node{ID: "alone", Region: "local", Weight: 1}, open())
 	require.Equal(t, regions.Node{ID: "eu-1", Region: "eu", Weight: 2},
-		open(geocache.WithNodeID("ignored"), geocache.WithNodeID("eu-1"), geocache.WithRegion("eu"), geocache.WithWeight(2)), "the last option wins")
+		open(geocache.WithNodeID("ignored"), geocache.WithNodeID("eu-1"), geocache.WithRegion("eu"),
+			geocache.WithWeight(2)), "the last option wins")
 
 	n := open(geocache.WithListen("127.0.0.1:0"))
 	_, port, err := net.SplitHostPort(n.Address)
@@ -75,13 +76,15 @@ func TestOpenNamesTheNode(t *testing.T) {
 
 	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("us-east")))
 	require.Equal(t, "us-east", n.Region)
-	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("us-east")), geocache.WithRegion("us"))
+	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("us-east")),
+		geocache.WithRegion("us"))
 	require.Equal(t, "us", n.Region)
 	n = open(geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static()))
 	require.Equal(t, "local", n.Region)
 
 	_, err = geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("")))
-	require.ErrorContains(t, err, "the discovery did not tell this process's region; name it by WithRegion to start without: no leader")
+	require.ErrorContains(t, err,
+		"the discovery did not tell this process's region; name it by WithRegion to start without: no leader")
 }
 
 // A node that is in the list under another name would not be found by those that have the same
@@ -92,7 +95,8 @@ func TestOpenRefusesAListThatContradictsThisNode(t *testing.T) {
 	address := l.Addr().String()
 	require.NoError(t, l.Close())
 	open := func(n regions.Node, opts ...geocache.Option) error {
-		opts = append(opts, geocache.WithListen(address), geocache.WithJoinWait(0), geocache.WithDiscovery(regions.Static(n)))
+		opts = append(opts, geocache.WithListen(address), geocache.WithJoinWait(0),
+			geocache.WithDiscovery(regions.Static(n)))
 		cache, err := geocache.Open(t.Context(), opts...)
 		if err == nil {
 			require.NoError(t, cache.Close())
@@ -102,9 +106,12 @@ func TestOpenRefusesAListThatContradictsThisNode(t *testing.T) {
 	require.ErrorContains(t, open(regions.Node{Region: "eu", Address: address}),
 		`WithDiscovery: the list has this process as node "`+address+`" in region "eu" at `+address)
 	require.ErrorContains(t, open(regions.Node{ID: "eu-1", Region: "local", Address: address}), `as node "eu-1"`)
-	require.ErrorContains(t, open(regions.Node{ID: "eu-1", Region: "local", Address: "10.0.0.1:1"}, geocache.WithNodeID("eu-1")), `at 10.0.0.1:1`)
+	require.ErrorContains(t,
+		open(regions.Node{ID: "eu-1", Region: "local", Address: "10.0.0.1:1"},
+			geocache.WithNodeID("eu-1")), `at 10.0.0.1:1`)
 	require.ErrorContains(t, open(regions.Node{Region: "local", Address: address, Weight: 2}), "of weight 2")
-	require.NoError(t, open(regions.Node{Region: "eu", Address: address}, geocache.WithRegion("eu")), "the port is free again after a refusal")
+	require.NoError(t, open(regions.Node{Region: "eu", Address: address}, geocache.WithRegion("eu")),
+		"the port is free again after a refusal")
 	require.NoError(t, open(regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.0.1:1"}), "another node")
 	require.ErrorContains(t, open(regions.Node{Address: "10.0.0.1"}), "WithDiscovery: node 0 of the list")
 }
@@ -154,17 +161,28 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 			"the getter is a nil geocache.GetterFunc[string]",
 			"WithCodec: geocache_test.reversed[int] is not a Codec[string]",
 		}},
-		"long name":     {strings.Repeat("x", 256), ada, nil, []string{"a name of 256 bytes, at most 255 are allowed"}},
-		"long TTL":      {"g", ada, []geocache.GroupOption{geocache.WithTTL(math.MaxInt64)}, []string{"WithTTL("}},
-		"long negative": {"g", ada, []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Hour)}, []string{"WithNegativeTTL(1h0m0s)"}},
-		"nil pointer":   {"g", (*table)(nil), nil, []string{"the getter is a nil *geocache_test.table"}},
-		"lag of nobody": {"g", nil, []geocache.GroupOption{geocache.WithOriginLag(1), geocache.WithHomeRegion("eu")}, []string{"WithOriginLag needs a getter"}},
-		"nothing to refresh": {"g", nil, []geocache.GroupOption{geocache.WithRefreshAhead(1), geocache.WithStaleWhileRevalidate(1)},
+		"long name": {strings.Repeat("x", 256), ada, nil,
+			[]string{"a name of 256 bytes, at most 255 are allowed"}},
+		"long TTL": {"g", ada, []geocache.GroupOption{geocache.WithTTL(math.MaxInt64)}, []string{"WithTTL("}},
+		"long negative": {"g", ada,
+			[]geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Hour)},
+			[]string{"WithNegativeTTL(1h0m0s)"}},
+		"nil pointer": {"g", (*table)(nil), nil, []string{"the getter is a nil *geocache_test.table"}},
+		"lag of nobody": {"g", nil,
+			[]geocache.GroupOption{geocache.WithOriginLag(1), geocache.WithHomeRegion("eu")},
+			[]string{"WithOriginLag needs a getter"}},
+		"nothing to refresh": {"g", nil,
+			[]geocache.GroupOption{geocache.WithRefreshAhead(1), geocache.WithStaleWhileRevalidate(1)},
 			[]string{"WithRefreshAhead needs a getter", "WithStaleWhileRevalidate needs a getter"}},
-		"always refreshing": {"g", ada, []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(time.Minute), geocache.WithStaleWhileRevalidate(-1)},
-			[]string{"WithRefreshAhead(1m0s): must be from 0 to less than the TTL, 1m0s", "WithStaleWhileRevalidate(-1ns): must be from 0 to 10 years"}},
-		"two interfaces": {"g", bothGetters{}, nil, []string{"geocache_test.bothGetters is both an ItemGetter and a BatchGetter"}},
-		"no share":       {"g", ada, []geocache.GroupOption{geocache.WithCopyShare(math.NaN())}, []string{"WithCopyShare(NaN)"}},
+		"always refreshing": {"g", ada,
+			[]geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(time.Minute),
+				geocache.WithStaleWhileRevalidate(-1)},
+			[]string{"WithRefreshAhead(1m0s): must be from 0 to less than the TTL, 1m0s",
+				"WithStaleWhileRevalidate(-1ns): must be from 0 to 10 years"}},
+		"two interfaces": {"g", bothGetters{}, nil,
+			[]string{"geocache_test.bothGetters is both an ItemGetter and a BatchGetter"}},
+		"no share": {"g", ada, []geocache.GroupOption{geocache.WithCopyShare(math.NaN())},
+			[]string{"WithCopyShare(NaN)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := geocache.NewGroup(cache, test.name, test.getter, test.opts...)
@@ -203,11 +221,14 @@ func TestNames(t *testing.T) {
 		if name == bad {
 			why = "is not UTF-8"
 		}
-		_, err := geocache.Open(t.Context(), geocache.WithCluster(name), geocache.WithRegion(name), geocache.WithNodeID(name))
-		requireMistakes(t, err, "WithCluster: ", "WithNodeID: ", "WithRegion: "+err.Error()[strings.LastIndex(err.Error(), ": ")+2:])
+		_, err := geocache.Open(t.Context(), geocache.WithCluster(name), geocache.WithRegion(name),
+			geocache.WithNodeID(name))
+		requireMistakes(t, err, "WithCluster: ", "WithNodeID: ",
+			"WithRegion: "+err.Error()[strings.LastIndex(err.Error(), ": ")+2:])
 		require.Equal(t, 3, strings.Count(err.Error(), why))
 
-		_, err = geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion(name)))
+		_, err = geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"),
+			geocache.WithDiscovery(inRegion(name)))
 		require.ErrorContains(t, err, why, "the region that a discovery reports")
 
 		cache, err := geocache.Open(t.Context())
@@ -218,7 +239,8 @@ func TestNames(t *testing.T) {
 	}
 
 	most := strings.Repeat("ä", 127) + "x"
-	cache, err := geocache.Open(t.Context(), geocache.WithCluster(most), geocache.WithRegion(most), geocache.WithNodeID(most), geocache.WithListen("127.0.0.1:0"))
+	cache, err := geocache.Open(t.Context(), geocache.WithCluster(most), geocache.WithRegion(most),
+		geocache.WithNodeID(most), geocache.WithListen("127.0.0.1:0"))
 	require.NoError(t, err)
 	defer cache.Close()
 	_, err = geocache.NewGroup(cache, most, ada, geocache.WithOriginRegion(most), geocache.WithHomeRegion(most))
@@ -232,39 +254,54 @@ func TestOptionsAtTheirLimits(t *testing.T) {
 		opts     []geocache.Option
 		mistakes []string
 	}{
-		"a weight of NaN":     {[]geocache.Option{geocache.WithWeight(math.NaN())}, []string{"WithWeight(NaN)"}},
-		"a weight of Inf":     {[]geocache.Option{geocache.WithWeight(math.Inf(1))}, []string{"WithWeight(+Inf)"}},
-		"a small weight":      {[]geocache.Option{geocache.WithWeight(0.009)}, []string{"WithWeight(0.009)"}},
-		"a large weight":      {[]geocache.Option{geocache.WithWeight(100.1)}, []string{"WithWeight(100.1)"}},
-		"a lease of ages":     {[]geocache.Option{geocache.WithLease(most)}, []string{"WithLease(2562047h47m16.854775807s): must be from 10ms to 1 hour"}},
-		"a negative lease":    {[]geocache.Option{geocache.WithLease(-most)}, []string{"WithLease(-"}},
-		"a drift of ages":     {[]geocache.Option{geocache.WithMaxDrift(most)}, []string{"WithMaxDrift(2562047h47m16.854775807s): must be positive, and 1 hour at most"}},
-		"no value":            {[]geocache.Option{geocache.WithMaxValueBytes(0)}, []string{"WithMaxValueBytes(0)"}},
-		"negative values":     {[]geocache.Option{geocache.WithMaxValueBytes(math.MinInt)}, []string{"WithMaxValueBytes(-"}},
-		"a nil discovery":     {[]geocache.Option{geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery((*neverAsked)(nil))}, []string{"WithDiscovery: it is a nil *geocache_test.neverAsked"}},
-		"a nil listener":      {[]geocache.Option{geocache.WithListener((*net.TCPListener)(nil))}, []string{"WithListener: it is a nil *net.TCPListener"}},
-		"the last is checked": {[]geocache.Option{geocache.WithWeight(1), geocache.WithWeight(-1)}, []string{"WithWeight(-1)"}},
+		"a weight of NaN": {[]geocache.Option{geocache.WithWeight(math.NaN())}, []string{"WithWeight(NaN)"}},
+		"a weight of Inf": {[]geocache.Option{geocache.WithWeight(math.Inf(1))}, []string{"WithWeight(+Inf)"}},
+		"a small weight":  {[]geocache.Option{geocache.WithWeight(0.009)}, []string{"WithWeight(0.009)"}},
+		"a large weight":  {[]geocache.Option{geocache.WithWeight(100.1)}, []string{"WithWeight(100.1)"}},
+		"a lease of ages": {[]geocache.Option{geocache.WithLease(most)},
+			[]string{"WithLease(2562047h47m16.854775807s): must be from 10ms to 1 hour"}},
+		"a negative lease": {[]geocache.Option{geocache.WithLease(-most)}, []string{"WithLease(-"}},
+		"a drift of ages": {[]geocache.Option{geocache.WithMaxDrift(most)},
+			[]string{"WithMaxDrift(2562047h47m16.854775807s): must be positive, and 1 hour at most"}},
+		"no value": {[]geocache.Option{geocache.WithMaxValueBytes(0)}, []string{"WithMaxValueBytes(0)"}},
+		"negative values": {[]geocache.Option{geocache.WithMaxValueBytes(math.MinInt)},
+			[]string{"WithMaxValueBytes(-"}},
+		"a nil discovery": {
+			[]geocache.Option{geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery((*neverAsked)(nil))},
+			[]string{"WithDiscovery: it is a nil *geocache_test.neverAsked"},
+		},
+		"a nil listener": {[]geocache.Option{geocache.WithListener((*net.TCPListener)(nil))},
+			[]string{"WithListener: it is a nil *net.TCPListener"}},
+		"the last is checked": {[]geocache.Option{geocache.WithWeight(1), geocache.WithWeight(-1)},
+			[]string{"WithWeight(-1)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := geocache.Open(t.Context(), test.opts...)
 			requireMistakes(t, err, test.mistakes...)
 		})
 	}
-	cache, err := geocache.Open(t.Context(), geocache.WithWeight(math.NaN()), geocache.WithWeight(0.01), geocache.WithLease(10*time.Millisecond), geocache.WithMaxDrift(time.Hour),
-		geocache.WithGrace(most), geocache.WithJoinWait(most), geocache.WithMaxValueBytes(1<<30), geocache.WithSeed(math.MaxUint64),
+	cache, err := geocache.Open(t.Context(), geocache.WithWeight(math.NaN()), geocache.WithWeight(0.01),
+		geocache.WithLease(10*time.Millisecond), geocache.WithMaxDrift(time.Hour),
+		geocache.WithGrace(most), geocache.WithJoinWait(most), geocache.WithMaxValueBytes(1<<30),
+		geocache.WithSeed(math.MaxUint64),
 		geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static()),
 		// These count as not given:
-		geocache.WithNodeID(""), geocache.WithRegion(""), geocache.WithAdvertise(""), geocache.WithListener(nil), geocache.WithDialer(nil), geocache.WithTLS(nil),
+		geocache.WithNodeID(""), geocache.WithRegion(""), geocache.WithAdvertise(""), geocache.WithListener(nil),
+		geocache.WithDialer(nil), geocache.WithTLS(nil),
 		geocache.WithClock(nil), geocache.WithLogger(nil))
 	require.NoError(t, err)
 	defer cache.Close()
 
 	// The largest values that a group accepts work.
 	const years = 10 * 365 * 24 * time.Hour
-	g, err := geocache.NewGroup(cache, "g", ada, geocache.WithTTL(years), geocache.WithNegativeTTL(years), geocache.WithStaleIfError(years),
-		geocache.WithStaleWhileRevalidate(years), geocache.WithRefreshAhead(years-1), geocache.WithLoadTimeout(years), geocache.WithMaxBytes(math.MaxInt64),
-		geocache.WithMaxEntries(math.MaxInt), geocache.WithMaxLoads(math.MaxInt), geocache.WithCopyShare(1), geocache.WithOriginLag(years), geocache.WithHomeRegion("local"),
-		geocache.WithSetter(func(context.Context, string, string) error { return nil }), geocache.WithRemover(func(context.Context, string) error { return nil }),
+	g, err := geocache.NewGroup(cache, "g", ada, geocache.WithTTL(years), geocache.WithNegativeTTL(years),
+		geocache.WithStaleIfError(years),
+		geocache.WithStaleWhileRevalidate(years), geocache.WithRefreshAhead(years-1),
+		geocache.WithLoadTimeout(years), geocache.WithMaxBytes(math.MaxInt64),
+		geocache.WithMaxEntries(math.MaxInt), geocache.WithMaxLoads(math.MaxInt), geocache.WithCopyShare(1),
+		geocache.WithOriginLag(years), geocache.WithHomeRegion("local"),
+		geocache.WithSetter(func(context.Context, string, string) error { return nil }),
+		geocache.WithRemover(func(context.Context, string) error { return nil }),
 		geocache.WithWriteBehind(math.MaxInt64))
 	require.NoError(t, err)
 	for _, key := range []string{"", "a", "\xff", strings.Repeat("k", 4096)} {

@@ -24,7 +24,10 @@ func TestLaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 			_, err := n.Remove("ada", geocache.WithAck(geocache.AckWorld))
 			return err
 		},
-		"Clear": func(n *testcluster.Node) error { _, err := n.Clear(geocache.WithAck(geocache.AckWorld)); return err },
+		"Clear": func(n *testcluster.Node) error {
+			_, err := n.Clear(geocache.WithAck(geocache.AckWorld))
+			return err
+		},
 	}
 	for name, write := range writes {
 		for _, writer := range []string{"eu-1", "us-1"} {
@@ -249,7 +252,9 @@ func TestBatchFromALaggingOrigin(t *testing.T) {
 		groups := map[string]*geocache.Group[string]{}
 		var calls atomic.Int64
 		for _, n := range c.Nodes() {
-			getter := geocache.BatchGetterFunc[string](func(ctx context.Context, keys []string) (map[string]string, error) {
+			getter := geocache.BatchGetterFunc[string](func(
+				ctx context.Context, keys []string,
+			) (map[string]string, error) {
 				if n.Region == "us" {
 					calls.Add(1)
 					time.Sleep(time.Second)

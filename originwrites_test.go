@@ -50,7 +50,8 @@ func TestSetWritesThrough(t *testing.T) {
 
 func TestRemoveWithoutARemoverLeavesTheOriginAlone(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithSetter(db.set)}}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithSetter(db.set)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		_, err := c.Node("eu-1").Set("ada", "1")
 		require.NoError(t, err)
@@ -85,7 +86,9 @@ func TestOriginGetsWritesInStampOrder(t *testing.T) {
 		for i := range want {
 			want[i] = i
 		}
-		slices.SortFunc(want, func(i, j int) int { return int(generations[i].Generation) - int(generations[j].Generation) })
+		slices.SortFunc(want, func(i, j int) int {
+			return int(generations[i].Generation) - int(generations[j].Generation)
+		})
 		var order []string
 		for _, i := range want {
 			order = append(order, fmt.Sprintf("ada=%d", i))
@@ -187,7 +190,9 @@ func TestUpdateWritesThrough(t *testing.T) {
 		var callers sync.WaitGroup
 		for i := range 60 {
 			callers.Go(func() {
-				_, _, err := c.Nodes()[i%6].Update("ada", func(old string, _ bool) (string, error) { return old + "x", nil })
+				_, _, err := c.Nodes()[i%6].Update("ada", func(old string, _ bool) (string, error) {
+					return old + "x", nil
+				})
 				require.NoError(t, err)
 			})
 		}

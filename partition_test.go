@@ -14,7 +14,8 @@ import (
 )
 
 func TestDifferentViewsDoNotDelayReaders(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Nodes: 4, Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Nodes: 4, Regions: []string{"eu", "us"}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(5 * time.Millisecond))
 		c.Net.Cut("eu-1", "eu-2")
 		c.Net.Cut("eu-2", "eu-3")

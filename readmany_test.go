@@ -215,7 +215,8 @@ func TestGetManyReturnsNothingExpired(t *testing.T) {
 		loads[key]++
 		return fmt.Sprint("load ", loads[key]), nil
 	})
-	alone(t, getter, []geocache.GroupOption{geocache.WithTTL(5 * time.Second)}, func(t *testing.T, g *geocache.Group[string]) {
+	opts := []geocache.GroupOption{geocache.WithTTL(5 * time.Second)}
+	alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
 		_, err := g.Get(t.Context(), "ada")
 		require.NoError(t, err)
 		time.Sleep(4 * time.Second)
@@ -243,7 +244,8 @@ func TestGetManyOnOneNode(t *testing.T) {
 		require.NoError(t, err)
 
 		begun := time.Now()
-		m, err := g.GetMany(t.Context(), []string{"a", "b", "a", "none-1", "bad-1", "cached", "b", "bad-2", "cached", "none-1"})
+		m, err := g.GetMany(t.Context(),
+			[]string{"a", "b", "a", "none-1", "bad-1", "cached", "b", "bad-2", "cached", "none-1"})
 		require.Equal(t, time.Second, time.Since(begun), "the loads run concurrently")
 		require.Equal(t, map[string]string{"a": "value of a", "b": "value of b", "cached": "value of cached"}, m)
 		require.ErrorIs(t, err, bad)

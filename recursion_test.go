@@ -20,9 +20,10 @@ func TestGettersThatWaitForThemselves(t *testing.T) {
 		defer cache.Close()
 		var g *geocache.Group[string]
 		var other *geocache.Group[string]
-		other, err = geocache.NewGroup(cache, "other", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
 			return g.Get(ctx, "across")
-		}))
+		})
+		other, err = geocache.NewGroup(cache, "other", getter)
 		require.NoError(t, err)
 		meet := func() { time.Sleep(time.Second) }
 		get := func(ctx context.Context, key string) (string, error) {

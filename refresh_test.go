@@ -152,7 +152,8 @@ func TestRefreshAheadInACluster(t *testing.T) {
 }
 
 func TestWriteDuringARefresh(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(20 * time.Second)}}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(20 * time.Second)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		owner := c.Owner("eu", "ada")
 		item := owner.MustGet("ada")
@@ -180,7 +181,9 @@ func TestWriteDuringARefresh(t *testing.T) {
 // Until the origin has a queued write, the queue is the origin.
 func TestRefreshDoesNotBypassTheQueue(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, writeBehindConfig(db, geocache.WithRefreshAhead(20*time.Second), geocache.WithStaleWhileRevalidate(time.Minute)), func(c *testcluster.Cluster) {
+	config := writeBehindConfig(db, geocache.WithRefreshAhead(20*time.Second),
+		geocache.WithStaleWhileRevalidate(time.Minute))
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "written")
@@ -204,18 +207,26 @@ func TestHitInTheRefreshWindowAllocatesNothing(t *testing.T) {
 	defer cache.Close()
 	down := make(chan struct{})
 	defer close(down)
-	hangs := geocache.GetterFunc[string](func(context.Context, string) (string, error) { <-down; return "", errDatabase })
-	g, err := geocache.NewGroup(cache, "g", hangs, geocache.WithTTL(time.Hour), geocache.WithRefreshAhead(time.Hour-1))
+	hangs := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+		<-down
+		return "", errDatabase
+	})
+	g, err := geocache.NewGroup(cache, "g", hangs, geocache.WithTTL(time.Hour),
+		geocache.WithRefreshAhead(time.Hour-1))
 	require.NoError(t, err)
 	require.NoError(t, g.Set(t.Context(), "ada", "v", geocache.WithItemTTL(4*time.Second)))
-	require.Eventually(t, func() bool { _, _ = g.Get(t.Context(), "ada"); return g.Stats().Refreshes > 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		_, _ = g.Get(t.Context(), "ada")
+		return g.Stats().Refreshes > 0
+	}, 10*time.Second, 10*time.Millisecond)
 	ctx := t.Context()
 	require.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = g.Get(ctx, "ada") }))
 }
 
 func TestStaleWhileRevalidate(t *testing.T) {
 	var loads atomic.Int64
-	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithStaleWhileRevalidate(30 * time.Second)}
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute),
+		geocache.WithStaleWhileRevalidate(30 * time.Second)}
 	alone(t, versions(&loads), opts, func(t *testing.T, g *geocache.Group[string]) {
 		item, err := g.GetItem(t.Context(), "ada")
 		require.NoError(t, err)
@@ -290,8 +301,12 @@ func TestStaleWhileRevalidateInACluster(t *testing.T) {
 	}
 }
 
+// revalidate is an option of some of the clusters below.
+var revalidate = geocache.WithStaleWhileRevalidate(30 * time.Second)
+
 func TestOverwrittenValueIsNotServedWhileRevalidating(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(30 * time.Second)}}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Group: []geocache.GroupOption{revalidate}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		item := c.Owner("eu", "ada").MustGet("ada")
 		time.Sleep(time.Until(item.Expires) + time.Second)
@@ -312,7 +327,8 @@ func TestOverwrittenValueIsNotServedWhileRevalidating(t *testing.T) {
 }
 
 func TestRevalidationFails(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(30 * time.Second)}}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Group: []geocache.GroupOption{revalidate}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		owner := c.Owner("eu", "ada")
 		item := owner.MustGet("ada")
@@ -335,7 +351,8 @@ func TestRevalidationFails(t *testing.T) {
 
 // Update is atomic, so it does not use a stale value but waits for a fresh one.
 func TestUpdateWhileRevalidating(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(30 * time.Second)}}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Group: []geocache.GroupOption{revalidate}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		for _, n := range c.Nodes() {
 			key := "key of " + n.Name
@@ -357,7 +374,8 @@ func TestUpdateWhileRevalidating(t *testing.T) {
 // A refresh that is in progress when a tag of its value is removed does not bring the value back.
 func TestTagIsRemovedDuringARefresh(t *testing.T) {
 	for name, option := range map[string]geocache.GroupOption{
-		"ahead": geocache.WithRefreshAhead(20 * time.Second), "revalidating": geocache.WithStaleWhileRevalidate(time.Minute),
+		"ahead":        geocache.WithRefreshAhead(20 * time.Second),
+		"revalidating": geocache.WithStaleWhileRevalidate(time.Minute),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var loads atomic.Int64
@@ -366,7 +384,8 @@ func TestTagIsRemovedDuringARefresh(t *testing.T) {
 				time.Sleep(time.Second)
 				return geocache.Loaded[string]{Value: v, Tags: []string{"tag"}}, nil
 			})
-			alone(t, geocache.Getter[string](getter), []geocache.GroupOption{geocache.WithTTL(time.Minute), option}, func(t *testing.T, g *geocache.Group[string]) {
+			opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), option}
+			alone(t, geocache.Getter[string](getter), opts, func(t *testing.T, g *geocache.Group[string]) {
 				item, err := g.GetItem(t.Context(), "ada")
 				require.NoError(t, err)
 				if name == "ahead" {

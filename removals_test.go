@@ -102,7 +102,9 @@ func TestTagsAreChecked(t *testing.T) {
 			require.ErrorContains(t, g.Set(t.Context(), "k", "v", geocache.WithTags(tags...)), "tag")
 			_, err := g.Get(t.Context(), "k")
 			require.ErrorContains(t, err, "tag")
-			_, err = g.Update(t.Context(), "k", func(string, bool) (string, error) { return "", nil }, geocache.WithTags(tags...))
+			_, err = g.Update(t.Context(), "k", func(string, bool) (string, error) {
+				return "", nil
+			}, geocache.WithTags(tags...))
 			require.ErrorContains(t, err, "tag")
 		}
 		require.Error(t, g.RemoveTag(t.Context(), ""))
@@ -153,7 +155,9 @@ func TestFillBegunBeforeItsTagWasRemoved(t *testing.T) {
 
 // Tags do not reach the origin, and neither do their removals.
 func TestTagsAndTheOrigin(t *testing.T) {
-	for name, opts := range map[string][]geocache.GroupOption{"through": nil, "behind": {geocache.WithWriteBehind(1 << 20)}} {
+	for name, opts := range map[string][]geocache.GroupOption{
+		"through": nil, "behind": {geocache.WithWriteBehind(1 << 20)},
+	} {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
 			var sets []string
@@ -211,7 +215,9 @@ func TestRemovalsAcrossRegions(t *testing.T) {
 			"tag": func(n *testcluster.Node, key string) error {
 				return n.Group.RemoveTag(context.Background(), "tag of "+key)
 			},
-			"prefix": func(n *testcluster.Node, key string) error { return n.Group.RemovePrefix(context.Background(), key) },
+			"prefix": func(n *testcluster.Node, key string) error {
+				return n.Group.RemovePrefix(context.Background(), key)
+			},
 			"many": func(n *testcluster.Node, key string) error {
 				return n.Group.RemoveMany(context.Background(), []string{key, key + "+"})
 			},
@@ -258,7 +264,8 @@ func TestRemoveManyReceipt(t *testing.T) {
 		n := c.Node("eu-1")
 		var w geocache.Receipt
 		before := time.Now()
-		require.NoError(t, n.Group.RemoveMany(c.T.Context(), keys, geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w)))
+		require.NoError(t,
+			n.Group.RemoveMany(c.T.Context(), keys, geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w)))
 		require.Equal(t, []string{"eu", "us"}, w.Confirmed)
 		require.Empty(t, w.Pending)
 		require.NotZero(t, w.Generation)
@@ -314,7 +321,8 @@ func TestRemoveManyCancelledHalfway(t *testing.T) {
 		}
 		return nil
 	}
-	alone(t, nil, []geocache.GroupOption{geocache.WithSetter(setter)}, func(t *testing.T, g *geocache.Group[string]) {
+	opts := []geocache.GroupOption{geocache.WithSetter(setter)}
+	alone(t, nil, opts, func(t *testing.T, g *geocache.Group[string]) {
 		for _, key := range []string{"a", "c"} {
 			require.NoError(t, g.Set(t.Context(), key, "old"))
 		}
@@ -333,7 +341,8 @@ func TestRemoveManyCancelledHalfway(t *testing.T) {
 // A region that is away for longer than a tagged value lives is told of the write without the
 // value, and of what comes after it.
 func TestTaggedValueExpiresInTransit(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 1}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 1}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		eu, us := c.Node("eu-1"), c.Node("us-1")
 		us.MustGet("ada")

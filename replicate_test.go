@@ -22,7 +22,8 @@ func TestRegionJoinsWhileAWorldWriteWaits(t *testing.T) {
 		directory.announce(n.ID, known...)
 	}
 	directory.announce("ap-1", all...)
-	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, TTL: 10 * time.Minute, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, TTL: 10 * time.Minute,
+		Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		c.Net.Cut("eu", "us")
@@ -63,7 +64,8 @@ func TestOwnerLearnsOfARegionLate(t *testing.T) {
 		directory.announce(n.ID, known...)
 	}
 	directory.announce("ap-1", all...)
-	config := testcluster.Config{Regions: []string{"ap", "eu"}, Nodes: 1, TTL: 10 * time.Minute, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
+	config := testcluster.Config{Regions: []string{"ap", "eu"}, Nodes: 1, TTL: 10 * time.Minute,
+		Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Add("eu")
 		time.Sleep(untilLeased)
@@ -83,7 +85,8 @@ func TestOwnerLearnsOfARegionLate(t *testing.T) {
 }
 
 func TestClearReachesEveryRegion(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		for i := range 20 {
 			for _, n := range append(c.Nodes("eu"), c.Nodes("us")...) {
@@ -118,7 +121,9 @@ func TestWriteReachesOtherRegionsInOneTrip(t *testing.T) {
 			begun := time.Now()
 			_, err := c.Node("eu-1").Set(key, "written")
 			require.NoError(t, err)
-			for region, trip := range map[string]time.Duration{"us": 40 * time.Millisecond, "ap": 120 * time.Millisecond} {
+			for region, trip := range map[string]time.Duration{
+				"us": 40 * time.Millisecond, "ap": 120 * time.Millisecond,
+			} {
 				time.Sleep(time.Until(begun.Add(trip + 2*time.Millisecond)))
 				for _, n := range c.Nodes(region) {
 					require.Equal(t, "written", text(t, n, key), n.Name)
@@ -131,7 +136,8 @@ func TestWriteReachesOtherRegionsInOneTrip(t *testing.T) {
 // However many writes there are, none waits for the others. Time stands still in a bubble while
 // anybody works, so a write that is not visible one trip later has waited for something.
 func TestThousandWritesASecondReachOtherRegionsInOneTrip(t *testing.T) {
-	trips := map[[2]string]time.Duration{{"eu", "us"}: 40 * time.Millisecond, {"ap", "us"}: 70 * time.Millisecond, {"ap", "eu"}: 90 * time.Millisecond}
+	trips := map[[2]string]time.Duration{{"eu", "us"}: 40 * time.Millisecond,
+		{"ap", "us"}: 70 * time.Millisecond, {"ap", "eu"}: 90 * time.Millisecond}
 	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		for pair, trip := range trips {
@@ -157,7 +163,8 @@ func TestThousandWritesASecondReachOtherRegionsInOneTrip(t *testing.T) {
 							continue
 						}
 						time.Sleep(time.Until(begun.Add(trip + 3*time.Millisecond)))
-						require.GreaterOrEqual(t, text(t, c.Nodes(to)[(j+1)%3], key), fmt.Sprintf("%04d", j), "%s in %s", key, to)
+						require.GreaterOrEqual(t, text(t, c.Nodes(to)[(j+1)%3], key), fmt.Sprintf("%04d", j), "%s in %s", key,
+							to)
 					}
 				})
 			}
@@ -167,7 +174,8 @@ func TestThousandWritesASecondReachOtherRegionsInOneTrip(t *testing.T) {
 }
 
 func TestWorldWriteNamesTheConfirmingRegions(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		w, err := c.Node("eu-1").Set("ada", "1", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
@@ -198,12 +206,14 @@ func TestWorldWriteNamesTheConfirmingRegions(t *testing.T) {
 func TestWorldWriteEndsWithItsCache(t *testing.T) {
 	for _, owner := range []string{"eu-1", "eu-2"} {
 		t.Run(owner, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+			config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
 				time.Sleep(untilLeased)
 				c.Net.Cut("eu", "us")
 				key, ended := c.KeyOf(owner), make(chan error, 1)
 				go func() {
-					ended <- c.Node("eu-1").Group.Set(context.Background(), key, testcluster.Value{Key: key, By: "1"}.String(), geocache.WithAck(geocache.AckWorld))
+					ended <- c.Node("eu-1").Group.Set(context.Background(), key,
+						testcluster.Value{Key: key, By: "1"}.String(), geocache.WithAck(geocache.AckWorld))
 				}()
 				time.Sleep(20 * time.Second)
 				require.Empty(t, ended)
@@ -215,7 +225,8 @@ func TestWorldWriteEndsWithItsCache(t *testing.T) {
 }
 
 func TestWriteArrivesWhenThePartitionHeals(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		for i := range 100 {
 			for _, n := range c.Nodes("us") {

@@ -31,17 +31,21 @@ func latencyOf(many map[time.Duration]int) geocache.Latency {
 func fullStats() geocache.Stats {
 	near := geocache.Exchanges{
 		Requests: 12_103, Errors: 2,
-		FetchLatency: latencyOf(map[time.Duration]int{180 * time.Microsecond: 980, 14 * time.Millisecond: 19, 1200 * time.Millisecond: 1}),
-		CallLatency:  latencyOf(map[time.Duration]int{210 * time.Microsecond: 100}),
+		FetchLatency: latencyOf(map[time.Duration]int{180 * time.Microsecond: 980, 14 * time.Millisecond: 19,
+			1200 * time.Millisecond: 1}),
+		CallLatency: latencyOf(map[time.Duration]int{210 * time.Microsecond: 100}),
 	}
-	far := geocache.Exchanges{Requests: 40, CallLatency: latencyOf(map[time.Duration]int{81 * time.Millisecond: 40})}
+	far := geocache.Exchanges{Requests: 40,
+		CallLatency: latencyOf(map[time.Duration]int{81 * time.Millisecond: 40})}
+	unsent := geocache.OutboxStats{
+		Queued: 1200, InFlight: 64, Bytes: 3 << 20, Lag: 2345 * time.Millisecond, Sent: 98_765, Resent: 3,
+		Coalesced: 12, Lost: 1, DroppedValues: 4, Collapsed: 2, Expired: 9,
+	}
 	return geocache.Stats{
 		Node: regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946"},
 		Regions: []geocache.RegionStats{
 			{Name: "eu", Nodes: 2, Distance: 175 * time.Microsecond, Exchanges: near},
-			{Name: "us-east", Nodes: 1, Distance: 80123 * time.Microsecond, Exchanges: far, Outbox: geocache.OutboxStats{
-				Queued: 1200, InFlight: 64, Bytes: 3 << 20, Lag: 2345 * time.Millisecond, Sent: 98_765, Resent: 3,
-				Coalesced: 12, Lost: 1, DroppedValues: 4, Collapsed: 2, Expired: 9}},
+			{Name: "us-east", Nodes: 1, Distance: 80123 * time.Microsecond, Exchanges: far, Outbox: unsent},
 			{Name: "ap"},
 		},
 		Peers: []geocache.PeerStats{
@@ -53,11 +57,15 @@ func fullStats() geocache.Stats {
 			"sessions": {
 				Store: 1_000_000, Owner: 9000, Region: 9, Getter: 1900, Stale: 11, NotFound: 70, Errors: 10,
 				Loads: 1902, LoadErrors: 3, Panics: 1, Abandoned: 2,
-				LoadLatency: latencyOf(map[time.Duration]int{12 * time.Millisecond: 1880, 90 * time.Millisecond: 18, 3 * time.Second: 1}),
-				Served:      5123, Unanswered: 2, OwnerFallbacks: 1, DecodeErrors: 4,
-				Entries: 12_345, Copies: 2345, Bytes: 47_395_635, CopyBytes: 11 << 20, Evicted: 10, Expired: 11, Removed: 12, Replaced: 13, TooLarge: 1, MaxBytes: 64 << 20, MaxEntries: 20_000, Floors: 300,
-				Writes: 120, WriteErrors: 1, RejectedLoads: 5, UpdateRetries: 2, Repaired: 6, OriginWrites: 118, OriginErrors: 2,
-				WriteBehind: geocache.WriteBehindStats{Queued: 3, QueuedBytes: 1234, Held: 7, HeldBytes: 900, Waiting: 1, Lag: 20 * time.Millisecond, Coalesced: 4, Refused: 8},
+				LoadLatency: latencyOf(map[time.Duration]int{12 * time.Millisecond: 1880, 90 * time.Millisecond: 18,
+					3 * time.Second: 1}),
+				Served: 5123, Unanswered: 2, OwnerFallbacks: 1, DecodeErrors: 4,
+				Entries: 12_345, Copies: 2345, Bytes: 47_395_635, CopyBytes: 11 << 20, Evicted: 10, Expired: 11,
+				Removed: 12, Replaced: 13, TooLarge: 1, MaxBytes: 64 << 20, MaxEntries: 20_000, Floors: 300,
+				Writes: 120, WriteErrors: 1, RejectedLoads: 5, UpdateRetries: 2, Repaired: 6, OriginWrites: 118,
+				OriginErrors: 2,
+				WriteBehind: geocache.WriteBehindStats{Queued: 3, QueuedBytes: 1234, Held: 7, HeldBytes: 900, Waiting: 1,
+					Lag: 20 * time.Millisecond, Coalesced: 4, Refused: 8},
 			},
 			"idle": {MaxBytes: 1 << 30},
 		},
@@ -79,7 +87,9 @@ func TestReport(t *testing.T) {
 // A field that is missing in the report fails here, because changing it does not change the report.
 func TestEveryFieldIsReported(t *testing.T) {
 	requireEveryFieldReported(t, geocache.GroupStats{}, geocache.GroupStats.String)
-	requireEveryFieldReported(t, geocache.WriteBehindStats{}, func(b geocache.WriteBehindStats) string { return geocache.GroupStats{WriteBehind: b}.String() })
+	requireEveryFieldReported(t, geocache.WriteBehindStats{}, func(b geocache.WriteBehindStats) string {
+		return geocache.GroupStats{WriteBehind: b}.String()
+	})
 	requireEveryFieldReported(t, geocache.OutboxStats{}, func(o geocache.OutboxStats) string {
 		return geocache.Stats{Regions: []geocache.RegionStats{{Name: "us", Outbox: o}}}.String()
 	})
@@ -105,7 +115,8 @@ func requireEveryFieldReported[S any](t *testing.T, zero S, report func(S) strin
 		case v.Type() == reflect.TypeFor[geocache.Latency]():
 			f.Set(reflect.ValueOf(latencyOf(map[time.Duration]int{time.Second: 1})))
 		default:
-			require.Equal(t, reflect.TypeFor[geocache.WriteBehindStats](), v.Type(), "a type that this test does not know")
+			require.Equal(t, reflect.TypeFor[geocache.WriteBehindStats](), v.Type(),
+				"a type that this test does not know")
 			continue
 		}
 		require.NotEqual(t, report(zero), report(s), "%T.%s is not in the report", zero, field.Name)
@@ -138,7 +149,8 @@ func TestReportUnits(t *testing.T) {
 		{geocache.GroupStats{Writes: 1_234_567_890}, "writes   1,234,567,890 "},
 		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 999}}, "lag 999ns"},
 		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 83456 * time.Millisecond}}, "lag 1m23.5s"},
-		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 26*time.Hour + 7*time.Second}}, "lag 26h0m0s"},
+		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 26*time.Hour + 7*time.Second}},
+			"lag 26h0m0s"},
 	} {
 		require.Contains(t, c.stats.String(), c.want)
 	}

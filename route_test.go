@@ -114,7 +114,8 @@ func TestUnconfirmedWrite(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 		defer cancel()
 		var w geocache.Receipt
-		err := owner.Group.Set(ctx, "ada", testcluster.Value{Key: "ada", Begun: c.Now(), By: "1"}.String(), geocache.WithReceipt(&w))
+		err := owner.Group.Set(ctx, "ada", testcluster.Value{Key: "ada", Begun: c.Now(), By: "1"}.String(),
+			geocache.WithReceipt(&w))
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
 		require.NotErrorIs(t, err, geocache.ErrUncertain)
 		require.NotZero(t, w.Generation)

@@ -18,9 +18,13 @@ import (
 )
 
 // openAt opens a Cache with a group, as a restarted process does whose wall clock is off by offset.
-func openAt(t *testing.T, offset time.Duration, getter geocache.Getter[string], opts ...geocache.GroupOption) *geocache.Group[string] {
+func openAt(
+	t *testing.T, offset time.Duration, getter geocache.Getter[string], opts ...geocache.GroupOption,
+) *geocache.Group[string] {
 	t.Helper()
-	cache, err := geocache.Open(t.Context(), silent, geocache.WithClock(func() time.Time { return time.Now().Add(offset) }))
+	cache, err := geocache.Open(t.Context(), silent, geocache.WithClock(func() time.Time {
+		return time.Now().Add(offset)
+	}))
 	require.NoError(t, err)
 	t.Cleanup(func() { cache.Close() })
 	g, err := geocache.NewGroup(cache, "test", getter, append(opts, geocache.WithTTL(time.Minute))...)
@@ -93,7 +97,8 @@ func TestSnapshot(t *testing.T) {
 func TestSnapshotOfManyWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open := func() (*geocache.Cache, *geocache.Group[string]) {
-			cache, err := geocache.Open(t.Context(), silent, geocache.WithClock(time.Now), geocache.WithMaxValueBytes(100))
+			cache, err := geocache.Open(t.Context(), silent, geocache.WithClock(time.Now),
+				geocache.WithMaxValueBytes(100))
 			require.NoError(t, err)
 			g, err := geocache.NewGroup(cache, "test", ada)
 			require.NoError(t, err)
@@ -134,7 +139,9 @@ func TestSnapshotAndClocks(t *testing.T) {
 		require.NoError(t, err)
 		data := snapshot(t, before)
 
-		for offset, restored := range map[time.Duration]int{0: 1, -400 * time.Millisecond: 1, 10 * time.Second: 1, 2 * time.Minute: 0} {
+		for offset, restored := range map[time.Duration]int{
+			0: 1, -400 * time.Millisecond: 1, 10 * time.Second: 1, 2 * time.Minute: 0,
+		} {
 			after := openAt(t, offset, ada)
 			n, err := after.Restore(bytes.NewReader(data))
 			require.NoError(t, err)
@@ -211,7 +218,8 @@ func TestDamagedSnapshot(t *testing.T) {
 			require.ErrorIs(t, restore(good[:i]), geocache.ErrSnapshot, "cut off at %d", i)
 		}
 		require.ErrorContains(t, restore([]byte("a text")), "it has been cut off")
-		require.ErrorContains(t, restore([]byte("geocache snapshot 2\n")), "it begins like none that this version can read")
+		require.ErrorContains(t, restore([]byte("geocache snapshot 2\n")),
+			"it begins like none that this version can read")
 
 		other, err := geocache.Open(t.Context(), silent, geocache.WithClock(time.Now))
 		require.NoError(t, err)
@@ -220,7 +228,8 @@ func TestDamagedSnapshot(t *testing.T) {
 		require.NoError(t, err)
 		_, err = g.Restore(bytes.NewReader(good))
 		require.ErrorIs(t, err, geocache.ErrSnapshot)
-		require.EqualError(t, err, `geocache: restoring other: geocache: not a good snapshot: it is of group "test"`)
+		require.EqualError(t, err,
+			`geocache: restoring other: geocache: not a good snapshot: it is of group "test"`)
 
 		broken := errors.New("disk")
 		_, err = g.Restore(io.MultiReader(bytes.NewReader(good[:30]), failingReader{broken}))

@@ -34,7 +34,8 @@ func TestStaleValueForReadersThatJoinALoad(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			down := false
-			opts := append(more, geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10*time.Second), geocache.WithStaleIfError(time.Hour))
+			opts := append(more, geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10*time.Second),
+				geocache.WithStaleIfError(time.Hour))
 			alone(t, hangingGetter(&down), opts, func(t *testing.T, g *geocache.Group[string]) {
 				item, err := g.GetItem(t.Context(), "ada")
 				require.NoError(t, err)
@@ -52,7 +53,8 @@ func TestStaleValueForReadersThatJoinALoad(t *testing.T) {
 
 func TestStaleValueForGetBesideGetMany(t *testing.T) {
 	down := false
-	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10 * time.Second), geocache.WithStaleIfError(time.Hour)}
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithLoadTimeout(10 * time.Second),
+		geocache.WithStaleIfError(time.Hour)}
 	alone(t, hangingGetter(&down), opts, func(t *testing.T, g *geocache.Group[string]) {
 		_, err := g.Get(t.Context(), "ada")
 		require.NoError(t, err)
@@ -80,7 +82,8 @@ func TestStaleValueForGetBesideGetMany(t *testing.T) {
 // The same in a cluster: at the owner, at a node with a copy and at one without, by Get and by
 // GetMany.
 func TestStaleValueWhileARefreshHangs(t *testing.T) {
-	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(5 * time.Second), geocache.WithStaleIfError(time.Hour)}}
+	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(5 * time.Second),
+		geocache.WithStaleIfError(time.Hour)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		key := c.KeyOf("eu-1")
@@ -122,7 +125,8 @@ func TestStaleValueLoadedSoonAfterAWrite(t *testing.T) {
 		c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
 		time.Sleep(untilLeased)
 		key := c.KeyOf("eu-1")
-		require.NoError(t, c.Node("eu-3").Group.RemoveTag(c.T.Context(), "of nothing here")) // so that floors are checked
+		// so that floors are checked
+		require.NoError(t, c.Node("eu-3").Group.RemoveTag(c.T.Context(), "of nothing here"))
 		_, err := c.Node("eu-2").Remove(key)
 		require.NoError(t, err)
 		time.Sleep(300 * time.Millisecond)
@@ -179,8 +183,10 @@ func originDown(c *testcluster.Cluster) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	regions := len(c.Nodes()) / 3
-	require.LessOrEqual(t, c.Origin.Total()-before, 11*regions*regions, "one attempt a second, by each region for itself and for the others")
-	require.LessOrEqual(t, waits, 11*len(c.Nodes()), "a node that was told that the value is stale does not ask again at once")
+	require.LessOrEqual(t, c.Origin.Total()-before, 11*regions*regions,
+		"one attempt a second, by each region for itself and for the others")
+	require.LessOrEqual(t, waits, 11*len(c.Nodes()),
+		"a node that was told that the value is stale does not ask again at once")
 
 	_, err := c.Node("eu-1").Get("new")
 	require.ErrorContains(t, err, "down")

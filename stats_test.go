@@ -24,7 +24,8 @@ func TestLatencies(t *testing.T) {
 		c.Origin.Behave(testcluster.After(30 * time.Millisecond))
 		node := c.Node("eu-1")
 		key := c.KeyOf("eu-2")
-		for passed := []string{key}; node.Group.Locate(key)[0].Successor.ID == node.Name; { // the successor would be told of the value
+		// the successor would be told of the value
+		for passed := []string{key}; node.Group.Locate(key)[0].Successor.ID == node.Name; {
 			key = c.KeyOf("eu-2", passed...)
 			passed = append(passed, key)
 		}
@@ -88,7 +89,7 @@ func TestLoadLatency(t *testing.T) {
 		require.NoError(t, err)
 		defer cache.Close()
 		took := map[string]time.Duration{"slow": 8 * time.Second, "absent": 20 * time.Millisecond, "fails": 0}
-		g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
 			d, special := took[key]
 			if !special {
 				d = 20 * time.Millisecond
@@ -101,7 +102,8 @@ func TestLoadLatency(t *testing.T) {
 				return "", errors.New("down")
 			}
 			return key, nil
-		}))
+		})
+		g, err := geocache.NewGroup(cache, "g", getter)
 		require.NoError(t, err)
 		for i := range 97 {
 			_, err = g.Get(t.Context(), fmt.Sprint(i))
@@ -132,7 +134,7 @@ func TestStatsAreConsistent(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()
-	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
+	getter := geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
 		switch key[len(key)-1] {
 		case '0':
 			return nil, errors.New("down")
@@ -142,7 +144,8 @@ func TestStatsAreConsistent(t *testing.T) {
 			return nil, geocache.ErrNotFound
 		}
 		return make([]byte, 10_000), nil
-	}), geocache.WithMaxBytes(maxBytes))
+	})
+	g, err := geocache.NewGroup(cache, "g", getter, geocache.WithMaxBytes(maxBytes))
 	require.NoError(t, err)
 
 	var begun, returned atomic.Uint64 // reads
@@ -185,9 +188,11 @@ func TestStatsAreConsistent(t *testing.T) {
 		require.LessOrEqual(t, s.Bytes, int64(maxBytes))
 
 		for name, pair := range map[string][2]uint64{
-			"store": {last.Store, s.Store}, "getter": {last.Getter, s.Getter}, "not found": {last.NotFound, s.NotFound},
-			"errors": {last.Errors, s.Errors}, "loads": {last.Loads, s.Loads}, "load errors": {last.LoadErrors, s.LoadErrors},
-			"latency": {last.LoadLatency.Count, s.LoadLatency.Count}, "writes": {last.Writes, s.Writes}, "evictions": {last.Evicted, s.Evicted},
+			"store": {last.Store, s.Store}, "getter": {last.Getter, s.Getter},
+			"not found": {last.NotFound, s.NotFound}, "errors": {last.Errors, s.Errors},
+			"loads": {last.Loads, s.Loads}, "load errors": {last.LoadErrors, s.LoadErrors},
+			"latency": {last.LoadLatency.Count, s.LoadLatency.Count},
+			"writes":  {last.Writes, s.Writes}, "evictions": {last.Evicted, s.Evicted},
 		} {
 			require.LessOrEqual(t, pair[0], pair[1], name)
 		}
@@ -208,10 +213,11 @@ func TestWriteDuringAFailingLoadIsNotStale(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
 		require.NoError(t, err)
 		defer cache.Close()
-		g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+		getter := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 			time.Sleep(time.Second)
 			return "", errors.New("down")
-		}))
+		})
+		g, err := geocache.NewGroup(cache, "g", getter)
 		require.NoError(t, err)
 		go func() {
 			time.Sleep(time.Second / 2)
@@ -285,7 +291,9 @@ func TestEveryReadIsCountedOnce(t *testing.T) {
 		}
 		require.EqualValues(t, 3000, all.Reads())
 		require.EqualValues(t, c.Origin.Total(), all.Loads)
-		for _, n := range []uint64{all.Store, all.Owner, all.Region, all.Getter, all.Stale, all.NotFound, all.Errors} {
+		for _, n := range []uint64{
+			all.Store, all.Owner, all.Region, all.Getter, all.Stale, all.NotFound, all.Errors,
+		} {
 			require.Positive(t, n, "the test must have seen everything: %+v", all)
 		}
 	})

@@ -71,7 +71,8 @@ func requireNotText(c *testcluster.Cluster, old string, keys []string, regions .
 // A node writes, another one takes over its keys, and the first dies, all while the other region is
 // cut off. The new owner then sends what the first has not.
 func TestWritesUnsentByAFormerOwner(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		keys := keysOwnedBy(c, "eu-1", "us")
 		c.Net.Cut("eu", "us")
@@ -91,8 +92,10 @@ func TestWritesUnsentByAFormerOwner(t *testing.T) {
 
 // The same, but the dead node is restarted under its ID before anybody has noticed.
 func TestWritesUnsentBeforeARestart(t *testing.T) {
-	for _, wait := range []time.Duration{0, 5 * time.Second} { // whether the group is opened before the others are found
-		testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}, func(c *testcluster.Cluster) {
+	// whether the group is opened before the others are found
+	for _, wait := range []time.Duration{0, 5 * time.Second} {
+		config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}
+		testcluster.Run(t, config, func(c *testcluster.Cluster) {
 			c.Add("eu", geocache.WithJoinWait(wait))
 			time.Sleep(untilLeased)
 			keys := keysOwnedBy(c, "eu-4", "us")
@@ -115,7 +118,8 @@ func TestWritesUnsentBeforeARestart(t *testing.T) {
 // one, as long as an older value may live there.
 func TestAntiEntropyBetweenThirdRegions(t *testing.T) {
 	const ttl = 175 * time.Second
-	testcluster.Run(t, testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, TTL: ttl}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, TTL: ttl}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		c.Net.Cut("us", "eu")
 		c.Net.Cut("us", "ap")
@@ -136,7 +140,8 @@ func TestAntiEntropyBetweenThirdRegions(t *testing.T) {
 // The members of a region have its floors, and send them in place of a node that died before it had
 // sent them.
 func TestWritesUnsentByADeadNode(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		for i := range 60 {
 			for _, n := range append(c.Nodes("eu"), c.Nodes("us")...) {
@@ -154,7 +159,8 @@ func TestWritesUnsentByADeadNode(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		for i := range 60 {
 			for _, n := range c.Nodes("us") {
-				require.Equal(t, "written", text(t, n, fmt.Sprint(i)), "%s of %d, whose owner was %s", n.Name, i, c.Owner("eu", fmt.Sprint(i)).Name)
+				require.Equal(t, "written", text(t, n, fmt.Sprint(i)), "%s of %d, whose owner was %s", n.Name, i,
+					c.Owner("eu", fmt.Sprint(i)).Name)
 			}
 		}
 	})

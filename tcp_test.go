@@ -33,7 +33,8 @@ func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode
 	for i, l := range ls {
 		opening.Go(func() {
 			cache, err := geocache.Open(t.Context(), append([]geocache.Option{
-				silent, geocache.WithRegion("eu"), geocache.WithNodeID(all[i].ID), geocache.WithListener(l), geocache.WithDiscovery(regions.Static(all...)),
+				silent, geocache.WithRegion("eu"), geocache.WithNodeID(all[i].ID), geocache.WithListener(l),
+				geocache.WithDiscovery(regions.Static(all...)),
 			}, opts(i)...)...)
 			if err != nil {
 				t.Errorf("%v", err)
@@ -57,7 +58,9 @@ func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode
 func waitJoined(t *testing.T, nodes ...*tcpNode) {
 	t.Helper()
 	for _, n := range nodes {
-		require.Eventually(t, func() bool { return n.Stats().Regions[0].Nodes == len(nodes) }, 10*time.Second, 5*time.Millisecond)
+		require.Eventually(t, func() bool {
+			return n.Stats().Regions[0].Nodes == len(nodes)
+		}, 10*time.Second, 5*time.Millisecond)
 	}
 }
 
@@ -128,7 +131,9 @@ func TestMutualTLS(t *testing.T) {
 		require.EqualValues(t, 110+10*i, n.loads.Load())
 	}
 	for _, n := range nodes {
-		require.Eventually(t, func() bool { return n.Stats().Refused["tls"] >= 3 }, 10*time.Second, 5*time.Millisecond, "%s", n.Node().ID)
+		require.Eventually(t, func() bool {
+			return n.Stats().Refused["tls"] >= 3
+		}, 10*time.Second, 5*time.Millisecond, "%s", n.Node().ID)
 	}
 	require.Equal(t, 2, nodes[0].Stats().Regions[0].Nodes, "still")
 	for _, n := range nodes {

@@ -58,7 +58,9 @@ func TestUpdateFails(t *testing.T) {
 
 		var w geocache.Receipt
 		enough := errors.New("enough")
-		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return 99, enough }, geocache.WithReceipt(&w))
+		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) {
+			return 99, enough
+		}, geocache.WithReceipt(&w))
 		require.ErrorIs(t, err, enough)
 		var e *geocache.Error
 		require.ErrorAs(t, err, &e)
@@ -78,7 +80,9 @@ func TestUpdateFails(t *testing.T) {
 		for _, fails := range []error{nil, enough} {
 			both.Go(func() {
 				var w geocache.Receipt
-				_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return old, fails }, geocache.WithReceipt(&w))
+				_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) {
+					return old, fails
+				}, geocache.WithReceipt(&w))
 				require.ErrorIs(t, err, fails)
 				require.Equal(t, fails == nil, w.Generation != 0)
 			})
@@ -161,14 +165,16 @@ func TestUpdateWhileTheHomeIsCutOff(t *testing.T) {
 }
 
 func TestUpdateOptions(t *testing.T) {
-	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"},
+		Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		write := func(string, bool) (string, error) { return "1", nil }
 		_, w, err := c.Node("us-1").Update("ada", write)
 		require.NoError(t, err)
 		require.Equal(t, []string{"us", "eu"}, w.Confirmed, "the caller's region and the key's home")
-		_, w, err = c.Node("us-1").Update("ada", write, geocache.WithAck(geocache.AckWorld), geocache.WithItemTTL(10*time.Second))
+		_, w, err = c.Node("us-1").Update("ada", write, geocache.WithAck(geocache.AckWorld),
+			geocache.WithItemTTL(10*time.Second))
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{"ap", "eu", "us"}, w.Confirmed)
 		require.Equal(t, "us", w.Confirmed[0])
@@ -185,7 +191,9 @@ func TestUpdateOptions(t *testing.T) {
 		c.Net.Cut("ap", "eu")
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_, err = c.Node("us-1").Group.Update(ctx, "ada", func(old string, _ bool) (string, error) { return old, nil }, geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w))
+		_, err = c.Node("us-1").Group.Update(ctx, "ada", func(old string, _ bool) (string, error) {
+			return old, nil
+		}, geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w))
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
 		require.Equal(t, []string{"us", "eu"}, w.Confirmed)
 		require.Equal(t, []string{"ap"}, w.Pending)
@@ -200,7 +208,10 @@ func TestUpdateWhoseCallerGivesUp(t *testing.T) {
 		n, bg := c.Node("eu-1"), context.Background()
 		var first, second sync.WaitGroup
 		first.Go(func() {
-			_, err := n.Counters.Update(bg, "hits", func(old int, _ bool) (int, error) { time.Sleep(time.Second); return old + 1, nil })
+			_, err := n.Counters.Update(bg, "hits", func(old int, _ bool) (int, error) {
+				time.Sleep(time.Second)
+				return old + 1, nil
+			})
 			require.NoError(t, err)
 		})
 		time.Sleep(time.Millisecond)
@@ -228,7 +239,10 @@ func TestUpdateWhoseCallerGivesUp(t *testing.T) {
 
 		ctx, cancel := context.WithCancel(bg)
 		defer cancel()
-		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { cancel(); return old + 1, nil })
+		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) {
+			cancel()
+			return old + 1, nil
+		})
 		if err != nil {
 			require.ErrorIs(t, err, geocache.ErrUncertain)
 		}
@@ -318,15 +332,18 @@ func TestCounterWhileNodesComeAndGo(t *testing.T) {
 // A value that the store does not keep can be updated all the same.
 func TestUpdateOfAnOversizedValue(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: db.options(geocache.WithMaxBytes(1))}, func(c *testcluster.Cluster) {
+	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithMaxBytes(1))}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		for i := range 5 {
-			_, _, err := c.Nodes()[i%2].Update("ada", func(string, bool) (string, error) { return strings.Repeat("x", 1000+i), nil })
+			_, _, err := c.Nodes()[i%2].Update("ada", func(string, bool) (string, error) {
+				return strings.Repeat("x", 1000+i), nil
+			})
 			require.NoError(t, err)
 			require.Len(t, db.row("ada"), 1000+i)
 		}
 	})
-	config := testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
+	config = testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		for _, n := range c.Nodes() {
@@ -357,7 +374,11 @@ func TestIncrement(t *testing.T) {
 		for _, step := range []struct {
 			delta, want int8
 			overflow    bool
-		}{{100, 100, false}, {27, 127, false}, {1, 127, true}, {0, 127, false}, {-128, -1, false}, {-127, -128, false}, {-1, -128, true}, {math.MinInt8, -128, true}, {127, -1, false}} {
+		}{
+			{100, 100, false}, {27, 127, false}, {1, 127, true}, {0, 127, false},
+			{-128, -1, false}, {-127, -128, false}, {-1, -128, true}, {math.MinInt8, -128, true},
+			{127, -1, false},
+		} {
 			n, err := geocache.Increment(t.Context(), g, "ada", step.delta)
 			if step.overflow {
 				require.ErrorContains(t, err, "are more than a int8 holds")
@@ -375,9 +396,13 @@ func TestIncrement(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, uint64(math.MaxUint64), n)
 		_, err = geocache.Increment(t.Context(), g, "ada", 1)
-		require.EqualError(t, err, `geocache: update test/"ada": 18446744073709551615 and 1 are more than a uint64 holds`)
+		require.EqualError(t, err,
+			`geocache: update test/"ada": 18446744073709551615 and 1 are more than a uint64 holds`)
 	})
-	alone(t, geocache.Getter[time.Duration](geocache.GetterFunc[time.Duration](func(context.Context, string) (time.Duration, error) { return 10, nil })), nil,
+	ten := geocache.GetterFunc[time.Duration](func(context.Context, string) (time.Duration, error) {
+		return 10, nil
+	})
+	alone(t, ten, nil,
 		func(t *testing.T, g *geocache.Group[time.Duration]) {
 			n, err := geocache.Increment(t.Context(), g, "ada", 5)
 			require.NoError(t, err)
@@ -398,7 +423,8 @@ func TestIncrementInACluster(t *testing.T) {
 			}
 		}
 		all.Wait()
-		n, err := geocache.Increment(context.Background(), groups["us-2"], "ada", 0, geocache.WithAck(geocache.AckWorld))
+		n, err := geocache.Increment(context.Background(), groups["us-2"], "ada", 0,
+			geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Equal(t, 120, n)
 		for node, g := range groups {
@@ -423,7 +449,9 @@ func TestTenThousandIncrements(t *testing.T) {
 		for i := range total {
 			callers.Go(func() {
 				time.Sleep(time.Duration(i%1000) * time.Millisecond)
-				_, err := nodes[i%len(nodes)].Counters.Update(c.T.Context(), "hits", func(old int, _ bool) (int, error) { return old + 1, nil })
+				_, err := nodes[i%len(nodes)].Counters.Update(c.T.Context(), "hits", func(old int, _ bool) (int, error) {
+					return old + 1, nil
+				})
 				if err != nil {
 					failed.Add(1)
 					t.Error(err)

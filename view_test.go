@@ -111,7 +111,8 @@ func TestNodesThatBelieveTheyAreAlone(t *testing.T) {
 	for _, n := range all {
 		directory.announce(n.ID, all...)
 	}
-	config := testcluster.Config{Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory), geocache.WithGrace(time.Second)}}
+	config := testcluster.Config{Counters: true,
+		Cache: []geocache.Option{geocache.WithDiscovery(directory), geocache.WithGrace(time.Second)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		stop := countInBackground(countersOf(c), 12, 15*time.Millisecond)

@@ -54,7 +54,8 @@ func TestWarm(t *testing.T) {
 		for i := range 100 {
 			bad = append(bad, fmt.Sprint("bad-", i), fmt.Sprint("good-", i))
 		}
-		s, err = g.Warm(t.Context(), slices.Values(append(bad, strings.Repeat("x", 5000))), geocache.WithWarmRate(1e9), geocache.WithWarmConcurrency(1024))
+		s, err = g.Warm(t.Context(), slices.Values(append(bad, strings.Repeat("x", 5000))),
+			geocache.WithWarmRate(1e9), geocache.WithWarmConcurrency(1024))
 		require.Equal(t, geocache.WarmStats{Loaded: 100, Failed: 101}, s)
 		require.ErrorIs(t, err, errDatabase)
 		require.ErrorContains(t, err, `geocache: warm test/"bad-`)
@@ -85,7 +86,8 @@ func TestWarmEnds(t *testing.T) {
 		require.ErrorIs(t, err, geocache.ErrClosed)
 
 		_, err = g.Warm(t.Context(), endless, geocache.WithWarmRate(0), geocache.WithWarmConcurrency(0))
-		requireMistakes(t, err, "geocache: warm g: WithWarmRate(0): must be positive", "WarmConcurrency(0): must be from 1 to 1024")
+		requireMistakes(t, err, "geocache: warm g: WithWarmRate(0): must be positive",
+			"WarmConcurrency(0): must be from 1 to 1024")
 	})
 	alone(t, geocache.Getter[string](nil), nil, func(t *testing.T, g *geocache.Group[string]) {
 		_, err := g.Warm(t.Context(), slices.Values(keys(3)))

@@ -204,7 +204,8 @@ func TestNodeJoinsWhileWritesAreQueued(t *testing.T) {
 
 func TestOriginWriteInProgressFollowsItsKey(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, writeBehindConfig(db, geocache.WithLoadTimeout(5*time.Second), geocache.WithTTL(5*time.Second)), func(c *testcluster.Cluster) {
+	config := writeBehindConfig(db, geocache.WithLoadTimeout(5*time.Second), geocache.WithTTL(5*time.Second))
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		db.does(func(ctx context.Context, _, _ string) error { <-ctx.Done(); return errDatabase })
 		for i := range 12 {
@@ -273,7 +274,8 @@ func TestFullQueue(t *testing.T) {
 	db := newDatabase()
 	// The load timeout is long: by then the pauses between attempts are, and a write waits that
 	// long.
-	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithWriteBehind(1000), geocache.WithLoadTimeout(time.Minute))}
+	config := testcluster.Config{Nodes: 2,
+		Group: db.options(geocache.WithWriteBehind(1000), geocache.WithLoadTimeout(time.Minute))}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
 		db.fails(errDatabase)
@@ -301,7 +303,8 @@ func TestFullQueue(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		for _, n := range []*testcluster.Node{owner, caller} {
 			begun := time.Now()
-			require.ErrorIs(t, n.Group.Set(context.Background(), keys[5], strings.Repeat("x", 2000)), geocache.ErrTooLarge)
+			require.ErrorIs(t, n.Group.Set(context.Background(), keys[5], strings.Repeat("x", 2000)),
+				geocache.ErrTooLarge)
 			require.Less(t, time.Since(begun), time.Second, "it can never fit, so it does not wait for room")
 		}
 		require.EqualValues(t, 3, owner.Group.Stats().WriteBehind.Queued)

@@ -66,7 +66,8 @@ func TestSetMany(t *testing.T) {
 			values[fmt.Sprint(i)] = i
 		}
 		var receipt geocache.Receipt
-		require.NoError(c.T, groups["eu-1"].SetMany(c.T.Context(), values, geocache.WithReceipt(&receipt), geocache.WithAck(geocache.AckWorld)))
+		require.NoError(c.T, groups["eu-1"].SetMany(c.T.Context(), values, geocache.WithReceipt(&receipt),
+			geocache.WithAck(geocache.AckWorld)))
 		require.ElementsMatch(c.T, []string{"eu", "us"}, receipt.Confirmed)
 		require.NotZero(c.T, receipt.Generation)
 		for _, g := range groups {
@@ -96,8 +97,10 @@ func TestWriteArgumentErrors(t *testing.T) {
 			is   error
 			text string
 		}{
-			"level":   {opts: []geocache.WriteOption{geocache.WithAck(geocache.AckWorld + 1)}, text: "Ack(3): there is no such level"},
-			"ttl":     {opts: []geocache.WriteOption{geocache.WithItemTTL(-time.Second)}, text: "ItemTTL(-1s): must not be negative"},
+			"level": {opts: []geocache.WriteOption{geocache.WithAck(geocache.AckWorld + 1)},
+				text: "Ack(3): there is no such level"},
+			"ttl": {opts: []geocache.WriteOption{geocache.WithItemTTL(-time.Second)},
+				text: "ItemTTL(-1s): must not be negative"},
 			"key":     {key: long, is: geocache.ErrTooLarge, text: "a key of 4097 bytes, at most 4096 are allowed"},
 			"context": {ctx: cancelled, is: context.Canceled},
 		} {
@@ -106,7 +109,10 @@ func TestWriteArgumentErrors(t *testing.T) {
 			}
 			w := geocache.Receipt{Generation: 7}
 			opts := append(c.opts, geocache.WithReceipt(&w))
-			_, updateErr := g.Update(c.ctx, c.key, func(string, bool) (string, error) { t.Error(name); return "", nil }, opts...)
+			_, updateErr := g.Update(c.ctx, c.key, func(string, bool) (string, error) {
+				t.Error(name)
+				return "", nil
+			}, opts...)
 			for op, err := range map[string]error{
 				"Set":    g.Set(c.ctx, c.key, "v", opts...),
 				"Remove": g.Remove(c.ctx, c.key, opts...),
@@ -132,7 +138,9 @@ func TestWriteArgumentErrors(t *testing.T) {
 func TestItemTTLOfASet(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		time.Sleep(untilLeased)
-		for own, want := range map[time.Duration]time.Duration{10 * time.Second: 10 * time.Second, time.Hour: testcluster.TTL, 0: testcluster.TTL} {
+		for own, want := range map[time.Duration]time.Duration{
+			10 * time.Second: 10 * time.Second, time.Hour: testcluster.TTL, 0: testcluster.TTL,
+		} {
 			_, err := c.Node("eu-1").Set("ada", "1", geocache.WithItemTTL(own), geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
 			for _, n := range c.Nodes() {
