@@ -13,24 +13,21 @@ import (
 	"github.com/geocache/geocache/internal/lossless"
 )
 
-// A Codec turns values into bytes, which travel between nodes and are what the
-// cache keeps, and back. All nodes must use the same one for a group; a value
-// that does not decode is loaded anew. Its methods are called from many
-// goroutines, those that read and write among them, and must not block: a call that
-// does not return keeps its caller.
+// A Codec turns values into bytes and back. The bytes travel between nodes and are what the cache keeps. All nodes
+// must use the same Codec for a group; a value that does not decode is loaded again. Its methods are called from
+// many goroutines, including those that read and write, and must not block: a call that does not return blocks
+// its caller.
 type Codec[V any] interface {
 	// Encode returns the bytes of v. They must not share memory with v.
 	Encode(v V) ([]byte, error)
 
-	// Decode returns the value of data, which it must not modify and may
-	// share memory with.
+	// Decode returns the value of data. It must not modify data, and the value may share memory with it.
 	Decode(data []byte) (V, error)
 }
 
-// JSON is a Codec by encoding/json as it is. The default codec encodes the same, but
-// refuses types and values that encoding/json alters. So JSON is for types of which
-// that is wanted: those with fields that are not to be kept, or with interfaces, which
-// come back as encoding/json decodes them.
+// JSON is a Codec that uses encoding/json as it is. The default codec encodes the same way, but refuses types and
+// values that encoding/json alters. Use JSON for types where that is intended: those with fields that are not to
+// be kept, or with interfaces, which come back as encoding/json decodes them.
 type JSON[V any] struct{}
 
 // Encode calls json.Marshal.
@@ -44,9 +41,9 @@ func (JSON[V]) Decode(data []byte) (v V, err error) {
 	return v, err
 }
 
-// defaultCodec chooses by the type of the values: kinds of string and []byte are kept as they
-// are, whatever methods they have, protobuf messages as protobuf, everything else as JSON. The error
-// reports everything in V that does not come back as it was.
+// defaultCodec chooses by the type of the values: kinds of string and []byte are kept as they are, whatever
+// methods they have, protobuf messages as protobuf, everything else as JSON. The error reports everything in V
+// that does not come back as it was.
 func defaultCodec[V any]() (Codec[V], error) {
 	t := reflect.TypeFor[V]()
 	var zero V
@@ -70,8 +67,8 @@ func (bytesCodec[V]) Encode(v V) ([]byte, error) {
 
 func (bytesCodec[V]) Decode(data []byte) (V, error) { return asBytes[V](data), nil }
 
-// asBytes returns data as a V of kind []byte. No bytes are never nil, since nil and empty are the
-// same to those who pass them on.
+// asBytes returns data as a V of kind []byte. It is never nil, since nil and empty are the same to those that
+// pass values on.
 func asBytes[V any](data []byte) V {
 	if data == nil {
 		data = []byte{}
@@ -95,7 +92,7 @@ func asString[V any](data []byte) V {
 	return *(*V)(unsafe.Pointer(&s))
 }
 
-// A form is how a group's values lie in their encoded bytes.
+// A form is how a group's values are held in their encoded bytes.
 type form uint8
 
 const (
@@ -104,7 +101,7 @@ const (
 	plainString             // the same of kind string
 )
 
-// formOf returns how the codec's values lie in their bytes.
+// formOf returns how the codec's values are held in their bytes.
 func formOf[V any](codec Codec[V]) form {
 	switch any(codec).(type) {
 	case bytesCodec[V]:
@@ -118,8 +115,8 @@ func formOf[V any](codec Codec[V]) form {
 // jsonCodec is JSON for types that have been checked.
 type jsonCodec[V any] struct{ JSON[V] }
 
-// Encode refuses what a type does not tell: strings that are no UTF-8, in whose place encoding/json
-// puts others. It writes an escape for each of those, and for next to nothing else.
+// Encode refuses what a check of the type cannot find: strings that are not UTF-8, which encoding/json replaces. It
+// writes an escape for each of those, and for almost nothing else.
 func (c jsonCodec[V]) Encode(v V) ([]byte, error) {
 	data, err := c.JSON.Encode(v)
 	if err == nil && bytes.Contains(data, []byte(`\ufffd`)) {
@@ -152,7 +149,7 @@ func (protoCodec[V]) Decode(data []byte) (v V, err error) {
 	return m.(V), nil
 }
 
-// newMessage returns an empty message of v's type. Generated messages answer that on a nil pointer too.
+// newMessage returns an empty message of v's type. Generated messages provide that even on a nil pointer.
 func newMessage[V any](v V) proto.Message {
 	return any(v).(proto.Message).ProtoReflect().New().Interface()
 }
@@ -193,8 +190,8 @@ func codecOf[V any](config *groupConfig) (Codec[V], error) {
 	return codec, err
 }
 
-// decodedSize returns what a decoded value takes beside its encoded bytes and as
-// many again, or 0 if it shares them.
+// decodedSize returns what a decoded value takes in addition to twice its encoded bytes, or 0 if it shares
+// them.
 func decodedSize[V any](codec Codec[V]) int64 {
 	if formOf(codec) != coded {
 		return 0

@@ -9,53 +9,46 @@ import (
 )
 
 var (
-	// ErrNotFound says that the key has no value. A Getter returns it, or an
-	// error that wraps it, to say so; it keeps its identity on its way
-	// through other nodes and regions. What else the getter's error wraps is
-	// not kept: that there is no value is cached, the error is not.
+	// ErrNotFound says that the key has no value. A Getter returns it, or an error that wraps it. It keeps
+	// its identity on its way through other nodes and regions, but whatever else the getter's error wraps is
+	// lost: the cache remembers that there is no value, not the error.
 	ErrNotFound = engine.ErrNotFound
 
 	// ErrClosed says that the Cache has been closed.
 	ErrClosed = engine.ErrClosed
 
-	// ErrTooLarge says that a key (4 KiB) or an encoded value (WithMaxValueBytes) is over the
-	// limit of what travels between nodes, or that a write could never find room in the queue of
-	// WithWriteBehind. A value that only does not fit in memory is not an
-	// error: it is returned and not kept.
+	// ErrTooLarge says that a key (4 KiB) or an encoded value (WithMaxValueBytes) is over the limit of what
+	// travels between nodes, or that a write could never fit into the queue of WithWriteBehind. A value that
+	// merely does not fit in memory is not an error: it is returned and not kept.
 	ErrTooLarge = engine.ErrTooLarge
 
-	// ErrOverloaded says that the node which owns the key has too many requests
-	// in flight, or no room for another write to the origin (WithWriteBehind). Others
-	// are not asked then: they would load what the owner is loading already.
+	// ErrOverloaded says that the key's owner has too many requests in flight, or no room for another write
+	// to the origin (WithWriteBehind). Other nodes are not asked then: they would load what the owner is
+	// already loading.
 	ErrOverloaded = engine.ErrOverloaded
 
-	// ErrTimeout says that a load took longer than the group's load timeout.
-	// It is about the load; a caller whose own context ended gets that
-	// context's error.
+	// ErrTimeout says that a load took longer than the group's load timeout. A caller whose own context
+	// ended gets that context's error instead.
 	ErrTimeout = engine.ErrTimeout
 
-	// ErrUncertain says that a write may or may not have happened: the node
-	// that was to carry it out could not be reached any more, or the caller's time
-	// was up. A Set or a Remove can be done again without harm.
+	// ErrUncertain says that a write may or may not have happened: the node that was to carry it out became
+	// unreachable, or the caller's time was up. Repeating a Set or a Remove does no harm.
 	ErrUncertain = engine.ErrUncertain
 
-	// ErrUnconfirmed says that a write has happened, and that the caller's time
-	// was up before it had come as far as was asked. It goes on.
+	// ErrUnconfirmed says that a write has happened, but that the caller's time was up before it had come as
+	// far as was asked. The write goes on.
 	ErrUnconfirmed = engine.ErrUnconfirmed
 
-	// ErrHomeUnreachable says that an Update could not reach the home region of its
-	// key.
+	// ErrHomeUnreachable says that an Update could not reach the home region of its key.
 	ErrHomeUnreachable = engine.ErrHomeUnreachable
 
-	// ErrSnapshot says that what Restore has read is no snapshot of this group, or not a whole
-	// one.
+	// ErrSnapshot says that what Restore read is not a snapshot of this group, or not a whole one.
 	ErrSnapshot = engine.ErrSnapshot
 )
 
-// An Error is what a Group's methods return when a key could not be read or
-// written. errors.Is finds the errors above in it on whichever node they arose, and
-// errors.As and errors.Is find the getter's own error if the getter ran in this
-// process; from another node only its text comes.
+// An Error is what a Group's methods return when a key could not be read or written. errors.Is finds the
+// errors above in it, whichever node they arose on. errors.As and errors.Is find the getter's own error if the
+// getter ran in this process; from another node only its text arrives.
 type Error struct {
 	Op    string // the method that was called, such as "Get"
 	Group string
@@ -65,8 +58,8 @@ type Error struct {
 	Node   string
 	Region string
 
-	// Inferred is true if that node did not say so itself, but this one
-	// concluded it: from the limits the other has told it, say.
+	// Inferred is true if this node concluded the error, for example from a limit that the other node has
+	// announced, rather than heard it from that node.
 	Inferred bool
 
 	Err error
@@ -94,10 +87,10 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// A PanicError is the error of the callers whose getter, setter, remover, codec or function
-// for Update, Memoize or MemoizeBy panicked in this process; what panicked on another node is an *Error
-// with the text. The key is not affected otherwise: the next Get loads it anew. An error that they return
-// and whose methods panic, as those of a nil pointer may, is one too.
+// A PanicError is what callers get whose getter, setter, remover, codec, or function for Update, Memoize or
+// MemoizeBy panicked in this process. A panic on another node arrives as an *Error with its text. The key is
+// not affected otherwise: the next Get loads it again. An error whose own methods panic, as those of a nil
+// pointer may, is turned into a PanicError too.
 type PanicError struct {
 	Value any    // what it panicked with
 	Stack []byte // where

@@ -9,49 +9,46 @@ import (
 	"github.com/geocache/geocache/internal/engine"
 )
 
-// A Getter loads the value of a key from the origin when the cache does not
-// have it. It returns ErrNotFound, or an error that wraps it, if the origin has
-// no such key; any other error makes the cache try elsewhere.
+// A Getter loads the value of a key from the origin when the cache does not have it. It returns
+// ErrNotFound, or an error that wraps it, if the origin has no such key. Any other error makes the cache try
+// elsewhere.
 //
-// Get is called from many goroutines, though while the cluster is steady for
-// each key only once at a time in a region. Its context ends after the group's
-// load timeout, or when nobody waits for the value any more; it carries
-// nothing of the callers' contexts, since a load serves all of them. A Getter
-// that panics, or calls runtime.Goexit, fails its callers and nothing else. One that reads other keys should
-// do so with its context: then a key that waits for itself is an error at once, if all of it is in this process. The value belongs to the
-// cache once returned only in encoded form: the getter may keep and change its
-// own.
+// Get is called from many goroutines, but while the cluster is steady only once at a time in a region for
+// each key. Its context ends after the group's load timeout, or when nobody waits for the value any more. The
+// context carries nothing of the callers' contexts, since one load serves all of them. A Getter that panics, or
+// calls runtime.Goexit, fails its callers and nothing else. A Getter that reads other keys should use its
+// context for that: then a key that waits for itself is an error at once, if the whole cycle is in this
+// process. The cache keeps the encoded value only, so the getter may keep and change its own.
 type Getter[V any] interface {
 	Get(ctx context.Context, key string) (V, error)
 }
 
-// GetterFunc makes a function a Getter.
+// GetterFunc is a function that is a Getter. NewGroupFunc takes a function without it.
 type GetterFunc[V any] func(ctx context.Context, key string) (V, error)
 
 // Get calls f.
 func (f GetterFunc[V]) Get(ctx context.Context, key string) (V, error) { return f(ctx, key) }
 
-// An ItemGetter is a Getter that knows more about a key than its value. A group
-// whose Getter is one calls GetItem and never Get.
+// An ItemGetter is a Getter that knows more about a key than its value. The cache calls its GetItem, and
+// never Get.
 type ItemGetter[V any] interface {
 	Getter[V]
 	GetItem(ctx context.Context, key string) (Loaded[V], error)
 }
 
-// Loaded is what an ItemGetter loads.
+// Loaded is what an ItemGetter returns.
 type Loaded[V any] struct {
 	Value V
 
-	// TTL is this item's time to live. Zero is the group's, and a longer one
-	// is cut down to it: the group's TTL is a promise to its readers.
+	// TTL is this item's time to live. Zero means the group's, and a longer one is cut to it: the group's
+	// TTL is a promise to its readers.
 	TTL time.Duration
 
-	// Tags are what RemoveTag can remove the value by. Each has 1 to 255 bytes, and there
-	// are at most 255.
+	// Tags are the names by which RemoveTag removes the value: at most 255 of 1 to 255 bytes each.
 	Tags []string
 }
 
-// ItemGetterFunc makes a function an ItemGetter.
+// ItemGetterFunc is a function that is an ItemGetter.
 type ItemGetterFunc[V any] func(ctx context.Context, key string) (Loaded[V], error)
 
 // GetItem calls f.
@@ -59,7 +56,7 @@ func (f ItemGetterFunc[V]) GetItem(ctx context.Context, key string) (Loaded[V], 
 	return f(ctx, key)
 }
 
-// Get calls f for the value alone.
+// Get calls f and returns the value alone.
 func (f ItemGetterFunc[V]) Get(ctx context.Context, key string) (V, error) {
 	l, err := f(ctx, key)
 	return l.Value, err
@@ -85,21 +82,20 @@ func checkGetter(getter any, c *groupConfig) error {
 	return errors.Join(errs...)
 }
 
-// A BatchGetter is a Getter that can load many keys at once. The keys of a GetMany
-// that an owner has to load, it loads by one call of GetBatch; a single Get does not wait
-// for others and calls Get. What is refreshed in the background is loaded by GetBatch, too.
+// A BatchGetter is a Getter that can load many keys at once. The keys of one GetMany that an owner has to
+// load, it loads by one call of GetBatch. A single Get does not wait for others and calls Get. Keys that are
+// refreshed in the background are loaded by GetBatch, too.
 //
-// A key that the origin does not have is missing from the map, and others in it are
-// ignored; ErrNotFound says that all are missing. Any other error fails all the keys, and
-// so does a panic. What is said of Get holds for
-// GetBatch too. One call loads at most 1,024 keys, more are several calls at the same time;
-// for WithMaxLoads a call is one load. The keys must not be modified.
+// A key that the origin does not have is missing from the map; keys that were not asked for are ignored.
+// ErrNotFound says that all are missing. Any other error, or a panic, fails all the keys. What is said of
+// Get holds for GetBatch. One call loads at most 1,024 keys; more keys take several calls at the same time. For
+// WithMaxLoads a call is one load. GetBatch must not modify keys.
 type BatchGetter[V any] interface {
 	Getter[V]
 	GetBatch(ctx context.Context, keys []string) (map[string]V, error)
 }
 
-// BatchGetterFunc makes a function that loads many keys a BatchGetter.
+// BatchGetterFunc is a function that is a BatchGetter.
 type BatchGetterFunc[V any] func(ctx context.Context, keys []string) (map[string]V, error)
 
 // GetBatch calls f.

@@ -15,18 +15,17 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A Group is a named key space with values of type V and at most one Getter. Groups of
-// the same name on all nodes of a cluster are one group. Its methods are safe
-// for concurrent use.
+// A Group is a named key space with values of type V and at most one Getter. Groups of the same name on all
+// nodes of a cluster are one group. Its methods are safe for concurrent use.
 //
-// Values are shared between their readers and must not be modified.
+// Readers share values, and must not modify them.
 type Group[V any] struct {
 	core  *engine.Group
 	codec Codec[V]
 	form  form
 }
 
-// NewGroupFunc is NewGroup with a function in the place of a Getter.
+// NewGroupFunc is NewGroup with a function in place of a Getter.
 func NewGroupFunc[V any](c *Cache, name string, load func(ctx context.Context, key string) (V, error), opts ...GroupOption) (*Group[V], error) {
 	if load == nil {
 		return nil, fmt.Errorf("geocache: group %q: the function is nil; NewGroup takes no getter", name)
@@ -34,17 +33,16 @@ func NewGroupFunc[V any](c *Cache, name string, load func(ctx context.Context, k
 	return NewGroup(c, name, GetterFunc[V](load), opts...)
 }
 
-// NewGroup adds a group to the cache. Its name must be free in this cache, UTF-8, and at
-// most 255 bytes long. The error reports every mistake in the options at once.
+// NewGroup adds a group to the cache. Its name must not be in use in this cache; it is UTF-8 of at most 255
+// bytes. The error reports every mistake in the options at once.
 //
-// The getter may be nil: then nothing is loaded, a Get of a key that nobody has Set
-// is ErrNotFound, and what is cached is what Set and Update have put there. A miss
-// asks no other region, unless WithOriginRegion names one.
+// The getter may be nil. Then nothing is loaded, a Get of a key that nobody has Set returns ErrNotFound, and the
+// group caches what Set and Update put there. A miss asks no other region unless WithOriginRegion names one.
 //
-// All nodes should have the same groups, with the same options. While options differ, as
-// during a deploy, each node keeps the promises of its own: a value that another node would
-// let live longer expires here after this node's TTL. While the owner of a key lacks the group,
-// reads and writes of the key do without it, but an Update is ErrHomeUnreachable.
+// All nodes should have the same groups with the same options. While options differ, as during a deploy, each
+// node keeps its own promises: a value that another node would let live longer expires here after this node's
+// TTL. While the owner of a key lacks the group, reads and writes of the key do without the owner, but an Update
+// returns ErrHomeUnreachable.
 func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOption) (*Group[V], error) {
 	config := defaultGroupConfig()
 	var errs []error
@@ -120,13 +118,11 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 // Name returns the group's name.
 func (g *Group[V]) Name() string { return g.core.Name() }
 
-// Get returns the value of key: from this process's memory, else from the owner
-// in this region, else from the getter, else from another region. If the origin
-// has no such key the error is ErrNotFound.
+// Get returns the value of key: from this process's memory, else from the owner in this region, else from the
+// getter, else from another region. If the origin has no such key the error is ErrNotFound.
 //
-// ctx bounds the wait of this call. A load goes on for others that wait for it,
-// and ends when nobody does. Errors are of type *Error; ErrNotFound and ctx's own
-// error are found in it by errors.Is.
+// ctx bounds this call's wait. A load goes on for others that wait for it, and ends when nobody does. Errors are
+// of type *Error; errors.Is finds ErrNotFound and ctx's own error in it.
 func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
 	if e, ok := g.core.Hit(key); ok {
 		if v, ok := g.decoded(e); ok && g.core.CountHit(e) {
@@ -137,7 +133,7 @@ func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
 	return v, inCall("Get", g.Name(), key, err)
 }
 
-// read reads a value that is not at hand.
+// read answers a read that is not a plain hit.
 func (g *Group[V]) read(ctx context.Context, key string) (v V, r engine.Read, err error) {
 	r, err = g.core.Read(ctx, key, func(e *store.Entry) (err error) {
 		v, err = g.decode(e)
@@ -146,7 +142,7 @@ func (g *Group[V]) read(ctx context.Context, key string) (v V, r engine.Read, er
 	return v, r, err
 }
 
-// GetItem is Get, and tells where the value came from and how old it is.
+// GetItem is Get, and also tells where the value came from and how old it is.
 func (g *Group[V]) GetItem(ctx context.Context, key string) (Item[V], error) {
 	v, r, err := g.read(ctx, key)
 	if err != nil {
@@ -165,13 +161,12 @@ func (g *Group[V]) itemOf(v V, r engine.Read) Item[V] {
 	}
 }
 
-// GetMany returns the values of many keys with one request to each owner, all
-// at the same time. A key that the origin does not have is missing from the map.
-// If keys could not be read, the map has the others, and the error joins theirs,
-// or of many some.
+// GetMany returns the values of many keys, with one request to each owner, all at the same time. Keys that the
+// origin does not have are missing from the map. If some keys could not be read, the map has the others, and
+// the error joins their errors, or of many the first ones.
 //
-// A value that expires while others are waited for is asked for again, unless it was loaded
-// for this call: then it is in the map, if it lives shorter than the others take.
+// A value that expires while the call waits for others is read again, unless it was loaded for this call: then
+// the map has it even if it lives shorter than the others take.
 func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, error) {
 	values := make(map[string]V, len(keys))
 	decode := func(key string) engine.Decode {
@@ -187,9 +182,8 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 	return values, joined("GetMany", g.Name(), failed, "%d more keys could not be read")
 }
 
-// Peek returns the value of key if this process has it in memory and it has not
-// expired. It asks nobody, is not counted, and leaves the order of eviction as it
-// is.
+// Peek returns the value of key if this process has it in memory and it has not expired. It asks nobody, is
+// not counted, and leaves the order of eviction alone.
 func (g *Group[V]) Peek(key string) (v V, ok bool) {
 	e, ok := g.core.Peek(key)
 	if !ok {
@@ -198,8 +192,8 @@ func (g *Group[V]) Peek(key string) (v V, ok bool) {
 	return g.living(e)
 }
 
-// living returns the value of an entry that was alive a moment ago. What has expired while it was
-// decoded may not be served.
+// living returns the value of an entry that was alive a moment ago. What has expired while it was decoded must
+// not be served.
 func (g *Group[V]) living(e *store.Entry) (v V, ok bool) {
 	decoded, err := g.decode(e)
 	if err != nil || !g.core.Alive(e) {
@@ -208,8 +202,7 @@ func (g *Group[V]) living(e *store.Entry) (v V, ok bool) {
 	return decoded, true
 }
 
-// decode returns the entry's decoded value, and leaves it there for the next
-// reader.
+// decode returns the entry's decoded value, and leaves it in the entry for the next reader.
 func (g *Group[V]) decode(e *store.Entry) (V, error) {
 	if v, ok := g.decoded(e); ok {
 		return v, nil
@@ -221,8 +214,7 @@ func (g *Group[V]) decode(e *store.Entry) (V, error) {
 	return *store.SetDecoded(e, &v), nil
 }
 
-// decoded returns the entry's decoded value, if it has one and that is at hand. It
-// does not allocate.
+// decoded returns the entry's decoded value if it is there. It does not allocate.
 func (g *Group[V]) decoded(e *store.Entry) (v V, ok bool) {
 	if e.Absent() {
 		return v, false
@@ -239,19 +231,18 @@ func (g *Group[V]) decoded(e *store.Entry) (v V, ok bool) {
 	return v, false
 }
 
-// A Location is where a key is at home in one region.
+// A Location says where a key lives in one region.
 type Location struct {
 	Region   string
 	Distance time.Duration // the round trip from here; 0 in this node's region, or not known
 
-	// Owner is the node that keeps the key, and Successor the one that takes
-	// its place when it is gone. Successor has no ID if Owner is the only
-	// node in the region that answers.
+	// Owner is the node that keeps the key, and Successor the one that takes over when it is gone. Successor
+	// has no ID if no other node of the region answers.
 	Owner, Successor regions.Node
 }
 
-// Locate returns where key is at home: this node's region first, then the
-// others, nearest first, as this node sees them now.
+// Locate returns where key lives: in this node's region first, then in the others, nearest first, as this
+// node sees them now.
 func (g *Group[V]) Locate(key string) (locations []Location) {
 	for _, l := range g.core.Locate(key) {
 		locations = append(locations, Location(l))

@@ -8,18 +8,17 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// WithTLS encrypts and authenticates the connections between nodes, in both
-// directions with the same configuration: it needs a certificate for this node,
-// which is both a server's and a client's, RootCAs to check servers by, and ClientCAs to check clients by.
+// WithTLS encrypts and authenticates the connections between nodes, in both directions with the same configuration.
+// It needs a certificate of this node that is good for servers and clients, RootCAs to check servers, and
+// ClientCAs to check clients.
 //
-// A node is let in if its certificate is valid for a name that this one accepts: one of WithPeerNames,
-// else the configuration's ServerName, else the host of the address under which the discovery lists the
-// node that it says it is, so that a node which is not listed stays out. This goes for servers and
-// clients alike, and no callback of the configuration's can allow more: ClientAuth is not looked at, a
-// configuration that GetConfigForClient returns counts for its certificates and authorities only, and
-// sessions are not resumed. While a node is connected, others that say they are that node need a
-// certificate for the same names, so a node must show the same as server and as client. A connection
-// ends no later than the certificates that it was made with, and is made anew before.
+// A node is let in if its certificate is valid for a name that this node accepts: one of WithPeerNames, else the
+// configuration's ServerName, else the host of the address under which the discovery lists the node that it
+// claims to be, so that an unlisted node stays out. This goes for servers and clients alike, and no callback of
+// the configuration can allow more. ClientAuth is ignored, a configuration from GetConfigForClient counts for its
+// certificates and authorities only, and sessions are not resumed. While a node is connected, others that claim
+// its ID need a certificate for the same names, so a node must show the same one as server and as client. A
+// connection ends no later than the certificates that it was made with, and is renewed before.
 //
 // Package peertls makes a configuration from files, for WithTLSFunc.
 func WithTLS(t *tls.Config) Option {
@@ -32,28 +31,27 @@ func WithTLS(t *tls.Config) Option {
 	})
 }
 
-// WithTLSFunc is WithTLS with a configuration that changes: certificates and authorities are rotated
-// without a restart. The function is called for each connection and once a second. It must not block,
-// must return the same pointer as before if nothing has changed, and must not change what it has
-// returned. For another one all connections are made anew, without failing requests; those end that it
-// would refuse.
+// WithTLSFunc is WithTLS with a configuration that changes, so that certificates and authorities are rotated
+// without a restart. f is called for each connection and once a second. It must not block, must return the
+// same pointer as before if nothing has changed, and must not modify what it has returned. After a change all
+// connections are renewed without failing requests; those that the new configuration would refuse end.
 func WithTLSFunc(f func() *tls.Config) Option { return cacheOption(func(c *config) { c.TLS = f }) }
 
-// WithPeerNames sets for which names the certificate of a node must be valid, be it client or server: for one
-// of them. A name is a DNS name or IP address, as certificates for hosts have it, or a SPIFFE ID:
+// WithPeerNames sets the names for which a node's certificate must be valid, as client or server: for one of
+// them. A name is a DNS name or IP address, as certificates for hosts have it, or a SPIFFE ID:
 //
 //	cache.profile-api                              a DNS name, which a certificate may have as a wildcard
 //	spiffe://example.org/ns/prod/sa/profile-api    this ID alone
 //	spiffe://example.org/ns/prod/*                 all IDs below this path
 //	spiffe://example.org/*                         all of this trust domain
 //
-// It needs WithTLS or WithTLSFunc. With it, VerifyPeerCertificate of a configuration is called without
-// verified chains; VerifyConnection has them.
+// It needs WithTLS or WithTLSFunc. With it, a configuration's VerifyPeerCertificate is called without verified
+// chains; VerifyConnection has them.
 func WithPeerNames(names ...string) Option {
 	return cacheOption(func(c *config) { c.PeerNames = append([]string{}, names...) })
 }
 
-// checkIdentity returns everything that is wrong with the identity.
+// checkIdentity returns everything that is wrong with the TLS configuration and the peers' names.
 func (c *config) checkIdentity() (errs []error) {
 	if c.TLS != nil {
 		for _, err := range peers.CheckTLS(c.TLS()) {

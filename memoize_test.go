@@ -252,7 +252,7 @@ func TestMemoizeBy(t *testing.T) {
 	_, err = geocache.MemoizeBy[int, int](cache, "nil", strconv.Itoa, nil, square)
 	require.ErrorContains(t, err, "nil")
 	_, err = geocache.MemoizeBy(cache, "squares", strconv.Itoa, strconv.Atoi, square)
-	require.ErrorContains(t, err, "one of that name already")
+	require.ErrorContains(t, err, "a group of that name already exists")
 }
 
 func TestMemoizeOfCyclicArguments(t *testing.T) {

@@ -84,7 +84,7 @@ func TestOpenNamesTheNode(t *testing.T) {
 
 	_, err = geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("")))
 	require.ErrorContains(t, err,
-		"the discovery did not tell this process's region; name it by WithRegion to start without: no leader")
+		"the discovery cannot tell this process's region (WithRegion sets it): no leader")
 }
 
 // A node that is in the list under another name would not be found by those that have the same
@@ -109,7 +109,7 @@ func TestOpenRefusesAListThatContradictsThisNode(t *testing.T) {
 	require.ErrorContains(t,
 		open(regions.Node{ID: "eu-1", Region: "local", Address: "10.0.0.1:1"},
 			geocache.WithNodeID("eu-1")), `at 10.0.0.1:1`)
-	require.ErrorContains(t, open(regions.Node{Region: "local", Address: address, Weight: 2}), "of weight 2")
+	require.ErrorContains(t, open(regions.Node{Region: "local", Address: address, Weight: 2}), "with weight 2")
 	require.NoError(t, open(regions.Node{Region: "eu", Address: address}, geocache.WithRegion("eu")),
 		"the port is free again after a refusal")
 	require.NoError(t, open(regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.0.1:1"}), "another node")
@@ -194,7 +194,7 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, strings.Repeat("x", 255), g.Name())
 	_, err = geocache.NewGroup(cache, g.Name(), ada)
-	require.ErrorContains(t, err, "there is one of that name already")
+	require.ErrorContains(t, err, "a group of that name already exists")
 	require.Len(t, cache.Stats().Groups, 1)
 
 	require.NoError(t, cache.Close())

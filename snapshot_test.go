@@ -219,7 +219,7 @@ func TestDamagedSnapshot(t *testing.T) {
 		}
 		require.ErrorContains(t, restore([]byte("a text")), "it has been cut off")
 		require.ErrorContains(t, restore([]byte("geocache snapshot 2\n")),
-			"it begins like none that this version can read")
+			"it is not in a format that this version can read")
 
 		other, err := geocache.Open(t.Context(), silent, geocache.WithClock(time.Now))
 		require.NoError(t, err)

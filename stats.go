@@ -17,17 +17,15 @@ type Source uint8
 const (
 	// SourceStore is the memory of this process.
 	SourceStore Source = iota + 1
-	// SourceOwner is the memory of another node of this region: the owner of
-	// the key, or one that stands in for it.
+	// SourceOwner is the memory of another node of this region: the key's owner, or one that stands in for it.
 	SourceOwner
 	// SourceRegion is another region.
 	SourceRegion
-	// SourceGetter is the getter, called by this process or by the owner for
-	// this read or for one that waited for the same load.
+	// SourceGetter is the getter, called by this process or by the owner, for this read or for one that waited
+	// for the same load.
 	SourceGetter
-	// SourceStale is a value past its time to live: one that WithStaleIfError or
-	// WithStaleWhileRevalidate
-	// allows, or one whose loading, for this read, took longer than it lives.
+	// SourceStale is a value past its time to live: one that WithStaleIfError or WithStaleWhileRevalidate allows,
+	// or one that took longer to load, for this read, than it lives.
 	SourceStale
 )
 
@@ -48,54 +46,50 @@ func (s Source) String() string {
 	return "unknown"
 }
 
-// A Generation is a place in the order of all loads and writes of the cluster: of two events of which one could
-// have known of the other, the later one has the higher Generation. Zero is that of no event.
+// A Generation is a place in the order of all loads and writes of the cluster: if one event could have known of
+// another, it has the higher Generation. Zero comes before all events.
 type Generation uint64
 
-// Time returns the time of g by the wall clock of the node that made it, to the microsecond.
+// Time returns the time of g to the microsecond, by the wall clock of the node that made it.
 func (g Generation) Time() time.Time { return expiry.Generation(g).Time() }
 
 // String shows g as a time and a counter, such as "2026-11-22T17:04:05.000123Z/7".
 func (g Generation) String() string { return expiry.Generation(g).String() }
 
-// An Item is a value with what is known about it.
+// An Item is a value and what is known about it.
 type Item[V any] struct {
 	Value V
 
-	// Generation is when the load began, as the cluster orders events. Its
-	// Time method gives the wall-clock time on the node that loaded.
+	// Generation is when the load or write began, as the cluster orders events.
 	Generation Generation
 
-	// Age is how long ago the load began, at most: the time that an answer
-	// travelled counts twice rather than not at all.
+	// Age is how long ago the load began, at most: the time that an answer travelled is counted twice rather
+	// than not at all.
 	Age time.Duration
 
-	// Expires is when the value expires on this node. It is in the past for
-	// a stale value.
+	// Expires is when the value expires on this node. It is in the past for a stale value.
 	Expires time.Time
 
 	// Source is where this read was answered from.
 	Source Source
 }
 
-// GroupStats is what a Group has done in this process since NewGroup, and what
-// it holds now. The counters never fall.
+// GroupStats is what a Group has done in this process since NewGroup, and what it holds now. The counters never
+// fall.
 //
-// The figures are read while the group goes on, one after the other. These relations
-// hold in each GroupStats all the same:
+// The figures are read one after the other while the group goes on. These relations hold in each GroupStats all
+// the same:
 //
-//   - Each read is counted once, in one of the seven figures that Reads adds up, before
-//     it returns. Reads has all that returned before Stats was called, and none that
-//     began after Stats returned.
-//   - LoadErrors and LoadLatency.Count together are at most Loads, and so is
-//     Abandoned. WriteErrors is at most Writes.
-//   - Entries, Copies, Bytes and CopyBytes are of one moment: Copies is at most Entries,
-//     CopyBytes at most Bytes, Bytes at most MaxBytes.
+//   - Each read is counted once, in one of the seven figures that Reads adds up, before it returns. Reads has
+//     all reads that returned before Stats was called, and none that began after Stats returned.
+//   - LoadErrors and LoadLatency.Count together are at most Loads, and so is Abandoned. WriteErrors is at most
+//     Writes.
+//   - Entries, Copies, Bytes and CopyBytes are of one moment: Copies is at most Entries, CopyBytes at most Bytes,
+//     Bytes at most MaxBytes.
 type GroupStats struct {
-	// Reads of this process by Get, GetItem and GetMany (each key counts),
-	// by where they were answered from. NotFound and Errors are those that
-	// were answered by ErrNotFound and by other errors; they are not among
-	// the sources.
+	// Reads of this process by Get, GetItem and GetMany (each key counts), by where they were answered from.
+	// NotFound and Errors are those that ended in ErrNotFound and in other errors; they are not among the
+	// sources.
 	Store    uint64 // this process's memory
 	Owner    uint64 // the owner's memory
 	Region   uint64 // another region
@@ -109,56 +103,56 @@ type GroupStats struct {
 	Abandoned  uint64 // of these, still running when their context had ended
 	Refreshes  uint64 // fills in the background, see WithRefreshAhead and WithStaleWhileRevalidate
 
-	Panics uint64 // calls of the group's functions, its getter and codec among them, that panicked or called runtime.Goexit
+	// Panics counts calls of the group's functions, including its getter and codec, that panicked or called
+	// runtime.Goexit.
+	Panics uint64
 
-	// LoadLatency is how long those loads took that ended without an error. What
-	// fails slowly is not in it: see LoadErrors and Abandoned.
+	// LoadLatency is how long the loads took that ended without an error. What fails slowly is not in it: see
+	// LoadErrors and Abandoned.
 	LoadLatency Latency
 
 	Writes        uint64 // calls of Set, Update, Increment and all that remove, in this process
 	WriteErrors   uint64 // of these, ended by an error
-	RejectedLoads uint64 // loaded values that were not taken in, because they may be from before a write although their generation is higher
-	UpdateRetries uint64 // rounds of Update that had to begin anew, because another process was first
-	Repaired      uint64 // floors found missing by comparing with another region
+	RejectedLoads uint64 // loaded values rejected because they may be older than a write
+	UpdateRetries uint64 // rounds of Update that started over because another process was first
+	Repaired      uint64 // writes found missing by comparing with another region
 
-	OriginWrites uint64           // writes that the origin has taken from this process
+	OriginWrites uint64           // writes to the origin that succeeded
 	OriginErrors uint64           // calls of the setter or remover that failed
 	WriteBehind  WriteBehindStats // of WithWriteBehind
 
-	Served         uint64 // keys that peers asked this process for, but for peeks that missed
-	Unanswered     uint64 // requests that a peer did not answer, so that the next was tried
+	Served         uint64 // keys that peers asked this process for, except peeks that missed
+	Unanswered     uint64 // requests that a peer did not answer, so the next one was tried
 	OwnerFallbacks uint64 // fills in place of an owner that did not answer
-	DecodeErrors   uint64 // values that did not decode and were loaded anew
+	DecodeErrors   uint64 // values that did not decode and were loaded again
 
 	Entries    int   // held now, copies included, expired or not
 	Copies     int   // of these, copies of keys that other nodes own
 	Bytes      int64 // what the entries are charged, at most WithMaxBytes
 	CopyBytes  int64
-	TooLarge   uint64 // values not kept because they alone are over the bound
+	TooLarge   uint64 // values not kept because they alone exceed the bound
 	MaxBytes   int64  // as configured, or as Resize has set it
 	MaxEntries int    // the same; 0 is no bound
-	Floors     int    // keys with a floor of their own
+	Floors     int    // writes that the group remembers one by one
 
 	// Entries that have left this process's memory, by reason; see EvictReason.
 	Evicted, Expired, Removed, Replaced uint64
 
-	// Values that have left and that the function of WithOnEvict has still to be called for, what they are
-	// charged, at most MaxBytes (the highest that there has been), and those for which there was no room beyond that:
-	// it was never called for them.
+	// Evicted values that the function of WithOnEvict has still to be called for, what they are charged (at most
+	// the highest MaxBytes so far), and values that there was no room for: it was never called for them.
 	EvictQueue      int
 	EvictQueueBytes int64
 	EvictDropped    uint64
 }
 
-// WriteBehindStats is what a group with WithWriteBehind has still to write to the
-// origin.
+// WriteBehindStats is what a group with WithWriteBehind has still to write to the origin.
 type WriteBehindStats struct {
-	Queued      int           // writes that this process is to make
+	Queued      int           // writes that this process has to make
 	QueuedBytes int64         // their size
-	Held        int           // writes that it keeps for the nodes that are to make them
+	Held        int           // writes that it keeps for the nodes that have to make them
 	HeldBytes   int64         // their size
 	Waiting     int           // writes that wait for room in the queue
-	Lag         time.Duration // for how long the origin has lacked the oldest queued write
+	Lag         time.Duration // how long the origin has lacked the oldest queued write
 	Coalesced   uint64        // writes that were never made because a newer one of the key came
 	Refused     uint64        // writes for which there was no room
 }
@@ -168,8 +162,7 @@ func (s GroupStats) Reads() uint64 {
 	return s.Store + s.Owner + s.Region + s.Getter + s.Stale + s.NotFound + s.Errors
 }
 
-// HitRatio returns the share of reads that were answered from memory in this
-// region, or 0 if there were none.
+// HitRatio returns the share of reads that memory in this region answered, or 0 if there were none.
 func (s GroupStats) HitRatio() float64 {
 	if s.Reads() == 0 {
 		return 0
@@ -181,25 +174,25 @@ func (s GroupStats) HitRatio() float64 {
 type Stats struct {
 	Node    regions.Node          // this process
 	Regions []RegionStats         // this process's own first, then nearest first
-	Peers   []PeerStats           // every other member, by ID, whether it answers or not
+	Peers   []PeerStats           // every other member, by ID, up or down
 	Groups  map[string]GroupStats // by name
-	Refused map[string]uint64     // connections refused or closed for what came over them
+	Refused map[string]uint64     // connections refused, or closed for what came over them, by reason
 
-	// Certificate is when the certificate ends that this process shows to its peers, the first in the
+	// Certificate is when the certificate expires that this process shows to its peers, the first in the
 	// configuration. It is zero without TLS, or if a callback chooses the certificate.
 	Certificate time.Time
 
-	// ServesCopies is whether copies of other nodes' entries are served now. They are
-	// not while the nodes of the region do not agree about who is there.
+	// ServesCopies reports whether this process serves copies of other nodes' entries now. It does not while the
+	// nodes of the region disagree about who is there.
 	ServesCopies bool
 	LeaseLosses  uint64 // how often this node has had to catch up with the others' writes before it served copies: when it came, and each time that it had not heard from all of them for a lease
 
-	// Guest reports whether this node is a guest of its region: most nodes there no longer list it, or
-	// cannot reach it. It owns no keys, and asks the owners, until it is listed again.
+	// Guest reports whether this node is a guest of its region: most nodes there no longer list it, or cannot
+	// reach it. It owns no keys, and asks the owners, until it is listed again.
 	Guest bool
 
-	Panics     uint64 // calls of the discovery, the dialer, the listener and the logger that panicked or called runtime.Goexit
-	LostPushes uint64 // pushes from other regions that showed that one before them had been lost
+	Panics     uint64 // calls of the discovery, dialer, listener and logger that panicked or called Goexit
+	LostPushes uint64 // pushes from other regions that showed that an earlier one was lost
 }
 
 // RegionStats is a region as this process sees it.
@@ -218,21 +211,21 @@ type RegionStats struct {
 
 // OutboxStats is what a process has to tell another region about writes.
 type OutboxStats struct {
-	Queued   int           // notes that wait to be sent, one for each key
-	InFlight int           // notes that wait to be acknowledged
+	Queued   int           // writes that wait to be sent, one for each key
+	InFlight int           // writes that wait to be acknowledged
 	Bytes    int64         // of both
-	Lag      time.Duration // for how long the oldest of them has been waiting
+	Lag      time.Duration // how long the oldest of them has been waiting
 
-	Sent          uint64 // notes sent, those that were sent again included
-	Resent        uint64 // notes sent again
-	Coalesced     uint64 // notes that were not sent because of a newer one
-	Lost          uint64 // messages that the region had not received and was sent again
-	DroppedValues uint64 // values that were dropped to keep the bound: the region has a miss
-	Collapsed     uint64 // notes that became one floor for their group for the same reason
-	Expired       uint64 // notes that were never sent because they no longer mattered
+	Sent          uint64 // writes sent, including those sent again
+	Resent        uint64 // writes sent again
+	Coalesced     uint64 // writes not sent because a newer one replaced them
+	Lost          uint64 // pushes that the region had not received and was sent again
+	DroppedValues uint64 // values dropped to keep the bound: the region has a miss
+	Collapsed     uint64 // writes collapsed into one invalidation of their group, for the same reason
+	Expired       uint64 // writes never sent because they no longer mattered
 }
 
-// PeerStats is what this node, as a client, has had to do with a peer.
+// PeerStats is what this process, as a client, has had to do with a peer.
 type PeerStats struct {
 	ID, Region, Address string
 
@@ -244,36 +237,34 @@ type PeerStats struct {
 	Traffic Traffic
 }
 
-// Exchanges is what requests have come to, as seen by the node that made them. Each
-// is counted among Requests when it begins, and when it has ended once more: among
-// Errors, or in one of the two latencies. So Errors and the two counts are together
-// never more than Requests, and as many when nothing is in flight. (In the sum of a
-// region, what was in flight when a peer's last connection ended may have no end.)
+// Exchanges counts requests, as seen by the node that made them. Each is counted in Requests when it begins, and
+// once more when it has ended: in Errors or in one of the two latencies. So Errors and the two counts together
+// never exceed Requests, and equal it when nothing is in flight. (In the sum of a region, requests that were in
+// flight when a peer's last connection ended may have no end.)
 type Exchanges struct {
 	Requests uint64 // keys asked for, and calls
 	Errors   uint64 // of these, ended without an answer or by one that is an error, for whatever reason
 
-	// FetchLatency is for how long the others waited that asked for a key, loads at
-	// the peer included. Each key of a FetchMany counts from when all were asked for.
+	// FetchLatency is how long the requests took that asked for a key, including loads at the peer. Each key of
+	// a request for many counts from when all were asked for.
 	FetchLatency Latency
 
-	// CallLatency is how long calls took, until the answer was here.
+	// CallLatency is how long calls took, until their answers arrived.
 	CallLatency Latency
 }
 
-// Traffic is counted as it enters and leaves the wire, before TLS.
+// Traffic is counted on the wire, before TLS.
 type Traffic struct {
 	FramesIn, FramesOut uint64
 	BytesIn, BytesOut   uint64
 }
 
-// Latency is how long a number of things took. Its zero value is that of none.
+// Latency is a distribution of durations. Its zero value is that of none.
 //
-// The quantiles are upper bounds: half of the things took no longer than P50, 99 in
-// 100 no longer than P99, 999 in 1,000 no longer than P999. Each is above the exact
-// quantile by less than an eighth of it or than a microsecond, whichever is more, and
-// never above Max; where the exact one is above 62.9 s, it is Max. Sum and Max are exact. If
-// things are being counted at that moment, Sum and Max may have some that Count has not.
+// The quantiles are upper bounds: half of the durations are at most P50, 99 in 100 at most P99, 999 in 1,000 at most
+// P999. Each exceeds the exact quantile by less than an eighth of it or a microsecond, whichever is more, and is
+// never above Max; where the exact one is above 62.9 s, it is Max. Sum and Max are exact. Durations that are being
+// counted at that moment may be in Sum and Max but not in Count.
 type Latency struct {
 	Count          uint64
 	Sum            time.Duration
@@ -283,16 +274,16 @@ type Latency struct {
 	distribution latency.Distribution
 }
 
-// AtMost returns how many took no longer than limit. It is exact where limit is a
-// power of two times a microsecond, up to 2²⁵ µs (33.6 s); otherwise it may leave out some that took
-// less than limit by an eighth or a microsecond.
+// AtMost returns how many durations are at most limit. It is exact where limit is a power of two times a
+// microsecond, up to 2²⁵ µs (33.6 s); otherwise it may miss some that are less than limit by an eighth or a
+// microsecond.
 func (l Latency) AtMost(limit time.Duration) uint64 { return l.distribution.AtMost(limit) }
 
-// Stats returns what the group has done and holds in this process. It may be
-// called at any time; GroupStats says what its figures have to do with each other.
+// Stats returns what the group has done and holds in this process. It may be called at any time; see GroupStats
+// for how its figures relate.
 func (g *Group[V]) Stats() GroupStats { return groupStats(g.core.Stats()) }
 
-// Stats returns what the cache has done and knows now.
+// Stats returns what the cache has done and knows now. It may be called at any time.
 func (c *Cache) Stats() Stats {
 	core := c.core.Stats()
 	s := Stats{

@@ -9,30 +9,25 @@ import (
 	"github.com/geocache/geocache/internal/store"
 )
 
-// Update replaces the value of key by what f makes of it, atomically: no other
-// Update of this key comes in between, from whichever region. ok is false if
-// there is no value; old comes from memory or from the getter. Update returns the new
-// value.
+// Update replaces the value of key by what f makes of it, atomically: no other Update of the key, from any region,
+// comes in between. old comes from memory or from the getter; ok is false if there is no value. Update returns
+// the new value.
 //
-// Updates of a key take place in its home region: the one named by
-// WithHomeRegion, else one of those known, chosen by the key. If that cannot be
-// reached the error is ErrHomeUnreachable: a second home would be a second truth.
-// When a region joins it becomes the home of some keys, and takes over their values. For a time to live
-// after that, the first Update of each key there needs the other regions too.
-// Set and Remove take place everywhere, and may come in between. As with Set, the value is not
-// safe from eviction, or from the loss of both nodes that keep it in the home region,
-// unless an origin has it.
+// Updates of a key take place in its home region: the one that WithHomeRegion names, else one of those known,
+// chosen by the key. If that region cannot be reached the error is ErrHomeUnreachable: a second home would
+// be a second truth. A region that joins becomes the home of some keys and takes over their values. For one
+// time to live after that, the first Update of each such key needs the other regions too. Set and Remove take place
+// everywhere and may come in between. As with Set, the value may be evicted, or lost with both nodes that keep it
+// in the home region, unless an origin has it.
 //
-// f may be called several times, on any goroutine, and its last result counts;
-// it must be quick and must not use the group. It is not called any more once Update has
-// returned. So if ctx ends while f runs, Update waits for f. Other Updates of the key go on without one that does
-// not return within the load timeout. If it returns an error nothing is written and Update returns that error, in
-// an *Error; if it panics, a *PanicError.
+// f may be called several times, on any goroutine, and its last result counts. It must be quick and must not use the
+// group. It is not called any more once Update has returned; if ctx ends while f runs, Update waits for f. Other
+// Updates of the key go on without an f that does not return within the load timeout. If f returns an error,
+// nothing is written, and Update returns that error in an *Error; if f panics, it returns a *PanicError.
 //
-// The value's life begins anew, the group's or WithItemTTL's, whatever that of the old one was.
+// The value's life begins again: the group's or WithItemTTL's, whatever that of the old value was.
 //
-// With WithSetter, an Update whose key gets another owner while the setter runs is
-// ErrUncertain.
+// With WithSetter, an Update whose key gets another owner while the setter runs returns ErrUncertain.
 func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool) (V, error), opts ...WriteOption) (V, error) {
 	var update engine.UpdateFunc
 	if f != nil {
@@ -55,8 +50,8 @@ func valueOf[V any](v any) V {
 	return value
 }
 
-// SetIfAbsent makes v the value of key if there is none, and reports whether it has. A value that the getter
-// finds is one. It is an Update: it takes place in the key's home region, and its errors are Update's.
+// SetIfAbsent makes v the value of key if there is none, and reports whether it did. A value that the getter finds
+// counts. It is an Update: it takes place in the key's home region, and its errors are Update's.
 func (g *Group[V]) SetIfAbsent(ctx context.Context, key string, v V, opts ...WriteOption) (stored bool, err error) {
 	_, err = g.update(ctx, key, func(_ any, ok bool, _ *store.Entry) (any, error) {
 		if ok {
@@ -104,15 +99,15 @@ func (g *Group[V]) CompareAndSet(ctx context.Context, key string, old Generation
 	return current, generation, inCall("CompareAndSet", g.Name(), key, err)
 }
 
-// Integer is the types that Increment counts in.
+// Integer is any type that Increment can count in.
 type Integer interface {
 	~int | ~int8 | ~int16 | ~int32 | ~int64 | ~uint | ~uint8 | ~uint16 | ~uint32 | ~uint64 | ~uintptr
 }
 
-// Increment adds delta to the value of key, from 0 if there is none, and returns the sum.
-// It is an Update: of any number of Increments, from whichever region, none is lost, and the
-// errors are its. Like every write it begins the value's life anew: a counter that is
-// incremented within its time to live does not expire. A sum that N cannot hold is an error and changes nothing.
+// Increment adds delta to the value of key, starting from 0 if there is none, and returns the sum. It is an Update:
+// no Increment is lost, however many there are and from whichever region, and its errors are Update's. Like
+// every write it begins the value's life again: a counter that is incremented within its time to live does not
+// expire. A sum that N cannot hold is an error and changes nothing.
 func Increment[N Integer](ctx context.Context, g *Group[N], key string, delta N, opts ...WriteOption) (N, error) {
 	return g.Update(ctx, key, func(old N, ok bool) (N, error) {
 		if !ok {

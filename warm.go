@@ -24,14 +24,13 @@ type warmConfig struct {
 // minWithWarmRate keeps the time to the next key far from what a Duration does not hold.
 const minWithWarmRate = 1. / (24 * 60 * 60)
 
-// WithWarmRate sets how many keys are asked for in a second, on average and at most. Default 1,000, at
-// least one a day.
+// WithWarmRate limits the keys that are asked for in a second, on average. Default 1,000, at least one a day.
 func WithWarmRate(perSecond float64) WarmOption {
 	return warmOption(func(c *warmConfig) { c.rate = perSecond })
 }
 
-// WithWarmConcurrency sets how many keys are asked for at the same time at most. With a
-// BatchGetter it bounds the keys of a query, too. Default 64, at most 1,024.
+// WithWarmConcurrency limits the keys that are asked for at the same time. With a BatchGetter it also bounds
+// the keys of one query. Default 64, at most 1,024.
 func WithWarmConcurrency(n int) WarmOption {
 	return warmOption(func(c *warmConfig) { c.concurrency = n })
 }
@@ -47,7 +46,7 @@ func (c *warmConfig) check() error {
 	return errors.Join(errs...)
 }
 
-// WarmStats is what a Warm has come to, in keys.
+// WarmStats counts the keys of a Warm by what became of them.
 type WarmStats struct {
 	Loaded  int // were loaded
 	Present int // were in the owner's memory already
@@ -55,15 +54,14 @@ type WarmStats struct {
 	Failed  int // could not be loaded
 }
 
-// Warm loads keys before anybody reads them, each at the node of this region that owns
-// it, and no faster than WithWarmRate says. One call on any one node warms the region; what
-// is in the owners' memory already is not loaded again, so it does no harm if several nodes
-// call it. Copies are not made, nor are other regions warmed. A BatchGetter is called
-// for many keys at once.
+// Warm loads keys before anybody reads them, each at the node of this region that owns it, no faster than
+// WithWarmRate says. One call on any node warms the region. What the owners have in memory is not loaded again, so
+// it does no harm if several nodes call it. Warm makes no copies and does not warm other regions. A BatchGetter
+// is called for many keys at once.
 //
-// Warm returns when keys has ended and all is loaded, or when ctx ends. keys is called on the
-// caller's goroutine. Keys that the origin does not have are skipped. The error joins the first
-// errors of keys that could not be loaded, ctx's own, and what is wrong with the options.
+// Warm returns when keys has ended and everything is loaded, or when ctx ends. It ranges over keys on the caller's
+// goroutine. Keys that the origin does not have are skipped. The error joins the first errors of keys that could
+// not be loaded, ctx's own, and what is wrong with the options.
 func (g *Group[V]) Warm(ctx context.Context, keys iter.Seq[string], opts ...WarmOption) (WarmStats, error) {
 	config := warmConfig{rate: 1000, concurrency: 64}
 	var err error

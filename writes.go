@@ -22,7 +22,7 @@ const (
 	AckRegion AckLevel = iota
 	// AckOwner waits until the key's owner in this region has the write.
 	AckOwner
-	// AckWorld is AckRegion in every region.
+	// AckWorld is AckRegion for every region.
 	AckWorld
 )
 
@@ -92,58 +92,54 @@ func checkTags(tags []string) error {
 	return nil
 }
 
-// WithAck sets how far the write must have come before the call returns. Default
-// AckRegion.
+// WithAck sets how far the write must have come before the call returns. Default AckRegion.
 func WithAck(level AckLevel) WriteOption {
 	return writeOption(func(c *writeConfig) { c.Ack = engine.Ack(level) })
 }
 
-// WithItemTTL gives the value a time to live of its own, shorter than the group's.
-// Default, and at most: the group's.
+// WithItemTTL gives the value its own time to live, shorter than the group's. Default, and at most: the
+// group's.
 func WithItemTTL(d time.Duration) WriteOption { return writeOption(func(c *writeConfig) { c.TTL = d }) }
 
-// WithTags has the value that a Set or an Update writes bear tags, by which RemoveTag removes
-// it. Each has 1 to 255 bytes, and there are at most 255. Default none: a value that is written
-// anew without tags has none.
+// WithTags attaches tags to the value that a Set or an Update writes. RemoveTag removes it by any of them.
+// There are at most 255 tags of 1 to 255 bytes each. Default: none. Writing a value again without tags
+// removes them.
 func WithTags(tags ...string) WriteOption { return writeOption(func(c *writeConfig) { c.Tags = tags }) }
 
-// WithReceipt has the call report what became of the write in r, whether it returns an
-// error or not.
+// WithReceipt reports what became of the write in r, whether the call returns an error or not.
 func WithReceipt(r *Receipt) WriteOption { return writeOption(func(c *writeConfig) { c.receipt = r }) }
 
 // A Receipt says what became of a write.
 type Receipt struct {
-	// Generation is the write's place in the order of all writes; 0 if it is
-	// not known to have happened.
+	// Generation is the write's place in the order of all writes; 0 if it is not known to have happened.
 	Generation Generation
 
-	// Confirmed are the regions in which no node serves what is older, this
-	// process's own first. With a level below AckWorld only that is waited for.
+	// Confirmed are the regions in which no node serves an older value, this process's own first. With a level
+	// below AckWorld the call waits for that region only.
 	Confirmed []string
 
-	// Pending are the regions that were waited for and have not confirmed. The
-	// write is on its way to them.
+	// Pending are the regions that the call waited for and that have not confirmed. The write is on its way to
+	// them.
 	Pending []string
 }
 
-// Set makes v the value of key. When it returns nil, every read in this
-// region that begins afterwards gets v, or what was written or loaded later; every other
-// region has it one trip later. A load that was under way does not bring an
-// older value back. See WithAck.
+// Set makes v the value of key. When it returns nil, every read in this region that begins afterwards returns v,
+// or what was written or loaded later. Every other region has it one trip later. A load that was under way does
+// not bring an older value back. See WithAck.
 //
-// v lives as long as a loaded value would (see WithItemTTL). It is kept by the key's owner and
-// its successor in each region, and like every value it may be evicted: what must
-// not be lost belongs into an origin, see WithSetter and WithWriteBehind.
+// v lives as long as a loaded value would (see WithItemTTL). The key's owner and its successor keep it in each
+// region. Like every value it may be evicted: what must not be lost belongs into an origin, see WithSetter and
+// WithWriteBehind.
 //
-// If several Sets of a key run at the same time, all happen, one after the other, in
-// the order of their generations; in all regions the last one stays.
+// If several Sets of a key run at the same time, all of them happen, one after the other, in the order of their
+// generations. The last one stays, the same in all regions.
 //
-// A Set whose first owner dies, or cannot be reached, is carried out by the next one, and has its place
-// where it began: what has been loaded or written since then stays.
+// If the owner dies or becomes unreachable, the next owner carries out the Set. It then counts from when it
+// began: what has been loaded or written since stays.
 //
-// Errors are of type *Error. If the write may have happened ErrUncertain is found in
-// it, and if it has but was not confirmed in time, ErrUnconfirmed. Otherwise the cache has not
-// got it; what a setter that failed has done to the origin only the origin knows.
+// Errors are of type *Error. errors.Is finds ErrUncertain in it if the write may have happened, and ErrUnconfirmed
+// if it has happened but was not confirmed in time. With any other error the cache does not have it; what a failed
+// setter did to the origin only the origin knows.
 func (g *Group[V]) Set(ctx context.Context, key string, v V, opts ...WriteOption) error {
 	value, err := g.encode(key, v)
 	if err == nil {
@@ -162,9 +158,9 @@ func (g *Group[V]) encode(key string, v V) ([]byte, error) {
 	return value, err
 }
 
-// SetMany is Set for many keys, some at a time. The error joins those of the keys, or of many some.
-// What WithReceipt reports is of all keys together, as in RemoveMany. If a value cannot be encoded
-// nothing is set.
+// SetMany is Set for many keys, some at a time. The error joins the errors of the keys, or of many the first
+// ones. WithReceipt reports on all keys together, as for RemoveMany. If a value cannot be encoded, nothing is
+// set.
 func (g *Group[V]) SetMany(ctx context.Context, values map[string]V, opts ...WriteOption) error {
 	encoded := make(map[string][]byte, len(values))
 	var failed engine.KeyErrors
@@ -183,8 +179,8 @@ func (g *Group[V]) SetMany(ctx context.Context, values map[string]V, opts ...Wri
 	return joined("SetMany", g.Name(), failed, "%d more keys could not be set")
 }
 
-// Remove makes every value of key that was loaded or set before it dead. The next
-// Get loads it. Its promises and errors are those of Set.
+// Remove removes every value of key that was loaded or set before it. The next Get loads the key. Its promises and
+// errors are those of Set.
 func (g *Group[V]) Remove(ctx context.Context, key string, opts ...WriteOption) error {
 	o := writeOptions(opts)
 	err := g.core.Remove(ctx, key, &o.WriteOptions)
@@ -192,7 +188,7 @@ func (g *Group[V]) Remove(ctx context.Context, key string, opts ...WriteOption) 
 	return inCall("Remove", g.Name(), key, err)
 }
 
-// Clear is Remove for every key of the group, at the cost of one.
+// Clear is Remove for every key of the group, at the cost of one Remove.
 func (g *Group[V]) Clear(ctx context.Context, opts ...WriteOption) error {
 	o := writeOptions(opts)
 	err := g.core.Clear(ctx, &o.WriteOptions)
@@ -200,12 +196,11 @@ func (g *Group[V]) Clear(ctx context.Context, opts ...WriteOption) error {
 	return inCall("Clear", g.Name(), "", err)
 }
 
-// RemoveTag is Remove for every value that bears the tag (see WithTags and Loaded), on
-// whichever node it is, and for those that are being loaded: what they bear is looked at
-// when they are there. It costs one message to each node, as a Remove does, however many
-// values there are. A value is dropped when it is read next, or swept within a minute.
+// RemoveTag is Remove for every value that bears the tag (see WithTags and Loaded), on every node. That includes
+// values that are being loaded: their tags are checked when they arrive. It costs one message to each node, as a
+// Remove does, however many values there are. A value is dropped when it is next read, or within a minute.
 //
-// It leaves the origin alone. Its promises and errors are those of Remove.
+// It does not write to the origin. Its promises and errors are those of Remove.
 func (g *Group[V]) RemoveTag(ctx context.Context, tag string, opts ...WriteOption) error {
 	err := checkTags([]string{tag})
 	if err == nil {
@@ -214,10 +209,10 @@ func (g *Group[V]) RemoveTag(ctx context.Context, tag string, opts ...WriteOptio
 	return inCall("RemoveTag", g.Name(), tag, err)
 }
 
-// RemovePrefix is Remove for every key that begins with the prefix, at the cost of one. The
-// prefix must not be empty; Clear removes everything. It may be as long as a key.
+// RemovePrefix is Remove for every key that begins with the prefix, at the cost of one Remove. The prefix must not
+// be empty (Clear removes everything), and may be as long as a key.
 //
-// It leaves the origin alone. Its promises and errors are those of Remove.
+// It does not write to the origin. Its promises and errors are those of Remove.
 func (g *Group[V]) RemovePrefix(ctx context.Context, prefix string, opts ...WriteOption) error {
 	err := errors.New("the prefix is empty; Clear removes everything")
 	if prefix != "" {
@@ -232,12 +227,11 @@ func (g *Group[V]) removeScope(ctx context.Context, scope expiry.Subject, opts [
 	return g.core.RemoveScope(ctx, scope, &o.WriteOptions)
 }
 
-// RemoveMany is Remove for many keys, with one request to each owner, and from there one message
-// to each node. With WithRemover it is as many Removes, some at a time.
+// RemoveMany is Remove for many keys, with one request to each owner, and from there one message to each node.
+// With WithRemover it is as many Removes, some at a time.
 //
-// The error joins those of the owners' keys, or with a remover those of many keys some. What
-// WithReceipt reports is of all keys together: Generation is the highest, Confirmed are the regions
-// that have confirmed every key.
+// The error joins the errors of the owners' keys, or of many the first ones. WithReceipt reports on all keys
+// together: Generation is the highest, and Confirmed are the regions that have confirmed every key.
 func (g *Group[V]) RemoveMany(ctx context.Context, keys []string, opts ...WriteOption) error {
 	o := writeOptions(opts)
 	if o.Invalid != nil {

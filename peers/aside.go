@@ -6,21 +6,18 @@ import (
 	"time"
 )
 
-// This file is who reads a client's connection: its goroutine, or a caller who waits for
-// the only answer.
+// This file decides who reads a client's connection: its goroutine, or a caller that waits for the only
+// answer.
 //
-// To a caller that is alone, a goroutine that reads for it costs a switch of goroutines,
-// and often waking a thread, which is as much as the whole rest of the exchange. So the
-// goroutine, having delivered a few answers with no other request under way, steps aside: the
-// next caller finds the connection free, and reads its answer itself. With company it is
-// better the other way round, since one read brings many answers, so the goroutine comes
-// back as soon as there is somebody whose answer nobody reads. It also comes back for a
-// ping, and when there has been no caller for a while, so that the connection's end and a
-// goodbye are noticed.
+// To a caller that is alone, a goroutine that reads for it costs a switch of goroutines, and often waking a
+// thread, which is as much as the rest of the exchange. So after a few answers with no other request under
+// way, the goroutine steps aside: the next caller finds the connection free and reads its answer itself.
+// With company it is better the other way round, since one read brings many answers. So the goroutine comes
+// back as soon as there is a request whose answer nobody reads. It also comes back for a ping, and when
+// there has been no caller for a while, so that the end of the connection and a goodbye are noticed.
 //
-// Invariant: while a request waits for its answer, or a ping for its pong, somebody
-// reads: the goroutine, unless it is aside, or a caller; or the one caller there is has not
-// begun to wait yet.
+// Invariant: while a request waits for its answer, or a ping for its pong, somebody reads: the goroutine,
+// unless it is aside, or a caller; or the only caller has not begun to wait yet.
 
 // asideFor is for how long, and less than twice that, the goroutine stays aside when no caller
 // reads. So much later the end of a connection that was just used may be noticed.

@@ -9,10 +9,9 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// Call sends the peer a payload and waits for the reply, which is the caller's
-// and of at most Limits.MaxValue bytes and a MiB. Deadlines, cancellation and errors
-// are those of Fetch, but that every Code except CodeOK is an error. A payload that
-// the peer does not take is answered for at once, with CodeTooLarge.
+// Call sends the peer a payload and waits for the reply, which belongs to the caller and has at most Limits.MaxValue
+// bytes and a MiB. Deadlines, cancellation and errors are those of Fetch, except that every Code but CodeOK is an
+// error. A payload that is too large for the peer fails at once, with CodeTooLarge.
 func (p *Peer) Call(ctx context.Context, method uint8, payload []byte) (reply []byte, err error) {
 	a, err := p.beginCall(ctx, true, method, payload)
 	if err != nil {
@@ -21,11 +20,10 @@ func (p *Peer) Call(ctx context.Context, method uint8, payload []byte) (reply []
 	return Pending{a}.Wait(ctx)
 }
 
-// A Pending is a call that is on its way.
+// A Pending is a call under way.
 type Pending struct{ pending }
 
-// Begin is the part of Call before it waits. Many calls can be under way without
-// a goroutine for each.
+// Begin is the part of Call before it waits. Many calls can be under way without a goroutine for each.
 func (p *Peer) Begin(ctx context.Context, method uint8, payload []byte) (Pending, error) {
 	a, err := p.beginCall(ctx, false, method, payload)
 	return Pending{a}, err
@@ -114,8 +112,8 @@ func (s *serverConn) handleCall(h header, body []byte, owned bool) error {
 	return nil
 }
 
-// numbers remembers which of the last numbers have come, so that a call is
-// carried out once though its frame should come twice.
+// numbers remembers which of the latest numbers have come, so that a call is carried out once even if its frame
+// comes twice.
 type numbers struct {
 	highest uint64
 	came    [64]uint64 // a bit for each of the 4096 up to highest

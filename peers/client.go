@@ -32,7 +32,7 @@ type clientConn struct {
 	told     time.Time      // when that came
 }
 
-// A slot is where the answer to a request belongs.
+// A slot says where the answer to a request goes.
 type slot struct {
 	waiter *waiter
 	i      int
@@ -60,13 +60,13 @@ type result struct {
 	err  error
 }
 
-// A span is n requests with numbers from first on.
+// A span is n requests with consecutive numbers.
 type span struct {
 	first uint64
 	n     int
 }
 
-// A ping is one that waits for its pong.
+// A ping waits for its pong.
 type ping struct {
 	number uint64
 	lease.Ping
@@ -96,7 +96,7 @@ func (c *clientConn) run() error {
 	}
 }
 
-// readFrame reads a frame and handles it. It is called by whose turn it is, see turns.
+// readFrame reads a frame and handles it. Whoever's turn it is calls it, see turns.
 func (c *clientConn) readFrame() (kind, error) {
 	h, body, owned, err := c.reader.next()
 	if err == nil {
@@ -154,8 +154,8 @@ func (c *clientConn) handle(h header, body []byte, owned bool) error {
 	return refused
 }
 
-// deliver gives an answer to who waits for it. Nobody may, since it can have
-// crossed with a cancel.
+// deliver gives an answer to the caller that waits for it. There may be none, since the answer may have crossed
+// with a cancel.
 func (c *clientConn) deliver(id uint64, ans Answer, held time.Duration, owned bool) error {
 	c.mu.Lock()
 	s, waiting := c.slots[id]
@@ -192,8 +192,7 @@ func (c *clientConn) drainedLocked() error {
 	return nil
 }
 
-// drain closes the connection as soon as no request waits for an answer, and
-// makes it take no others.
+// drain closes the connection as soon as no request waits for an answer. Until then it takes no others.
 func (c *clientConn) drain(why error) {
 	c.mu.Lock()
 	if c.draining == nil {
@@ -263,9 +262,9 @@ func (c *clientConn) ping() error {
 	return err
 }
 
-// send sends one frame with n requests, the first of which is request i of w:
-// what encode makes of its number, and then value. If it returns no error, every
-// request gets its result. errRenewed says to send it over the connection that has taken this one's place.
+// send sends one frame with n requests, the first of which is request i of w: what encode makes of its number, and
+// then value. If it returns no error, every request gets its result. errRenewed means that the caller has to send it
+// over the connection that has taken this one's place.
 func (c *clientConn) send(w *waiter, n, i int, value []byte, encode func(b []byte, first uint64) []byte) (span, error) {
 	sp := span{n: n}
 	c.mu.Lock()
@@ -312,8 +311,7 @@ func timeLeft(ctx context.Context) time.Duration {
 	return 0
 }
 
-// cancel makes the peer stop working for a caller that no longer waits. It
-// does not wait either.
+// cancel tells the peer to stop working for a caller that no longer waits. It does not wait itself.
 func (c *clientConn) cancel(w *waiter, sp span) {
 	ids := c.forget(w, sp)
 	const most = maxRequest / 8

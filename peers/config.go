@@ -16,115 +16,103 @@ import (
 	"github.com/geocache/geocache/internal/valid"
 )
 
-// A Config configures a Transport. Cluster, ID, Region, Clock and Handler are
-// required; the zero value of everything else is its default.
+// A Config configures a Transport. Cluster, ID, Region, Clock and Handler are required. Every other field's zero
+// value is its default.
 type Config struct {
 	Cluster string // nodes of other clusters are refused
 	ID      string // this node's id, unique in the cluster
 	Region  string // this node's region
 
-	// Epoch is when this process started, and so tells it from others that had its id before.
+	// Epoch is when this process started. It tells it from earlier processes with its ID.
 	Epoch expiry.Generation
 
-	// SeedCheck is a hash of the ring's seed. Nodes with another one are
-	// refused: their rings would place every key elsewhere.
+	// SeedCheck is a hash of the ring's seed. Nodes with another one are refused: their rings would place every
+	// key elsewhere.
 	SeedCheck uint64
 
-	// Clock is read into every frame sent and merged with every one
-	// received.
+	// Clock is read into every frame sent, and merged with every one received.
 	Clock *expiry.Clock
 
 	// Handler answers the requests of peers.
 	Handler Handler
 
-	// Dial connects to a peer's address; by default with TCP. ctx bounds the
-	// dialling only. A deadline that is set while a Read waits must end it, as
-	// net.Conn demands.
+	// Dial connects to a peer's address; by default with TCP. ctx bounds the dialling only. A deadline that is set
+	// while a Read waits must end that Read, as net.Conn demands.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 
-	// TLS, if not nil, returns what is used for new connections, in both directions. It
-	// is called for each of them, and once a second; connections are made anew if what it returns is another
-	// configuration than before, and those that this one would refuse end. It must not
-	// block, and what it has returned must not be changed. CheckTLS says what
-	// a configuration must have. Nodes verify each other, whatever it says of that, and sessions are
-	// not resumed.
+	// TLS, if not nil, returns the configuration for new connections, in both directions. It is called for each of
+	// them, and once a second. When it returns another configuration than before, connections are renewed, and those
+	// that the new one would refuse end. It must not block, and what it returned must not be changed. CheckTLS says
+	// what a configuration must have. Nodes verify each other, whatever it says of that, and sessions are not
+	// resumed.
 	TLS func() *tls.Config
 
-	// PeerNames are the names of which a node's certificate must have one, be it client or server.
-	// Without any it is the configuration's ServerName, and without that the host in the node's
-	// address: a node that SetPeers does not have cannot connect then. CheckName says what a name may
-	// be.
+	// PeerNames are the names of which a node's certificate must have one, as client or server. Without any, it is the
+	// configuration's ServerName, and without that the host in the node's address: then a node that SetPeers does not
+	// list cannot connect. CheckName says what a name may be.
 	PeerNames []string
 
-	// Lease is how long a peer may be silent before it is taken to be down,
-	// and for how long this node's pongs grant a lease; pings are sent four
-	// times as often. Default 1 s. It should be the same on all nodes, and
-	// what is promised of leases needs that within a region.
+	// Lease is how long a peer may be silent before it is taken to be down, and how long a lease is that this node's
+	// pongs grant. Pings are sent four times as often. Default 1 s. It must be the same on all nodes of a region for
+	// what is promised of leases, and should be the same everywhere.
 	Lease time.Duration
 
-	// Leases decides what pings and pongs mean for leases. It must have Lease and Clock. Default: one made
-	// by LeaseConfig.
+	// Leases decides what pings and pongs mean for leases. Its length and clock are those of Lease and Clock. Default:
+	// one made from LeaseConfig.
 	Leases *lease.Table
 
 	Limits Limits
 
-	// Logger is where connections and refusals are logged; by default
-	// slog.Default().
+	// Logger is where connections and refusals are logged; by default slog.Default().
 	Logger *slog.Logger
 
-	// Counts reports whether this node counts another one, which pings it, among the nodes of its
-	// region. known is false if it cannot tell. It is called for each ping and must be quick. A node that
-	// has not been counted for Grace is told so, see lease.Standing; one that never was, after two leases.
-	// Nil means that this node can never tell.
+	// Counts reports whether this node counts another one, which pings it, among the nodes of its region; known is
+	// false if it cannot tell. It is called for each ping and must be quick. A node that has not been counted for
+	// Grace is told so, see lease.Standing; one that never was, after two leases. Nil means that this node can never
+	// tell.
 	Counts func(id string) (counts, known bool)
 
-	// Grace is how long a node of the region that has been counted may go without. Default 0.
+	// Grace is how long a node of the region that was counted may be missing before it is told so. Default 0.
 	Grace time.Duration
 
-	// OnChange, if not nil, is called when a peer has come up or gone down, or says something else of
-	// itself or of this node (see lease.Guest and lease.Standing), on a goroutine that its connection needs, so it must
-	// not block. Two calls may overtake each other, so ask the Peer how it is. It is not called for a peer
-	// that SetPeers has dropped, nor once Close has begun.
+	// OnChange, if not nil, is called when a peer comes up or goes down, or says something new of itself or of this
+	// node (see lease.Guest and lease.Standing). It runs on a goroutine that the peer's connection needs, so it must
+	// not block. Two calls may overtake each other, so ask the Peer how it is. It is not called for a peer that
+	// SetPeers has dropped, nor once Close has begun.
 	OnChange func(p *Peer)
 
-	// OnPong, if not nil, is called after each pong of a peer has been taken
-	// in, with no lock held, and on the goroutine that reads its connection,
-	// so it must not block. Leases then says what the pong said.
+	// OnPong, if not nil, is called after each pong of a peer has been taken in, with no lock held, on the goroutine
+	// that reads its connection, so it must not block. Leases then says what the pong said.
 	OnPong func(p *Peer)
 
-	// OnRestart, if not nil, is called when a peer's process turns out to be a new one. The peer can
-	// be called by then. It runs on the goroutine that reads the connection and must not block.
+	// OnRestart, if not nil, is called when the process behind a peer turns out to be a new one. The peer can be called
+	// by then. It runs on the goroutine that reads the connection and must not block.
 	OnRestart func(p *Peer)
 
-	// OnOtherView, if not nil, is called after a node of this region has pinged with another
-	// view than this node's, be it a peer or not, on the goroutine that reads
-	// its connection, so it must not block.
+	// OnOtherView, if not nil, is called after a node of this region, be it a peer or not, has pinged with another view
+	// than this node's. It runs on the goroutine that reads the connection, so it must not block.
 	OnOtherView func(id string)
 }
 
-// Limits bound what a peer can make this node spend. They are enforced before
-// memory is taken. Nodes tell each other their limits in the handshake, and
-// keep to those of the other: only a node that breaks the protocol exceeds
-// them and loses its connection for it. Zero values are the defaults. Other
-// packages set only the sizes of keys and values.
+// Limits bound what a peer can make this node spend. They are enforced before memory is taken. Nodes tell each other
+// their limits in the handshake and keep to those of the other, so only a node that breaks the protocol exceeds
+// them, and loses its connection. Zero values are the defaults. Other packages set only the sizes of keys
+// and values.
 type Limits struct {
 	MaxKey      int // bytes in a key; default 4 KiB, at most 65,535
 	MaxValue    int // bytes in a value, in either direction; default 64 MiB, at most 1 GiB
 	maxKeys     int // keys in one frame; default 1,024, at most 65,535; larger batches are split
 	maxInFlight int // loads and calls running at once for one connection; default 4,096; beyond it the answer is CodeBusy
 
-	// maxQueued is how many bytes may wait to be written to one connection;
-	// default 4 MiB. Beyond it a server reads no further requests from that
-	// connection, and requests to that peer fail with CodeBusy.
+	// maxQueued is how many bytes may wait to be written to one connection; default 4 MiB. Beyond it a server reads no
+	// further requests from that connection, and requests to that peer fail with CodeBusy.
 	maxQueued int
 
-	// handshakeTimeout is how long connecting, TLS and the handshake may
-	// take together; default 5 s.
+	// handshakeTimeout is how long connecting, TLS and the handshake may take together; default 5 s.
 	handshakeTimeout time.Duration
 
-	// frameTimeout is how long a frame may take once its first byte is
-	// there, in either direction, with a second more for each MiB of it;
-	// default 10 s.
+	// frameTimeout is how long a frame may take once its first byte is there, in either direction, with a second more
+	// for each MiB of it; default 10 s.
 	frameTimeout time.Duration
 }
 
@@ -132,10 +120,10 @@ type Limits struct {
 // room for what is said of it.
 func (l *Limits) maxCall() int { return l.MaxValue + callRoom }
 
-// callRoom is what a call's payload or reply, or the tags of an answer, may have beyond the largest value.
+// callRoom is how much a call's payload or reply, or the tags of an answer, may exceed the largest value.
 const callRoom = 1 << 20
 
-// maxName is the length limit of cluster names, node ids, regions and groups.
+// maxName is the limit on the length of cluster names, node IDs, regions and groups.
 const maxName = valid.MaxName
 
 // withDefaults returns c with defaults filled in, or everything that is wrong
@@ -210,7 +198,8 @@ func (c Config) withDefaults() (Config, error) {
 	return c, errors.Join(errs...)
 }
 
-// LeaseConfig returns what a lease.Table for a Transport is made of: with the Transport's pauses between attempts.
+// LeaseConfig returns the configuration of a lease.Table for a Transport, which knows how long it pauses between two
+// attempts.
 func LeaseConfig(length, grace time.Duration, clock *expiry.Clock) lease.Config {
 	return lease.Config{Length: length, Grace: grace, Retry: lastBackoff, Clock: clock}
 }

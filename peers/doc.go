@@ -1,71 +1,46 @@
-// Package peers is how the processes of a cluster reach each other: the wire
-// protocol, its client and its server. It knows nothing of rings, regions or
-// what a value means; it carries a [Request] or a [Call] to a node and an
-// [Answer] back, and says which nodes can be reached and what they have leased.
+// Package peers carries requests between the processes of a cluster: the wire protocol, its client and its
+// server. It knows nothing of rings, regions or what a value means. It takes a [Request] or a [Call] to a
+// node and brings an [Answer] back, says which nodes can be reached, and carries pings and pongs to
+// internal/lease, which decides what they mean.
 //
-// Begin with [New], [Transport.Serve] and [Transport.SetPeers]; then ask with
-// [Peer.Fetch], [Peer.FetchMany] and [Peer.Call], and answer with a [Handler].
+// Begin with [New], [Transport.Serve] and [Transport.SetPeers]; then ask with [Peer.Fetch],
+// [Peer.FetchMany] and [Peer.Call], and answer with a [Handler].
+//
+// The package is at the top level for reasons of history. It is not part of the compatibility promise of
+// this module: only its wire format is.
 //
 // # Promises
 //
-//   - A request ends: with an answer, with an error that says who said what
-//     ([Error]), or with its context. To a peer that is down it ends at once.
-//   - A peer that cannot be reached is down within one [Config.Lease] and comes
-//     back by itself.
-//   - Deadlines and cancellation travel to the node that works for them.
-//   - No node with another cluster's name, another ring seed or a clock too far
-//     ahead is ever talked to, in either direction. With TLS, none whose certificate is
-//     for no name that is accepted, or that says it is a node which is connected by another
-//     certificate.
-//   - What a peer sends costs that peer its connection at most. It is counted
-//     by [Reason] and logged, no memory is taken for it beyond [Limits], and no
-//     other connection notices.
-//   - After [Transport.Close] has returned there is no goroutine and no
-//     connection left.
+//   - A request ends: with an answer, with an error that says who said what ([Error]), or with its context.
+//     To a peer that is down it ends at once.
+//   - A peer that cannot be reached is down within one [Config.Lease], and comes back by itself.
+//   - Deadlines and cancellation travel to the node that does the work.
+//   - No node with another cluster's name, another ring seed or a clock too far ahead is ever talked to, in
+//     either direction. With TLS, neither is a node whose certificate is for no accepted name, or that
+//     claims to be a node which is connected with another certificate.
+//   - What a peer sends can cost that peer its connection, and nothing else. It is counted by [Reason] and
+//     logged, takes no memory beyond [Limits], and no other connection notices.
+//   - When [Transport.Close] has returned, no goroutine and no connection is left.
 //
-// Not promised: that a request is carried out only once or not at all when the
-// answer is an inferred error; fairness between the callers of one peer; and,
-// without TLS, that a node is who it says it is. With TLS it is one whose certificate is
-// accepted: which of several that share their names, only its word says.
-//
-// # Views and leases
-//
-// What a lease is good for is its holder's business. Here is what it says. A
-// node's view is a hash of the nodes of its region that it takes for present
-// ([Transport.SetView]); its pings carry it. A node grants a lease to a node of
-// its region that pings it only if
-//
-//   - the view of that ping is its own, and none is not a view; and
-//   - of all nodes of the region that it has heard in the last two leases, be
-//     they its peers or not and their connections gone or not, none had another
-//     view in its last ping.
-//
-// So while a node pings with view V, and for two leases after, the nodes it
-// pings grant leases under V or none at all. Those that they had granted under
-// others end by the moment that [Peer.Settled] and [Transport.OwnLeasesEnd]
-// tell: never too early, if clocks differ in speed by less than 1%. A lease runs
-// on when the connection is gone or the holder's view has changed. To the holder
-// it ends earlier than to the granter ([Peer.LeaseEnd]).
-//
-// What a node has granted it forgets when it ends: a process that is started
-// again under its old id within a lease does not know of the leases before.
+// Not promised: that a request is carried out at most once, or not at all, when the answer is an inferred
+// error; fairness between the callers of one peer; and, without TLS, that a node is who it says it is. With
+// TLS its certificate is accepted, but among several nodes that share their names only its word counts.
 //
 // # Connections
 //
-// Roles are simple. A node dials every peer it knows and asks over that
-// connection only; over those it accepts it answers only. All requests to a
-// peer share one TCP or TLS connection: that is what lets the frames of many
-// callers share a system call, which counts for more than parallel streams.
+// A node dials every peer it knows, and asks over that connection only; over the connections that it
+// accepts it only answers. All requests to a peer share one TCP or TLS connection. So the frames of many
+// callers share a system call, which matters more than parallel streams.
 //
-// A client pings four times in a lease. It takes its peer to be down when
-// nothing at all, pong or not, has come for a lease, so that a huge value under
-// way does not look like death. A server closes a connection over which it has
-// heard nothing for ten leases. A connection is made anew before a certificate ends by which it was
-// made, and when [Config.TLS] returns something else: new requests go over the new one, those in flight
-// end on the old one. Until then both carry pings, of which the older one's do not count. A connection that breaks is made anew at once,
-// and if that fails after pauses from 50 ms to 2 s, with jitter; after a refusal,
-// which it takes a person to mend, after the longest. A node that is refused because the
-// other one does not list it yet tries again at once when that one has connected to it.
+// A client pings four times in a lease. It takes its peer to be down when nothing at all, pong or not, has
+// come for a lease, so that a huge value under way does not look like death. A server closes a connection
+// over which it has heard nothing for ten leases. A client renews a connection before a certificate with
+// which it was made expires, and when [Config.TLS] returns something else: new requests go over the new
+// connection, and those in flight end on the old one. Until then both carry pings, and those of the older
+// one do not count. A connection that breaks is replaced at once, and if that fails after pauses from 50 ms
+// to 2 s, with jitter; after a refusal, which takes a person to mend, after the longest pause. A node that
+// is refused because the other one does not list it yet tries again as soon as the other has connected
+// to it.
 //
 // # Wire format
 //

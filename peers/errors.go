@@ -19,18 +19,18 @@ const (
 	CodeNotFound Code = 1 // the key has no value; this too has a generation, an age and a life
 	CodeMiss     Code = 2 // a peek found nothing in memory
 
-	CodeUnknownGroup Code = 3  // the node has no group of that name (yet, or no more: a rolling deploy)
+	CodeUnknownGroup Code = 3  // the node has no group of that name, as during a rolling deploy
 	CodeFailed       Code = 4  // the load failed; Text says how
 	CodeBusy         Code = 5  // a limit on requests in flight or on bytes queued is reached
 	CodeClosing      Code = 6  // the node is closing
-	CodeTimeout      Code = 7  // the request's time was up before it was answered
+	CodeTimeout      Code = 7  // the request ran out of time before it was answered
 	CodeTooLarge     Code = 8  // the key or the value is over a limit
 	CodeBadRequest   Code = 9  // the node does not understand the request
-	CodeUncertain    Code = 10 // what was called for may or may not have been done; Text says why
+	CodeUncertain    Code = 10 // the work may or may not have been done; Text says why
 	CodeUnsettled    Code = 11 // the node does not know enough to answer yet: ask again; Text says why
 
-	// CodeUnavailable is never sent: it is inferred where no connection to
-	// the node stands, or where it broke before the answer came.
+	// CodeUnavailable is never sent. It is inferred if there is no connection to the node, or if the connection
+	// broke before the answer came.
 	CodeUnavailable Code = 255
 )
 
@@ -61,10 +61,8 @@ func (c Code) String() string {
 // Error makes a Code usable as the target of errors.Is.
 func (c Code) Error() string { return "peers: " + c.String() }
 
-// An Error is a request to a peer that was not answered. It keeps apart what
-// the peer said and what this node inferred: after the first the request is
-// known to have failed, after the second nobody knows whether it was carried
-// out.
+// An Error is a request to a peer that was not answered. It keeps apart what the peer said and what this node inferred:
+// the first means that the request has failed, the second that nobody knows whether it was carried out.
 type Error struct {
 	Node     string // the peer's id
 	Region   string // the peer's region
@@ -98,8 +96,8 @@ func (e *Error) Is(target error) bool {
 	return ok && code == e.Code
 }
 
-// A Reason says why a connection was refused or closed for what came over it.
-// Its numbers are part of the wire format.
+// A Reason says why a connection was refused, or closed for what came over it. Its numbers are part of the wire
+// format.
 type Reason uint8
 
 // The reasons.
@@ -139,7 +137,7 @@ var reasonNames = map[Reason]string{
 	ReasonExpired:  "expired",
 }
 
-// String returns a short name, fit for a label of a metric.
+// String returns a short name, fit for the label of a metric.
 func (r Reason) String() string {
 	if name, ok := reasonNames[r]; ok {
 		return name
@@ -147,8 +145,8 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// A refusal says why a connection was refused, by this node or by the
-// other one. Peers wrap it in the *Error of requests made meanwhile.
+// A refusal says why a connection was refused, by this node or by the other one. Peers wrap it in the *Error of
+// requests made meanwhile.
 type refusal struct {
 	Reason Reason
 	Remote bool   // the other node refused

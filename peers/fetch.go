@@ -8,17 +8,14 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// Fetch asks the peer for a key and waits for the answer. The time that is
-// left until ctx's deadline travels with the request, and if ctx ends first
-// the peer is told to stop.
+// Fetch asks the peer for a key and waits for the answer. The time until ctx's deadline travels with the request,
+// and if ctx ends first the peer is told to stop.
 //
-// The error is nil if the answer is CodeOK, CodeNotFound or CodeMiss. It is
-// ctx.Err() if ctx has ended. Otherwise it is an *Error. A peer that is down
-// is answered for at once, with CodeUnavailable: Fetch never waits for a
-// connection to be made.
+// The error is nil if the answer is CodeOK, CodeNotFound or CodeMiss, and ctx.Err() if ctx has ended. Otherwise it is an
+// *Error. If the peer is down Fetch fails at once, with CodeUnavailable: it never waits for a connection to be made.
 //
-// Writing can hold Fetch up beyond ctx's deadline, but only if the peer has
-// stopped reading, and then for no longer than it takes to be found down.
+// Writing can keep Fetch beyond ctx's deadline, but only if the peer has stopped reading, and then for no longer than it
+// takes to find that the peer is down.
 func (p *Peer) Fetch(ctx context.Context, req Request) (Answer, error) {
 	f, err := p.beginFetch(ctx, timeLeft(ctx), req)
 	if err != nil {
@@ -27,11 +24,10 @@ func (p *Peer) Fetch(ctx context.Context, req Request) (Answer, error) {
 	return f.Wait(ctx)
 }
 
-// A PendingFetch is a Fetch that is on its way.
+// A PendingFetch is a Fetch under way.
 type PendingFetch struct{ pending }
 
-// BeginFetch is the part of Fetch before it waits. limit is how much time the peer is
-// told to have.
+// BeginFetch is the part of Fetch before it waits. limit is how much time the peer is told to have.
 func (p *Peer) BeginFetch(limit time.Duration, req Request) (PendingFetch, error) {
 	return p.beginFetch(context.Background(), limit, req)
 }
@@ -73,7 +69,7 @@ func (f PendingFetch) Await(ctx context.Context, limit time.Duration) bool {
 // Wait is the rest of Fetch. It must be called, once.
 func (f PendingFetch) Wait(ctx context.Context) (Answer, error) { return f.wait(ctx) }
 
-// A pending is a request that is on its way.
+// A pending is a request under way.
 type pending struct {
 	peer *Peer
 	conn *clientConn
@@ -135,10 +131,9 @@ func (a *pending) wait(ctx context.Context) (ans Answer, err error) {
 	return ans, err
 }
 
-// FetchMany asks the peer for several keys, in one frame unless the limits ask
-// for more, and calls answered once for each, with its index in batch.Keys, as
-// the answers come and in whatever order they do. It calls it on the caller's
-// goroutine and returns after the last. Answers and errors are those of Fetch.
+// FetchMany asks the peer for several keys, in one frame unless the limits require more. It calls answered once for each
+// key, with its index in batch.Keys, in the order in which the answers come, on the caller's goroutine, and returns
+// after the last. Answers and errors are those of Fetch.
 func (p *Peer) FetchMany(ctx context.Context, batch Batch, answered func(i int, ans Answer, err error)) {
 	p.requests.Add(uint64(len(batch.Keys)))
 	p.fetchMany(ctx, batch, func(i int, ans Answer, err error) {
@@ -149,7 +144,7 @@ func (p *Peer) FetchMany(ctx context.Context, batch Batch, answered func(i int, 
 	})
 }
 
-// A part is what one frame has asked for.
+// A part is what one frame asks for.
 type part struct {
 	conn *clientConn
 	span span

@@ -13,21 +13,20 @@ import (
 	"time"
 )
 
-// This file decides who is let in. It is the only place that does: what the user's configuration says,
-// and what its callbacks return, may refuse more and never less.
+// This file decides who is let in, and nothing else does. What the user's configuration says, and what its
+// callbacks return, may refuse more, but never allow more.
 //
 // A connection is let in if the other side has shown a certificate that
 //
-//   - an authority of the configuration in force has issued, for the role it has here: VerifiedChains, or where
-//     crypto/tls has not verified it, a verification of our own;
-//   - is valid for one of the names that are accepted, see gate.accepted; and
-//   - has the same names as those by which connections of the node with this id are already up, see bind.
+//   - an authority of the configuration in force has issued for the role that the other side has here:
+//     VerifiedChains, or where crypto/tls has not verified it, our own verification;
+//   - is valid for one of the accepted names, see gate.accepted; and
+//   - has the same names as those by which connections of the node with this ID are already up, see bind.
 //
-// Invariant: each handshake is a full one. A session that is resumed brings the certificate of the
-// connection before it back, which makes a rotation as good as none. VerifyConnection runs for those
-// too, but there are none.
+// Invariant: each handshake is a full one. A resumed session would bring back the certificate of an earlier
+// connection and defeat a rotation. VerifyConnection runs for those too, but there are none.
 
-// CheckTLS returns everything that keeps a configuration from being one for both directions between nodes.
+// CheckTLS returns everything that keeps a configuration from serving both directions between nodes.
 func CheckTLS(c *tls.Config) (errs []error) {
 	if c == nil {
 		return []error{errors.New("no configuration")}
@@ -44,7 +43,7 @@ func CheckTLS(c *tls.Config) (errs []error) {
 	return errs
 }
 
-// A gate has the configurations of both roles, made of the one that the user gives.
+// A gate has the configurations of both roles, made from the one that the user gives.
 type gate struct {
 	source func() *tls.Config
 	names  []string // Config.PeerNames
@@ -53,14 +52,14 @@ type gate struct {
 	last *roles     // made of what source returned last
 }
 
-// roles is one configuration in both roles. It does not change.
+// roles is one configuration in both roles. It never changes.
 type roles struct {
 	given          *tls.Config
 	server, client *tls.Config
 	names          []string // accepted from everybody; none if it depends on the node
 }
 
-// now returns the configurations that are in force.
+// now returns the configurations in force.
 func (g *gate) now() (*roles, error) {
 	given := g.source()
 	g.mu.Lock()
@@ -93,8 +92,7 @@ func (g *gate) now() (*roles, error) {
 	return r, nil
 }
 
-// serverRole returns c as a server uses it. Clients have to show a certificate of its ClientCAs, or of
-// these if it has none.
+// serverRole returns c as a server uses it: clients have to show a certificate of one of its ClientCAs.
 func serverRole(c *tls.Config, authorities *x509.CertPool) *tls.Config {
 	c = c.Clone()
 	c.ClientAuth = tls.RequireAndVerifyClientCert
@@ -262,8 +260,8 @@ func endOf(c *tls.Certificate) time.Time {
 	return leaf.NotAfter
 }
 
-// admit decides about a client that has said who it is. It is called before anything that it says is made
-// use of. The client's certificate has been verified by crypto/tls.
+// admit decides about a client that has said who it is. It is called before anything that the client says is used.
+// crypto/tls has verified the client's certificate.
 func (t *Transport) admit(nc *conn, m hello) error {
 	c := nc.credential
 	if c == nil {
@@ -293,9 +291,9 @@ type binding struct {
 	conns int
 }
 
-// bind binds the id of a node to the names that nc has shown, until nc is closed. It refuses nc if
-// there are connections by others. Rotating a certificate keeps its names; a node whose names change is
-// let in when its old connections are gone.
+// bind binds the ID of a node to the names that nc has shown, until nc is closed. It refuses nc if there are connections by
+// other names. Rotating a certificate keeps its names; a node whose names change is let in when its old connections are
+// gone.
 func (t *Transport) bind(nc *conn, id string) error {
 	if nc.credential == nil {
 		return nil
@@ -349,10 +347,10 @@ func (c *credential) over(r *roles) error {
 	return nil
 }
 
-// inspectEvery is how often connections are looked at: whether they must end, or should be made anew.
+// inspectEvery is how often connections are checked: whether they must end, or should be renewed.
 const inspectEvery = time.Second
 
-// inspect looks at all connections from time to time, until Close.
+// inspect checks all connections from time to time, until Close.
 func (t *Transport) inspect() {
 	ticker := time.NewTicker(inspectEvery)
 	defer ticker.Stop()

@@ -8,10 +8,8 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// A Hop says in which role a node is asked, so that it answers in that role
-// whatever its own ring says: two nodes whose rings differ never wait for each
-// other. Its numbers are part of the wire format. The transport only carries
-// it.
+// A Hop says in which role a node is asked. It answers in that role whatever its own ring says, so two nodes whose rings
+// differ never wait for each other. Its numbers are part of the wire format. The transport only carries it.
 type Hop uint8
 
 // The hops.
@@ -21,8 +19,8 @@ const (
 	HopUpdate Hop = 3 // as the key's owner in the region where its value is updated, which is to follow
 )
 
-// A Source says where the node that answers had the value from. Its numbers
-// are part of the wire format. The transport only carries it.
+// A Source says where the answering node had the value from. Its numbers are part of the wire format. The transport only
+// carries it.
 type Source uint8
 
 // The sources.
@@ -45,7 +43,7 @@ type Request struct {
 	Together *Together
 }
 
-// A Together is what the keys of a batch have in common for which Load is called.
+// A Together is what the keys of one batch for which Load is called have in common.
 type Together struct {
 	Keys int // for how many it is
 
@@ -53,7 +51,7 @@ type Together struct {
 	value any
 }
 
-// Value returns what the first of its calls has made.
+// Value returns what the first call of it made.
 func (t *Together) Value(make func() any) any {
 	t.once.Do(func() { t.value = make() })
 	return t.value
@@ -72,7 +70,7 @@ type Key struct {
 	Floor expiry.Stamp
 }
 
-// An Answer is what a node says to a Request.
+// An Answer is a node's answer to a Request.
 type Answer struct {
 	Code   Code
 	Source Source
@@ -81,15 +79,13 @@ type Answer struct {
 	Stamp expiry.Stamp  // of the load or write that the value is from
 	Life  time.Duration // the age at which it expires, in microseconds
 
-	// Age is the time since the load began, in microseconds. A Handler says
-	// how old the value is as it answers. Fetch returns how old it can be
-	// by then: it adds the time under way, which it overestimates by the
-	// way there. No clocks are compared.
+	// Age is the time since the load began, in microseconds. A Handler says how old the value is as it answers. Fetch
+	// returns how old it can be by then: it adds the time under way, overestimated by the request's way there. No
+	// clocks are compared.
 	Age time.Duration
 
-	// At is when a Handler's Load has measured Age, on Config.Clock: the time
-	// from then on counts as time under way. Zero is when Load returns. It is
-	// not sent.
+	// At is when a Handler's Load measured Age, on Config.Clock: the time from then on counts as time under way. Zero means
+	// when Load returns. It is not sent.
 	At expiry.Instant
 
 	// Value is the encoded value. The transport may hold on to a value it
@@ -109,7 +105,7 @@ type Answer struct {
 	Text string
 }
 
-// A Call is a message of which the transport only knows that it is answered.
+// A Call is a message that the transport carries without knowing what it means.
 type Call struct {
 	Method uint8
 
@@ -122,36 +118,30 @@ type Call struct {
 	// the server sets them.
 	From, Region string
 
-	// Transit is at most how long the call was under way: it is never too
-	// little, so that what a payload carries can be given an honest age. No
-	// clocks are compared. Only the server sets it.
+	// Transit is at most how long the call was under way. It is never too little, so that what a payload carries can be
+	// given an honest age. No clocks are compared. Only the server sets it.
 	Transit time.Duration
 }
 
-// A Handler answers the requests of peers. Its methods are called from many
-// goroutines at once.
+// A Handler answers the requests of peers. Its methods are called from many goroutines at once.
 type Handler interface {
-	// Lookup answers from memory. It is called on the goroutine that reads
-	// the connection, so it must not block; and neither req nor its strings
-	// may be kept, which are overwritten by the next request (strings.Clone
-	// what must outlive the call).
+	// Lookup answers from memory. It runs on the goroutine that reads the connection, so it must not block. It must
+	// not keep req or its strings, which the next request overwrites (strings.Clone what has to outlive the call).
 	//
 	// If ok is false the request goes on to Load or, if it is a peek, is
 	// answered with CodeMiss.
 	Lookup(req *Request) (ans Answer, ok bool)
 
-	// Load answers a request that Lookup did not. It is called on a
-	// goroutine of its own and may keep req. ctx ends when the asker's time
-	// is up, when it cancels and when the connection to it breaks.
+	// Load answers a request that Lookup did not. It runs on its own goroutine and may keep req. ctx ends when the
+	// asker's time is up, when it cancels, and when the connection to it breaks.
 	Load(ctx context.Context, req *Request) Answer
 
-	// Take answers a call on the goroutine that reads the connection, so it
-	// must not block; and neither call nor its Payload, which is overwritten
-	// by the next frame, may be kept. The Answer has a Code and a Value or a
-	// Text. If ok is false the call goes on to Call.
+	// Take answers a call on the goroutine that reads the connection, so it must not block. It must not keep call or
+	// its Payload, which the next frame overwrites. The Answer has a Code and a Value or a Text. If ok is false the
+	// call goes on to Call.
 	Take(call *Call) (ans Answer, ok bool)
 
-	// Call answers a call that Take did not. It is called on a goroutine of
-	// its own and may keep call and its Payload. ctx is as in Load.
+	// Call answers a call that Take did not. It runs on its own goroutine and may keep call and its Payload. ctx is
+	// as in Load.
 	Call(ctx context.Context, call *Call) Answer
 }

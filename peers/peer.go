@@ -30,10 +30,8 @@ var (
 	errRenewed = errors.New("the connection has been made anew")
 )
 
-// A Peer is another node as this node's requests reach it: a connection, made
-// anew whenever it is lost. Its methods are safe for concurrent use, and none
-// but Fetch, FetchMany and Call ever waits. A Peer that SetPeers has dropped stays
-// down.
+// A Peer is another node as this node's requests reach it: a connection that is remade whenever it is lost. Its methods are
+// safe for concurrent use, and none but Fetch, FetchMany and Call ever waits. A Peer that SetPeers has dropped stays down.
 type Peer struct {
 	transport *Transport
 	endpoint  Endpoint
@@ -92,26 +90,22 @@ func (p *Peer) Region() string { return p.endpoint.Region }
 // Address returns the address at which the peer is dialled.
 func (p *Peer) Address() string { return p.endpoint.Address }
 
-// Up reports whether the peer is up. It is from a completed handshake on. It
-// goes down when it says goodbye, when nothing at all has been heard from it
-// for Config.Lease, or when the connection breaks and a new one cannot be made
-// at once. Between a break and the end of that one attempt it counts as up
-// although requests to it fail.
+// Up reports whether the peer is up. It comes up with a completed handshake. It goes down when it says goodbye, when nothing
+// has been heard from it for Config.Lease, or when the connection breaks and cannot be remade at once. Between a break
+// and the end of that one attempt it counts as up although requests to it fail.
 func (p *Peer) Up() bool { return p.up.Load() }
 
-// RTT returns the round-trip time to the peer: the least that any of the last
-// sixteen pings took, which with the default Lease are the last four seconds.
-// The least and not a mean, because queues, collections and busy processors
-// only ever add to a round trip: the least is nearest to the distance. A
-// window, so that it follows a route that has changed. It returns false while
-// there has been no ping.
+// RTT returns the round-trip time to the peer: the shortest of the last sixteen pings, which with the default Lease cover the
+// last four seconds. It is the shortest and not a mean, because queues, collections and busy processors only ever add to a
+// round trip. It covers a window only, so that it follows a route that changes. It returns false before the first
+// ping.
 func (p *Peer) RTT() (time.Duration, bool) {
 	rtt := time.Duration(p.rtt.Load())
 	return rtt, rtt > 0
 }
 
-// Epoch returns when the process behind the peer started, by its clock: that of the last
-// connection. It is zero before the first.
+// Epoch returns when the process behind the peer started, by its clock: that of the last connection. It is zero before the
+// first.
 func (p *Peer) Epoch() expiry.Generation { return expiry.Generation(p.epoch.Load()) }
 
 // downErr returns why there is no connection to the peer, or nil if there is one.
@@ -235,8 +229,8 @@ func (p *Peer) connect(limit time.Duration) (*clientConn, error) {
 	return newClientConn(p, nc, m), nil
 }
 
-// use sends requests over c, and over those that take its place, until the last of them
-// ends. It returns why that did.
+// use sends requests over c, and over the connections that replace it, until the last of them ends. It returns why that
+// ended.
 func (p *Peer) use(c *clientConn) error {
 	ended := p.start(c)
 	for {
@@ -268,7 +262,7 @@ func (p *Peer) use(c *clientConn) error {
 	}
 }
 
-// start has new requests go over c, and returns where it will say why c has ended.
+// start sends new requests over c, and returns where it will say why c has ended.
 func (p *Peer) start(c *clientConn) (ended <-chan error) {
 	was := p.epoch.Swap(uint64(c.server.epoch))
 	p.pongs.Lock()
@@ -323,8 +317,7 @@ func (p *Peer) failed(err error) {
 	p.tryOver()
 }
 
-// tryOver notes that the first attempt to connect is over, if it was that. It
-// is called by run's goroutine only.
+// tryOver notes that the first attempt to connect is over, if it was that. Only run's goroutine calls it.
 func (p *Peer) tryOver() {
 	select {
 	case <-p.tried:
@@ -333,9 +326,8 @@ func (p *Peer) tryOver() {
 	}
 }
 
-// pause waits before the next attempt to connect: longer after each failure,
-// and never as long as another peer, so that not all come back in the same
-// moment. It returns false if there is to be no other attempt.
+// pause waits before the next attempt to connect: longer after each failure, and never as long as other peers, so that
+// not all come back at the same moment. It returns false if there is to be no other attempt.
 func (p *Peer) pause(failures int) bool {
 	delay := lastBackoff
 	if shift := failures - 1; shift < 6 {
@@ -353,7 +345,7 @@ func (p *Peer) pause(failures int) bool {
 	}
 }
 
-// change sets whether the peer is up, and tells if it was not so before.
+// change sets whether the peer is up, and reports it if that is new.
 func (p *Peer) change(up bool, why error) {
 	p.changes.Lock() // also while it tells: hence in order
 	defer p.changes.Unlock()
@@ -371,7 +363,7 @@ func (p *Peer) change(up bool, why error) {
 	p.tell()
 }
 
-// tell tells that something about the peer has changed.
+// tell reports that something about the peer has changed.
 func (p *Peer) tell() {
 	if hook := p.transport.config.OnChange; hook != nil {
 		hook(p)
@@ -381,11 +373,10 @@ func (p *Peer) tell() {
 // Guest reports whether the peer is a guest of its region, as its last pong said.
 func (p *Peer) Guest() bool { return p.says.Load()&pongGuest != 0 }
 
-// Standing returns what the peer takes this node for, as its last pong said. It is Unknown of a
-// peer in another region.
+// Standing returns what the peer takes this node for, as its last pong said. It is Unknown for a peer in another region.
 func (p *Peer) Standing() lease.Standing { return lease.Standing(p.says.Load() & pongStanding) }
 
-// pingSoon has the peer pinged at once. A connection that is not there yet begins with a ping.
+// pingSoon pings the peer at once. A connection that is not there yet begins with a ping.
 func (p *Peer) pingSoon() {
 	if c := p.conn.Load(); c != nil {
 		select {

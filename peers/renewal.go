@@ -7,17 +7,16 @@ import (
 	"time"
 )
 
-// This file is how a connection is made anew while it stands: when a certificate nears its end, or the
-// configuration has changed. Peer.use is who does it; here is what it needs.
+// This file is what Peer.use needs to remake a connection that stands: when a certificate nears its end, or
+// when the configuration has changed.
 
-// A renewal is a connection that should be made anew, and why it must end if that fails, or nil.
+// A renewal asks for a connection to be remade. If that fails, why says why the old one must end, unless it is nil.
 type renewal struct {
 	conn *clientConn
 	why  error
 }
 
-// retire ends c when its requests in flight are answered. There is another connection
-// for new ones.
+// retire ends c when its requests in flight are answered. There is another connection for new ones.
 func (p *Peer) retire(c *clientConn, ended <-chan error) {
 	p.mu.Lock()
 	p.retiring[c] = struct{}{}

@@ -86,11 +86,9 @@ func New(config Config) (*Transport, error) {
 	return t, nil
 }
 
-// SetPeers replaces the peers. To each it keeps a connection from now on,
-// without waiting for one; a peer that is listed as before keeps the one it
-// has. Peers no longer listed are dropped as soon as their requests in flight
-// are answered. This node itself may be listed, and is left out. After Close it
-// does nothing.
+// SetPeers replaces the peers. It keeps a connection to each from now on, without waiting for one; a peer that is listed as
+// before keeps its connection. Peers no longer listed are dropped as soon as their requests in flight are answered. This
+// node itself may be listed, and is left out. After Close it does nothing.
 func (t *Transport) SetPeers(endpoints []Endpoint) {
 	t.mu.Lock()
 	var gone []*Peer
@@ -146,8 +144,8 @@ func (t *Transport) Peers() []*Peer {
 	})
 }
 
-// Tried waits until the first attempt to connect is over for each of the
-// present peers, whether it came to something or not. The error is ctx's.
+// Tried waits until the first attempt to connect is over for each of the present peers, successful or not. The error is
+// ctx's.
 func (t *Transport) Tried(ctx context.Context) error {
 	for _, p := range t.Peers() {
 		select {

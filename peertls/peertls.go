@@ -1,5 +1,5 @@
-// Package peertls makes the TLS configuration of a node from files, and follows them: certificates and
-// authorities are rotated without a restart.
+// Package peertls loads the TLS configuration of a node from files and reloads it when they change, so
+// certificates and certificate authorities (CAs) can be rotated without a restart.
 //
 //	files, err := peertls.Load(peertls.Options{
 //		Certificate: "/etc/keys/tls.crt",
@@ -17,23 +17,30 @@
 //
 // # Rotation
 //
-// The files are read once in Options.Interval, whole, so it does not matter how they are replaced:
-// written over, renamed, or by a link that is turned, as Kubernetes does. What has changed is taken in
-// when it is the same at a second look a moment later. What is no use is left alone, logged and
-// counted, and what was there before goes on: a file that is half written, a key that does not belong
-// to the certificate, a certificate that is for servers only, that has ended, or that none of the
-// authorities has issued.
+// The files are read once per Options.Interval. They are read whole, so it does not matter how they are
+// replaced: overwritten, renamed, or through a symbolic link that is switched, as Kubernetes does. A change
+// is applied once a second read a moment later returns the same content.
 //
-// A certificate is rotated by replacing it and its key. An authority is rotated in three steps, each of
-// them on all nodes before the next one begins:
+// Invalid files are logged, counted and otherwise ignored; the last valid configuration stays in use.
+// Invalid are, for example: a half-written file, a key that does not belong to the certificate, and a
+// certificate that is for servers only, has expired, or was not issued by one of the CAs.
 //
-//  1. Add the new authority to the file of authorities, beside the old one.
-//  2. Replace certificates and keys by those that the new one has issued.
-//  3. Take the old one out.
+// To rotate a certificate, replace it and its key. To rotate a CA, take three steps, each on all nodes
+// before the next one begins:
 //
-// A step is done on a node when Stats().Loaded has grown, and with its peers a second or two after
-// that: they make their connections anew. After the third step certificates of the old authority are
-// refused, and connections that were made with them end.
+//  1. Add the new CA to the file of CAs, beside the old one.
+//  2. Replace certificates and keys with ones issued by the new CA.
+//  3. Remove the old CA.
+//
+// A step is complete on a node when Stats().Loaded has increased. Its peers follow a second or two later,
+// when they have reconnected. After the third step, nodes refuse certificates of the old CA and close
+// connections that were made with one.
+//
+// # Promises
+//
+// At any time [Files.TLS] returns a configuration that was valid, for servers and for clients, when it was
+// loaded. A configuration that was returned never changes. The package does not check which names peers
+// have; that is what geocache.WithPeerNames is for.
 package peertls
 
 import (
@@ -53,46 +60,48 @@ import (
 
 // Options says where the files are. The three paths are required.
 type Options struct {
-	Certificate string // PEM: the node's certificate, for servers and clients, and those between it and the authority
-	Key         string // PEM: its private key
-	Authorities string // PEM: the authorities whose certificates other nodes may have
+	// Certificate is a PEM file with the node's certificate, valid for servers and clients, followed by any
+	// intermediate certificates.
+	Certificate string
 
-	// Interval is how often the files are read. Default 1 min, at least 10 ms.
+	Key string // PEM file with the certificate's private key
+
+	// Authorities is a PEM file with the certificates of the CAs that issue the nodes' certificates.
+	Authorities string
+
+	// Interval is how often the files are read. Default 1 min, minimum 10 ms.
 	Interval time.Duration
 
-	// Logger is where it is logged what was taken in and what was not; by default slog.Default().
+	// Logger logs what was loaded and what was invalid. Default slog.Default().
 	Logger *slog.Logger
 }
 
-// Files is a configuration from files that are being watched. Its methods are safe for concurrent use.
+// Files is a TLS configuration from files that are being watched. Its methods are safe for concurrent use.
 type Files struct {
 	options Options
 	config  atomic.Pointer[tls.Config]
 	stop    context.CancelFunc
 	done    chan struct{}
 
-	mu     sync.Mutex // guards the following; held while files are taken in
-	read   contents   // what was read last and taken in
-	told   failure    // what was logged last that was no use
+	mu     sync.Mutex // guards the fields below; held while files are applied
+	read   contents   // last applied
+	logged failure    // last logged
 	stats  Stats
-	warned bool // of the certificate's end
+	warned bool // that the certificate expires soon
 }
 
-// Stats says how it goes.
+// Stats is the state of Files.
 type Stats struct {
-	// NotAfter is when the certificate ends that is in use.
+	// NotAfter is when the certificate in use expires.
 	NotAfter time.Time
 
-	Loaded uint64 // how often something new was taken in, the first time included
-	Failed uint64 // how often the files could not be read, or were no use
-	Err    error  // why, the last time; nil if the files are what is in use
+	Loaded uint64 // times that new content was loaded, including the first time
+	Failed uint64 // times that the files could not be read or were invalid
+	Err    error  // the last failure; nil if the configuration in use is that of the files
 }
 
-// Left returns for how long the certificate in use still is good. It is negative after its end.
-func (s Stats) Left() time.Duration { return time.Until(s.NotAfter) }
-
-// Load reads the files and watches them until Close. The error says everything that is wrong with
-// options, or what is wrong with the files.
+// Load reads the files and watches them until Close. Call Close to release the goroutine that does so. The
+// error reports every mistake in options, or else what is wrong with the files.
 func Load(options Options) (*Files, error) {
 	var errs []error
 	for _, file := range []struct{ name, path string }{
@@ -106,7 +115,7 @@ func Load(options Options) (*Files, error) {
 	case options.Interval == 0:
 		options.Interval = time.Minute
 	case options.Interval < 10*time.Millisecond:
-		errs = append(errs, fmt.Errorf("peertls: Options.Interval is %v, it must be at least 10ms", options.Interval))
+		errs = append(errs, fmt.Errorf("peertls: Options.Interval is %v, must be at least 10ms", options.Interval))
 	}
 	if options.Logger == nil {
 		options.Logger = slog.Default()
@@ -124,31 +133,31 @@ func Load(options Options) (*Files, error) {
 	return f, nil
 }
 
-// TLS returns the configuration in use: another one after something new was taken in, else the same. It
-// is what geocache.WithTLSFunc wants, for servers and clients alike, and says nothing of the names that
-// others must have: that is for geocache.WithPeerNames. It must not be changed.
+// TLS returns the configuration in use, for servers and clients. It returns the same pointer until new
+// files are loaded. Pass the method to geocache.WithTLSFunc. The configuration does not restrict the names
+// of peers; use geocache.WithPeerNames for that. The caller must not modify it.
 func (f *Files) TLS() *tls.Config { return f.config.Load() }
 
-// Stats returns how it goes.
+// Stats returns the current state.
 func (f *Files) Stats() Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.stats
 }
 
-// Reload reads the files at once, and takes in what is new. It returns why not.
+// Reload reads the files now and applies changes. It returns an error if the files are invalid.
 func (f *Files) Reload() error {
 	read, err := f.options.read()
-	return f.take(read, err)
+	return f.apply(read, err)
 }
 
-// Close ends the watching. The configuration that was in use stays so.
+// Close stops the watching. The configuration in use stays available.
 func (f *Files) Close() {
 	f.stop()
 	<-f.done
 }
 
-// watch looks at the files from time to time.
+// watch reads the files once per interval.
 func (f *Files) watch(ctx context.Context) {
 	defer close(f.done)
 	ticker := time.NewTicker(f.options.Interval)
@@ -160,9 +169,9 @@ func (f *Files) watch(ctx context.Context) {
 			return
 		}
 		read, err := f.options.read()
-		if err == nil && !f.uses(read) {
-			// Whoever replaces them may be in the middle of it, and half of a list of authorities looks like
-			// a list.
+		if err == nil && !f.current(read) {
+			// They may be in the middle of being replaced, and half a file of CAs can look like a
+			// complete one.
 			select {
 			case <-time.After(min(f.options.Interval/2, time.Second)):
 			case <-ctx.Done():
@@ -174,24 +183,25 @@ func (f *Files) watch(ctx context.Context) {
 			}
 			read, err = again, failed
 		}
-		_ = f.take(read, err)
+		_ = f.apply(read, err)
 		f.warn()
 	}
 }
 
-// uses reports whether what was read is in use.
-func (f *Files) uses(read contents) bool {
+// current reports whether the configuration in use is the one that was read.
+func (f *Files) current(read contents) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.stats.Err == nil && f.read == read
 }
 
-// take takes in what was read, unless it is in use already or no use.
-func (f *Files) take(read contents, err error) error {
+// apply makes the given contents the configuration in use, unless they are already or are invalid. err is
+// the error of reading them.
+func (f *Files) apply(read contents, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err == nil && f.config.Load() != nil && f.read == read {
-		f.stats.Err = nil // what was wrong has been put back
+		f.stats.Err = nil // the last valid files were restored
 		return nil
 	}
 	var config *tls.Config
@@ -201,10 +211,11 @@ func (f *Files) take(read contents, err error) error {
 	if err != nil {
 		err = fmt.Errorf("peertls: %w", err)
 		f.stats.Failed++
-		// Once for each that is read: the errors of x509 tell the time.
-		if what := failureOf(read, err); f.config.Load() != nil && (f.stats.Err == nil || f.told != what) {
-			f.told = what
-			f.options.Logger.Error("files for TLS are no use, what was read before goes on", "error", err)
+		// Log each failure once. Compare the contents and not the errors, since those of x509 contain the
+		// time.
+		if what := failureOf(read, err); f.config.Load() != nil && (f.stats.Err == nil || f.logged != what) {
+			f.logged = what
+			f.options.Logger.Error("TLS files are invalid, keeping the last valid configuration", "error", err)
 		}
 		f.stats.Err = err
 		return err
@@ -214,22 +225,23 @@ func (f *Files) take(read contents, err error) error {
 	f.stats.Loaded++
 	f.warned = false
 	f.config.Store(config)
-	f.options.Logger.Info("files for TLS read", "certificate", f.options.Certificate, "ends", f.stats.NotAfter)
+	f.options.Logger.Info("TLS files loaded", "certificate", f.options.Certificate, "expires", f.stats.NotAfter)
 	return nil
 }
 
-// warn says once that the certificate nears its end: a tenth of its life is left.
+// warn logs once when less than a tenth of the certificate's lifetime is left.
 func (f *Files) warn() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	leaf := f.config.Load().Certificates[0].Leaf
-	if life := leaf.NotAfter.Sub(leaf.NotBefore); !f.warned && f.stats.Left() < life/10 {
+	if life := leaf.NotAfter.Sub(leaf.NotBefore); !f.warned && time.Until(leaf.NotAfter) < life/10 {
 		f.warned = true
-		f.options.Logger.Warn("the certificate of this node ends soon", "certificate", f.options.Certificate, "ends", leaf.NotAfter)
+		f.options.Logger.Warn("certificate of this node expires soon",
+			"certificate", f.options.Certificate, "expires", leaf.NotAfter)
 	}
 }
 
-// A failure is what was read, or why nothing was.
+// A failure identifies invalid files by what was read of them or, if that is nothing, by the error.
 type failure struct {
 	read contents
 	err  string
@@ -242,7 +254,7 @@ func failureOf(read contents, err error) failure {
 	return failure{read: read}
 }
 
-// contents is what is in the files.
+// contents is the contents of the files.
 type contents struct{ certificate, key, authorities string }
 
 func (o *Options) read() (c contents, err error) {
@@ -259,8 +271,8 @@ func (o *Options) read() (c contents, err error) {
 	return c, nil
 }
 
-// parse makes a configuration of what was read, if it is one that other nodes would accept
-// now. They trust the same authorities.
+// parse returns the configuration for the given contents. It fails unless other nodes with the same CAs
+// would accept the certificate at time now.
 func (c contents) parse(now time.Time) (*tls.Config, error) {
 	pair, err := tls.X509KeyPair([]byte(c.certificate), []byte(c.key))
 	if err != nil {
@@ -290,7 +302,7 @@ func (c contents) parse(now time.Time) (*tls.Config, error) {
 			Roots: pool, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{role.usage},
 		})
 		if err != nil {
-			return nil, fmt.Errorf("no %s would be accepted with this certificate by these authorities: %w", role.name, err)
+			return nil, fmt.Errorf("no %s would be accepted with this certificate by these CAs: %w", role.name, err)
 		}
 	}
 	return &tls.Config{
@@ -301,8 +313,8 @@ func (c contents) parse(now time.Time) (*tls.Config, error) {
 	}, nil
 }
 
-// certificates returns the certificates in a file, which has at least one, and nothing that looks like
-// a part of one.
+// certificates returns the certificates in a file. It fails if there is none or if one seems to be
+// truncated.
 func certificates(file string) (all []*x509.Certificate, err error) {
 	rest := []byte(file)
 	for {
@@ -311,19 +323,20 @@ func certificates(file string) (all []*x509.Certificate, err error) {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			continue // such as the key, in the same file
+			continue // for example a key in the same file
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("number %d: %w", len(all)+1, err)
+			return nil, fmt.Errorf("certificate %d: %w", len(all)+1, err)
 		}
 		all = append(all, c)
 	}
 	switch {
 	case len(all) == 0:
 		return nil, errors.New("no certificate in the file")
-	case bytes.Contains(rest, []byte("-----BEGIN")) || bytes.Count([]byte(file), []byte("-----BEGIN CERTIFICATE-----")) != len(all):
-		return nil, errors.New("a certificate that is not complete")
+	case bytes.Contains(rest, []byte("-----BEGIN")) ||
+		bytes.Count([]byte(file), []byte("-----BEGIN CERTIFICATE-----")) != len(all):
+		return nil, errors.New("a certificate is not complete")
 	}
 	return all, nil
 }

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A directory has the files of a node.
+// A directory holds the files of a node.
 type directory struct {
 	t    *testing.T
 	path string
@@ -45,8 +45,11 @@ func (d *directory) issue(a *ca.Authority, changes ...ca.Change) {
 
 func (d *directory) options() Options {
 	return Options{
-		Certificate: filepath.Join(d.path, "tls.crt"), Key: filepath.Join(d.path, "tls.key"), Authorities: filepath.Join(d.path, "ca.crt"),
-		Interval: 10 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+		Certificate: filepath.Join(d.path, "tls.crt"),
+		Key:         filepath.Join(d.path, "tls.key"),
+		Authorities: filepath.Join(d.path, "ca.crt"),
+		Interval:    10 * time.Millisecond,
+		Logger:      slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -63,14 +66,14 @@ func eventually(t *testing.T, condition func() bool) {
 	require.Eventually(t, condition, 10*time.Second, time.Millisecond)
 }
 
-func TestFilesAreFollowed(t *testing.T) {
+func TestChangedFilesAreLoaded(t *testing.T) {
 	a, b := ca.New(t), ca.New(t)
 	d := newDirectory(t, a, ca.DNS("one"))
 	f := load(t, d.options())
 	first := f.TLS()
 	require.Equal(t, []string{"one"}, first.Certificates[0].Leaf.DNSNames)
 	require.EqualValues(t, 1, f.Stats().Loaded)
-	require.InDelta(t, time.Hour, f.Stats().Left(), float64(time.Minute))
+	require.InDelta(t, time.Hour, time.Until(f.Stats().NotAfter), float64(time.Minute))
 	require.NoError(t, f.Reload())
 	require.Same(t, first, f.TLS(), "nothing has changed")
 
@@ -78,7 +81,7 @@ func TestFilesAreFollowed(t *testing.T) {
 	eventually(t, func() bool { return f.Stats().Loaded == 2 })
 	require.True(t, f.TLS().RootCAs.Equal(ca.Pool(a, b)))
 	require.True(t, f.TLS().ClientCAs.Equal(ca.Pool(a, b)))
-	require.True(t, first.RootCAs.Equal(ca.Pool(a)), "what was given out does not change")
+	require.True(t, first.RootCAs.Equal(ca.Pool(a)), "a returned configuration does not change")
 
 	d.issue(b, ca.DNS("two"))
 	eventually(t, func() bool { return f.TLS().Certificates[0].Leaf.DNSNames[0] == "two" })
@@ -87,29 +90,44 @@ func TestFilesAreFollowed(t *testing.T) {
 	require.True(t, f.TLS().RootCAs.Equal(ca.Pool(b)))
 }
 
-// TestWhatIsNoUseIsLeftAlone: whatever is wrong with the files, what was there before goes on, and it can be seen why.
-func TestWhatIsNoUseIsLeftAlone(t *testing.T) {
+// Whatever is wrong with the files, the last valid configuration stays in use, and Stats and the log say
+// why.
+func TestInvalidFilesAreIgnored(t *testing.T) {
 	a, b := ca.New(t), ca.New(t)
 	whole, _ := ca.Files(t, a.Issue())
 	for name, c := range map[string]struct {
 		do   func(*directory)
 		text string
 	}{
-		"a certificate without its key": {func(d *directory) { d.write("tls.crt", whole) }, "private key does not match"},
-		"half a certificate":            {func(d *directory) { d.write("tls.crt", whole[:len(whole)/2]) }, "certificate"},
-		"an empty key":                  {func(d *directory) { d.write("tls.key", nil) }, "key"},
-		"no key":                        {func(d *directory) { require.NoError(t, os.Remove(d.options().Key)) }, "no such file"},
-		"half of the authorities":       {func(d *directory) { d.write("ca.crt", append(a.PEM(), b.PEM()[:100]...)) }, "not complete"},
-		"authorities with something broken": {func(d *directory) {
+		"a certificate without its key": {func(d *directory) {
+			d.write("tls.crt", whole)
+		}, "private key does not match"},
+		"half a certificate": {func(d *directory) {
+			d.write("tls.crt", whole[:len(whole)/2])
+		}, "certificate"},
+		"an empty key": {func(d *directory) { d.write("tls.key", nil) }, "key"},
+		"no key": {func(d *directory) {
+			require.NoError(t, os.Remove(d.options().Key))
+		}, "no such file"},
+		"a truncated CA": {func(d *directory) {
+			d.write("ca.crt", append(a.PEM(), b.PEM()[:100]...))
+		}, "not complete"},
+		"a corrupt CA": {func(d *directory) {
 			d.write("ca.crt", bytes.Replace(append(a.PEM(), b.PEM()...), []byte("MII"), []byte("!!!"), 1))
 		}, "not complete"},
-		"no authority":          {func(d *directory) { d.write("ca.crt", []byte("\n")) }, "no certificate in the file"},
-		"another authority's":   {func(d *directory) { d.issue(b) }, "unknown authority"},
-		"without the authority": {func(d *directory) { d.write("ca.crt", b.PEM()) }, "unknown authority"},
-		"for servers only":      {func(d *directory) { d.issue(a, ca.For(x509.ExtKeyUsageServerAuth)) }, "no client would be accepted"},
-		"for clients only":      {func(d *directory) { d.issue(a, ca.For(x509.ExtKeyUsageClientAuth)) }, "no server would be accepted"},
-		"that has ended":        {func(d *directory) { d.issue(a, ca.Until(time.Now().Add(-time.Minute))) }, "expired"},
-		"that has not begun": {func(d *directory) {
+		"no CA": {func(d *directory) {
+			d.write("ca.crt", []byte("\n"))
+		}, "no certificate in the file"},
+		"issued by another CA":   {func(d *directory) { d.issue(b) }, "unknown authority"},
+		"without the issuing CA": {func(d *directory) { d.write("ca.crt", b.PEM()) }, "unknown authority"},
+		"for servers only": {func(d *directory) {
+			d.issue(a, ca.For(x509.ExtKeyUsageServerAuth))
+		}, "no client would be accepted"},
+		"for clients only": {func(d *directory) {
+			d.issue(a, ca.For(x509.ExtKeyUsageClientAuth))
+		}, "no server would be accepted"},
+		"expired": {func(d *directory) { d.issue(a, ca.Until(time.Now().Add(-time.Minute))) }, "expired"},
+		"not valid yet": {func(d *directory) {
 			d.issue(a, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) })
 		}, "not yet valid"},
 	} {
@@ -125,7 +143,7 @@ func TestWhatIsNoUseIsLeftAlone(t *testing.T) {
 			require.Same(t, before, f.TLS())
 			require.ErrorContains(t, f.Stats().Err, c.text)
 			require.ErrorContains(t, f.Reload(), c.text)
-			require.Equal(t, 1, strings.Count(log.String(), "level=ERROR"), "once, and not each time: %s", log)
+			require.Equal(t, 1, strings.Count(log.String(), "level=ERROR"), "logged once, not each time: %s", log)
 
 			d.issue(a)
 			d.write("ca.crt", a.PEM())
@@ -139,35 +157,35 @@ func TestWhatIsNoUseIsLeftAlone(t *testing.T) {
 	}
 }
 
-// TestLinksAreFollowed: Kubernetes turns one link to replace all files at once.
-func TestLinksAreFollowed(t *testing.T) {
+// Kubernetes replaces all files at once by switching one symbolic link.
+func TestASwitchedLinkIsNoticed(t *testing.T) {
 	a := ca.New(t)
 	one, two := newDirectory(t, a, ca.DNS("one")), newDirectory(t, a, ca.DNS("two"))
 	mount := t.TempDir()
-	turn := func(to string) {
+	switchLink := func(to string) {
 		require.NoError(t, os.Symlink(to, filepath.Join(mount, "..data_tmp")))
 		require.NoError(t, os.Rename(filepath.Join(mount, "..data_tmp"), filepath.Join(mount, "..data")))
 	}
-	turn(one.path)
+	switchLink(one.path)
 	for _, file := range []string{"tls.crt", "tls.key", "ca.crt"} {
 		require.NoError(t, os.Symlink(filepath.Join("..data", file), filepath.Join(mount, file)))
 	}
 	f := load(t, (&directory{t, mount}).options())
-	turn(two.path)
+	switchLink(two.path)
 	eventually(t, func() bool { return f.TLS().Certificates[0].Leaf.DNSNames[0] == "two" })
 	require.Zero(t, f.Stats().Failed)
 }
 
-func TestTheEndIsAnnounced(t *testing.T) {
+func TestUpcomingExpiryIsLogged(t *testing.T) {
 	log := new(logs.Buffer)
 	d := newDirectory(t, ca.New(t), ca.Until(time.Now().Add(time.Minute)))
 	o := d.options()
 	o.Logger = slog.New(slog.NewTextHandler(log, nil))
 	load(t, o)
-	eventually(t, func() bool { return strings.Contains(log.String(), "ends soon") })
+	eventually(t, func() bool { return strings.Contains(log.String(), "expires soon") })
 }
 
-func TestOptionsAreChecked(t *testing.T) {
+func TestLoadReportsEveryMistake(t *testing.T) {
 	_, err := Load(Options{Interval: time.Millisecond})
 	for _, text := range []string{"Certificate", "Key", "Authorities", "Interval"} {
 		require.ErrorContains(t, err, "Options."+text)

@@ -8,13 +8,14 @@ import (
 
 var (
 	filesLoaded = prometheus.NewDesc("geocache_certificate_files_loaded_total",
-		"How often a new certificate, or new authorities, were taken in from files, the first time included.", nil, nil)
+		"Times that a new certificate or new CAs were loaded from files, including the first time.", nil, nil)
 	filesFailed = prometheus.NewDesc("geocache_certificate_files_failed_total",
-		"How often the files of the certificate could not be read, or were no use. What was read before goes on.", nil, nil)
+		"Times that the certificate files could not be read or were invalid. The last valid ones stay in use.",
+		nil, nil)
 )
 
-// NewFilesCollector returns a collector of how it goes with the files of a certificate. For how long
-// the certificate still is good is told by NewCollector.
+// NewFilesCollector returns a collector that counts how often certificate files were loaded and how often
+// that failed. NewCollector reports when the certificate expires. It must not be given nil.
 func NewFilesCollector(files *peertls.Files) prometheus.Collector { return filesCollector{files} }
 
 type filesCollector struct{ files *peertls.Files }

@@ -15,23 +15,28 @@ import (
 	"github.com/geocache/geocache/peertls"
 )
 
-func TestTheCertificatesEnd(t *testing.T) {
+func TestCertificateExpiry(t *testing.T) {
 	s := geocache.Stats{Certificate: time.Now().Add(36 * time.Hour)}
-	problems, err := testutil.CollectAndLint(collector{func() geocache.Stats { return s }})
+	c := collector{func() geocache.Stats { return s }}
+	problems, err := testutil.CollectAndLint(c)
 	require.NoError(t, err)
 	require.Empty(t, problems)
-	require.Contains(t, text(t, collector{func() geocache.Stats { return s }}), "geocache_certificate_left_seconds 1295")
+	require.Contains(t, text(t, c), "geocache_certificate_left_seconds 1295")
 }
 
-// files returns certificates in files, and where those are.
+// files writes a certificate to files, loads these, and returns them with the paths.
 func files(t *testing.T) (*peertls.Files, peertls.Options) {
 	a, dir := authority.New(t), t.TempDir()
 	certificate, key := authority.Files(t, a.Issue())
 	options := peertls.Options{
-		Certificate: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key"), Authorities: filepath.Join(dir, "ca.crt"),
-		Logger: slog.New(slog.DiscardHandler),
+		Certificate: filepath.Join(dir, "tls.crt"),
+		Key:         filepath.Join(dir, "tls.key"),
+		Authorities: filepath.Join(dir, "ca.crt"),
+		Logger:      slog.New(slog.DiscardHandler),
 	}
-	for file, content := range map[string][]byte{options.Certificate: certificate, options.Key: key, options.Authorities: a.PEM()} {
+	for file, content := range map[string][]byte{
+		options.Certificate: certificate, options.Key: key, options.Authorities: a.PEM(),
+	} {
 		require.NoError(t, os.WriteFile(file, content, 0o600))
 	}
 	files, err := peertls.Load(options)

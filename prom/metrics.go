@@ -8,7 +8,7 @@ import (
 	"github.com/geocache/geocache"
 )
 
-// all has every desc that there is.
+// all has every metric description.
 var all []*prometheus.Desc
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -17,18 +17,32 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return d
 }
 
-// Of the process.
+// Metrics of the process.
 var (
-	nodeInfo     = desc("node_info", "Always 1; the labels say which node of the cluster this process is.", "node", "node_region", "node_address")
-	copiesServed = desc("serves_copies", "1 if copies of other nodes' entries are served now, else 0.")
-	guest        = desc("guest", "1 if this node is a guest of its region, which does not list it any more, else 0.")
-	leaseLosses  = desc("lease_losses_total", "How often serving copies has ended, or not begun, because the nodes of the region did not agree about who is there.")
-	lostPushes   = desc("lost_pushes_total", "Pushes from other regions that showed that one before them had been lost.")
-	panics       = desc("panics_total", "Calls of the users' functions that panicked or called runtime.Goexit: of the group's, or, where that is empty, of what was given to Open.", "group")
-	refused      = desc("connections_refused_total", "Connections refused, or closed for what came over them.", "reason")
-	certificate  = desc("certificate_left_seconds", "For how long the certificate of this process still is good; negative after its end. Not there without TLS.")
+	nodeInfo = desc("node_info",
+		"Always 1. The labels identify the node of the cluster that this process is.",
+		"node", "node_region", "node_address")
+	copiesServed = desc("serves_copies",
+		"1 if this node may serve its copies of other nodes' entries, else 0.")
+	guest = desc("guest",
+		"1 if this node is a guest of its region, because most nodes there no longer list it "+
+			"or cannot reach it, else 0.")
+	leaseLosses = desc("lease_losses_total",
+		"Times that this node had to catch up on writes before serving copies: at "+
+			"startup, and each time it lost its lease.")
+	lostPushes = desc("lost_pushes_total",
+		"Pushes from other regions that revealed the loss of an earlier push.")
+	panics = desc("panics_total",
+		"Calls of user functions that panicked or called runtime.Goexit. An empty group "+
+			"stands for functions given to Open.", "group")
+	refused = desc("connections_refused_total",
+		"Connections refused, or closed because of invalid input.", "reason")
+	certificate = desc("certificate_left_seconds",
+		"Time until this process's certificate expires; negative once it has. Absent "+
+			"without TLS, or if a callback chooses the certificate.")
 )
 
+// oneIf returns 1 if is holds, else 0.
 func oneIf(is bool) float64 {
 	if is {
 		return 1
@@ -51,36 +65,50 @@ func (o output) node(s geocache.Stats) {
 	}
 }
 
-// Of each region.
+// Metrics of each region.
 var (
 	regionNodes    = desc("region_nodes", "Nodes of the region that answer.", "peer_region")
-	regionDistance = desc("region_round_trip_seconds", "Round trip to the nearest node of the region.", "peer_region")
-	requests       = desc("requests_total", "Keys that this process has asked nodes of the region for, and calls.", "peer_region")
-	requestErrors  = desc("request_errors_total", "Of the requests, those that ended without an answer or by an error.", "peer_region")
-	requestTime    = desc("request_duration_seconds", "How long requests took that were answered: kind is fetch for keys, call for what nodes tell each other.", "peer_region", "kind")
+	regionDistance = desc("region_round_trip_seconds",
+		"Round-trip time to the nearest node of the region.", "peer_region")
+	requests = desc("requests_total",
+		"Keys requested from nodes of the region, plus other requests between nodes.", "peer_region")
+	requestErrors = desc("request_errors_total", "Requests that failed or got no answer.", "peer_region")
+	requestTime   = desc("request_duration_seconds",
+		"Duration of answered requests. kind is fetch for keys, call for other requests "+
+			"between nodes.", "peer_region", "kind")
 
-	outboxWrites    = desc("outbox_messages", "Writes that the region has not confirmed yet: state is queued or in_flight.", "peer_region", "state")
-	outboxBytes     = desc("outbox_bytes", "Bytes of the writes that the region has not confirmed yet.", "peer_region")
-	outboxLag       = desc("outbox_lag_seconds", "Age of the oldest write that the region has not confirmed yet.", "peer_region")
-	outboxSent      = desc("outbox_sent_total", "Writes sent to the region, including those sent again.", "peer_region")
+	outboxWrites = desc("outbox_messages",
+		"Writes that the region has not acknowledged yet. state is queued or in_flight.", "peer_region", "state")
+	outboxBytes = desc("outbox_bytes",
+		"Size of the writes that the region has not acknowledged yet.", "peer_region")
+	outboxLag = desc("outbox_lag_seconds",
+		"Age of the oldest write that the region has not acknowledged yet.", "peer_region")
+	outboxSent = desc("outbox_sent_total",
+		"Writes sent to the region, including those sent again.", "peer_region")
 	outboxResent    = desc("outbox_resent_total", "Writes sent to the region again.", "peer_region")
-	outboxCoalesced = desc("outbox_coalesced_total", "Writes not sent because a newer one of the key replaced them.", "peer_region")
-	outboxLost      = desc("outbox_lost_total", "Pushes that the region had not received and was sent again.", "peer_region")
-	outboxDropped   = desc("outbox_dropped_values_total", "Values dropped to keep the outbox within its bound: the region has a miss.", "peer_region")
-	outboxCollapsed = desc("outbox_collapsed_total", "Writes collapsed into one invalidation of their group to keep the outbox within its bound: the region has misses.", "peer_region")
-	outboxExpired   = desc("outbox_expired_total", "Writes never sent because they no longer mattered.", "peer_region")
+	outboxCoalesced = desc("outbox_coalesced_total",
+		"Writes not sent because a newer write to the same key replaced them.", "peer_region")
+	outboxLost = desc("outbox_lost_total",
+		"Pushes that did not reach the region and were sent again.", "peer_region")
+	outboxDropped = desc("outbox_dropped_values_total",
+		"Values dropped to stay within the outbox limit. Each costs the region a miss.", "peer_region")
+	outboxCollapsed = desc("outbox_collapsed_total",
+		"Writes collapsed into one invalidation of their group to stay within the outbox "+
+			"limit, which costs the region misses.", "peer_region")
+	outboxExpired = desc("outbox_expired_total",
+		"Writes never sent because they no longer mattered.", "peer_region")
 )
 
 func (o output) region(r geocache.RegionStats, home bool) {
 	o.gauge(regionNodes, float64(r.Nodes), r.Name)
-	if r.Distance > 0 { // or it is not known
+	if r.Distance > 0 { // 0 means unknown
 		o.gauge(regionDistance, r.Distance.Seconds(), r.Name)
 	}
 	o.counter(requests, r.Requests, r.Name)
 	o.counter(requestErrors, r.Errors, r.Name)
 	o.histogram(requestTime, r.FetchLatency, r.Name, "fetch")
 	o.histogram(requestTime, r.CallLatency, r.Name, "call")
-	if home { // which has no outbox
+	if home { // has no outbox
 		return
 	}
 	b := r.Outbox
@@ -97,22 +125,23 @@ func (o output) region(r geocache.RegionStats, home bool) {
 	o.counter(outboxExpired, b.Expired, r.Name)
 }
 
-// Of each peer.
+// Metrics of each peer.
 var (
-	peerUp       = desc("peer_up", "1 if the peer is up as this process sees it, else 0.", "peer", "peer_region")
-	peerDistance = desc("peer_round_trip_seconds", "Round trip to the peer.", "peer", "peer_region")
-	peerInFlight = desc("peer_requests_in_flight", "Requests that wait for the peer's answer.", "peer", "peer_region")
-	peerConnects = desc("peer_connects_total", "Connections made to the peer.", "peer", "peer_region")
-	peerReceived = desc("peer_received_bytes_total", "Bytes that the peer has answered, before TLS.", "peer", "peer_region")
-	peerSent     = desc("peer_sent_bytes_total", "Bytes that the peer was sent requests in, before TLS.", "peer", "peer_region")
+	peerUp = desc("peer_up",
+		"1 if this process considers the peer up, else 0.", "peer", "peer_region")
+	peerDistance = desc("peer_round_trip_seconds", "Round-trip time to the peer.", "peer", "peer_region")
+	peerInFlight = desc("peer_requests_in_flight",
+		"Requests waiting for an answer from the peer.", "peer", "peer_region")
+	peerConnects = desc("peer_connects_total",
+		"Connections established to the peer.", "peer", "peer_region")
+	peerReceived = desc("peer_received_bytes_total",
+		"Bytes received from the peer in answers, without TLS overhead.", "peer", "peer_region")
+	peerSent = desc("peer_sent_bytes_total",
+		"Bytes sent to the peer in requests, without TLS overhead.", "peer", "peer_region")
 )
 
 func (o output) peer(p geocache.PeerStats) {
-	up := 0.0
-	if p.Up {
-		up = 1
-	}
-	o.gauge(peerUp, up, p.ID, p.Region)
+	o.gauge(peerUp, oneIf(p.Up), p.ID, p.Region)
 	if p.RTT > 0 {
 		o.gauge(peerDistance, p.RTT.Seconds(), p.ID, p.Region)
 	}
@@ -122,49 +151,76 @@ func (o output) peer(p geocache.PeerStats) {
 	o.counter(peerSent, p.Traffic.BytesOut, p.ID, p.Region)
 }
 
-const helpOfReads = "Reads of this process by what they came to: " +
-	"answered by store (this process's memory), owner (the owner's), region (another region), " +
-	"getter (a load) or stale (a value past its time), or by not_found or error."
+const helpOfReads = "Reads by result: answered from store (this process's memory), " +
+	"owner (the owner's memory), region (another region), getter (a load) or stale (an expired value), " +
+	"or ended in not_found or error."
 
-// Of each group.
+// Metrics of each group.
 var (
 	reads = desc("reads_total", helpOfReads, "group", "result")
 
-	loads         = desc("loads_total", "Calls of the getter.", "group")
-	loadErrors    = desc("load_errors_total", "Of the loads, those that ended by an error other than not found.", "group")
-	loadAbandoned = desc("loads_abandoned_total", "Of the loads, those that were still running when their time was up.", "group")
-	refreshes     = desc("refreshes_total", "Fills in the background, ahead of the expiry or after it.", "group")
-	loadTime      = desc("load_duration_seconds", "How long loads took that ended without an error.", "group")
+	loads      = desc("loads_total", "Calls of the getter.", "group")
+	loadErrors = desc("load_errors_total",
+		"Loads that failed with an error other than not found.", "group")
+	loadAbandoned = desc("loads_abandoned_total",
+		"Loads still running when their context ended.", "group")
+	refreshes = desc("refreshes_total",
+		"Fills in the background, before or after a value expired.", "group")
+	loadTime = desc("load_duration_seconds", "Duration of loads that succeeded.", "group")
 
-	writes        = desc("writes_total", "Calls of Set, Remove, Clear and Update.", "group")
-	writeErrors   = desc("write_errors_total", "Of the writes, those that ended by an error.", "group")
-	rejectedLoads = desc("rejected_loads_total", "Loaded values that were rejected because they may be older than a write.", "group")
-	retries       = desc("update_retries_total", "Rounds of Update that had to begin anew because another process was first.", "group")
-	repaired      = desc("floors_repaired_total", "Floors found missing by comparing with another region.", "group")
+	writes = desc("writes_total",
+		"Calls of Set, Update, Increment and the methods that remove.", "group")
+	writeErrors   = desc("write_errors_total", "Writes that failed.", "group")
+	rejectedLoads = desc("rejected_loads_total",
+		"Loaded values rejected because they may be older than a write.", "group")
+	retries = desc("update_retries_total",
+		"Rounds of Update repeated because another process wrote first.", "group")
+	repaired = desc("floors_repaired_total",
+		"Missing floors found by comparison with another region.", "group")
 
-	originWrites      = desc("origin_writes_total", "Writes that the origin has taken from this process.", "group")
+	originWrites = desc("origin_writes_total",
+		"Writes from this process that the origin accepted.", "group")
 	originWriteErrors = desc("origin_errors_total", "Calls of the setter or remover that failed.", "group")
-	behindWrites      = desc("write_behind_writes", "Writes that the origin has still to take: state is queued if this process is to make them, held if it keeps them for another, waiting if there is no room yet.", "group", "state")
-	behindBytes       = desc("write_behind_bytes", "Bytes of the writes that the origin has still to take.", "group", "state")
-	behindLag         = desc("write_behind_lag_seconds", "For how long the origin has lacked the oldest queued write.", "group")
-	behindCoalesced   = desc("write_behind_coalesced_total", "Writes that were never made because a newer one of the key came.", "group")
-	behindRefused     = desc("write_behind_refused_total", "Writes for which there was no room in the queue.", "group")
+	behindWrites      = desc("write_behind_writes",
+		"Writes not yet made to the origin. state is queued for writes that this process will "+
+			"make, held for those it keeps for another node, waiting for those without room in "+
+			"the queue.", "group", "state")
+	behindBytes = desc("write_behind_bytes",
+		"Size of the writes not yet made to the origin. state is queued or held.", "group", "state")
+	behindLag       = desc("write_behind_lag_seconds", "Age of the oldest queued write.", "group")
+	behindCoalesced = desc("write_behind_coalesced_total",
+		"Writes never made because a newer write to the same key replaced them.", "group")
+	behindRefused = desc("write_behind_refused_total",
+		"Writes refused because the queue was full.", "group")
 
-	served         = desc("keys_served_total", "Keys that peers asked this process for, but for peeks that missed.", "group")
-	unanswered     = desc("requests_unanswered_total", "Requests that a peer did not answer, so that the next was tried.", "group")
-	ownerFallbacks = desc("owner_fallbacks_total", "Fills in place of an owner that did not answer.", "group")
-	decodeErrors   = desc("decode_errors_total", "Values that did not decode and were loaded anew.", "group")
+	served = desc("keys_served_total",
+		"Keys requested by peers, except peeks that missed.", "group")
+	unanswered = desc("requests_unanswered_total",
+		"Requests that a peer did not answer, so the next one was tried.", "group")
+	ownerFallbacks = desc("owner_fallbacks_total",
+		"Fills done in place of an owner that did not answer.", "group")
+	decodeErrors = desc("decode_errors_total",
+		"Values that failed to decode and were loaded again.", "group")
 
-	storeEntries    = desc("store_entries", "Entries held: class is copy for keys that other nodes own, else owned.", "group", "class")
-	storeBytes      = desc("store_bytes", "Bytes that the entries are charged.", "group", "class")
-	storeMaxEntries = desc("store_max_entries", "Entries that the group may have; 0 is no bound.", "group")
-	storeMaxBytes   = desc("store_max_bytes", "Bytes that all entries of the group may be charged.", "group")
-	left            = desc("store_left_total", "Entries that have left memory: to make room, expired, removed by a write, or replaced by a newer value.", "group", "reason")
-	evictQueue      = desc("evict_queue", "Values that have left and that the function of WithOnEvict has still to be called for.", "group")
-	evictQueueBytes = desc("evict_queue_bytes", "What these values are charged.", "group")
-	evictDropped    = desc("evict_dropped_total", "Values that the function of WithOnEvict was not called for, because too many waited.", "group")
-	tooLarge        = desc("store_too_large_total", "Values not kept because they alone are over the bound.", "group")
-	floors          = desc("floors", "Keys with a floor of their own.", "group")
+	storeEntries = desc("store_entries",
+		"Entries in memory. class is copy for keys that other nodes own, else owned.", "group", "class")
+	storeBytes      = desc("store_bytes", "Charged size of the entries in memory.", "group", "class")
+	storeMaxEntries = desc("store_max_entries",
+		"Maximum number of entries in the group; 0 means no limit.", "group")
+	storeMaxBytes = desc("store_max_bytes", "Maximum charged size of all entries in the group.", "group")
+	left          = desc("store_left_total",
+		"Entries that left memory: to make room (capacity), expired, removed by a write, or "+
+			"replaced by a newer value.", "group", "reason")
+	evictQueue = desc("evict_queue",
+		"Entries that left memory and wait for a call of the WithOnEvict function.", "group")
+	evictQueueBytes = desc("evict_queue_bytes",
+		"Charged size of the entries that wait for a call of the WithOnEvict function.", "group")
+	evictDropped = desc("evict_dropped_total",
+		"Entries that left memory without a call of the WithOnEvict function because too "+
+			"many were waiting.", "group")
+	tooLarge = desc("store_too_large_total",
+		"Values not stored because they alone exceed the limit.", "group")
+	floors = desc("floors", "Keys that have a floor of their own.", "group")
 )
 
 func (o output) group(name string, s geocache.GroupStats) {

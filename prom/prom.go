@@ -1,19 +1,23 @@
-// Package prom shows Prometheus what a Cache does. It is a module of its own, so that
-// the Prometheus client is in the go.mod of those services only that use it.
+// Package prom exports the statistics of a Cache to Prometheus. It is a module of its own, so that only
+// services that use it depend on the Prometheus client.
 //
 //	prometheus.MustRegister(prom.NewCollector(cache))
 //
-// What [geocache.Stats] has is there under names that begin with geocache_; what each
-// figure means is said where its field is. Requests, errors and latencies are by region and
-// not for each peer: a cluster of n nodes would have n² histograms. For that, print
-// the Stats of the node in question.
+// Every metric name begins with geocache_. The metrics are those of [geocache.Stats], whose fields
+// document what each one means. Requests, errors and latencies are exported by region and not by peer,
+// since a cluster of n nodes would then have n² histograms. To see them by peer, print the Stats of the
+// node in question.
 //
-// The region that a figure is about is in the label peer_region, since region is what
-// many services are labelled with by whoever scrapes them.
+// The region that a metric is about is in the label peer_region. The label region is left to scrape
+// configurations, many of which use it for the region of the service.
 //
-// Two Caches in one process need a label each to be told apart:
+// To tell two Caches in one process apart, give each a label:
 //
-//	prometheus.WrapRegistererWith(prometheus.Labels{"cache": "a"}, registry).MustRegister(prom.NewCollector(a))
+//	labels := prometheus.Labels{"cache": "a"}
+//	prometheus.WrapRegistererWith(labels, registry).MustRegister(prom.NewCollector(a))
+//
+// Not promised: that the metrics of one scrape are consistent with each other beyond what [geocache.Stats]
+// and [geocache.GroupStats] document.
 package prom
 
 import (
@@ -24,12 +28,11 @@ import (
 	"github.com/geocache/geocache"
 )
 
-// NewCollector returns a collector of what the cache has done and knows. It reads
-// Stats once for each scrape and does nothing in between. It can go on being
-// scraped when the cache is closed. It panics if cache is nil, as each scrape would.
+// NewCollector returns a collector of the cache's statistics. It calls Stats once per scrape and does
+// nothing in between. It can still be scraped after the cache is closed. It panics if cache is nil.
 func NewCollector(cache *geocache.Cache) prometheus.Collector {
 	if cache == nil {
-		panic("prom: the cache is nil")
+		panic("prom: cache is nil")
 	}
 	return collector{cache.Stats}
 }
@@ -59,8 +62,8 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// An output is where metrics go. Labels are names, which are UTF-8: whatever has another one is
-// refused where it is given, so that no two of them are one here.
+// An output sends metrics to a channel. Label values must be UTF-8, or different ones could become equal.
+// Names of nodes, regions and groups are: geocache rejects others where they are given.
 type output struct{ metrics chan<- prometheus.Metric }
 
 func (o output) counter(d *prometheus.Desc, n uint64, labels ...string) {
@@ -79,8 +82,8 @@ func (o output) histogram(d *prometheus.Desc, l geocache.Latency, labels ...stri
 	o.metrics <- prometheus.MustNewConstHistogram(d, l.Count, l.Sum.Seconds(), counts, labels...)
 }
 
-// bounds are those of the histograms' buckets, from 64 µs to 16.8 s. At powers of two
-// times a microsecond a geocache.Latency is exact.
+// bounds are the bucket bounds of the histograms, from 64 µs to 16.8 s. They are powers of two times 1 µs,
+// where geocache.Latency is exact.
 var bounds = func() (bounds []time.Duration) {
 	for k := 6; k <= 24; k++ {
 		bounds = append(bounds, time.Microsecond<<k)

@@ -2,7 +2,6 @@ package prom
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"os"
 	"reflect"
@@ -21,8 +20,8 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// distribution returns what a Stats would say of calls that took so long. Nothing outside of geocache can make a
-// Latency with its buckets, so this one sets its only unexported field.
+// distribution returns the Latency of calls with these durations. Only package geocache can make one with
+// buckets, so this function sets its unexported field through unsafe.
 func distribution(took ...time.Duration) geocache.Latency {
 	var h latency.Histogram
 	for _, d := range took {
@@ -35,7 +34,7 @@ func distribution(took ...time.Duration) geocache.Latency {
 	return l
 }
 
-// stats is a Stats with another number in every figure.
+// stats returns a Stats in which every number is different.
 func stats() geocache.Stats {
 	return geocache.Stats{
 		Node: regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946"},
@@ -55,11 +54,18 @@ func stats() geocache.Stats {
 		},
 		Groups: map[string]geocache.GroupStats{"sessions": {
 			Store: 201, Owner: 202, Region: 203, Getter: 204, Stale: 205, NotFound: 206, Errors: 207,
-			Loads: 208, LoadErrors: 209, Panics: 210, Abandoned: 211, Refreshes: 237, LoadLatency: distribution(12*time.Millisecond, 3*time.Second),
-			Writes: 212, WriteErrors: 213, RejectedLoads: 214, UpdateRetries: 215, Repaired: 216, OriginWrites: 217, OriginErrors: 218,
-			WriteBehind: geocache.WriteBehindStats{Queued: 219, QueuedBytes: 220, Held: 221, HeldBytes: 222, Waiting: 223, Lag: 224 * time.Second, Coalesced: 225, Refused: 226},
-			Served:      227, Unanswered: 228, OwnerFallbacks: 229, DecodeErrors: 230,
-			Entries: 1231, Copies: 231, Bytes: 2232, CopyBytes: 232, Evicted: 233, Expired: 2331, Removed: 2332, Replaced: 2333, TooLarge: 234, MaxBytes: 235, MaxEntries: 2350, Floors: 236,
+			Loads: 208, LoadErrors: 209, Panics: 210, Abandoned: 211, Refreshes: 237,
+			LoadLatency: distribution(12*time.Millisecond, 3*time.Second),
+			Writes:      212, WriteErrors: 213, RejectedLoads: 214, UpdateRetries: 215, Repaired: 216,
+			OriginWrites: 217, OriginErrors: 218,
+			WriteBehind: geocache.WriteBehindStats{
+				Queued: 219, QueuedBytes: 220, Held: 221, HeldBytes: 222, Waiting: 223,
+				Lag: 224 * time.Second, Coalesced: 225, Refused: 226,
+			},
+			Served: 227, Unanswered: 228, OwnerFallbacks: 229, DecodeErrors: 230,
+			Entries: 1231, Copies: 231, Bytes: 2232, CopyBytes: 232,
+			Evicted: 233, Expired: 2331, Removed: 2332, Replaced: 2333, TooLarge: 234,
+			MaxBytes: 235, MaxEntries: 2350, Floors: 236,
 			EvictQueue: 238, EvictQueueBytes: 239, EvictDropped: 240,
 		}},
 		Refused:      map[string]uint64{"tls": 3},
@@ -67,7 +73,7 @@ func stats() geocache.Stats {
 	}
 }
 
-// The values, and the names and texts by the field's conventions.
+// The metrics have the expected values, and names and help texts follow Prometheus conventions.
 func TestMetrics(t *testing.T) {
 	c := collector{stats}
 	problems, err := testutil.CollectAndLint(c)
@@ -78,22 +84,24 @@ func TestMetrics(t *testing.T) {
 	require.Equal(t, string(want), text(t, c))
 }
 
-// Whatever a group counts is exported: a figure that is not changes nothing here.
-func TestEveryFigureOfAGroup(t *testing.T) { everyFigure[geocache.GroupStats](t, "", withGroup) }
+// Every field of GroupStats is exported: setting one changes what is scraped.
+func TestEveryFieldOfGroupStats(t *testing.T) {
+	requireEveryField[geocache.GroupStats](t, "", withGroup)
+}
 
-func TestEveryFigureOfWriteBehind(t *testing.T) {
-	everyFigure(t, "Behind.", func(b geocache.WriteBehindStats) geocache.Stats {
+func TestEveryFieldOfWriteBehindStats(t *testing.T) {
+	requireEveryField(t, "WriteBehind.", func(b geocache.WriteBehindStats) geocache.Stats {
 		return withGroup(geocache.GroupStats{WriteBehind: b})
 	})
 }
 
-func TestEveryFigureOfAnOutbox(t *testing.T) {
-	everyFigure(t, "Outbox.", func(o geocache.OutboxStats) geocache.Stats {
+func TestEveryFieldOfOutboxStats(t *testing.T) {
+	requireEveryField(t, "Outbox.", func(o geocache.OutboxStats) geocache.Stats {
 		return geocache.Stats{Regions: []geocache.RegionStats{{Name: "us", Outbox: o}}}
 	})
 }
 
-// text is what is scraped of a collector.
+// text returns what a scrape of the collector yields.
 func text(t *testing.T, c prometheus.Collector) string {
 	registry := prometheus.NewPedanticRegistry()
 	require.NoError(t, registry.Register(c))
@@ -111,8 +119,8 @@ func withGroup(g geocache.GroupStats) geocache.Stats {
 	return geocache.Stats{Groups: map[string]geocache.GroupStats{"g": g}}
 }
 
-// everyFigure fails if there is a field of S without which the same would be exported.
-func everyFigure[S any](t *testing.T, prefix string, with func(S) geocache.Stats) {
+// requireEveryField fails if setting some field of S does not change what is exported.
+func requireEveryField[S any](t *testing.T, prefix string, with func(S) geocache.Stats) {
 	exported := func(s S) string { return text(t, collector{func() geocache.Stats { return with(s) }}) }
 	var zero S
 	none := exported(zero)
@@ -127,7 +135,7 @@ func everyFigure[S any](t *testing.T, prefix string, with func(S) geocache.Stats
 		case v.Type() == reflect.TypeFor[geocache.Latency]():
 			f.Set(reflect.ValueOf(distribution(time.Second)))
 		default:
-			require.Equal(t, reflect.TypeFor[geocache.WriteBehindStats](), v.Type(), "a type that this test does not know")
+			require.Equal(t, reflect.TypeFor[geocache.WriteBehindStats](), v.Type(), "unknown field type")
 			continue
 		}
 		require.NotEqual(t, none, exported(s), "%s%s is not exported", prefix, field.Name)
@@ -135,7 +143,7 @@ func everyFigure[S any](t *testing.T, prefix string, with func(S) geocache.Stats
 }
 
 func TestCollector(t *testing.T) {
-	cache, err := geocache.Open(t.Context(), geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))))
+	cache, err := geocache.Open(t.Context(), geocache.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer cache.Close()
 	registry := prometheus.NewPedanticRegistry()
@@ -144,7 +152,7 @@ func TestCollector(t *testing.T) {
 	load := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) { return key, nil })
 	g, err := geocache.NewGroup(cache, "odd: \"\n\uFFFD", load) // after Register
 	require.NoError(t, err)
-	for _, name := range []string{"odd: \"\n\xff", "odd: \"\n\xfe"} { // which were one label with this one
+	for _, name := range []string{"odd: \"\n\xff", "odd: \"\n\xfe"} { // would be the same label value
 		_, err = geocache.NewGroup(cache, name, load)
 		require.ErrorContains(t, err, "is not UTF-8")
 	}
@@ -169,15 +177,16 @@ func TestCollector(t *testing.T) {
 	require.Equal(t, 1, n)
 
 	require.NoError(t, cache.Close())
-	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(expected), "geocache_reads_total"), "after Close")
+	err = testutil.GatherAndCompare(registry, strings.NewReader(expected), "geocache_reads_total")
+	require.NoError(t, err, "after Close")
 }
 
-// What the documentation tells people to ask Prometheus for is there.
+// All metrics that the documentation mentions exist.
 func TestNamesInTheDocumentation(t *testing.T) {
 	page, err := os.ReadFile("../docs/observability.md")
 	require.NoError(t, err)
 	certificates, _ := files(t)
-	there := text(t, collector{func() geocache.Stats {
+	exported := text(t, collector{func() geocache.Stats {
 		s := stats()
 		s.Certificate = time.Now()
 		return s
@@ -185,10 +194,10 @@ func TestNamesInTheDocumentation(t *testing.T) {
 	names := regexp.MustCompile(`geocache_\w+\w`).FindAllString(string(page), -1)
 	require.Greater(t, len(names), 10)
 	for _, name := range names {
-		require.Regexp(t, `(?m)^`+name+`[ {]`, there)
+		require.Regexp(t, `(?m)^`+name+`[ {]`, exported)
 	}
 }
 
-func TestACollectorOfNothing(t *testing.T) {
-	require.PanicsWithValue(t, "prom: the cache is nil", func() { NewCollector(nil) })
+func TestNewCollectorPanicsOnNil(t *testing.T) {
+	require.PanicsWithValue(t, "prom: cache is nil", func() { NewCollector(nil) })
 }

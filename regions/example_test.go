@@ -7,7 +7,7 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// Members without a cluster: who is there, and who owns what.
+// Members works without a network: here is who is up and who owns a key.
 func ExampleMembers() {
 	self := regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.0.1:7946"}
 	members, err := regions.NewMembers(self, 0, time.Minute, 0)
@@ -39,7 +39,7 @@ func ExampleMembers() {
 	// us 80ms
 }
 
-// Every process can be given the same list. What is wrong with it is told by geocache.Open.
+// Every process can be given the same list. geocache.Open reports mistakes in it.
 func ExampleStatic() {
 	discovery := regions.Static(
 		regions.Node{Region: "eu", Address: "10.0.3.7:7946"},

@@ -6,8 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What more nodes of the region say than the others decides whether this one belongs to it.
-func TestWhoIsUnwantedStepsAside(t *testing.T) {
+func TestANodeThatMoreNodesOfItsRegionRejectThanCountStepsAside(t *testing.T) {
 	says := func(w *world, id string, s State) {
 		s.Up, s.Heard = true, true
 		w.Health(w.now, id, s)
@@ -18,15 +17,15 @@ func TestWhoIsUnwantedStepsAside(t *testing.T) {
 	says(w, "eu-2", out)
 	require.True(t, w.Unwanted())
 	says(w, "eu-3", in)
-	require.False(t, w.Unwanted(), "one against one")
+	require.False(t, w.Unwanted(), "one against, one for")
 	says(w, "us-1", out)
-	require.False(t, w.Unwanted(), "which is none of its business")
+	require.False(t, w.Unwanted(), "a node of another region has no say")
 	w.StepAside(w.now)
 	require.False(t, w.Topology().Guest)
 	says(w, "eu-3", out)
 	require.True(t, w.Unwanted())
 	w.StepAside(w.now)
-	require.False(t, w.Unwanted(), "it is a guest already")
+	require.False(t, w.Unwanted(), "already a guest")
 	require.True(t, w.Topology().Guest)
 	require.Equal(t, []string{"eu-2", "eu-3"}, w.home())
 
@@ -37,7 +36,7 @@ func TestWhoIsUnwantedStepsAside(t *testing.T) {
 	says(w, "eu-2", out)
 	w.StepAside(w.now)
 	w.down("eu-2", "eu-3")
-	require.False(t, w.Topology().Guest, "nobody is there any more who says so")
+	require.False(t, w.Topology().Guest, "nobody is left who does not count it")
 	require.Equal(t, []string{"eu-1"}, w.home())
 }
 
@@ -52,8 +51,8 @@ func TestAGuestIsInNoTopologyAndStaysAMember(t *testing.T) {
 	require.Equal(t, []string{"eu-3"}, w.down("eu-3"))
 }
 
-// Two that do not count each other do not both leave, nor do more of them.
-func TestOfNodesThatDoNotCountEachOtherOneStays(t *testing.T) {
+// Of nodes that do not count each other, exactly one does not leave.
+func TestOneOfSeveralNodesThatDoNotCountEachOtherStays(t *testing.T) {
 	all := []string{"eu-1", "eu-2", "eu-3"}
 	for _, self := range all {
 		m, err := NewMembers(node(self), 7, grace, 0)
@@ -62,7 +61,7 @@ func TestOfNodesThatDoNotCountEachOtherOneStays(t *testing.T) {
 		for _, id := range all {
 			m.Health(0, id, State{Up: true, Heard: true, Uncounted: true})
 		}
-		m.Found(0, view(self)) // each takes itself for alone, and answers the others
+		m.Found(0, view(self)) // each lists only itself, and the others answer
 		m.StepAside(0)
 		require.Equal(t, self != "eu-1", m.Topology().Guest, self)
 	}

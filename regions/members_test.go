@@ -15,16 +15,16 @@ import (
 
 const grace = time.Minute
 
-// at returns the instant d after the beginning.
+// at returns the instant d after time zero.
 func at(d time.Duration) expiry.Instant { return expiry.Instant(0).Add(d) }
 
-// node returns a usable node: its region is what its ID begins with. It is
-// light, since rings of heavy ones take long to build.
+// node returns a valid node whose region is the first two letters of its ID. Its weight is small because
+// rings of heavy nodes are slow to build.
 func node(id string) Node {
 	return Node{ID: id, Region: id[:2], Address: id + ":7946", Weight: 0.05}
 }
 
-// view lists the nodes with these IDs.
+// view returns a View that lists the nodes with these IDs.
 func view(ids ...string) View {
 	var v View
 	for _, id := range ids {
@@ -41,8 +41,7 @@ func ids(nodes []Node) []string {
 	return ids
 }
 
-// A world is Members as a test uses them: in eu-1, with time that passes by
-// hand.
+// A world is the Members of eu-1 with a clock that the test advances.
 type world struct {
 	*testing.T
 	*Members
@@ -50,8 +49,7 @@ type world struct {
 	rtts map[string]time.Duration
 }
 
-// newWorld returns the world of eu-1 that has found the others, all of which
-// answer.
+// newWorld returns the world of eu-1 after it has found the other nodes, all of which answer.
 func newWorld(t *testing.T, others ...string) *world {
 	m, err := NewMembers(node("eu-1"), 7, grace, 0)
 	require.NoError(t, err)
@@ -79,19 +77,19 @@ func (w *world) down(nodes ...string) (left []string) {
 	return left
 }
 
-// wait lets d pass and returns who left meanwhile.
+// wait advances the clock by d and returns the nodes that left.
 func (w *world) wait(d time.Duration) (left []string) {
 	w.now = w.now.Add(d)
 	return ids(w.Tick(w.now, w.how).Left)
 }
 
-// measure sets the round trips to nodes.
+// measure sets round-trip times of nodes.
 func (w *world) measure(rtts map[string]time.Duration) {
 	maps.Copy(w.rtts, rtts)
 	w.Tick(w.now, w.how)
 }
 
-// how tells what is so already.
+// how returns the state that a node already has.
 func (w *world) how(id string) State {
 	s := State{RTT: w.rtts[id]}
 	for _, r := range w.Topology().Regions() {
@@ -113,7 +111,7 @@ func (w *world) remote() (names []string) {
 	return names
 }
 
-func TestMembersBeginAlone(t *testing.T) {
+func TestMembersStartWithSelfOnly(t *testing.T) {
 	w := newWorld(t)
 	top := w.Topology()
 	require.Equal(t, node("eu-1"), top.Self)
@@ -127,7 +125,7 @@ func TestMembersBeginAlone(t *testing.T) {
 	require.Equal(t, []Node{node("eu-1")}, top.Home.Owners("ada", 3))
 }
 
-func TestMembersRefuseABadSelf(t *testing.T) {
+func TestNewMembersRejectsAWeightThatNoRingTakes(t *testing.T) {
 	self := node("eu-1")
 	self.Weight = consistenthash.MaxWeight + 1
 	_, err := NewMembers(self, 7, grace, 0)
@@ -140,14 +138,14 @@ func TestANodeIsAMemberWhenFoundAndInTheTopologyWhenItAnswers(t *testing.T) {
 	require.Equal(t, Change{Joined: []Node{node("eu-2"), node("us-1")}}, change)
 	require.Equal(t, []string{"eu-2", "us-1"}, w.members())
 	require.Equal(t, []string{"eu-1"}, w.home())
-	require.Empty(t, w.remote(), "a region that nobody answers for is none")
+	require.Empty(t, w.remote(), "a region in which no node answers does not appear")
 
 	w.up("us-1", "eu-2", "nobody")
 	require.Equal(t, []string{"eu-1", "eu-2"}, w.home())
 	require.Equal(t, []string{"us"}, w.remote())
 	require.Equal(t, []string{"eu-2", "us-1"}, w.members())
 
-	require.Empty(t, w.down("us-1", "eu-2"), "listed, so still members")
+	require.Empty(t, w.down("us-1", "eu-2"), "still listed, so still members")
 	require.Equal(t, []string{"eu-1"}, w.home())
 	require.Empty(t, w.remote())
 	require.Equal(t, []string{"eu-2", "us-1"}, w.members())
@@ -155,31 +153,32 @@ func TestANodeIsAMemberWhenFoundAndInTheTopologyWhenItAnswers(t *testing.T) {
 	require.Equal(t, Change{}, w.found(view("eu-1", "eu-2", "us-1")), "nothing new")
 }
 
-func TestSelfDoesNotDependOnAnybody(t *testing.T) {
+func TestNothingRemovesSelf(t *testing.T) {
 	w := newWorld(t, "eu-2")
 	w.down("eu-1")
 	elsewhere := node("us-9")
-	elsewhere.ID = "eu-1" // somebody lists this node as something else
+	elsewhere.ID = "eu-1" // listed with another address and region
 	w.found(View{Nodes: []Node{elsewhere, node("eu-2")}})
 	w.found(View{})
-	w.wait(2 * oblivion)
+	w.wait(2 * forgetAfter)
 	require.Contains(t, w.home(), "eu-1")
 	require.Equal(t, node("eu-1"), w.Topology().Self)
 }
 
-func TestViewsThatAreNotBelieved(t *testing.T) {
+func TestViewsThatAreNotTrusted(t *testing.T) {
 	for name, test := range map[string]struct {
 		view View
 		keep []string // of eu-2, eu-3, us-1 and us-2, none of which answers
 	}{
-		"empty":                    {View{}, []string{"eu-2", "eu-3", "us-1", "us-2"}},
-		"without this node":        {view("eu-2", "us-1"), []string{"eu-2", "eu-3", "us-1"}},
-		"nobody in another region": {view("eu-1", "eu-2"), []string{"eu-2", "us-1", "us-2"}},
-		"only this node":           {view("eu-1"), []string{"us-1", "us-2"}},
-		"only the other region":    {view("us-1"), []string{"eu-2", "eu-3", "us-1"}},
-		"unusable there": {View{Nodes: []Node{node("eu-1"), node("eu-2"), node("eu-3"), {ID: "us-9", Region: "us"}}},
+		"empty":                     {View{}, []string{"eu-2", "eu-3", "us-1", "us-2"}},
+		"without this node":         {view("eu-2", "us-1"), []string{"eu-2", "eu-3", "us-1"}},
+		"no node of another region": {view("eu-1", "eu-2"), []string{"eu-2", "us-1", "us-2"}},
+		"only this node":            {view("eu-1"), []string{"us-1", "us-2"}},
+		"only the other region":     {view("us-1"), []string{"eu-2", "eu-3", "us-1"}},
+		"only an unusable node of another region": {
+			View{Nodes: []Node{node("eu-1"), node("eu-2"), node("eu-3"), {ID: "us-9", Region: "us"}}},
 			[]string{"eu-2", "eu-3", "us-1", "us-2"}},
-		"believed": {view("eu-1", "us-2"), []string{"us-2"}},
+		"trusted": {view("eu-1", "us-2"), []string{"us-2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "eu-2", "eu-3", "us-1", "us-2")
@@ -188,29 +187,29 @@ func TestViewsThatAreNotBelieved(t *testing.T) {
 			w.wait(2 * grace)
 			require.Equal(t, test.keep, w.members())
 			w.up(test.keep...)
-			w.wait(oblivion - 3*grace)
+			w.wait(forgetAfter - 3*grace)
 			require.Subset(t, test.keep, w.members())
 		})
 	}
 }
 
-func TestANodeThatAnswersButIsUnlistedHasTheGracePeriod(t *testing.T) {
+func TestANodeThatAnswersButIsUnlistedStaysForTheGracePeriod(t *testing.T) {
 	w := newWorld(t, "eu-2", "eu-3")
 	require.Empty(t, w.found(view("eu-1", "eu-3")).Left)
 	require.Empty(t, w.wait(grace-1))
 	require.Equal(t, []string{"eu-1", "eu-2", "eu-3"}, w.home())
 
-	w.found(view("eu-1", "eu-2", "eu-3")) // listed again: the period begins anew next time
+	w.found(view("eu-1", "eu-2", "eu-3")) // listed again: resets the grace period
 	w.wait(time.Second)
 	w.found(view("eu-1", "eu-3"))
 	require.Empty(t, w.wait(grace-1))
-	w.found(view("eu-1", "eu-3")) // still unlisted: it does not
+	w.found(view("eu-1", "eu-3")) // still unlisted: does not reset it
 	require.Equal(t, []string{"eu-2"}, w.wait(1))
 	require.Equal(t, []string{"eu-1", "eu-3"}, w.home())
 	require.Equal(t, []string{"eu-3"}, w.members())
 }
 
-func TestANodeThatIsDownAndUnlistedIsGoneAtOnce(t *testing.T) {
+func TestANodeThatIsDownAndUnlistedLeavesAtOnce(t *testing.T) {
 	w := newWorld(t, "eu-2", "eu-3")
 	w.found(view("eu-1", "eu-3"))
 	require.Equal(t, []string{"eu-2"}, w.down("eu-2"), "unlisted, then down")
@@ -220,22 +219,23 @@ func TestANodeThatIsDownAndUnlistedIsGoneAtOnce(t *testing.T) {
 	require.Empty(t, w.members())
 }
 
-func TestGraceDoesNotEndWhileTheDiscoveryHasLostItsMemory(t *testing.T) {
+func TestGraceDoesNotEndWhileTheDiscoveryHasLostItsData(t *testing.T) {
 	w := newWorld(t, "eu-2", "us-1")
 	w.found(View{})
 	require.Empty(t, w.wait(10*grace))
 	require.Equal(t, []string{"eu-1", "eu-2"}, w.home())
 
-	// It remembers, one by one. What it has to say counts from then on.
-	require.Equal(t, []string{"eu-2"}, ids(w.found(view("eu-1")).Left), "unlisted for longer than the grace period")
+	// The data comes back bit by bit. From then on the discovery is trusted.
+	left := w.found(view("eu-1")).Left
+	require.Equal(t, []string{"eu-2"}, ids(left), "unlisted for longer than the grace period")
 	require.Equal(t, []string{"us-1"}, w.members())
 }
 
-func TestOblivion(t *testing.T) {
+func TestNodesThatAreDownAreForgottenAfterADayWithoutTrust(t *testing.T) {
 	w := newWorld(t, "eu-2", "us-1", "us-2")
 	w.down("us-1", "us-2", "eu-2")
 	w.found(view("eu-1", "eu-2"))
-	require.Empty(t, w.wait(oblivion-1))
+	require.Empty(t, w.wait(forgetAfter-1))
 	require.Equal(t, []string{"eu-2", "us-1", "us-2"}, w.members())
 	w.up("us-2")
 	require.Equal(t, []string{"us-1"}, w.wait(1), "us-2 answers and eu-2 is listed")
@@ -243,7 +243,7 @@ func TestOblivion(t *testing.T) {
 	require.Equal(t, []string{"eu-2"}, w.members())
 }
 
-func TestANodeThatMovedHasToAnswerThere(t *testing.T) {
+func TestANodeThatMovedMustAnswerAtTheNewPlace(t *testing.T) {
 	for name, move := range map[string]func(*Node){
 		"address": func(n *Node) { n.Address = "elsewhere:7946" },
 		"region":  func(n *Node) { n.Region = "us" },
@@ -263,7 +263,7 @@ func TestANodeThatMovedHasToAnswerThere(t *testing.T) {
 	}
 }
 
-func TestANodeThatChangesItsWeightGoesOnAnswering(t *testing.T) {
+func TestANodeThatChangesItsWeightStaysUp(t *testing.T) {
 	w := newWorld(t, "eu-2")
 	before := w.Topology()
 	heavier := node("eu-2")
@@ -287,7 +287,7 @@ func TestUnusableNodesAreRefused(t *testing.T) {
 		func(n *Node) { n.Weight = consistenthash.MinWeight / 2 },
 		func(n *Node) { n.Weight = consistenthash.MaxWeight * 2 },
 		func(n *Node) { n.Weight = math.Inf(1) },
-		func(n *Node) { n.ID, n.Address = "eu-2", "" }, // a member before
+		func(n *Node) { n.ID, n.Address = "eu-2", "" }, // already a member
 	} {
 		n := node(fmt.Sprintf("eu-%d", 10+len(bad)))
 		spoil(&n)
@@ -298,11 +298,11 @@ func TestUnusableNodesAreRefused(t *testing.T) {
 	require.Equal(t, []Node{node("eu-3")}, change.Joined)
 	require.NoError(t, change.Err)
 	require.Equal(t, []string{"eu-2", "eu-3"}, w.members())
-	require.Equal(t, []string{"eu-1", "eu-2"}, w.home(), "eu-2 as it was")
-	require.Equal(t, []string{"eu-2"}, w.down("eu-2"), "refused is not listed")
+	require.Equal(t, []string{"eu-1", "eu-2"}, w.home(), "eu-2 stays as it was")
+	require.Equal(t, []string{"eu-2"}, w.down("eu-2"), "a refused node is not listed")
 }
 
-func TestARegionThatFitsOnNoRingStaysAsItWas(t *testing.T) {
+func TestARegionTooHeavyForARingStaysAsItWas(t *testing.T) {
 	w := newWorld(t, "eu-2", "us-1")
 	heavy := []Node{node("eu-1"), node("eu-2"), node("us-1")}
 	for i := range consistenthash.MaxTotalWeight/consistenthash.MaxWeight + 1 {
@@ -311,8 +311,8 @@ func TestARegionThatFitsOnNoRingStaysAsItWas(t *testing.T) {
 		heavy = append(heavy, n)
 	}
 	before := w.Topology()
-	// They are up before they are known to be too heavy, so that no ring of
-	// all but one of them has to be built.
+	// Mark the heavy nodes up before they are found, so that no ring of slightly fewer of them, which would
+	// still fit, is built first.
 	w.Members.mu.Lock()
 	for _, n := range heavy[3:] {
 		w.Members.nodes[n.ID] = &member{Node: n, State: State{Up: true}}
@@ -329,7 +329,7 @@ func TestARegionThatFitsOnNoRingStaysAsItWas(t *testing.T) {
 	require.Len(t, w.Topology().Region("us").Nodes, 1)
 }
 
-// What others list is a member for a while, if they are listed themselves and speak of a third.
+// A node that another listed node vouches for is a member for a while.
 func TestVouch(t *testing.T) {
 	w := newWorld(t, "eu-2")
 	vouch := func(by string, nodes ...string) []string {
@@ -339,17 +339,17 @@ func TestVouch(t *testing.T) {
 	w.up("eu-3", "us-1")
 	require.Len(t, w.Topology().Home.Nodes, 3)
 	require.NotNil(t, w.Topology().Region("us"))
-	require.Equal(t, []string{"eu-1", "eu-2"}, ids(w.Listed()), "a word is not passed on")
+	require.Equal(t, []string{"eu-1", "eu-2"}, ids(w.Listed()), "vouched nodes are not passed on")
 	require.Equal(t, []string{"eu-2"}, w.Vouchers())
 
-	require.Empty(t, vouch("eu-3", "eu-4"), "nobody lists it here")
-	require.Empty(t, vouch("eu-4", "eu-5"), "nor this")
+	require.Empty(t, vouch("eu-3", "eu-4"), "the voucher is not listed here")
+	require.Empty(t, vouch("eu-4", "eu-5"), "the voucher is not even a member")
 	require.Empty(t, ids(w.found(view("eu-1", "eu-2")).Left))
-	w.now = w.now.Add(vouching - 1)
+	w.now = w.now.Add(vouchTTL - 1)
 	vouch("eu-2", "eu-3")
 	w.now = w.now.Add(1)
 	require.Empty(t, w.down("eu-2"))
-	require.Equal(t, []string{"us-1"}, w.down("us-1"), "it is not said any more, and does not answer")
+	require.Equal(t, []string{"us-1"}, w.down("us-1"), "no longer vouched for and does not answer")
 	require.Equal(t, []string{"eu-2"}, w.Vouchers())
 
 	w.found(view("eu-1", "eu-2", "eu-3"))
@@ -357,5 +357,5 @@ func TestVouch(t *testing.T) {
 	moved := node("eu-3")
 	moved.Address = "elsewhere:7946"
 	w.Vouch(w.now, "eu-2", []Node{moved})
-	require.NotContains(t, w.Nodes(), moved, "what is listed here counts")
+	require.NotContains(t, w.Nodes(), moved, "the local discovery takes precedence")
 }

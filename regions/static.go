@@ -10,14 +10,16 @@ import (
 	"github.com/geocache/geocache/internal/valid"
 )
 
-// Static returns a Discovery of nodes that are known beforehand. It never
-// reports another list, so nodes come and go only by answering or not.
+// Static returns a Discovery over a fixed list of nodes. The list never changes, so nodes come and go only
+// by answering or not.
 //
-// Every process can be given the same list: the entry of the process itself is
-// recognised by its ID or its address. If there is one, its ID, region, address and
-// weight must be those that the process has itself (WithNodeID, WithRegion,
-// WithAdvertise, WithWeight of the cache), or the others would look for somebody else;
-// geocache.Open fails if they are not, or if others could not dial an address. A node without an ID has its address for one, as a cache has by default.
+// Every process can be given the same list: a process recognises its own entry by ID or address. That entry,
+// if there is one, must have the ID, region, address and weight that the process itself uses (WithNodeID,
+// WithRegion, WithAdvertise and WithWeight of the cache); otherwise the others would look for a different
+// node. A node without an ID gets its address as ID, which is also the default of a cache.
+//
+// geocache.Open fails if the process differs from its entry or if the list is invalid, for example because
+// an address cannot be dialled.
 func Static(nodes ...Node) Discovery {
 	s := static(slices.Clone(nodes))
 	for i := range s {
@@ -30,7 +32,7 @@ func Static(nodes ...Node) Discovery {
 
 type static []Node
 
-// Validate returns an error that names every mistake in the list, or nil.
+// Validate reports every mistake in the list.
 func (s static) Validate() error {
 	var errs []error
 	ids, addresses := make(map[string]bool), make(map[string]bool)
@@ -47,22 +49,22 @@ func (s static) Validate() error {
 		if err := valid.Address(n.Address); err != nil {
 			bad("%w", err)
 		}
-		if !weighs(n) {
-			bad("a weight of %v, must be from %v to %v", n.Weight, consistenthash.MinWeight, consistenthash.MaxWeight)
+		if !validWeight(n) {
+			bad("weight is %v, must be from %v to %v", n.Weight, consistenthash.MinWeight, consistenthash.MaxWeight)
 		}
 		if ids[n.ID] {
-			bad("another one has that ID")
+			bad("another node has the same ID")
 		}
 		if addresses[n.Address] {
-			bad("another one has the address %s", n.Address)
+			bad("another node has the same address %s", n.Address)
 		}
 		ids[n.ID], addresses[n.Address] = true, true
 	}
 	return errors.Join(errs...)
 }
 
-// Fits returns an error if self, whose weight is not 0, is in the list, but otherwise than
-// it is.
+// Fits returns an error if the list has an entry for self that differs from it. The weight of self must not
+// be 0.
 func (s static) Fits(self Node) error {
 	for _, n := range s {
 		if n.Weight == 0 {
@@ -71,13 +73,15 @@ func (s static) Fits(self Node) error {
 		if n == self || n.ID != self.ID && n.Address != self.Address {
 			continue
 		}
-		return fmt.Errorf("the list has this process as node %q in region %q at %s of weight %v, but it is %q in region %q at %s of weight %v: see WithNodeID, WithRegion, WithAdvertise and WithWeight",
+		return fmt.Errorf("the list has this process as node %q in region %q at %s with weight %v, "+
+			"but it is %q in region %q at %s with weight %v: "+
+			"see WithNodeID, WithRegion, WithAdvertise and WithWeight",
 			n.ID, n.Region, n.Address, n.Weight, self.ID, self.Region, self.Address, self.Weight)
 	}
 	return nil
 }
 
-// Region finds no region: a list does not tell which entry is this process.
+// Region always returns "": the list does not say which entry is this process.
 func (static) Region(context.Context) (string, error) { return "", nil }
 
 func (s static) Run(ctx context.Context, self Node, _ func() error, found func(View)) error {

@@ -33,7 +33,7 @@ func TestRingsAreReusedWhileOnlyDistancesAndAddressesChange(t *testing.T) {
 	w.up("us-2")
 	top = w.Topology()
 	for _, n := range top.Region("us").Owners("ada", 2) {
-		require.Contains(t, []Node{node("us-1"), moved}, n, "as it is now")
+		require.Contains(t, []Node{node("us-1"), moved}, n, "at its new address")
 	}
 
 	same := w.Topology()
@@ -72,25 +72,29 @@ func TestChangedIsWhenTheHomeRingChanged(t *testing.T) {
 func TestRemoteRegionsAreNearestFirst(t *testing.T) {
 	w := newWorld(t, "us-1", "us-2", "ap-1", "af-1", "sa-1")
 	v := view("eu-1", "us-1", "us-2", "ap-1", "af-1", "sa-1")
-	require.Equal(t, []string{"af", "ap", "sa", "us"}, w.remote(), "all unknown: by name")
+	require.Equal(t, []string{"af", "ap", "sa", "us"}, w.remote(), "all distances unknown: by name")
 
-	v.Distances = map[string]time.Duration{"us": 90 * time.Millisecond, "ap": 180 * time.Millisecond, "eu": time.Second, "xx": 1}
+	v.Distances = map[string]time.Duration{
+		"us": 90 * time.Millisecond, "ap": 180 * time.Millisecond, "eu": time.Second, "xx": 1,
+	}
 	w.found(v)
-	require.Equal(t, []string{"us", "ap", "af", "sa"}, w.remote(), "those not known last")
+	require.Equal(t, []string{"us", "ap", "af", "sa"}, w.remote(), "unknown distances last")
 	require.Equal(t, 90*time.Millisecond, w.Topology().Region("us").Distance)
 
-	w.measure(map[string]time.Duration{"us-1": 200 * time.Millisecond, "us-2": 210 * time.Millisecond, "sa-1": 300 * time.Millisecond})
-	require.Equal(t, []string{"ap", "us", "sa", "af"}, w.remote(), "measured counts, estimates until then")
-	require.Equal(t, 200*time.Millisecond, w.Topology().Region("us").Distance, "the nearest node's")
+	w.measure(map[string]time.Duration{
+		"us-1": 200 * time.Millisecond, "us-2": 210 * time.Millisecond, "sa-1": 300 * time.Millisecond,
+	})
+	require.Equal(t, []string{"ap", "us", "sa", "af"}, w.remote(), "measurements replace estimates")
+	require.Equal(t, 200*time.Millisecond, w.Topology().Region("us").Distance, "of the nearest node")
 
 	w.down("us-1")
 	require.Equal(t, 210*time.Millisecond, w.Topology().Region("us").Distance, "of those that answer")
 
 	w.found(view("eu-1", "us-1", "us-2", "ap-1", "af-1", "sa-1"))
-	require.Equal(t, []string{"us", "sa", "af", "ap"}, w.remote(), "no more estimates")
+	require.Equal(t, []string{"us", "sa", "af", "ap"}, w.remote(), "the estimates are gone")
 }
 
-func TestDistancesThatWaverChangeNothing(t *testing.T) {
+func TestJitterInDistancesChangesNothing(t *testing.T) {
 	w := newWorld(t, "us-1")
 	trip := func(ms int) *Topology {
 		w.measure(map[string]time.Duration{"us-1": time.Duration(ms) * time.Millisecond})
@@ -101,8 +105,7 @@ func TestDistancesThatWaverChangeNothing(t *testing.T) {
 		require.Same(t, first, trip(ms), "%d ms", ms)
 	}
 	require.Equal(t, 112*time.Millisecond, trip(112).Remote[0].Distance)
-	// What counts is the distance that was published, so that no slow drift
-	// goes unnoticed.
+	// A distance is compared with the published one, so a slow drift does not go unnoticed.
 	drifting := trip(100)
 	for ms := 101; ms <= 111; ms++ {
 		require.Same(t, drifting, trip(ms))
@@ -113,16 +116,17 @@ func TestDistancesThatWaverChangeNothing(t *testing.T) {
 		a, b time.Duration
 		near bool
 	}{
-		{0, 0, true}, {0, 1, false}, {1, 0, false}, {9, 10, true}, {10, 9, true}, {89, 99, false}, {90, 100, true}, {100, 89, false},
+		{0, 0, true}, {0, 1, false}, {1, 0, false}, {9, 10, true},
+		{10, 9, true}, {89, 99, false}, {90, 100, true}, {100, 89, false},
 	} {
 		require.Equal(t, test.near, near(test.a, test.b), "%d and %d", test.a, test.b)
 	}
 }
 
-func TestWhoBuildsTakesAlongWhatHasChangedMeanwhile(t *testing.T) {
+func TestABuildCoversStepsMadeWhileItWaited(t *testing.T) {
 	w := newWorld(t)
 	heavy := node("us-1")
-	heavy.Weight = consistenthash.MaxWeight // so that its ring takes long to build
+	heavy.Weight = consistenthash.MaxWeight // a ring that is slow to build
 	w.found(View{Nodes: append(view("eu-1", "eu-2", "ap-1").Nodes, heavy)})
 	building := func() bool {
 		w.Members.mu.Lock()
@@ -137,7 +141,7 @@ func TestWhoBuildsTakesAlongWhatHasChangedMeanwhile(t *testing.T) {
 	require.True(t, building())
 	running.Go(func() {
 		w.up("eu-2")
-		require.Equal(t, []string{"eu-1", "eu-2"}, w.home(), "in it when the method returns")
+		require.Equal(t, []string{"eu-1", "eu-2"}, w.home(), "published when the method returns")
 	})
 	running.Go(func() { w.up("ap-1") })
 	running.Wait()
@@ -191,7 +195,7 @@ func TestMembersConcurrently(t *testing.T) {
 		for name, want := range up {
 			require.ElementsMatch(t, want, ids(w.Topology().Region(name).Nodes))
 		}
-		for i, n := range v.Nodes[1:] { // down again
+		for i, n := range v.Nodes[1:] { // take them down again
 			if want[i] {
 				w.Health(0, n.ID, State{})
 			}

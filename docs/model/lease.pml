@@ -3,42 +3,44 @@
  *
  * MODELLED
  *   Three nodes (TWO: two), each with its own discovery (list and weights), what it sees of the
- *   others, and hence its view and ring. Pings carry a view; who is pinged grants a lease or not, and
- *   says which leases under other views still run. Copy leases, lapses, journals. Two compare-and-swaps
- *   of the same version, or (SET) a Set by node 0.
+ *   others, and hence its view and ring. Pings carry a view; a node that is pinged grants a lease or not,
+ *   and says which leases under other views still run. Leases that are held, lost and resumed; journals.
+ *   Two compare-and-swaps of the same version, or (SET) a Set by node 0. The rules of "The lease protocol"
+ *   in docs/design.md are named by their numbers below.
  *   All have been in one view for long when the following happens at any moment, each as often as
  *   its switch says: a discovery lists others than before (LISTS); it has other weights (WEIGHTS); the
  *   links in CUT, a set of bits, are cut and heal, unless it STAYS (CUTS); node VICTIM dies (CRASHES);
- *   a node pauses until a lease ends (PAUSES); 2 becomes a guest of the region, and comes back (GUESTS). GONE: 2 has just died. LATE: a ping may arrive after its
- *   sender has another view.
+ *   a node pauses until a lease ends (PAUSES); 2 becomes a guest of the region, and comes back (GUESTS).
+ *   GONE: 2 has just died. LATE: a ping may arrive after its sender has another view.
  *   LAG: all have just come, nothing happens to them, but 0's discovery never lists 1.
  *
  * ABSTRACTED
- *   Time: a lease ends at any moment from when it cannot be had anew, at its granter as early as at
+ *   Time: a lease ends at any moment from when it cannot be renewed, at its granter as early as at
  *   its holder. A ring is its IDs and one bit: the lowest or the highest node owns the key. Of values
  *   there is only whether a node's floor is above the version that both swaps expect. Messages take no
  *   time, late pings excepted. Outside of LAG nobody vouches: to the rest it is a list that changes.
  *
  * CHECKED
  *   S1  No two swaps of one version are acknowledged, unless in parts of a region that was parted.
- *   S2  When the Set has returned, each node with a copy lease has its floor, unless it was in another part.
+ *   S2  When the Set has returned, each node that holds a lease has its floor, unless it was in another part.
  *   L   (LAG) In the end each node holds a lease of each other, for ever.
  *
  * SWITCHES, each of which takes something out                           what fails
- *   NO_A         weights in a view's hash, and all but any copy lease   S1
- *   NO_SAMEVIEW  leases must be for pings with this view                S1, if both are out
- *   NO_ANSWERS   all have answered this view; their leases are over
- *   NO_OTHERS    only the latter                                        S2
- *   NO_OWN       this node's own leases to others are over              S2; S1 if NO_HEARD, too
- *   NO_HEARD     nobody pings this node with another view               S1
- *   NO_STANDING  after a lapse all journals have been taken             S1
- *   NO_TAKEN     the journals of newcomers to the view have been taken  S1
- *   NO_CHANGE    same view since the first look                         S1
- *   NO_BREAK     no lapse since the first look                          S1
- *   NO_SECOND, NO_LAST, NO_AGAIN   undisputed after the stamp, and when told; the value is the
- *                expected one at the stamp, too                         nothing, with the last two rules
+ *   NO_A         weights in a view's hash, and of rule 11 all but a     S1
+ *                lease of any kind
+ *   NO_SAMEVIEW  leases must be for pings with this view (rule 11)      S1, if both are out
+ *   NO_ANSWERS   all have answered this view; their leases are over (6)
+ *   NO_OTHERS    only the latter (6)                                    S2
+ *   NO_OWN       this node's own leases to others are over (6)          S2; S1 if NO_HEARD, too
+ *   NO_HEARD     nobody pings this node with another view (11)          S1
+ *   NO_STANDING  after a loss all journals have been fetched (5)        S1
+ *   NO_TAKEN     those of newcomers to the view have been fetched (11)  S1
+ *   NO_CHANGE    same view since the first look (11)                    S1
+ *   NO_BREAK     no lease lost since the first look (11)                S1
+ *   NO_SECOND, NO_LAST, NO_AGAIN   in a term after the stamp, and when all are told; the value is
+ *                the expected one at the stamp, too                     nothing, with the last two rules
  *   NO_I         vouching                                               L
- *   NO_SURRENDER a guest gives its copy lease up before it says so      S2
+ *   NO_SURRENDER a guest gives its lease up before it says so (10)      S2
  * and those that add something:
  *   RING_AHEAD   who owns the key is looked up in a newer ring than the view's   S1
  *   MUTUAL, TWO  nor does 1 find 0; there is no third                            L
@@ -89,9 +91,9 @@ byte lease[N * N]; /* at(granter, holder): the view under which the lease that r
 byte heard[N * N]; /* at(granter, client): the view of the client's last ping; 0 when forgotten */
 byte ans[N * N];   /* at(client, granter): 8 if it has answered this view; whose leases under others run */
 byte late[N * N];  /* at(client, granter): the former view of a ping that is still under way */
-byte copies[N];    /* the copy lease: 8 and the granters that it rests on; 0 after a lapse */
+byte copies[N];    /* the lease that is held: 8 and its granters; 0 when it has been lost */
 byte resume[N];    /* the same of one that is coming back */
-byte taken[N];     /* whose journals have been taken since they came into the view */
+byte taken[N];     /* whose journals have been fetched since they came into the view */
 bit floor[N];      /* is above the old version */
 bit dead[N];
 byte cut;          /* links: bit(0) is 0-1, bit(1) 0-2, bit(2) 1-2 */
@@ -286,7 +288,7 @@ inline pingLate(g) {
 		late[at(i, g)] = 0 }
 }
 
-/* A lease ends when it cannot be had anew, or there is a pause. Only who does not ping is forgotten. */
+/* A lease ends when it cannot be renewed, or there is a pause. Only a node that does not ping is forgotten. */
 #define pings(c) (link(i, c) && has(list[c], i))
 #define renewable(g) (link(i, g) && has(list[i], g) && view[i] == view[g] && agreeAll(g))
 inline ends(g) {
@@ -304,7 +306,7 @@ inline forgets(c) {
 		heard[at(i, c)] = 0; ans[at(c, i)] = 0 }
 }
 
-/* Journals: of newcomers, and of all after a lapse. */
+/* Journals: of newcomers, and of all after the lease was lost. */
 inline acquaints(j) {
 	d_step { copies[i] && leased(i) && in(i, j) && !has(taken[i], j) && link(i, j) ->
 		printf("%d takes the journal of %d\n", i, j);

@@ -5,9 +5,9 @@
  *   One key and one write of it in eu, by the key's owner at that time. Three nodes, which
  *   join, leave, crash and (RESTARTS) come back under their ID, in any order, each event noticed
  *   at some later moment. What each node has: the write's floor with the node whose task it is to
- *   send it to us (its sender), the note in its outbox, and whether it has taken the journals
+ *   send it to us (its sender), the write in its outbox, and whether it has fetched the journals
  *   since it joined. In us: the floor, and a value from before the write, which lives for LIFE
- *   ticks from the write at most. Floors and notes are forgotten after RETENTION ticks.
+ *   ticks from the write at most. Floors and outboxes are emptied after RETENTION ticks.
  *   The link between the regions is cut and heals at any moment, whatever the time.
  *
  * ABSTRACTED
@@ -21,8 +21,8 @@
  *
  * SWITCHES      what is taken out                             alone     with RESTARTS=1
  *   (none)                                                    holds     holds
- *   NO_C        senders: heirs look at the owner in the       holds     holds: comparing finds it
- *               view before a death only
+ *   NO_C        senders: the next owner looks at the owner    holds     holds: comparing finds it
+ *               in the view before a death only
  *   NO_COVER    comparing covers less time than floors are    holds     fails: a sender that is back is
  *               kept for                                                a member, without its outbox
  *   NO_C NO_COVER                                             fails
@@ -31,7 +31,7 @@
  *   NO_COMPARE NO_CARRY   journals have no senders            fails
  *   NO_HEIRS    sending for the dead                          holds
  *   NO_HEIRS NO_COVER                                         fails
- *   FOLDS=1     nothing; floors may be folded into that of    fails: nobody tells us of the floor of
+ *   FOLDS=1     nothing; floors may collapse into that of     fails: nobody tells us of the floor of
  *               the group before their time                   eu's group
  */
 
@@ -62,11 +62,11 @@ byte alive;              /* the nodes that run */
 byte members;            /* the view of all of them */
 byte born;               /* those that have ever run */
 bit order;               /* of the ring */
-bit standing[N];         /* has taken the journals since it joined */
+bit standing[N];         /* holds its lease: has fetched the journals since it joined */
 bit floor[N];
 bit folded[N];          /* into the floor of the group, which is no matter of other regions */
 byte sender[N] = NOBODY; /* of the floor */
-bit outbox[N];           /* has the note */
+bit outbox[N];           /* has the write */
 bit look[N];             /* members have changed, and this node has not looked yet for what it is to send */
 byte departed[N];        /* owners in earlier views that it has not looked at yet */
 bit written;
@@ -110,7 +110,7 @@ inline notice() {
 	departed[2] = departed[2] | bit(owner(members));
 	members = alive;
 	look[0] = 1; look[1] = 1; look[2] = 1;
-	if /* who is alone has nobody to take journals from */
+	if /* a node that is alone has nobody to fetch journals from */
 	:: alive == bit(0) || alive == bit(1) || alive == bit(2) -> standing[lowest(alive)] = 1
 	:: else
 	fi;

@@ -5,10 +5,11 @@ import (
 	"strconv"
 )
 
-// dialable returns the address that others are told, which is what the user has named: that to
-// advertise, else that to listen on, with the port that it came to. The host is left
-// as the user has written it: a list of nodes may have it like that too. So is a port to advertise,
-// which may lead to this one from elsewhere, unless it is 0.
+// dialable returns the address that other nodes connect to. named is the address that the user gave: the
+// one to advertise, else the one to listen on. Its host stays as written, since a list of nodes may name
+// this one the same way. Its port is replaced by that of bound if named is the address to listen on
+// (listens), or if it is 0. Otherwise it stays too, since a port to advertise may be forwarded to the bound
+// one.
 func dialable(named string, bound net.Addr, listens bool) string {
 	host, port, _ := net.SplitHostPort(named)
 	if n, err := strconv.Atoi(port); listens || err == nil && n == 0 {

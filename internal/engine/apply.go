@@ -1,56 +1,60 @@
 package engine
 
 import (
-	"context"
-	"slices"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
-	"github.com/geocache/geocache/peers"
 )
 
-// take takes a note in. From then on no read here returns what is older, and no
-// fill that is running brings it back. The order is what keep counts on. sender stands for the
-// node that sends it to the other regions, 0 for none.
+// apply applies a write here. From then on no read on this node returns anything older, and no running fill
+// brings it back: apply raises the floor (1) before it touches the store (2), which admit relies on.
+//
+// transit is how long the write was under way. sender identifies the process that sends the write to the
+// other regions (see senderOf); it is 0 if none here does.
 func (g *Group) apply(w *message.Write, transit time.Duration, sender uint64) {
 	if w.Clear {
 		g.applyClear(w, sender)
 		return
 	}
-	was := g.floors.Raise(w.Subject(), w.Stamp, g.cache.clock.Elapsed(), sender) // (1)
+	prev := g.floors.Raise(w.Subject(), w.Stamp, g.cache.clock.Elapsed(), sender) // (1)
 	if w.Scope {
-		return // what it has made dead is found when it is read, see covered
+		return // entries in the scope are found when they are next read, see freshness.scopeRemoved
 	}
-	floor, again := was.Max(w.Stamp), was == w.Stamp // what was loaded since it came the first time may stay
-	dead := func(e *store.Entry) bool { return e.Below(w.Stamp) || !again && g.fresh.maybeOlder(e, floor) }
+	floor, duplicate := prev.Max(w.Stamp), prev == w.Stamp
+	// What was loaded since the write first came here survives a duplicate of it.
+	dead := func(e *store.Entry) bool {
+		return e.Below(w.Stamp) || !duplicate && g.fresh.maybeOlder(e, floor)
+	}
 	if !g.applyValue(w, transit, dead) { // (2)
 		g.store.DeleteFunc(w.Key, dead)
 	}
 }
 
-// takeClear is take for a floor of the whole group.
+// applyClear is apply for a floor of the whole group.
 func (g *Group) applyClear(w *message.Write, sender uint64) {
-	was := g.floors.Group()
-	again := w.Stamp.Generation == was || w.Stamp.Generation == g.floors.Cleared()
+	prev := g.floors.Group()
+	duplicate := w.Stamp.Generation == prev || w.Stamp.Generation == g.floors.Cleared()
 	if w.Collapsed {
 		g.floors.RaiseGroup(w.Stamp.Generation, g.cache.clock.Elapsed())
 	} else {
 		g.floors.Clear(w.Stamp.Generation, g.cache.clock.Elapsed(), sender)
 	}
-	if again {
-		return // what was loaded since it came the first time may stay
+	if duplicate {
+		return // what was loaded since the Clear first came here survives
 	}
-	floor := expiry.Removal(max(was, w.Stamp.Generation))
-	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return e.Below(floor) || g.fresh.maybeOlder(e, floor) })
+	floor := expiry.Removal(max(prev, w.Stamp.Generation))
+	g.store.Sweep(store.Removed, func(e *store.Entry) bool {
+		return e.Below(floor) || g.fresh.maybeOlder(e, floor)
+	})
 }
 
-// put makes the note's value the entry of its key, in the place of what is dead or older, see
-// insert. It reports false if the note has no value that is alive.
+// applyValue makes the write's value the entry of its key. It replaces an entry that is dead or older, see
+// insert. It reports false if the write has no value that is still live.
 func (g *Group) applyValue(w *message.Write, transit time.Duration, dead func(*store.Entry) bool) bool {
 	if !w.HasValue || w.Tagged && !store.IsTagged(w.Value) {
-		return false // malformed, or from a version to come: a miss
+		return false // malformed, or from a later version: treat it as a miss
 	}
 	now := g.cache.clock.Instant()
 	born := now.Add(-w.Age - transit)
@@ -66,11 +70,13 @@ func (g *Group) applyValue(w *message.Write, transit time.Duration, dead func(*s
 	if now >= e.Expires {
 		return false
 	}
-	g.insert(e, dead, func() bool { return !isOdd(g.cache.leases.GuestEpoch()) && g.fresh.admissible(e, false, anySeq) })
+	g.insert(e, dead, func() bool {
+		return !isOdd(g.cache.leases.GuestEpoch()) && g.fresh.admissible(e, false, anySeq)
+	})
 	return true
 }
 
-// noteOf returns what tells others of an entry.
+// writeOf returns the write that tells other nodes of e.
 func (g *Group) writeOf(e *store.Entry) message.Write {
 	return message.Write{
 		Group:    g.name,
@@ -82,139 +88,4 @@ func (g *Group) writeOf(e *store.Entry) message.Write {
 		Age:      g.cache.clock.Instant().Sub(e.Born()),
 		Life:     e.Expires.Sub(e.Born()),
 	}
-}
-
-// spread tells notes to every node of this region, and returns when none of
-// them serves what is older: all have taken them in, and who is not among them can hold
-// no lease. The nodes that own or succeed a key get the value if its note has one, the
-// others need the floor only.
-//
-// The error is ctx's, or that this node is leaving and does not see the others any
-// more; who was not told by then is not told.
-//
-// The notes are not this node's to send to other regions; those of complete are.
-func (c *Cache) broadcast(ctx context.Context, notes ...*message.Write) error {
-	s := c.newBroadcast(notes)
-	return s.run(ctx)
-}
-
-func (c *Cache) newBroadcast(notes []*message.Write) broadcast {
-	return broadcast{c: c, writes: notes, begun: c.clock.Instant(), told: map[string]bool{c.node.ID: true}}
-}
-
-// A spreading is notes on their way to the nodes of this region.
-type broadcast struct {
-	c      *Cache
-	writes []*message.Write
-	sender uint64         // see take
-	begun  expiry.Instant // when the ages were right
-	told   map[string]bool
-
-	// in is the tenure that the notes were stamped in, if they are a Swap's. A node that is told
-	// only after its end may have owned the key by then, and have swapped the same value: that is
-	// disputed. A node that came into the view after it has the floor from the journals.
-	term     term
-	disputed bool
-}
-
-// run does what spread says.
-func (s *broadcast) run(ctx context.Context) error {
-	c := s.c
-	for {
-		changed := c.changed.wait()
-		v := c.view.Load()
-		if s.send(ctx, v) {
-			settled, err := c.settle(ctx, v)
-			switch {
-			case err != nil:
-				return err
-			case settled && s.disputed:
-				return errDisputed
-			case settled:
-				return nil
-			}
-			continue
-		}
-		// Who was not told may be on its way out of the view, or have lost the
-		// message.
-		select {
-		case <-changed:
-		case <-time.After(sendAgain):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// tellAgain is the pause before a node is told once more what it has not
-// acknowledged.
-const sendAgain = 20 * time.Millisecond
-
-// tell tells those nodes of the view that have not been told, all at the same
-// time. What many writers tell one node shares its messages' way to the network,
-// see peers. It reports whether all have been told now.
-func (s *broadcast) send(ctx context.Context, v *view) (all bool) {
-	// A node that is up and does not answer for so long has lost it.
-	ctx, cancel := context.WithTimeout(ctx, s.c.config.Lease/2)
-	defer cancel()
-	type telling struct {
-		node string
-		call peers.Pending
-	}
-	var way []telling
-	var floors []byte // the message of all that get no value
-	heirs := v.keepers(s.writes)
-	all = true
-	for _, node := range v.home.Nodes {
-		if s.told[node.ID] {
-			continue
-		}
-		payload, heir := floors, slices.Contains(heirs, node.ID)
-		if heir || payload == nil {
-			m := message.Broadcast{Sender: s.sender, Writes: make([]message.Write, len(s.writes))}
-			for i, w := range s.writes {
-				m.Writes[i] = v.writeFor(w, node.ID)
-				m.Writes[i].Age += s.c.clock.Instant().Sub(s.begun)
-			}
-			if payload = m.Append(nil); !heir {
-				floors = payload
-			}
-		}
-		peer := s.c.transport.Peer(node.ID)
-		if peer == nil {
-			all = false
-			continue
-		}
-		call, err := peer.Begin(ctx, message.MethodBroadcast, payload)
-		if err != nil {
-			all = false
-			continue
-		}
-		way = append(way, telling{node.ID, call})
-	}
-	member := false // one of the tenure's view has been told
-	for _, t := range way {
-		if _, err := t.call.Wait(ctx); err != nil {
-			all = false
-			continue
-		}
-		s.told[t.node] = true
-		member = member || s.term.view != nil && s.term.view.has(t.node)
-	}
-	s.disputed = s.disputed || member && !s.c.inTerm(s.term)
-	return all
-}
-
-// takeTell answers a Tell.
-func (c *Cache) handleBroadcast(m message.Broadcast, transit time.Duration) peers.Answer {
-	for i := range m.Writes {
-		// A group that is not here has nothing that could be served.
-		if g := c.group(m.Writes[i].Group); g != nil {
-			if err := g.origin.supersede(&m.Writes[i]); err != nil {
-				return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
-			}
-			g.apply(&m.Writes[i], transit, m.Sender)
-		}
-	}
-	return peers.Answer{}
 }

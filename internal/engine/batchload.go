@@ -12,31 +12,30 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// maxBatch is how many keys are loaded by one call of GetBatch.
+// maxBatch is the maximum number of keys in one call of GroupConfig.GetMany.
 const maxBatch = 1024
 
-// A batchLoad brings together the keys of one GetMany, or of one message from a
-// peer, that this node has to load, so that one call of the getter does it. Which of them it has
-// to load is known when each has come as far as that, or has been answered
-// otherwise; it waits for that and for no timer, as a rule.
+// A batchLoad gathers the keys of one GetMany, or of one message from a peer, that this node has to load,
+// so that one call of the getter loads them. Whether a key has to be loaded is known once its fill needs
+// the getter or has been answered without it. The batchLoad waits until that is known for all keys,
+// normally without a timer.
 //
-// Each key has a ticket, which ends by load or by leave. A nil batchLoad, of a group
-// whose getter takes one key at a time, gives out nil tickets.
+// Each key has a ticket, which ends with load or leave. A nil batchLoad, of a group whose getter takes one
+// key at a time, gives out nil tickets.
 type batchLoad struct {
 	g *Group
 
 	mu     sync.Mutex // guards the following
-	coming int        // tickets that have not ended
-	ready  []*ticket  // those whose keys are to be loaded
+	coming int        // tickets, and other calls of leave, that are still to end
+	ready  []*ticket  // tickets whose keys are to be loaded
 	timer  *time.Timer
 }
 
-// gatherPatience is how long keys that are ready to be loaded wait for those that are
-// not yet, because another node is slow to say what it has of them, say.
-const gatherPatience = 20 * time.Millisecond
+// gatherTimeout is how long keys that are ready to be loaded wait for those that are not, for example
+// because another node is slow to answer a peek.
+const gatherTimeout = 20 * time.Millisecond
 
-// batch returns a batchLoad that n calls of leave are to come for, beside those for the
-// tickets it gives out.
+// batch returns a batchLoad that expects n calls of leave, in addition to the tickets it gives out.
 func (l *loader) batch(n int) *batchLoad {
 	if l.g.config.GetMany == nil {
 		return nil
@@ -44,7 +43,7 @@ func (l *loader) batch(n int) *batchLoad {
 	return &batchLoad{g: l.g, coming: n}
 }
 
-// ticket adds a key.
+// ticket returns a ticket for key, which the batch then waits for.
 func (w *batchLoad) ticket(key string) *ticket {
 	if w == nil {
 		return nil
@@ -55,7 +54,7 @@ func (w *batchLoad) ticket(key string) *ticket {
 	return &ticket{batch: w, key: key}
 }
 
-// ticket returns the ticket of a key that a peer asks for, together with others.
+// ticket returns the ticket of a key that a peer requested in one message with the others of t.
 func (l *loader) ticket(t *peers.Together, key string) *ticket {
 	if t == nil || l.g.config.GetMany == nil {
 		return nil
@@ -64,14 +63,14 @@ func (l *loader) ticket(t *peers.Together, key string) *ticket {
 	return &ticket{batch: w, key: key}
 }
 
-// leave says that one less is to come.
+// leave ends one of the n that batch was told to expect.
 func (w *batchLoad) leave() {
 	if w != nil {
 		w.end(nil)
 	}
 }
 
-// end ends a ticket, or with nil something else that was to come.
+// end ends one of the things that the batch waits for. ready is a ticket whose key is to be loaded, or nil.
 func (w *batchLoad) end(ready *ticket) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -82,18 +81,18 @@ func (w *batchLoad) end(ready *ticket) {
 	switch {
 	case len(w.ready) == 0:
 	case w.coming == 0:
-		w.goLocked()
+		w.startLocked()
 	case w.timer == nil:
-		w.timer = time.AfterFunc(gatherPatience, func() {
+		w.timer = time.AfterFunc(gatherTimeout, func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.goLocked()
+			w.startLocked()
 		})
 	}
 }
 
-// goLocked has loaded what is ready.
-func (w *batchLoad) goLocked() {
+// startLocked starts loading the keys that are ready.
+func (w *batchLoad) startLocked() {
 	if w.timer != nil {
 		w.timer.Stop()
 		w.timer = nil
@@ -108,28 +107,28 @@ func (w *batchLoad) goLocked() {
 	w.ready = nil
 }
 
-// A ticket is a key's part in a batchLoad.
+// A ticket is a key's place in a batchLoad.
 type ticket struct {
 	batch *batchLoad
 	key   string
 	ended atomic.Bool
 
-	ctx    context.Context // of the fill; set by load
+	ctx    context.Context // the fill's; set by load
 	answer chan answer
 }
 
-// leave says that the key need not be loaded, if it has not been by now.
+// leave says that the key need not be loaded. After load, or a second time, it does nothing.
 func (t *ticket) leave() {
 	if t != nil && !t.ended.Swap(true) {
 		t.batch.end(nil)
 	}
 }
 
-// load is callGetter for the key, with those of the others.
+// load loads the key as loader.call does, together with the batch's other keys.
 func (t *ticket) load(ctx context.Context) answer {
 	g := t.batch.g
 	if t.ended.Swap(true) {
-		return g.loader.call(ctx, t.key) // a second load of the same fill
+		return g.loader.call(ctx, t.key) // the fill's second load
 	}
 	t.ctx, t.answer = ctx, make(chan answer, 1)
 	t.batch.end(t)
@@ -141,19 +140,19 @@ func (t *ticket) load(ctx context.Context) answer {
 	select {
 	case a := <-t.answer:
 		return a
-	case <-time.After(2 * origin.Grace): // the getter's end says more
-		return answer{err: g.located(endOf(context.Cause(ctx)))}
+	case <-time.After(2 * origin.Grace): // not at once: the getter's own error says more
+		return answer{err: g.located(contextError(context.Cause(ctx)))}
 	}
 }
 
-// loadMany loads keys from the origin by one call, and keeps what comes.
+// callMany loads keys with one call of the getter and stores the results.
 func (l *loader) callMany(tickets []*ticket) {
 	fail := func(err error) {
 		for _, t := range tickets {
 			t.answer <- answer{err: err}
 		}
 	}
-	// The call is for all of them, so it ends when all have ended.
+	// The call serves all fills, so it ends only when all of them have ended.
 	deadline, _ := tickets[0].ctx.Deadline()
 	ctx, cancel := context.WithDeadline(l.g.local.Parent(), deadline)
 	defer cancel()
@@ -167,7 +166,7 @@ func (l *loader) callMany(tickets []*ticket) {
 		})()
 	}
 	if err := l.slots.Acquire(ctx, 1); err != nil {
-		fail(l.g.located(endOf(context.Cause(ctx))))
+		fail(l.g.located(contextError(context.Cause(ctx))))
 		return
 	}
 	keys, loads := make([]string, len(tickets)), make([]load, len(tickets))
@@ -182,7 +181,7 @@ func (l *loader) callMany(tickets []*ticket) {
 		fail(ErrClosed)
 		return
 	}
-	failed := err != nil && !errors.Is(err, ErrNotFound) // of all, which is as good as an empty map
+	failed := err != nil && !errors.Is(err, ErrNotFound) // for all keys: same as an empty map
 	for i, t := range tickets {
 		v, there := m[t.key]
 		each := err

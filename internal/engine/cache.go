@@ -23,26 +23,26 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A Cache is one process's seat in the cluster. Groups are added to it with
-// NewGroup. Its methods are safe for concurrent use.
+// A Cache is one process's membership in the cluster. NewGroup adds groups to it. Its methods are safe for
+// concurrent use.
 type Cache struct {
 	config    Config
 	node      regions.Node
 	log       *slog.Logger
-	guard     origin.Guard // of what the user has given to Open
-	logGuard  origin.Guard // of the logger; reports nothing, since what could tell is what failed
+	guard     origin.Guard // for the user code passed to Open
+	logGuard  origin.Guard // for the logger; reports nothing, see guardLogger
 	clock     *expiry.Clock
 	members   *regions.Members
 	transport *peers.Transport // nil without a listener
 
 	epoch      expiry.Generation // when this process started
-	self       uint64            // stands for this process, see senderOf
+	self       uint64            // identifies this process, see senderOf
 	view       atomic.Pointer[view]
 	leases     *lease.Table
 	journals   fetchedJournals
-	changed    signal       // something that a writer may wait for
-	following  sync.Mutex   // held from reading the topology to having followed it
-	reowns     atomic.Int64 // calls of reown that wait for the end of the pass under way, and that one
+	changed    signal       // raised when something changes that a writer may be waiting for
+	following  sync.Mutex   // held from reading the topology until this node has followed it
+	reowns     atomic.Int64 // calls of reown waiting for the current pass to end, plus the one that makes it
 	replicator replicator
 	membership membership
 
@@ -50,46 +50,46 @@ type Cache struct {
 
 	coarse coarseClock
 
-	// groups is replaced as a whole under mu and read without it.
+	// groups is copied on write, with mu held, and read without a lock.
 	groups atomic.Pointer[map[string]*Group]
 
-	// ctx ends everything that Close does not have to end in order.
+	// ctx ends everything that Close need not end in a particular order.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	// leaving ends the discovery, which then withdraws the announcement.
+	// leaving ends the discovery, which then withdraws this node's announcement.
 	leaving context.Context
 	leave   context.CancelFunc
 	closing sync.Once
 
-	// awaiting ends the waits for other regions, half-way through Close: one that is away
-	// may be so for ever.
-	awaiting    context.Context
-	endAwaiting context.CancelFunc
+	// remoteWaits ends the waits for other regions, half-way through Close: a region that is down may never
+	// answer.
+	remoteWaits    context.Context
+	endRemoteWaits context.CancelFunc
 
-	// shutting is set when this node begins to part from its peers: it carries
-	// out no more writes.
-	shutting atomic.Bool
+	// shuttingDown is set when this node starts to disconnect from its peers. From then on it carries out
+	// no writes.
+	shuttingDown atomic.Bool
 
 	mu     sync.RWMutex // guards the following; never held across I/O
 	closed bool
-	wg     sync.WaitGroup // every goroutine; Add only with mu held and !closed, or from one of them
+	wg     sync.WaitGroup // every goroutine; Add only with mu held and !closed, or from a goroutine it counts
 }
 
-// Config is what a Cache is made of. The face has checked it; the zero value of a field is its default only where
-// the field says so.
+// Config configures a Cache. The face has validated it; a field's zero value means a default only where the
+// field says so.
 type Config struct {
 	Cluster string
-	ID      string // default: the address that others are told
-	Region  string // default: what the discovery says
+	ID      string // default: the address that others connect to
+	Region  string // default: what the discovery reports
 	Weight  float64
 	Seed    uint64
 
-	Listen    string // the address to listen on, unless Listener is given
+	Listen    string // the address to listen on, unless Listener is set
 	Listener  net.Listener
-	Advertise string // the address that others are told; default: Listen
+	Advertise string // the address that others connect to; default: Listen
 	Dial      func(ctx context.Context, address string) (net.Conn, error)
-	TLS       func() *tls.Config // nil without TLS
+	TLS       func() *tls.Config // nil: no TLS
 	PeerNames []string           // see peers.Config
 
 	Discovery regions.Discovery // nil: this node is alone
@@ -98,20 +98,20 @@ type Config struct {
 	Grace     time.Duration
 	JoinWait  time.Duration
 	MaxDrift  time.Duration
-	Clock     func() time.Time // default: time.Now, read through a clock that ticks
+	Clock     func() time.Time // default: time.Now, with hits served from a coarse clock
 	Logger    *slog.Logger     // default: slog.Default()
 
-	// NewPanicError makes the error of a call of the user's code that panicked.
+	// NewPanicError makes the error for a call of user code that panicked.
 	NewPanicError func(value any, stack []byte) error
 
-	// What is remembered of writes, where a test wants it to be less than usual: how many
-	// floors a group has, and how many bytes wait for a region.
+	// Limits on what is remembered of writes, so that tests can lower them: floors per group, and bytes
+	// queued for a region. 0 means the default.
 	Floors int
 	Outbox int64
 }
 
-// Open makes this process a node of the cluster. It waits for the others for as long as
-// Config.JoinWait says, or until ctx ends, which is an error then.
+// Open makes this process a node of the cluster. It waits for the rest of the cluster for at most
+// Config.JoinWait. If ctx ends first, Open fails.
 func Open(ctx context.Context, config Config) (*Cache, error) {
 	c, err := newCache(ctx, config)
 	if err != nil {
@@ -128,7 +128,7 @@ func Open(ctx context.Context, config Config) (*Cache, error) {
 	return c, nil
 }
 
-// newCache makes a Cache that nothing runs in yet.
+// newCache returns a Cache that runs nothing in the background yet.
 func newCache(ctx context.Context, config Config) (*Cache, error) {
 	c := &Cache{config: config}
 	c.replicator.c, c.replicator.outboxes = c, xsync.NewMap[string, *remote]()
@@ -162,17 +162,23 @@ func newCache(ctx context.Context, config Config) (*Cache, error) {
 		listener = guardedListener{listener, c}
 	}
 	if listener != nil {
-		address = dialable(cmp.Or(address, config.Listen, listener.Addr().String()), listener.Addr(), address == "")
+		named := cmp.Or(address, config.Listen, listener.Addr().String())
+		address = dialable(named, listener.Addr(), address == "")
 	}
-	c.node = regions.Node{ID: cmp.Or(config.ID, address, "alone"), Region: region, Address: address, Weight: config.Weight}
+	c.node = regions.Node{
+		ID:      cmp.Or(config.ID, address, "alone"),
+		Region:  region,
+		Address: address,
+		Weight:  config.Weight,
+	}
 	c.epoch = c.clock.Now()
 	c.self = senderOf(c.node.ID, c.epoch)
 	c.log = c.log.With("self", c.node.ID)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.leaving, c.leave = context.WithCancel(c.ctx)
-	c.awaiting, c.endAwaiting = context.WithCancel(c.ctx)
+	c.remoteWaits, c.endRemoteWaits = context.WithCancel(c.ctx)
 
-	err = c.fits()
+	err = c.checkFits()
 	if err == nil {
 		err = c.connect(listener)
 	}
@@ -183,13 +189,13 @@ func newCache(ctx context.Context, config Config) (*Cache, error) {
 		return nil, err
 	}
 	c.follow()
-	if c.transport != nil { // only now, so that a node that is asked has a view
+	if c.transport != nil { // only now: whoever asks this node needs it to have a view
 		c.transport.Serve(listener)
 	}
 	return c, nil
 }
 
-// initGuard has g report to the log: of a thousand equal reports one in a second.
+// initGuard makes g log its reports, at most one a second.
 func (c *Cache) initGuard(g *origin.Guard, group string) {
 	var log throttle
 	g.NewPanicError = c.config.NewPanicError
@@ -205,27 +211,30 @@ func (c *Cache) initGuard(g *origin.Guard, group string) {
 	}
 }
 
-// fits reports what the discovery has against this node.
-func (c *Cache) fits() error {
+// checkFits reports why the discovery rejects this node, if it does.
+func (c *Cache) checkFits() error {
 	if d, ok := c.config.Discovery.(interface{ Fits(regions.Node) error }); ok {
-		_, err := origin.Call(&c.guard, "discovery", "", origin.NoValue(func() error { return d.Fits(c.node) }))
-		if err != nil {
+		fits := origin.NoValue(func() error { return d.Fits(c.node) })
+		if _, err := origin.Call(&c.guard, "discovery", "", fits); err != nil {
 			return fmt.Errorf("WithDiscovery: %w", err)
 		}
 	}
 	return nil
 }
 
-// findRegion returns the region that the user named, else that the discovery
-// names, else "local".
+// findRegion returns the region that the user configured, else the one that the discovery reports, else
+// "local".
 func (c *Cache) findRegion(ctx context.Context) (string, error) {
 	if c.config.Region != "" {
 		return c.config.Region, nil
 	}
 	if c.config.Discovery != nil {
-		region, err := within(ctx, &c.guard, c.spawn, "discovery", func() (string, error) { return c.config.Discovery.Region(ctx) })
+		region, err := callWithin(ctx, &c.guard, c.spawn, "discovery", func() (string, error) {
+			return c.config.Discovery.Region(ctx)
+		})
 		if err != nil {
-			return "", fmt.Errorf("the discovery did not tell this process's region; name it by WithRegion to start without: %w", err)
+			const format = "the discovery cannot tell this process's region (WithRegion sets it): %w"
+			return "", fmt.Errorf(format, err)
 		}
 		if region != "" {
 			return region, nil
@@ -234,9 +243,10 @@ func (c *Cache) findRegion(ctx context.Context) (string, error) {
 	return "local", nil
 }
 
-// connect makes the members, and with a listener the transport.
+// connect creates the members and, if there is a listener, the transport.
 func (c *Cache) connect(listener net.Listener) (err error) {
-	if c.members, err = regions.NewMembers(c.node, c.config.Seed, c.config.Grace, c.clock.Instant()); err != nil || listener == nil {
+	c.members, err = regions.NewMembers(c.node, c.config.Seed, c.config.Grace, c.clock.Instant())
+	if err != nil || listener == nil {
 		return err
 	}
 	c.transport, err = peers.New(peers.Config{
@@ -253,7 +263,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 		Lease:     c.config.Lease,
 		Leases:    c.leases,
 		Limits:    c.config.Limits,
-		Logger:    c.config.Logger.With("self", c.node.ID), // it adds the cluster itself
+		Logger:    c.config.Logger.With("self", c.node.ID), // the transport adds the cluster
 		OnChange:  c.membership.onHealth,
 		OnPong:    c.onPong,
 
@@ -265,8 +275,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 	return err
 }
 
-// start starts what runs in the background, and waits for the cluster to be
-// found.
+// start starts the background work and waits for the cluster to be found.
 func (c *Cache) start(ctx context.Context) error {
 	if c.config.Clock == nil {
 		c.spawn(func() { c.coarse.tick(c.ctx) })
@@ -290,15 +299,17 @@ func (c *Cache) start(ctx context.Context) error {
 	select {
 	case <-found:
 		c.transport.Tried(ctx)
-		c.membership.apply(c.members.Tick(c.clock.Instant(), c.membership.state)) // what health reports is on its way
+		// The callbacks of the peers' health may not have run yet.
+		c.membership.apply(c.members.Tick(c.clock.Instant(), c.membership.state))
 	case <-ctx.Done():
 	}
 	switch err := context.Cause(ctx); {
 	case err == nil:
 		top := c.topology()
-		c.log.Info("joined", "region", c.node.Region, "address", c.node.Address, "nodes", len(top.Home.Nodes), "regions", 1+len(top.Remote))
+		c.log.Info("joined", "region", c.node.Region, "address", c.node.Address,
+			"nodes", len(top.Home.Nodes), "regions", 1+len(top.Remote))
 	case errors.Is(err, errJoinWait):
-		c.log.Warn("not all of the cluster found or reached yet, starting without", "waited", c.config.JoinWait)
+		c.log.Warn("starting before the whole cluster was found and reached", "waited", c.config.JoinWait)
 	default:
 		return err
 	}
@@ -307,7 +318,10 @@ func (c *Cache) start(ctx context.Context) error {
 
 var errJoinWait = errors.New("join wait over")
 
-// housekeep does once a second what has to be done from time to time.
+var errStillRunning = errors.New("geocache: closing: a getter, a function of WithOnEvict or the discovery " +
+	"is still running although its context has ended")
+
+// housekeep does periodic work once a second, until the cache is closed.
 func (c *Cache) housekeep() {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -336,38 +350,37 @@ func (c *Cache) housekeep() {
 				next[g] = now
 			}
 			for _, o := range c.replicator.outboxes.All() {
-				o.Forget(g.name, g.journal.dead())
+				o.Forget(g.name, g.journal.deadBefore())
 			}
 		}
 		swept = next
-		c.replicator.inbox.Forget(now.Add(-inboxMemory))
+		c.replicator.inbox.Forget(now.Add(-inboxRetention))
 		if ticks++; ticks%reownEvery == 0 {
 			c.spawn(c.reown)
 		}
 	}
 }
 
-// reownEvery is how many seconds pass before queued writes are given to their keys'
-// owners without a change of the ring: one may have lacked the group when the ring did change.
+// reownEvery is how many seconds pass before queued writes are handed to their keys' owners even if the
+// ring has not changed: an owner may not have had the group yet when it did.
 const reownEvery = 5
 
-// CloseTimeout is how long closing may take if the caller does not say.
+// CloseTimeout is how long Close may take if the caller sets no deadline.
 const CloseTimeout = 10 * time.Second
 
-// inboxMemory is for how long the stream of a node that is not heard of is
-// remembered.
-const inboxMemory = time.Hour
+// inboxRetention is how long the inbox remembers the stream of a node that has gone silent.
+const inboxRetention = time.Hour
 
-// Node returns this process as the others see it.
+// Node returns this process as the other nodes see it.
 func (c *Cache) Node() regions.Node { return c.node }
 
-// topology returns the cluster as this node sees it now.
+// topology returns the cluster as this node currently sees it.
 func (c *Cache) topology() *regions.Topology { return c.members.Topology() }
 
 // group returns the named group, or nil. It takes no lock.
 func (c *Cache) group(name string) *Group { return (*c.groups.Load())[name] }
 
-// add adds a group.
+// add adds a group, unless the cache is closed or has a group of that name.
 func (c *Cache) add(g *Group) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -375,7 +388,7 @@ func (c *Cache) add(g *Group) error {
 		return ErrClosed
 	}
 	if c.group(g.name) != nil {
-		return errors.New("there is one of that name already")
+		return errors.New("a group of that name already exists")
 	}
 	groups := maps.Clone(*c.groups.Load())
 	groups[g.name] = g
@@ -383,8 +396,8 @@ func (c *Cache) add(g *Group) error {
 	return nil
 }
 
-// spawn runs f on a goroutine that Close waits for. It reports false if Close
-// has been called.
+// spawn runs f on a goroutine that Close waits for. It returns false, without running f, once Close has
+// begun to wait.
 func (c *Cache) spawn(f func()) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -395,14 +408,14 @@ func (c *Cache) spawn(f func()) bool {
 	return true
 }
 
-// Close takes this node out of the cluster, and ends everything that it runs. ctx bounds that: half of its
-// time is for what is still to be written, handed over and answered, the rest for user code that ignores
-// that its context has ended. The error says what could not be waited for. Another call waits for the
-// first, and returns nil.
+// Close takes this node out of the cluster and stops everything that it runs. Half of ctx's time is for
+// writes still queued, the handoff and requests under way; the rest is for user code that ignores that its
+// context has ended. The error says what Close could not wait for. Later calls wait for the first and
+// return nil.
 func (c *Cache) Close(ctx context.Context) error {
 	var errs []error
 	c.closing.Do(func() {
-		errs = c.part(ctx)
+		errs = c.leaveCluster(ctx)
 		c.mu.Lock()
 		c.closed = true
 		c.mu.Unlock()
@@ -413,19 +426,19 @@ func (c *Cache) Close(ctx context.Context) error {
 		select {
 		case <-ended:
 		case <-ctx.Done():
-			errs = append(errs, errors.New("geocache: closing: a getter, a function of WithOnEvict or the discovery still runs although its context has ended"))
+			errs = append(errs, errStillRunning)
 		}
 		c.log.Info("closed")
 	})
 	return errors.Join(errs...)
 }
 
-// part leaves the cluster in order. Leaving comes first: whoever looks for nodes, and whoever would ask this one,
-// must go elsewhere while requests are still answered.
-func (c *Cache) part(ctx context.Context) (errs []error) {
+// leaveCluster leaves in order: it withdraws the announcement first, so that discovering nodes and peers
+// with requests go elsewhere while this node still answers.
+func (c *Cache) leaveCluster(ctx context.Context) (errs []error) {
 	ctx, cancel := share(ctx, 1, 2)
 	defer cancel()
-	flushing, stop := share(ctx, 1, 2) // what the origin does not take is handed over
+	flushing, stop := share(ctx, 1, 2) // what the origin does not accept in time is handed over
 	for name, g := range *c.groups.Load() {
 		if q := g.origin.queue; q != nil {
 			if err := q.Flush(flushing); err != nil {
@@ -436,14 +449,14 @@ func (c *Cache) part(ctx context.Context) (errs []error) {
 	stop()
 	c.leave()
 	awaiting, stop := share(ctx, 1, 2)
-	if _, ok := ctx.Deadline(); !ok { // a region that is away may be so for ever
+	if _, ok := ctx.Deadline(); !ok { // a region that is down may never answer
 		awaiting, stop = context.WithTimeout(ctx, CloseTimeout/4)
 	}
 	defer stop()
-	defer context.AfterFunc(awaiting, c.endAwaiting)()
+	defer context.AfterFunc(awaiting, c.endRemoteWaits)()
 	if c.transport != nil {
 		c.handoff(ctx)
-		c.shutting.Store(true)
+		c.shuttingDown.Store(true)
 		c.endLease()
 		if err := c.transport.Close(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("geocache: closing: requests of peers were cut off: %w", err))
@@ -452,5 +465,5 @@ func (c *Cache) part(ctx context.Context) (errs []error) {
 	return errs
 }
 
-// MaxValueBytes returns the size of the largest encoded value.
+// MaxValueBytes returns the largest size of an encoded value, in bytes.
 func (c *Cache) MaxValueBytes() int { return c.config.Limits.MaxValue }

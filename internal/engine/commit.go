@@ -14,225 +14,240 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// This file is a write at the node that is asked to be the key's owner.
+// This file carries out a write at the node that is asked to act as the key's owner.
 
-// ownerWrites carries out a group's writes as their keys' owner.
+// A committer carries out a group's writes as the owner of their keys.
 type committer struct {
 	g    *Group
-	keys keylock.Locks // held while a key is stamped
+	keys keylock.Locks // held while a key's write is stamped
 }
 
-// write carries out a write of this process as the key's owner. ctx bounds the
-// wait; once the write is stamped it goes on, and the error is ErrUnconfirmed.
-func (o *committer) commit(ctx context.Context, req *message.WriteRequest) (message.WriteReply, error) {
-	b, err := o.begin(ctx, req, anyTime)
+// commit carries out a write of this process as the key's owner. ctx bounds the wait. Once the write is
+// stamped it goes on without the caller, who gets the error of pending.unconfirmed.
+func (cm *committer) commit(ctx context.Context, req *message.WriteRequest) (message.WriteReply, error) {
+	p, err := cm.begin(ctx, req, noDeadline)
 	switch {
-	case b.writes == nil:
-		return b.reply, err
-	case o.g.cache.transport == nil: // nobody is to be told
-		return b.reply, nil
+	case p.writes == nil:
+		return p.reply, err
+	case cm.g.cache.transport == nil: // there is nobody to tell
+		return p.reply, nil
 	}
 	done := make(chan error, 1)
-	if !o.g.cache.spawn(func() { done <- o.complete(b) }) {
-		return b.reply, b.unconfirmed()
+	if !cm.g.cache.spawn(func() { done <- cm.complete(p) }) {
+		return p.reply, p.unconfirmed()
 	}
 	if req.AckOwner {
-		return b.reply, nil
+		return p.reply, nil
 	}
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		err = b.unconfirmed()
+		err = p.unconfirmed()
 	}
-	return b.reply, err
+	return p.reply, err
 }
 
-// begun is a write that is stamped and that the region is still to be told of. If there is nothing
-// to be told it has no notes.
+// A pending is a write that is stamped and that the region has yet to be told of. It has no writes if there
+// is nothing to tell.
 type pending struct {
 	writes []*message.Write
 	reply  message.WriteReply
-	term   term // of a Swap: under which it was stamped; otherwise zero
+	term   term // the term in which a Swap was stamped; zero for other writes
 }
 
-// unconfirmed is the error of a write that the region has not been told of in time. A Swap may be
-// lost yet: whoever owns the key next, and has not been told, may swap the same value.
-func (b pending) unconfirmed() error {
-	if b.term.view != nil {
+// unconfirmed returns the error of a write that the region was not told of in time. A Swap may still be
+// lost: the key's next owner may not have been told, and swap the same value.
+func (p pending) unconfirmed() error {
+	if p.term.view != nil {
 		return ErrUncertain
 	}
 	return ErrUnconfirmed
 }
 
-// begin does what comes before the region is told.
-func (o *committer) begin(ctx context.Context, req *message.WriteRequest, before expiry.Instant) (b pending, err error) {
-	if o.g.cache.shutting.Load() {
-		return b, ErrClosed
+// begin does everything that comes before the region is told.
+func (cm *committer) begin(
+	ctx context.Context, req *message.WriteRequest, deadline expiry.Instant,
+) (p pending, err error) {
+	if cm.g.cache.shuttingDown.Load() {
+		return p, ErrClosed
 	}
 	if req.Op == message.Swap {
 		var ok bool
-		if b.term, ok = o.swapTenure(req); !ok {
+		if p.term, ok = cm.swapTerm(req); !ok {
 			return pending{reply: message.WriteReply{Late: true}}, nil
 		}
 	}
-	w, err := o.stamp(ctx, req, before, b.term)
+	w, err := cm.stamp(ctx, req, deadline, p.term)
 	switch {
 	case errors.Is(err, errNotSwapped):
-		return b, nil
+		return p, nil
 	case errors.Is(err, errLate) && !errors.Is(err, ErrOverloaded):
 		return pending{reply: message.WriteReply{Late: true}}, nil
 	case err != nil:
-		return b, err
+		return p, err
 	}
-	b.writes = []*message.Write{w}
+	p.writes = []*message.Write{w}
 	for _, key := range req.Keys {
-		if w, err = o.stamp(ctx, &message.WriteRequest{Op: req.Op, Key: key, First: req.First, Unleased: req.Unleased}, anyTime, term{}); err != nil {
-			if stamped := b; o.g.cache.transport != nil {
-				o.g.cache.spawn(func() { o.complete(stamped) }) // those that have been begun
+		next := &message.WriteRequest{Op: req.Op, Key: key, First: req.First, Unleased: req.Unleased}
+		if w, err = cm.stamp(ctx, next, noDeadline, term{}); err != nil {
+			if stamped := p; cm.g.cache.transport != nil {
+				cm.g.cache.spawn(func() { cm.complete(stamped) }) // the keys that have been stamped
 			}
 			return pending{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
 		}
-		b.writes = append(b.writes, w)
+		p.writes = append(p.writes, w)
 	}
-	b.reply = message.WriteReply{Stamp: b.writes[len(b.writes)-1].Stamp, Swapped: true}
-	return b, nil
+	p.reply = message.WriteReply{Stamp: p.writes[len(p.writes)-1].Stamp, Swapped: true}
+	return p, nil
 }
 
-// writeTimeout is for how long a region is told of a write after its caller has
-// gone. A node that could not be told by then, and stayed in the view all the time,
-// has failed in a way that its heartbeats do not show.
+// writeTimeout bounds how long a node goes on telling the region of a write whose caller has gone. A node
+// that cannot be told within it although it stays in the view has failed in a way that its heartbeats do
+// not show.
 const writeTimeout = time.Minute
 
-// errNotSwapped says that a Swap found another value than it expected.
+// errNotSwapped means that a Swap found a value other than the one it expected.
 var errNotSwapped = errors.New("the value has changed")
 
-// errLate says that a write came too late, or waited for too long.
+// errLate means that a write arrived too late, or waited too long.
 var errLate = errors.New("the request was under way for too long")
 
-// anyTime is for a write that nobody else may have been asked for meanwhile.
-const anyTime = expiry.Instant(math.MaxInt64)
+// noDeadline is the deadline of a write that no other node may have been asked for in the meantime.
+const noDeadline = expiry.Instant(math.MaxInt64)
 
-// stamp does the part of a write that is one step: nobody else writes the key here
-// meanwhile. ctx bounds the wait for that. A Swap takes place in a tenure.
-func (o *committer) stamp(ctx context.Context, req *message.WriteRequest, before expiry.Instant, in term) (*message.Write, error) {
-	held, err := o.keys.Lock(ctx, req.Key)
+// stamp does the part of a write that is one step: it holds the key's lock, so nobody else writes the key
+// here meanwhile. ctx bounds the wait for the lock. A Swap happens within a term (rule 11 of package
+// lease).
+func (cm *committer) stamp(
+	ctx context.Context, req *message.WriteRequest, deadline expiry.Instant, in term,
+) (*message.Write, error) {
+	held, err := cm.keys.Lock(ctx, req.Key)
 	if err != nil {
 		return nil, err
 	}
 	defer held.Unlock()
 	switch {
-	case before != anyTime && o.g.cache.clock.Instant() >= before, req.Op == message.Swap && !o.g.cache.inTerm(in):
+	case deadline != noDeadline && cm.g.cache.clock.Instant() >= deadline,
+		req.Op == message.Swap && !cm.g.cache.inTerm(in):
 		return nil, errLate
-	case req.Op == message.Swap && !o.expected(req):
+	case req.Op == message.Swap && !cm.matchesExpected(req):
 		return nil, errNotSwapped
 	}
-	takes := o.g.origin.takes(req.Op)
-	queues := takes && o.g.origin.queue != nil
+	takes := cm.g.origin.takes(req.Op)
+	queues := takes && cm.g.origin.queue != nil
 	if takes && !queues {
-		if err := o.g.origin.through(ctx, req); err != nil {
+		if err := cm.g.origin.through(ctx, req); err != nil {
 			return nil, err
 		}
-		// That takes its time. If there is another owner by now, it may have swapped the same value.
-		if req.Op == message.Swap && !o.g.cache.inTerm(in) {
-			o.g.origin.distrustLocked(req.Key)
-			return nil, o.g.located(errDisputed)
+		// The origin took its time. If the key has another owner by now, that one may have swapped the
+		// same value.
+		if req.Op == message.Swap && !cm.g.cache.inTerm(in) {
+			cm.g.origin.distrustLocked(req.Key)
+			return nil, cm.g.located(errDisputed)
 		}
-		before = anyTime // the origin has it, so that nobody else is asked
+		deadline = noDeadline // the origin has the write, so the caller asks no other node
 	}
-	w := &message.Write{Group: o.g.name, Key: req.Key, Scope: req.Scope(), Clear: req.Op == message.Clear}
+	w := &message.Write{Group: cm.g.name, Key: req.Key, Scope: req.Scope(), Clear: req.Op == message.Clear}
 	if req.Op == message.Set || req.Op == message.Swap {
 		w.HasValue, w.Value, w.Tagged = true, req.Value, req.Tagged
-		w.Life = o.g.life(req.Key, false, req.Life)
+		w.Life = cm.g.life(req.Key, false, req.Life)
 	}
-	// Stamped after the origin has it: a load that sees the origin without it
-	// has begun before.
+	// Stamp only once the origin has the write: a load that sees the origin without it then began before.
 	if queues {
-		err = o.queueLocked(ctx, w, req, before)
+		err = cm.queueLocked(ctx, w, req, deadline)
 	} else {
-		err = o.stampLocked(w, req, before)
+		err = cm.stampLocked(w, req, deadline)
 	}
-	// Who comes to own the key after the tenure has ended finds the floor in this node's journal, if
-	// it was raised before the end.
-	if err == nil && req.Op == message.Swap && !o.g.cache.inTerm(in) {
-		o.g.cache.spawn(func() { o.complete(pending{writes: []*message.Write{w}}) })
-		err = o.g.located(errDisputed)
+	// If the floor was raised before the term ended, the next owner of the key finds it in this node's
+	// journal.
+	if err == nil && req.Op == message.Swap && !cm.g.cache.inTerm(in) {
+		cm.g.cache.spawn(func() { cm.complete(pending{writes: []*message.Write{w}}) })
+		err = cm.g.located(errDisputed)
 	}
 	return w, err
 }
 
-// errDisputed is the error of a Swap during which the members of the region changed.
+// errDisputed is the error of a Swap during which the membership of the region changed.
 var errDisputed = fmt.Errorf("%w: the key may have another owner now", ErrUncertain)
 
-// swaps returns the tenure in which this node may compare a key's value and swap it: it owns the
-// key, and takes the same region for the key's home as whoever sends the Swap.
-func (o *committer) swapTenure(req *message.WriteRequest) (term, bool) {
-	t, ok := o.g.cache.term()
-	return t, ok && o.g.servesAsOwner(t.view.home, req.Key) && (req.Regions == 0 || req.Regions == t.view.list)
+// swapTerm returns the term in which this node may compare and swap the key's value. It needs to own the
+// key, and to agree with the sender of the Swap on the regions, and so on the key's home.
+func (cm *committer) swapTerm(req *message.WriteRequest) (term, bool) {
+	t, ok := cm.g.cache.term()
+	return t, ok && cm.g.servesAsOwner(t.view.home, req.Key) &&
+		(req.Regions == 0 || req.Regions == t.view.regionsHash)
 }
 
-// queueLocked is stampLocked for what the origin gets later. It waits for room, but for a Swap: that
-// must not outlast its tenure, and is asked for again.
-func (o *committer) queueLocked(ctx context.Context, w *message.Write, req *message.WriteRequest, before expiry.Instant) error {
+// queueLocked is stampLocked for a write that the origin gets later. It waits for room in the queue,
+// except for a Swap: that must not outlast its term, and its sender asks again.
+func (cm *committer) queueLocked(
+	ctx context.Context, w *message.Write, req *message.WriteRequest, deadline expiry.Instant,
+) error {
 	var cancel context.CancelFunc
 	switch {
 	case req.Op == message.Swap:
 		ctx, cancel = context.WithCancel(ctx)
 		cancel()
-	case before < anyTime:
-		ctx, cancel = context.WithTimeoutCause(ctx, before.Sub(o.g.cache.clock.Instant()), errLate)
+	case deadline < noDeadline:
+		ctx, cancel = context.WithTimeoutCause(ctx, deadline.Sub(cm.g.cache.clock.Instant()), errLate)
 		defer cancel()
 	}
-	for again := false; ; again = true {
-		begun := o.g.cache.clock.Instant()
-		superseded, err := o.giveStamp(w, req, before)
-		if err == nil && !superseded { // else the origin gets what has superseded it
-			err = o.g.origin.put(ctx, w)
+	for retry := false; ; retry = true {
+		begun := cm.g.cache.clock.Instant()
+		superseded, err := cm.assignStamp(w, req, deadline)
+		if err == nil && !superseded { // otherwise the origin gets the write that superseded it
+			err = cm.g.origin.enqueue(ctx, w)
 		}
 		switch {
-		case err != nil && again:
-			return fmt.Errorf("%w: %w", ErrUncertain, err) // the first may be in the origin by now
+		case err != nil && retry:
+			return fmt.Errorf("%w: %w", ErrUncertain, err) // the origin may already have the first one
 		case err != nil:
 			return err
-		case o.g.cache.clock.Instant().Sub(begun) <= o.g.cache.config.MaxDrift:
-			o.publish(w)
+		case cm.g.cache.clock.Instant().Sub(begun) <= cm.g.cache.config.MaxDrift:
+			cm.publish(w)
 			return nil
 		}
-		// What was loaded while it waited would pass for newer.
+		// A value loaded during the wait would pass for newer than this stamp: stamp again.
 	}
 }
 
-// stampLocked makes n the latest write of its key: stamps it, takes it in here,
-// and sends it on its way to the other regions. The key's lock is held.
-func (o *committer) stampLocked(w *message.Write, req *message.WriteRequest, before expiry.Instant) error {
-	_, err := o.giveStamp(w, req, before)
+// stampLocked makes w the latest write of its key: it stamps w, applies it here, and sends it on its way
+// to the other regions. The caller holds the key's lock.
+func (cm *committer) stampLocked(
+	w *message.Write, req *message.WriteRequest, deadline expiry.Instant,
+) error {
+	_, err := cm.assignStamp(w, req, deadline)
 	if err == nil {
-		o.publish(w)
+		cm.publish(w)
 	}
 	return err
 }
 
-// giveStamp stamps n, the note of w. A write that is sent again may already have happened at
-// another node, and others may have read it and written since, in other regions too. It must not come
-// after those, whether this node has heard of them or not. So it gets its own earlier stamp, if that
-// is still the key's floor, and else one of the time at which it was first sent. If anything that is
-// known here has been written since, it is superseded.
+// assignStamp stamps w, the write that req asks for. A request that is sent again may already have been
+// carried out by another node, and others may have read the result and written since, in other regions
+// too. The write must not come after theirs, whether this node has heard of them or not. So it keeps its
+// own earlier stamp if that is still the key's floor, and otherwise gets one of the time at which it was
+// first sent. It is superseded if this node knows of a later write.
 //
-// If its sender may not have known of every write by that time, a removal gets a new stamp: it can
-// do no worse than to drop a value. Which of two Sets is to stay is not known then.
+// If the sender may have missed some of the writes of that time, a removal gets a new stamp: the worst it
+// can do is to drop a value. For a Set nobody can know which of the two should stay, so it fails with
+// ErrUncertain.
 //
-// The deadline is looked at afterwards: what is stamped in time has its place before the same
-// write at another node, however long this process is stopped now.
-func (o *committer) giveStamp(w *message.Write, req *message.WriteRequest, before expiry.Instant) (superseded bool, err error) {
+// The deadline is checked last: whatever is stamped in time precedes the same write at another node,
+// however long this process is paused afterwards.
+func (cm *committer) assignStamp(
+	w *message.Write, req *message.WriteRequest, deadline expiry.Instant,
+) (superseded bool, err error) {
 	w.Age = 0
-	w.Stamp = expiry.Stamp{Generation: o.g.cache.clock.Now(), Origin: req.ID}
+	w.Stamp = expiry.Stamp{Generation: cm.g.cache.clock.Now(), Origin: req.ID}
 	if req.First != 0 && (w.HasValue || !req.Unleased) {
-		floor := o.g.floors.FloorOf(w.Subject())
+		floor := cm.g.floors.FloorOf(w.Subject())
 		superseded = floor.Generation >= req.First
 		switch {
 		case w.HasValue && floor.Origin == req.ID:
 			w.Stamp, superseded = floor, false
 		case superseded && req.Unleased:
-			return false, o.g.located(fmt.Errorf("%w: something else has been written since", ErrUncertain))
+			return false, cm.g.located(fmt.Errorf("%w: something else has been written since", ErrUncertain))
 		default:
 			w.Stamp.Generation = req.First
 		}
@@ -240,37 +255,37 @@ func (o *committer) giveStamp(w *message.Write, req *message.WriteRequest, befor
 	if !w.HasValue {
 		w.Stamp = expiry.Removal(w.Stamp.Generation)
 	}
-	if before != anyTime && o.g.cache.clock.Instant() >= before {
+	if deadline != noDeadline && cm.g.cache.clock.Instant() >= deadline {
 		return false, errLate
 	}
 	return superseded, nil
 }
 
-func (o *committer) publish(w *message.Write) {
-	if o.g.cache.transport == nil {
-		o.g.apply(w, 0, o.g.cache.self)
+// publish applies w here and puts it into the outboxes of the other regions.
+func (cm *committer) publish(w *message.Write) {
+	if cm.g.cache.transport == nil {
+		cm.g.apply(w, 0, cm.g.cache.self)
 		return
 	}
-	at := o.g.cache.clock.Instant()
-	o.g.apply(w, 0, o.g.cache.self)
-	// Which other regions the origin has yet to hear of is not their concern.
+	at := cm.g.cache.clock.Instant()
+	cm.g.apply(w, 0, cm.g.cache.self)
+	// Other regions need not know that this one's origin does not have the write yet.
 	elsewhere := *w
 	elsewhere.Dirty = false
-	o.g.cache.replicator.add(&elsewhere, at)
+	cm.g.cache.replicator.add(&elsewhere, at)
 }
 
-// expected reports whether the key's present value is the one that the Swap
-// expects: it has not been written since, nor removed by whatever name, nor loaded anew. The
-// key's lock is held.
+// matchesExpected reports whether the key's present value is the one that the Swap expects: it has not been
+// written since, removed under any name, or loaded anew. The caller holds the key's lock.
 //
-// It may have left memory since, for want of room or because it was removed. Then what the
-// Swap tells of it is judged as if it came here now.
-func (o *committer) expected(req *message.WriteRequest) bool {
-	e, ok := o.g.store.Peek(req.Key)
-	if ok && o.g.fresh.current(e, o.g.floors.Floor(req.Key), o.g.cache.clock.Instant()) {
+// The value may have left memory since, by eviction or by a removal. Then it is judged from what the Swap
+// says of it, as if it arrived here now.
+func (cm *committer) matchesExpected(req *message.WriteRequest) bool {
+	e, ok := cm.g.store.Peek(req.Key)
+	if ok && cm.g.fresh.current(e, cm.g.floors.Floor(req.Key), cm.g.cache.clock.Instant()) {
 		return e.Absent() == req.Absent && (e.Absent() || e.Stamp == req.Expected)
 	}
-	return o.g.fresh.admissible(o.g.store.NewEntry(store.Item{
+	return cm.g.fresh.admissible(cm.g.store.NewEntry(store.Item{
 		Key:    req.Key,
 		Value:  store.AppendTags(nil, req.Tags),
 		Tagged: true,
@@ -279,55 +294,55 @@ func (o *committer) expected(req *message.WriteRequest) bool {
 	}), false, anySeq)
 }
 
-// complete returns when no node in this region serves what is older than what has been begun,
-// whoever still waits for that.
-func (o *committer) complete(b pending) error {
-	ctx, cancel := context.WithTimeout(o.g.cache.ctx, writeTimeout)
+// complete returns when no node of this region serves anything older than the pending write. It does not
+// depend on the caller's context.
+func (cm *committer) complete(p pending) error {
+	ctx, cancel := context.WithTimeout(cm.g.cache.ctx, writeTimeout)
 	defer cancel()
-	s := o.g.cache.newBroadcast(b.writes)
-	s.sender, s.term = o.g.cache.self, b.term
-	if err := s.run(ctx); errors.Is(err, ErrUncertain) {
+	b := cm.g.cache.newBroadcast(p.writes)
+	b.sender, b.term = cm.g.cache.self, p.term
+	if err := b.run(ctx); errors.Is(err, ErrUncertain) {
 		return err
 	} else if err != nil {
-		return b.unconfirmed()
+		return p.unconfirmed()
 	}
 	return nil
 }
 
-// writeLife is for how long a Write may be under way. Whoever has sent it to a node
-// that then could not be reached does not ask another before that is over: a request
-// that lay in a buffer and is carried out late would bring an old value back, above all
-// that has been written since.
-func (c *Cache) writeLife() time.Duration { return c.config.Lease }
+// writeLifetime is how long a write request may be under way. A caller that cannot reach the node it has
+// asked waits that long before it asks another. Otherwise a request stuck in a buffer could be carried out
+// late and bring back an old value over everything written since.
+func (c *Cache) writeLifetime() time.Duration { return c.config.Lease }
 
-// errStranger says that the node that was asked for a write does not see all of the region.
+// errIncompleteView means that the node that was asked for a write does not see the whole region.
 var errIncompleteView = errors.New("the key's owner does not see all nodes of the region")
 
-// takeWrite answers a Write. Who asks for one may see more than this node, which would not tell
-// all of the region: it is not seen itself, though it has stood there, or this node has just come.
-func (o *committer) handle(ctx context.Context, req *message.WriteRequest, call *peers.Call) peers.Answer {
-	v := o.g.cache.view.Load()
-	stranger := req.Member && !v.has(call.From) || o.g.cache.leases.IsUnknownPeer(v.View, call.From)
-	if call.Region == o.g.cache.node.Region && (stranger || o.g.cache.leases.DefersWrites(v.View)) {
+// handle answers a WriteRequest. It declines if the sender may see more of the region than this node,
+// which then would not tell everybody: the sender is a member that this node does not see, or this node is
+// new (rule 9 of package lease).
+func (cm *committer) handle(ctx context.Context, req *message.WriteRequest, call *peers.Call) peers.Answer {
+	v := cm.g.cache.view.Load()
+	unknown := req.Member && !v.has(call.From) || cm.g.cache.leases.IsUnknownPeer(v.View, call.From)
+	if call.Region == cm.g.cache.node.Region && (unknown || cm.g.cache.leases.DefersWrites(v.View)) {
 		return peers.Answer{Value: message.WriteReply{IncompleteView: true}.Append(nil)}
 	}
-	req.Born = o.g.cache.clock.Instant().Add(-req.Age - call.Transit)
-	life := o.g.cache.writeLife()
-	life -= life / 10 // the sender's clock may be faster
-	b, err := o.begin(ctx, req, o.g.cache.clock.Instant().Add(life-call.Transit))
+	req.Born = cm.g.cache.clock.Instant().Add(-req.Age - call.Transit)
+	life := cm.g.cache.writeLifetime()
+	life -= life / 10 // the sender's clock may run faster
+	p, err := cm.begin(ctx, req, cm.g.cache.clock.Instant().Add(life-call.Transit))
 	switch {
 	case err != nil:
-	case b.writes == nil:
+	case p.writes == nil:
 	case req.AckOwner:
-		unconfirmed := b
-		b.reply.Unconfirmed = !o.g.cache.spawn(func() { o.complete(unconfirmed) })
+		unconfirmed := p
+		p.reply.Unconfirmed = !cm.g.cache.spawn(func() { cm.complete(unconfirmed) })
 	default: // on this goroutine, which has nothing else to do
-		if err = o.complete(b); errors.Is(err, ErrUnconfirmed) {
-			b.reply.Unconfirmed, b.reply.OwnerLeft, err = true, o.g.cache.isGuest(), nil
+		if err = cm.complete(p); errors.Is(err, ErrUnconfirmed) {
+			p.reply.Unconfirmed, p.reply.OwnerLeft, err = true, cm.g.cache.isGuest(), nil
 		}
 	}
 	if err != nil {
-		return o.g.reply(answer{err: err})
+		return cm.g.reply(answer{err: err})
 	}
-	return peers.Answer{Value: b.reply.Append(nil)}
+	return peers.Answer{Value: p.reply.Append(nil)}
 }

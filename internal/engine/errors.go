@@ -9,7 +9,7 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// The errors that callers tell apart. The face documents them.
+// The errors that callers can tell apart. The face documents them.
 var (
 	ErrNotFound        = errors.New("geocache: key not found")
 	ErrClosed          = errors.New("geocache: closed")
@@ -17,17 +17,17 @@ var (
 	ErrOverloaded      = errors.New("geocache: overloaded")
 	ErrTimeout         = errors.New("geocache: load timed out")
 	ErrUncertain       = errors.New("geocache: the write may or may not have happened")
-	ErrUnconfirmed     = errors.New("geocache: the write has happened and is not confirmed everywhere it should be")
+	ErrUnconfirmed     = errors.New("geocache: the write has happened but is not yet confirmed as required")
 	ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be reached")
 	ErrSnapshot        = errors.New("geocache: not a good snapshot")
 )
 
 var errNoContext = errors.New("the context is nil")
 
-// An Error says at which node an error arose.
+// An Error says on which node an error occurred.
 type Error struct {
 	Node, Region string
-	Inferred     bool // that node did not say so itself
+	Inferred     bool // the error is this node's conclusion, not Node's own report
 	Err          error
 }
 
@@ -36,19 +36,20 @@ func (e *Error) Error() string {
 	if e.Inferred {
 		inferred = " (inferred)"
 	}
-	return fmt.Sprintf("geocache: at %s in %s%s: %s", e.Node, e.Region, inferred, strings.TrimPrefix(e.Err.Error(), "geocache: "))
+	cause := strings.TrimPrefix(e.Err.Error(), "geocache: ")
+	return fmt.Sprintf("geocache: at %s in %s%s: %s", e.Node, e.Region, inferred, cause)
 }
 
-// Unwrap returns the cause.
+// Unwrap returns the underlying error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// located says that err arose on this node.
+// located wraps err as an error that occurred on this node.
 func (g *Group) located(err error) error {
 	return &Error{Node: g.cache.node.ID, Region: g.cache.node.Region, Err: err}
 }
 
-// fromPeer turns what a peer said, or what the transport inferred, into an
-// error with the identities that callers tell apart.
+// fromPeer converts an error that a peer reported, or that the transport inferred, into one that callers
+// can match with errors.Is.
 func fromPeer(err error) error {
 	var pe *peers.Error
 	if !errors.As(err, &pe) {
@@ -72,7 +73,7 @@ func fromPeer(err error) error {
 	return &Error{Node: pe.Node, Region: pe.Region, Inferred: pe.Inferred, Err: cause}
 }
 
-// detailed is err with the text of another node, which may begin with err's own.
+// detailed adds another node's text, which may already begin with err's own, to err.
 func detailed(err error, text string) error {
 	text = strings.TrimPrefix(strings.TrimPrefix(text, err.Error()), ": ")
 	if text == "" {
@@ -81,16 +82,16 @@ func detailed(err error, text string) error {
 	return fmt.Errorf("%w: %s", err, text)
 }
 
-// maxKeyErrors is how many errors of a call for many keys are kept: enough to see what is wrong.
+// maxKeyErrors is how many errors of a multi-key call are kept: enough to see what is wrong.
 const maxKeyErrors = 20
 
-// A KeyError is the error of one key in a call for many.
+// A KeyError is the error of one key in a multi-key call.
 type KeyError struct {
 	Key string
 	Err error
 }
 
-// KeyErrors are the errors of a call for many keys: the first ones, and how many more there were.
+// KeyErrors holds the errors of a multi-key call: the first maxKeyErrors, and how many more there were.
 type KeyErrors struct {
 	First []KeyError
 	More  int

@@ -4,15 +4,15 @@ import (
 	"github.com/geocache/geocache/internal/origin"
 )
 
-// tellEvictions calls config.OnEvict for what leaves the store, until the cache is closed. It returns nil if
-// there is no such function.
-func (g *Group) evictions() (run func()) {
+// evictionLoop returns a function that calls config.OnEvict for the entries that leave the store, until the
+// cache is closed. It returns nil if there is no OnEvict.
+func (g *Group) evictionLoop() (run func()) {
 	if g.config.OnEvict == nil {
 		return nil
 	}
 	const what = "function of WithOnEvict"
 	ready, take := g.store.Leavers()
-	tell := func() {
+	drain := func() {
 		for l, ok := take(); ok; l, ok = take() {
 			_, _ = origin.Call(&g.guard, what, l.Key(), origin.NoValue(func() error {
 				g.config.OnEvict(l.Entry, l.Reason)
@@ -21,14 +21,14 @@ func (g *Group) evictions() (run func()) {
 		}
 	}
 	return func() {
-		for closed := false; !closed; { // again each time that the function has ended the goroutine
+		for closed := false; !closed; { // restarts when the function has ended the goroutine
 			done, _ := origin.Go(&g.guard, origin.Spawn, what, "", func() (closed bool, err error) {
 				for {
-					tell()
+					drain()
 					select {
 					case <-ready:
 					case <-g.cache.ctx.Done():
-						tell()
+						drain()
 						return true, nil
 					}
 				}
@@ -38,15 +38,15 @@ func (g *Group) evictions() (run func()) {
 	}
 }
 
-// warnOfUntold logs how many values there have been since it was last called that the function
-// of WithOnEvict was not called for. It is called by housekeep alone.
+// warnOfDropped logs how many entries have left since its last call without a call of OnEvict. Only
+// housekeep calls it.
 func (g *Group) warnOfDropped() {
 	if n := g.store.Stats().Untold; n != g.reportedDropped {
-		g.cache.log.Warn("function of WithOnEvict is too slow, or hangs: values have left that it was not called for",
+		g.cache.log.Warn("function of WithOnEvict is too slow, or hangs: some values left without a call",
 			"group", g.name, "values", n-g.reportedDropped, "so far", n)
 		g.reportedDropped = n
 	}
 }
 
-// Resize replaces the bounds of the store. What is more than they allow has been evicted when it returns.
+// Resize changes the limits of the store. Before it returns, it evicts what exceeds them.
 func (g *Group) Resize(maxBytes int64, maxEntries int) { g.store.Resize(maxBytes, maxEntries) }

@@ -12,23 +12,23 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A fill answers a miss. It works on three levels, each with shared flights of its own:
+// A fill answers a miss. It has three levels, each with its own table of shared flights:
 //
-//	viaOwner  a reader's fill at a node that does not own the key:
-//	          the owner, else its successor, else asOwner
-//	asOwner   the fill at the owner, or at whoever is asked to stand in for it:
+//	viaOwner  a reader's fill on a node that does not own the key:
+//	          asks the owner, else its successor, else runs asOwner
+//	asOwner   the fill on the owner, or on a node asked to stand in for it:
 //	          the origin region, local, the other regions, a stale value
-//	local     what a node can do without asking anybody who might ask it:
-//	          its memory, the former owners', the getter
+//	local     what a node can do without asking anyone who might ask it:
+//	          its memory, the former owners' memory, the getter
 //
-// Invariant: a flight waits only for flights of a lower level, here or on another node. A request from the
-// region's own nodes is answered by asOwner, one from another region by local, a peek by memory alone. So
-// however the nodes' views differ, no circle of nodes waits for itself, and the getter is behind one
-// flight for all who want the key from this node.
+// Invariant: a flight waits only for flights of a lower level, here or on another node. Requests from nodes
+// of the same region are answered by asOwner, requests from other regions by local, and peeks from memory
+// alone. So no cycle of nodes waits for itself, however much the nodes' views differ, and one flight in
+// front of the getter serves everyone who wants the key from this node.
 //
-// A load that failed where it should have succeeded is not repeated: what the owner says about its getter
-// is the answer. Only a node that gives no answer is replaced by the next. A caller's deadline ends its
-// wait, not the steps: a step that gave up early because one caller is in a hurry would start a second load
+// A load that failed where it should have succeeded is not repeated: the owner's report about its getter is
+// the answer. Only a node that gives no answer is replaced by the next. A caller's deadline ends that
+// caller's wait, not the steps: a step cut short because one caller is in a hurry would start a second load
 // beside the first.
 type fill struct {
 	g      *Group
@@ -38,32 +38,30 @@ type fill struct {
 }
 
 const (
-	// maxGetters is how many regions' getters are tried for a read. If two have
-	// failed it is the origin that is down, and a third would only be one more
-	// call for each read; but any region may still have the value in memory.
+	// maxGetters is how many regions' getters a read tries. If two have failed, the origin is down, and a
+	// third would only add a call to every read. Any other region may still have the value in memory.
 	maxGetters = 2
 
-	// staleRetry is how long a stale value is served without trying the
-	// origin again.
+	// staleRetry is how long a stale value is served before the origin is tried again.
 	staleRetry = time.Second
 )
 
-// newFill returns a fill of the key's present value.
+// newFill returns a fill for the key's current value.
 func (g *Group) newFill(key string) fill { return fill{g: g, key: key, floor: g.floors.Floor(key)} }
 
-// above returns f for an answer that is not below a floor either.
+// above returns f with its floor raised to at least floor.
 func (f fill) above(floor expiry.Stamp) fill {
 	f.floor = f.floor.Max(floor)
 	return f
 }
 
-// fill answers a read of this process that memory could not.
+// fill answers a local read that missed in memory.
 func (g *Group) fill(ctx context.Context, key string) answer {
-	if a := refused(ctx, key); a.err != nil {
+	if a := checkRead(ctx, key); a.err != nil {
 		return a
 	}
-	key = strings.Clone(key) // it may be a piece of something large, which a flight would keep and hand to others
-	done, err := g.waitFor(ctx, key, false)
+	key = strings.Clone(key) // it may be part of a large string, which a flight would keep alive
+	done, err := g.trackWait(ctx, key, false)
 	if err != nil {
 		return answer{err: err}
 	}
@@ -71,18 +69,18 @@ func (g *Group) fill(ctx context.Context, key string) answer {
 	return g.newFill(key).run(ctx)
 }
 
-// run answers a reader of this process.
+// run answers a local reader.
 func (f fill) run(ctx context.Context) answer {
 	home := f.g.cache.topology().Home
 	owner := f.g.readsFrom(home, f.key)
 	switch {
 	case f.g.cache.transport == nil:
-		// Nobody else asks, so one level will do. (A miss costs 11 µs instead of 17.)
+		// Nobody asks this node, so one level is enough. (A miss costs 11 µs instead of 17.)
 		return f.localOrStale(ctx)
 	case owner.ID == f.g.cache.node.ID:
 		return f.asOwner(ctx)
 	}
-	return f.current(func(f fill, known expiry.Seq) (*flight.Flight[answer], answer) {
+	return f.untilCurrent(func(f fill, known expiry.Seq) (*flight.Flight[answer], answer) {
 		fl, leads := f.g.joinViaOwner(f.key, f.floor, known)
 		if leads {
 			return fl, f.askOwnerInline(ctx, fl, home, owner)
@@ -91,9 +89,9 @@ func (f fill) run(ctx context.Context) answer {
 	})
 }
 
-// readsFrom returns the node that answers this one's reads of a key: its owner. A node that has just come and takes
-// itself for the owner asks whoever owned the key before: the others may not see it yet, and write
-// without it.
+// readsFrom returns the node that answers this node's reads of a key: normally the owner. A node that has
+// just joined and considers itself the owner asks the previous owner instead: the other nodes may not see
+// the new node yet and write without it.
 func (g *Group) readsFrom(home *regions.Region, key string) regions.Node {
 	owner := home.Owner(key)
 	if owner.ID == g.cache.node.ID && len(home.Nodes) > 1 && !g.servesAsOwner(home, key) {
@@ -102,31 +100,38 @@ func (g *Group) readsFrom(home *regions.Region, key string) regions.Node {
 	return owner
 }
 
-// current returns the answer of a flight that join joined or began.
+// untilCurrent calls join, which joins or begins a flight and returns its answer. It calls join again as
+// long as the answer may be older than a write that was known when the flight was joined.
 //
-// The tags of a value are known only when it is there, and a write that comes late, below the floor, raises none.
-// So a flight may bring a value from before a write that its caller knew of when it joined. Then
-// there must be another flight.
-func (f fill) current(join func(f fill, known expiry.Seq) (*flight.Flight[answer], answer)) answer {
+// A flight's floor does not ensure that. The tags of a value are known only once it has arrived, and a
+// write that arrives late, below the floor, raises no floor. So a flight may return a value from before a
+// write that its caller already knew of.
+func (f fill) untilCurrent(join func(f fill, known expiry.Seq) (*flight.Flight[answer], answer)) answer {
 	for {
 		known := f.g.floors.Seq()
 		fl, a := join(f, known)
-		if !f.g.isLate(fl, a, known) {
+		if !f.g.isOutdated(fl, a, known) {
 			return a
 		}
 		f = f.above(f.g.fresh.floorOf(a.entry))
 	}
 }
 
-// isLate reports whether a flight may have begun before a write that was known at a Seq.
-func (g *Group) isLate(fl *flight.Flight[answer], a answer, known expiry.Seq) bool {
+// isOutdated reports whether a, the answer of fl, may be older than a write that was known at the Seq known
+// but not when fl began.
+func (g *Group) isOutdated(fl *flight.Flight[answer], a answer, known expiry.Seq) bool {
 	return fl.Known() < known && a.err == nil && g.fresh.overtaken(a.entry, fl.Known(), known)
 }
 
-// fly returns the answer of the flight for f's key, which it starts with run if there is none that f may join.
-func (f fill) fly(ctx context.Context, fs *flight.Table[answer], run func(context.Context, fill) answer) answer {
-	return f.current(func(f fill, known expiry.Seq) (*flight.Flight[answer], answer) {
-		fl, leads := fs.JoinOrStart(f.key, f.floor, known, func(ctx context.Context) answer { return run(ctx, f) })
+// joinOrRun returns the answer of the flight for f's key. It starts one with run if there is none that f
+// may join.
+func (f fill) joinOrRun(
+	ctx context.Context, fs *flight.Table[answer], run func(context.Context, fill) answer,
+) answer {
+	return f.untilCurrent(func(f fill, known expiry.Seq) (*flight.Flight[answer], answer) {
+		fl, leads := fs.JoinOrStart(f.key, f.floor, known, func(ctx context.Context) answer {
+			return run(ctx, f)
+		})
 		if !leads {
 			f.ticket.leave()
 		}
@@ -134,16 +139,16 @@ func (f fill) fly(ctx context.Context, fs *flight.Table[answer], run func(contex
 	})
 }
 
-// awaitFlight returns the answer of a flight, or why ctx ended.
+// awaitFlight returns the flight's answer, or the reason why ctx ended first.
 func awaitFlight(ctx context.Context, fs *flight.Table[answer], fl *flight.Flight[answer]) answer {
 	a, ok := fs.Wait(ctx, fl)
 	if !ok {
-		return answer{err: endOf(context.Cause(ctx))}
+		return answer{err: contextError(context.Cause(ctx))}
 	}
 	return a
 }
 
-// askOwner asks the owner, then its successor, then stands in for them.
+// askOwner asks the owner, then its successor, then fills as the owner itself.
 func (f fill) askOwner(ctx context.Context, home *regions.Region, owner regions.Node) answer {
 	if a, ok := f.copyRequest().send(ctx, owner); ok {
 		return f.orStale(ctx, a)
@@ -151,7 +156,7 @@ func (f fill) askOwner(ctx context.Context, home *regions.Region, owner regions.
 	return f.askSuccessor(ctx, home)
 }
 
-// askSuccessor is the rest of askOwner when the owner has not answered.
+// askSuccessor continues askOwner after the owner has given no answer.
 func (f fill) askSuccessor(ctx context.Context, home *regions.Region) answer {
 	if owners := home.Owners(f.key, 2); len(owners) == 2 && owners[1].ID != f.g.cache.node.ID {
 		if a, ok := f.copyRequest().send(ctx, owners[1]); ok {
@@ -162,16 +167,16 @@ func (f fill) askSuccessor(ctx context.Context, home *regions.Region) answer {
 	return f.asOwner(ctx)
 }
 
-// asOwner answers as the key's owner.
+// asOwner fills as the key's owner.
 func (f fill) asOwner(ctx context.Context) answer {
-	a := f.fly(ctx, f.g.asOwner, func(ctx context.Context, f fill) answer {
+	a := f.joinOrRun(ctx, f.g.asOwner, func(ctx context.Context, f fill) answer {
 		defer f.ticket.leave()
 		return f.runAsOwner(ctx)
 	})
-	return f.orStaleFor(ctx, a)
+	return f.orStaleForWaiter(ctx, a)
 }
 
-// beginAsOwner is asOwner without the wait.
+// beginAsOwner starts or joins the flight of asOwner without waiting for it.
 func (f fill) beginAsOwner(known expiry.Seq) *flight.Flight[answer] {
 	fl, leads := f.g.asOwner.JoinOrStart(f.key, f.floor, known, func(ctx context.Context) answer {
 		defer f.ticket.leave()
@@ -183,9 +188,9 @@ func (f fill) beginAsOwner(known expiry.Seq) *flight.Flight[answer] {
 	return fl
 }
 
-// runAsOwner is the work of a flight in asOwner.
+// runAsOwner does the work of an asOwner flight.
 func (f fill) runAsOwner(ctx context.Context) answer {
-	if a, ok := f.remembered(); ok {
+	if a, ok := f.fromStore(); ok {
 		return a
 	}
 	if a, ok := f.g.origin.unwritten(ctx, f.key, f.floor); ok {
@@ -215,8 +220,8 @@ func (f fill) runAsOwner(ctx context.Context) answer {
 	return f.loadOrAskRegions(ctx, top, origin, failed)
 }
 
-// fromPrimary asks the region whose origin has every write, because this region's may not have the key's
-// last one yet.
+// fromPrimary asks the primary region, whose origin has every write. It is called when this region's origin
+// may lack the key's last write.
 func (f fill) fromPrimary(ctx context.Context, top *regions.Topology) answer {
 	if r := top.Region(f.g.lag.primary); r != nil {
 		if a, ok := f.askRegion(ctx, r, false); ok {
@@ -226,9 +231,11 @@ func (f fill) fromPrimary(ctx context.Context, top *regions.Topology) answer {
 	return f.orStale(ctx, answer{err: f.g.located(errLagging)})
 }
 
-// loadOrAskRegions loads here, and if that fails asks the other regions except the one that was asked already.
-// failed is how many getters have failed so far.
-func (f fill) loadOrAskRegions(ctx context.Context, top *regions.Topology, asked *regions.Region, failed int) answer {
+// loadOrAskRegions loads the key here. If that fails it asks the other regions, except asked, which has
+// been tried. failed is how many getters have failed so far.
+func (f fill) loadOrAskRegions(
+	ctx context.Context, top *regions.Topology, asked *regions.Region, failed int,
+) answer {
 	loadCtx, cancel := ctx, context.CancelFunc(func() {})
 	if len(top.Remote) > 0 {
 		loadCtx, cancel = share(ctx, 3, 4)
@@ -257,14 +264,14 @@ func (f fill) loadOrAskRegions(ctx context.Context, top *regions.Topology, asked
 	return f.orStale(ctx, a)
 }
 
-// local answers with what this node can come by without asking anyone who might ask it.
+// local answers from what this node can get without asking anyone who might ask it.
 func (f fill) local(ctx context.Context) answer {
-	return f.fly(ctx, f.g.local, func(ctx context.Context, f fill) answer { return f.runLocal(ctx) })
+	return f.joinOrRun(ctx, f.g.local, func(ctx context.Context, f fill) answer { return f.runLocal(ctx) })
 }
 
-// runLocal is the work of a flight in local.
+// runLocal does the work of a local flight.
 func (f fill) runLocal(ctx context.Context) answer {
-	if a, ok := f.remembered(); ok {
+	if a, ok := f.fromStore(); ok {
 		return a
 	}
 	if a, _ := f.peekFormerOwners(ctx, f.g.cache.topology()); a.entry != nil {
@@ -282,11 +289,11 @@ func (f fill) runLocal(ctx context.Context) answer {
 	return f.g.loader.call(ctx, f.key)
 }
 
-// localOrStale answers another region, or a reader here if there is nobody to ask. A stale value is better than
-// none there too, where it is passed on as what it is.
-func (f fill) localOrStale(ctx context.Context) answer { return f.orStaleFor(ctx, f.local(ctx)) }
+// localOrStale answers another region, or a local reader if there is nobody to ask. A stale value is better
+// than none for another region, too: it is passed on marked as stale.
+func (f fill) localOrStale(ctx context.Context) answer { return f.orStaleForWaiter(ctx, f.local(ctx)) }
 
-// askRegion asks the key's owner in another region, or its successor, within half of the time that is left.
+// askRegion asks the key's owner in another region, or the owner's successor, within half of the time left.
 func (f fill) askRegion(ctx context.Context, r *regions.Region, peek bool) (answer, bool) {
 	ctx, cancel := share(ctx, 1, 2)
 	defer cancel()
@@ -302,11 +309,11 @@ func (f fill) askRegion(ctx context.Context, r *regions.Region, peek bool) (answ
 	return answer{}, false
 }
 
-// remembered answers from the store, in case another flight ended between the miss and this flight's
-// beginning. It is for whoever acts as the key's owner.
-func (f fill) remembered() (answer, bool) {
+// fromStore answers from the store, in case another flight ended between the miss and the start of this
+// one. It is for nodes that act as the key's owner.
+func (f fill) fromStore() (answer, bool) {
 	if f.g.cache.isGuest() {
-		return answer{}, false // it knows of no write
+		return answer{}, false // a guest hears of no writes
 	}
 	e, ok := f.g.store.Get(f.key)
 	if !ok || !f.g.fresh.servesAsOwner(e, f.floor, f.g.cache.clock.Instant()) {
@@ -315,8 +322,8 @@ func (f fill) remembered() (answer, bool) {
 	return answer{entry: e, source: SourceStore}, true
 }
 
-// orStale returns a, or if that is an error, an expired value that the group allows in its place. ctx is
-// the fill's: that it was cancelled because nobody waits any more says nothing about the origin.
+// orStale returns a, or if that is an error, an expired value that the group may serve instead. ctx is the
+// fill's own: if it was cancelled because nobody waits any more, that says nothing about the origin.
 func (f fill) orStale(ctx context.Context, a answer) answer {
 	if a.err == nil || errors.Is(ctx.Err(), context.Canceled) {
 		return a
@@ -327,18 +334,19 @@ func (f fill) orStale(ctx context.Context, a answer) answer {
 	if !ok || !g.fresh.servesStale(e, f.floor, now) {
 		return a
 	}
-	if !g.fresh.expired(e, now) { // a write has put it there while the load was failing
+	if !g.fresh.expired(e, now) { // a write stored it while the load was failing
 		return answer{entry: e, source: SourceStore}
 	}
-	g.cache.log.Debug("serving stale", "group", g.name, "key", f.key, "age", now.Sub(e.Born()), "err", a.err)
+	g.cache.log.Debug("serving stale",
+		"group", g.name, "key", f.key, "age", now.Sub(e.Born()), "err", a.err)
 	g.retries.Store(f.key, now.Add(staleRetry))
 	return answer{entry: e, source: SourceStale}
 }
 
-// orStaleFor is orStale for a caller that has waited for a flight: whoever began the flight may not have
-// accepted a stale value, or not one as old. ctx is the waiter's: that it has ended says nothing about
-// the origin.
-func (f fill) orStaleFor(ctx context.Context, a answer) answer {
+// orStaleForWaiter is orStale for a caller that has waited for a flight: whoever began the flight may not
+// have accepted a stale value, or not one this old. ctx is the waiter's: that it has ended says nothing
+// about the origin.
+func (f fill) orStaleForWaiter(ctx context.Context, a answer) answer {
 	if ctx.Err() != nil {
 		return a
 	}
@@ -354,8 +362,8 @@ func share(ctx context.Context, num, den int) (context.Context, context.CancelFu
 	return context.WithTimeout(ctx, time.Until(deadline)*time.Duration(num)/time.Duration(den))
 }
 
-// endOf maps a context's error to this package's.
-func endOf(err error) error {
+// contextError maps a context's error to one of this package's.
+func contextError(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return ErrTimeout
 	}

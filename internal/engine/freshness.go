@@ -17,10 +17,10 @@ import (
 //
 //	expired       if its time to live is over: expired
 //	superseded    if it is below the floor of its key, of the group, or of a scope it is in: superseded
-//	maybe older   if it was loaded, and its generation is higher than a write's by less than clocks
-//	              may differ: maybeOlder
-//	leased        if this node does not own its key, so that it serves the entry only while it is told
-//	              of every write: store.Entry.Leased and leased
+//	maybe older   if it was loaded, and its generation exceeds a write's by less than clocks may
+//	              differ: maybeOlder
+//	leased        if this node does not own its key, and so may serve the entry only while it hears of
+//	              every write: store.Entry.Leased and leased
 //	owned         if this node holds it as the key's owner, former owner or successor: store.Owned
 //
 // And it may be
@@ -28,31 +28,31 @@ import (
 //	served            to a reader of this process: serves
 //	served as owner   to a node that knows the key's floor: servesAsOwner
 //	served stale      past its time to live, marked as such: servesStale, servesRevalidating
-//	admitted          to the store, or passed to readers who began at some point: admissible
+//	admitted          to the store, or to readers who began at some point: admissible
 //	passed on         to the key's next owner, or to a snapshot: passesOn
 //
-// Stamps show most of what is superseded, but not all. A load that began before a write may bear a higher
-// generation, because the clock of the node that loaded is ahead. Ages, however, are measured: a value
+// Stamps show most of what is superseded, but not all. A load that began before a write may have a higher
+// generation, because the clock of the node that loaded it is ahead. Ages, however, are measured: a value
 // that has existed for longer than this node has known of the write was loaded before it. See admissible.
 //
-// A removed tag or prefix may concern every entry. Nothing looks for them: each entry is checked when it
-// is next read, see scopeRemoved, and in the sweep.
+// Removing a tag or a prefix may affect any entry. Nothing searches for the affected ones: each entry is
+// checked when it is next read (see scopeRemoved) and in the sweep.
 type freshness struct {
 	floors     *expiry.Floors
 	clock      *expiry.Clock
 	maxDrift   time.Duration
-	staleness  time.Duration // how long past its life a value may be served, marked
-	revalidate time.Duration // the part of staleness during which it is loaded anew
+	staleness  time.Duration // how long after its expiry a value may be served, marked as stale
+	revalidate time.Duration // the part of staleness during which it is served while it is reloaded
 
 	leases   *lease.Table
-	caughtUp atomic.Bool   // this node has caught up with the writes to this group
-	rejected atomic.Uint64 // entries that were not admissible because they may be older than a write
+	caughtUp atomic.Bool   // whether this node knows of all earlier writes to this group
+	rejected atomic.Uint64 // entries that were not admissible because they might predate a write
 }
 
-// anySeq is later than every Seq: who passes it counts all writes known by now.
+// anySeq is later than every Seq. Passing it takes all writes known by now into account.
 const anySeq = expiry.Seq(math.MaxUint64)
 
-// leased reports whether this node is told of every write to the group now.
+// leased reports whether this node currently hears of every write to the group.
 func (f *freshness) leased(now expiry.Instant) bool {
 	return f.leases.Held(now) && f.caughtUp.Load()
 }
@@ -60,13 +60,13 @@ func (f *freshness) leased(now expiry.Instant) bool {
 // expired reports whether e's time to live is over.
 func (f *freshness) expired(e *store.Entry, now expiry.Instant) bool { return now >= e.Expires }
 
-// superseded reports whether e is below a floor, which is not below its key's, or in a scope that was
-// removed after it was loaded.
+// superseded reports whether e is below floor, which must be at least its key's, or in a scope that was
+// removed after e was loaded.
 func (f *freshness) superseded(e *store.Entry, floor expiry.Stamp) bool {
 	return e.Below(floor) || f.scopeRemoved(e)
 }
 
-// maybeOlder reports whether e may have been loaded before a write with this stamp although its
+// maybeOlder reports whether e may have been loaded before the write with this stamp although e's
 // generation is higher.
 func (f *freshness) maybeOlder(e *store.Entry, write expiry.Stamp) bool {
 	return e.IsLoad() && write.Below(e.Stamp) && e.Generation.Sub(write.Generation) <= 2*f.maxDrift
@@ -77,60 +77,64 @@ func (f *freshness) serves(e *store.Entry, now expiry.Instant) bool {
 	return f.servesUnexpired(e) && !f.expired(e, now)
 }
 
-// servesUnexpired is serves except for the expiry, which a hit checks by a cheaper clock. It need not look at
-// the key's floor: a write that raises it drops the entry from the store (see admit).
+// servesUnexpired is serves without the expiry check, for which a hit uses a cheaper clock. It need
+// not check the key's floor: a write that raises the floor drops the entry from the store (see admit).
 func (f *freshness) servesUnexpired(e *store.Entry) bool {
-	return e.Generation > f.floors.Group() && !f.scopeRemoved(e) && !(e.Leased() && !f.leased(f.clock.Instant()))
+	return e.Generation > f.floors.Group() && !f.scopeRemoved(e) &&
+		!(e.Leased() && !f.leased(f.clock.Instant()))
 }
 
-// servesAsOwner reports whether e answers a node, or a fill, that knows the key's floor. It need not hold
-// the lease for what this node has as the key's owner, former owner or successor: who asks would
-// otherwise load what is here.
+// servesAsOwner reports whether e may answer a node, or a fill, that knows the key's floor. No lease is
+// needed for an entry that this node has as the key's owner, former owner or successor: without it the
+// asker would load the key.
 func (f *freshness) servesAsOwner(e *store.Entry, floor expiry.Stamp, now expiry.Instant) bool {
 	return f.current(e, floor, now) && (e.Class() == store.Owned || f.leased(now))
 }
 
-// current reports whether e is the key's present value as far as this node knows, whoever may serve it.
+// current reports whether e is the key's current value as far as this node knows, whoever may serve it.
 func (f *freshness) current(e *store.Entry, floor expiry.Stamp, now expiry.Instant) bool {
 	return !f.expired(e, now) && !f.superseded(e, floor)
 }
 
 // servesStale reports whether e may be served as a stale value.
 func (f *freshness) servesStale(e *store.Entry, floor expiry.Stamp, now expiry.Instant) bool {
-	return !e.Absent() && !f.superseded(e, floor) && now < e.Expires.Add(f.staleness) && !(e.Leased() && !f.leased(now))
+	return !e.Absent() && !f.superseded(e, floor) && now < e.Expires.Add(f.staleness) &&
+		!(e.Leased() && !f.leased(now))
 }
 
-// revalidates reports whether e has expired so recently that it may be served while it is loaded anew.
+// revalidates reports whether e expired so recently that it may be served while it is reloaded.
 func (f *freshness) revalidates(e *store.Entry, now expiry.Instant) bool {
 	return f.expired(e, now) && now < e.Expires.Add(f.revalidate)
 }
 
-// servesRevalidating reports whether e, which has expired, may be served by the key's owner while it loads the
-// key anew.
+// servesRevalidating reports whether the key's owner may serve e, which has expired, while it reloads the
+// key.
 func (f *freshness) servesRevalidating(e *store.Entry, floor expiry.Stamp, now expiry.Instant) bool {
 	return e.Class() == store.Owned && !e.Leased() && f.revalidates(e, now) && f.servesStale(e, floor, now)
 }
 
-// passesOn reports whether e is this node's to hand to the key's next owner, or to write to a snapshot.
+// passesOn reports whether this node should hand e to the key's next owner, or write it to a snapshot.
 func (f *freshness) passesOn(e *store.Entry, now expiry.Instant) bool {
-	return e.Class() == store.Owned && !e.Leased() && !e.Absent() && f.current(e, f.floors.Floor(e.Key()), now)
+	return e.Class() == store.Owned && !e.Leased() && !e.Absent() &&
+		f.current(e, f.floors.Floor(e.Key()), now)
 }
 
-// admissible reports whether a value that has come here may be kept, or given to those who began to ask
-// at a Seq. exact is true if its age was measured on this node alone.
+// admissible reports whether a value that has arrived here may be stored, or given to readers who began at
+// the Seq known. exact says that its age was measured on this node alone.
 func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Seq) bool {
 	ok := true
 	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
 		if r.First >= known {
-			return true // no write of that name was known then
+			return true // no write of that name was known at that time
 		}
 		older := f.maybeOlder(e, r.Floor) && f.precedes(e, exact, r.At)
 		if older {
 			f.rejected.Add(1)
 		}
-		// If the floor has been raised since then, what it was at that Seq is lost. A key's is in the
-		// request, which decides for what was set. A tag's is not, nor whether a load may have been older
-		// than that. So what is below the present floor is asked for again.
+		// If the floor has been raised since known, its earlier value is lost. For a key, the request
+		// carries that value, which is enough for what was Set. For a tag it does not, nor does it say
+		// whether a load predates the earlier floor. So anything below the present floor is requested
+		// again.
 		below := e.Below(r.Floor) && (r.Seq < known || r.Scope || e.IsLoad())
 		ok = !below && !older
 		return ok
@@ -138,26 +142,26 @@ func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Seq) boo
 	return ok
 }
 
-// precedes reports whether e may have been loaded before this node learnt of a write at a moment of its
-// Elapsed clock.
+// precedes reports whether e may have been loaded before this node learned of a write. at is what the
+// clock's Elapsed was at that moment.
 func (f *freshness) precedes(e *store.Entry, exact bool, at time.Duration) bool {
 	elapsed := f.clock.Elapsed()
-	age := f.clock.Instant().Sub(e.Born()) // read after elapsed: what passes in between makes e older
+	age := f.clock.Instant().Sub(e.Born()) // read after elapsed: the time in between makes e older
 	if !exact {
-		age += age / 1000 // no clock is slower by more
+		age += age / 1000 // no clock runs slow by more than that
 	}
 	return age >= elapsed-at
 }
 
-// scopeRemoved reports whether e, an entry of the store, is in a tag or a prefix that was removed after
-// the entry came. As a rule none was, and comparing two numbers shows it.
+// scopeRemoved reports whether e, an entry of the store, has a tag or prefix that was removed after e
+// arrived. Usually none was, which comparing two numbers shows.
 func (f *freshness) scopeRemoved(e *store.Entry) bool {
 	now := f.floors.Scoped()
 	return e.Seen(now) != now && f.scopeRemovedSince(e, now)
 }
 
-// scopeRemovedSince is scopeRemoved for an entry that was not checked at Seq now. It is separate so that
-// a hit makes no call.
+// scopeRemovedSince is scopeRemoved for an entry that was last checked before the Seq now. It is a
+// separate function so that a hit makes no call.
 func (f *freshness) scopeRemovedSince(e *store.Entry, now expiry.Seq) bool {
 	dead := f.overtaken(e, e.Seen(now), anySeq)
 	if !dead {
@@ -166,8 +170,8 @@ func (f *freshness) scopeRemovedSince(e *store.Entry, now expiry.Seq) bool {
 	return dead
 }
 
-// overtaken reports whether e may have been loaded before a write whose name was raised at or after one
-// Seq, and was first raised before another.
+// overtaken reports whether e may have been loaded before a write whose name was raised at or after the Seq
+// from, and raised for the first time before the Seq to.
 func (f *freshness) overtaken(e *store.Entry, from, to expiry.Seq) bool {
 	dead := false
 	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
@@ -177,7 +181,7 @@ func (f *freshness) overtaken(e *store.Entry, from, to expiry.Seq) bool {
 	return dead
 }
 
-// floorOf returns the highest floor that concerns e: its key's, its scopes' or the group's.
+// floorOf returns the highest floor that applies to e: its key's, its scopes' or the group's.
 func (f *freshness) floorOf(e *store.Entry) (floor expiry.Stamp) {
 	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
 		floor = floor.Max(r.Floor)

@@ -1,12 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"sync/atomic"
 	"time"
-
-	"cmp"
 
 	"github.com/puzpuzpuz/xsync/v4"
 	"golang.org/x/sync/semaphore"
@@ -18,7 +17,7 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// GroupConfig is what a Group is made of. The face has checked it.
+// GroupConfig configures a Group. The face has validated it.
 type GroupConfig struct {
 	TTL          time.Duration
 	NegativeTTL  time.Duration
@@ -34,11 +33,12 @@ type GroupConfig struct {
 	OriginRegion string
 	HomeRegion   string
 	OriginLag    time.Duration
-	WriteBehind  int64 // bytes that may wait; 0 writes through
+	WriteBehind  int64 // bytes that may be queued; 0 writes through
 
-	// The user's code. It deals in encoded values, and all but Codec may be nil.
+	// User code. It deals in encoded values. Everything but Codec may be nil. Keys missing from GetMany's
+	// result do not exist.
 	Get     func(ctx context.Context, key string) (Loaded, error)
-	GetMany func(ctx context.Context, keys []string) (map[string]LoadedOrErr, error) // keys that it does not know are missing
+	GetMany func(ctx context.Context, keys []string) (map[string]LoadedOrErr, error)
 	Set     func(ctx context.Context, key string, value []byte) error
 	Remove  func(ctx context.Context, key string) error
 	OnEvict func(e *store.Entry, reason store.Reason)
@@ -47,28 +47,27 @@ type GroupConfig struct {
 	DecodedSize int64 // see store.Config
 }
 
-// A Codec turns the user's values into bytes and back.
+// A Codec encodes and decodes the user's values.
 type Codec struct {
 	Encode func(v any) ([]byte, error)
-	Decode func(e *store.Entry) (any, error) // leaves the decoded value in the entry
+	Decode func(e *store.Entry) (any, error) // stores the decoded value in the entry
 }
 
-// Loaded is what the getter returned, encoded.
+// Loaded is what a getter returned, encoded.
 type Loaded struct {
 	Value  []byte
-	Tagged bool          // tags come before the value
-	TTL    time.Duration // the item's own, or 0
+	Tagged bool          // tags precede the value
+	TTL    time.Duration // the item's own time to live, or 0
 }
 
-// LoadedOrErr is a value of GetMany, or why it cannot be encoded.
+// LoadedOrErr is a value that GetMany returned, or the error of encoding it.
 type LoadedOrErr struct {
 	Loaded
 	Err error
 }
 
-// A Group is a named key space of encoded values: what a geocache.Group is without the type of
-// its values, so that peers' requests can be answered without knowing that. Its methods are safe for
-// concurrent use.
+// A Group is a named key space of encoded values: a geocache.Group without its value type, so that peers'
+// requests can be answered without knowing the type. Its methods are safe for concurrent use.
 type Group struct {
 	cache  *Cache
 	name   string
@@ -81,9 +80,9 @@ type Group struct {
 	loader loader
 	stats  groupStats
 
-	guard           origin.Guard // of the user's functions
+	guard           origin.Guard // for the group's user code
 	decodeLog       throttle
-	reportedDropped uint64 // see warnOfUntold
+	reportedDropped uint64 // used by warnOfDropped alone
 
 	origin     originWrites
 	updates    updates
@@ -93,25 +92,25 @@ type Group struct {
 	journal    journal
 	home       homes
 
-	// retries has the keys whose expired values are served without another load, since one
-	// has just failed, and until when.
+	// retries says until when a key's expired value is served without trying another load, because one has
+	// just failed.
 	retries *xsync.Map[string, expiry.Instant]
 
-	// The flights of the three levels of a fill.
+	// The flights of a fill's three levels, see fill.
 	viaOwner *flight.Table[answer]
 	asOwner  *flight.Table[answer]
 	local    *flight.Table[answer]
 }
 
-// floorLimit is how many keys of a group can have a floor of their own before the oldest is
-// folded into the group's, and with it all that is as old turns into misses. So it is a
-// million at least, and one for each 256 bytes where that is more: a group that is filled by
-// Set alone has room for about as many values.
+// floorLimit is how many keys of a group can have a floor of their own. Beyond that, the oldest floor is
+// folded into the group's, and everything as old becomes a miss. So the limit is at least a million, and
+// one for each 256 bytes of capacity if that is more: a group filled by Set alone has room for about that
+// many values.
 func floorLimit(maxBytes int64) int {
 	return int(min(max(1<<20, maxBytes/256), math.MaxInt32))
 }
 
-// NewGroup adds a group to the cache. The name must be free.
+// NewGroup adds a group to the cache. It fails if the name is taken.
 func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 	g := &Group{
 		cache:  c,
@@ -128,9 +127,10 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 		retries: xsync.NewMap[string, expiry.Instant](),
 		asOwner: flight.NewTable(c.ctx, config.LoadTimeout, c.spawn, answer{err: ErrClosed}),
 		local:   flight.NewTable(c.ctx, config.LoadTimeout, c.spawn, answer{err: ErrClosed}),
-		// Longer than the owner may take, so that what the owner falls
-		// back to is here before this node gives up on it.
-		viaOwner: flight.NewTable(c.ctx, config.LoadTimeout+config.LoadTimeout/4, c.spawn, answer{err: ErrClosed}),
+		// Longer than the owner may take, so that the owner's fallback answer arrives before this node
+		// gives up on it.
+		viaOwner: flight.NewTable(
+			c.ctx, config.LoadTimeout+config.LoadTimeout/4, c.spawn, answer{err: ErrClosed}),
 	}
 	c.initGuard(&g.guard, name)
 	g.loader = loader{g, semaphore.NewWeighted(int64(config.MaxLoads))}
@@ -142,12 +142,12 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 	g.origin.init(g)
 	g.updates.g, g.committer.g, g.router.g, g.journal.g = g, g, g, g
 	g.home = homes{g, xsync.NewMap[string, struct{}]()}
-	evicted := g.evictions()
+	evictionLoop := g.evictionLoop()
 	if err := c.add(g); err != nil {
 		return nil, err
 	}
-	if evicted != nil {
-		c.spawn(evicted)
+	if evictionLoop != nil {
+		c.spawn(evictionLoop)
 	}
 	c.join(g)
 	return g, nil
@@ -156,22 +156,21 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 // Name returns the group's name.
 func (g *Group) Name() string { return g.name }
 
-// Guard returns the guard for calls of the user's code that the group stands for.
+// Guard returns the guard for calls of the group's user code.
 func (g *Group) Guard() *origin.Guard { return &g.guard }
 
-// A Location is where a key is at home in one region.
+// A Location says which nodes own a key in one region.
 type Location struct {
 	Region   string
-	Distance time.Duration // the round trip from here; 0 in this node's region, or not known
+	Distance time.Duration // the round-trip time from here; 0 in this node's region, or if unknown
 
-	// Owner is the node that keeps the key, and Successor the one that takes
-	// its place when it is gone. Successor has no ID if Owner is the only
-	// node in the region that answers.
+	// Owner is the node that keeps the key. Successor takes over when Owner is gone; its ID is empty if
+	// Owner is the only node of the region that answers.
 	Owner, Successor regions.Node
 }
 
-// Locate returns where key is at home: this node's region first, then the
-// others, nearest first, as this node sees them now.
+// Locate returns the owners of key in every region as this node currently sees them: this node's region
+// first, then the others, nearest first.
 func (g *Group) Locate(key string) []Location {
 	top := g.cache.topology()
 	var locations []Location
@@ -187,14 +186,14 @@ func (g *Group) Locate(key string) []Location {
 	return locations
 }
 
-// A throttle lets one in a second through: of a thousand equal warnings one is
-// read. The zero value is ready.
+// A throttle lets one event a second through, to keep repeated warnings readable. The zero value is ready.
 type throttle struct{ next atomic.Int64 }
 
+// ok reports whether the event at now gets through.
 func (t *throttle) ok(now expiry.Instant) bool {
 	next := t.next.Load()
 	return int64(now) >= next && t.next.CompareAndSwap(next, int64(now.Add(time.Second)))
 }
 
-// HasGetter reports whether the group loads what it does not have.
+// HasGetter reports whether the group has a getter to load missing keys with.
 func (g *Group) HasGetter() bool { return g.config.Get != nil }

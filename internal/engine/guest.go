@@ -11,22 +11,22 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// This file is about a node that its region no longer lists: how it becomes a guest, what it does as
-// one, and how it comes back. See "Guests" in docs/design.md.
+// This file is about a node that its region no longer lists: how it becomes a guest, what it does as one,
+// and how it comes back. See rule 10 of package lease, and "Guests" in docs/design.md.
 
 // stepAside makes this node a guest of its region, which no longer lists it. The node hands over what it
-// owns, and from then on owns nothing and asks the others. They drop it from their rings as soon as it
+// owns. From then on it owns nothing, and asks the others. They drop it from their rings as soon as it
 // says that it is a guest, as if it had left.
 func (c *Cache) stepAside() {
 	defer c.membership.stepping.Store(false)
 	c.handoff(c.ctx)
 	c.membership.apply(c.members.StepAside(c.clock.Instant()))
-	c.reown() // queued writes have been handed over, and by now this node may be listed again
+	c.reown() // queued writes have been handed over, but this node may be listed again by now
 }
 
-// surrender ends the lease of a node that becomes a guest, and its serving as an owner. Call it before the
-// others learn that the node is a guest: from then on they tell it of no writes. To come back, the node
-// takes all journals, as a new node does.
+// giveUpLease makes a node that becomes a guest give up its lease, and stop serving as an owner. Call it
+// before the others learn that the node is a guest: from then on they tell it of no writes. To come back,
+// the node fetches all journals, as a new node does.
 func (c *Cache) giveUpLease(home *regions.Region) {
 	c.leases.BecomeGuest()
 	for _, g := range *c.groups.Load() {
@@ -35,17 +35,19 @@ func (c *Cache) giveUpLease(home *regions.Region) {
 	}
 }
 
+// isOdd reports whether a guest epoch is one in which the node is a guest (see lease.Table.GuestEpoch).
 func isOdd(n uint64) bool { return n%2 == 1 }
 
-// turn is called when this node has become a guest and has handed over what it had, and again when it
-// ceases to be one. Nobody tells a guest of writes, so no later reader may share a fill that began before
-// the turn.
+// guestChanged runs when this node has become a guest and has handed over what it had, and again when it
+// ceases to be one. A guest is not told of writes, so no later reader may share a fill that began before
+// the change.
 //
-// While it is a guest the node keeps what it owned, but only for new owners that ask (see peekFormerOwners): the
-// handover may have failed, or gone to a node that was about to become a guest too.
+// A guest keeps what it owned, but only for new owners that ask (see peekFormerOwners): the handover may
+// have failed, or gone to a node that was about to become a guest too.
 func (c *Cache) guestChanged(v *view) {
 	if v.Guest {
-		c.log.Warn("most nodes of the region do not list this one any more, or cannot reach it: it owns nothing now, and asks them")
+		c.log.Warn("this node is now a guest: most nodes of the region do not list it or cannot reach it; " +
+			"it owns nothing now and asks them")
 	} else {
 		c.leases.EndReturn()
 		c.log.Info("this node belongs to its region again")
@@ -54,29 +56,37 @@ func (c *Cache) guestChanged(v *view) {
 		for _, fs := range []*flight.Table[answer]{g.viaOwner, g.asOwner, g.local} {
 			fs.Detach()
 		}
-		g.store.Sweep(store.Removed, func(e *store.Entry) bool { return !v.Guest || e.Class() == store.Copy })
+		g.store.Sweep(store.Removed, func(e *store.Entry) bool {
+			return !v.Guest || e.Class() == store.Copy
+		})
 	}
 }
 
-// joinViaOwner joins the flight for key in viaOwner, or begins one. Nobody tells a guest of writes, so it cannot
-// know whether one has happened since a flight began. It asks for each reader separately.
-func (g *Group) joinViaOwner(key string, floor expiry.Stamp, known expiry.Seq) (f *flight.Flight[answer], leads bool) {
+// joinViaOwner joins the flight for key in viaOwner, or begins one. A guest is not told of writes, so it
+// cannot know whether one has happened since a flight began: it asks separately for each reader.
+func (g *Group) joinViaOwner(
+	key string, floor expiry.Stamp, known expiry.Seq,
+) (f *flight.Flight[answer], leads bool) {
 	if isOdd(g.cache.leases.GuestEpoch()) {
 		return g.viaOwner.Private(key, floor, known), true
 	}
 	return g.viaOwner.Join(key, floor, known)
 }
 
-// asGuest is how a guest answers requests that are for an owner. The caller goes on to another node, as it
-// does when this one closes. Some callers learn only later that this node is a guest.
-var asGuest = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
+// guestAnswer is a guest's answer to a request that is for an owner. The caller goes on to another node,
+// as it does when this node closes. Some callers learn only later that this node is a guest.
+var guestAnswer = peers.Answer{Code: peers.CodeClosing, Text: errGuest.Error()}
 
+// errGuest means that this node cannot do what is asked, because it is a guest.
 var errGuest = errors.New("the node is a guest of its region")
 
-// forGuests are the methods that a guest answers: what others tell it, and what it knows of them.
-var forGuests = []uint8{message.MethodBroadcast, message.MethodJournal, message.MethodMembers, message.MethodAwait, message.MethodFlushed}
+// guestMethods are the methods that a guest answers: what others tell it, and what it knows of them.
+var guestMethods = []uint8{
+	message.MethodBroadcast, message.MethodJournal, message.MethodMembers,
+	message.MethodAwait, message.MethodFlushed,
+}
 
-// guests returns the guests of this node's region that answer.
+// guests returns the nodes of this region that answer and are guests.
 func (c *Cache) guests() (nodes []regions.Node) {
 	for _, p := range c.transport.Peers() {
 		if p.Region() == c.node.Region && p.Guest() && p.Up() {

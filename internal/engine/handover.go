@@ -16,17 +16,16 @@ const (
 	handoffBytes = 256 << 10
 )
 
-// handoffTime bounds how long Close hands entries to their new owners.
-const handoffTime = 2 * time.Second
+// handoffTimeout bounds how long a leaving node hands its entries to their new owners.
+const handoffTimeout = 2 * time.Second
 
-// handoff gives what this node owns to who will own it when it has left: first what
-// the origin does not have, then the entries, those that have been read since they came
-// before the others.
+// handoff hands what this node owns to the nodes that will own it once it has left: first the writes that
+// the origin does not have, then the entries, those that have been used before the others.
 func (c *Cache) handoff(ctx context.Context) {
 	if c.transport == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, handoffTime)
+	ctx, cancel := context.WithTimeout(ctx, handoffTimeout)
 	defer cancel()
 	var hs []*handover
 	for _, g := range *c.groups.Load() {
@@ -48,19 +47,21 @@ func (c *Cache) handoff(ctx context.Context) {
 	}
 }
 
-// A handing gives entries to other nodes, in batches. It is for one goroutine.
+// A handover hands entries to other nodes, in batches. It is not safe for concurrent use.
 type handover struct {
 	g       *Group
-	batches map[string][]message.Write // by node
-	sizes   map[string]int             // their bytes
+	batches map[string][]message.Write // by node ID
+	sizes   map[string]int             // the bytes of each batch
 	failed  map[string]error           // nodes that did not take a batch; they get no more
 }
 
 func (g *Group) newHandover() *handover {
-	return &handover{g: g, batches: map[string][]message.Write{}, sizes: map[string]int{}, failed: map[string]error{}}
+	return &handover{
+		g: g, batches: map[string][]message.Write{}, sizes: map[string]int{}, failed: map[string]error{},
+	}
 }
 
-// heirs tells which node will own a key when this one, which owns it, has left.
+// nextOwner returns a function that names the node that will own a key once this one, its owner, has left.
 func (g *Group) nextOwner() func(key string) (node string, ok bool) {
 	home := g.cache.topology().Home
 	return func(key string) (string, bool) {
@@ -72,43 +73,43 @@ func (g *Group) nextOwner() func(key string) (node string, ok bool) {
 	}
 }
 
-// handEntries hands over the entries that have been read since they came, or the
-// others.
+// handEntries hands over the entries that have been used since they were stored, or the others.
 func (h *handover) handEntries(ctx context.Context, used bool) {
-	now, heir := h.g.cache.clock.Instant(), h.g.nextOwner()
+	now, nextOwner := h.g.cache.clock.Instant(), h.g.nextOwner()
 	for e := range h.g.store.All() {
 		if e.Used() != used || !h.g.fresh.passesOn(e, now) {
 			continue
 		}
-		if node, ok := heir(e.Key()); ok {
+		if node, ok := nextOwner(e.Key()); ok {
 			h.add(ctx, node, h.g.writeOf(e))
 		}
 	}
-	h.end(ctx)
+	h.flush(ctx)
 }
 
-// add has n handed to a node, at the latest by end.
+// add adds a write to a node's batch, and sends the batch if it is full.
 func (h *handover) add(ctx context.Context, node string, w message.Write) {
 	if h.failed[node] != nil {
 		return
 	}
 	h.batches[node] = append(h.batches[node], w)
-	if h.sizes[node] += len(w.Value) + len(w.Key); h.sizes[node] >= handoffBytes || len(h.batches[node]) >= handoffBatch {
+	h.sizes[node] += len(w.Value) + len(w.Key)
+	if h.sizes[node] >= handoffBytes || len(h.batches[node]) >= handoffBatch {
 		h.send(ctx, node)
 	}
 }
 
-// end hands over what waits.
-func (h *handover) end(ctx context.Context) {
+// flush sends all batches.
+func (h *handover) flush(ctx context.Context) {
 	for node := range h.batches {
 		h.send(ctx, node)
 	}
 }
 
-// send hands over a batch. A node that does not take it within a lease is left
-// alone, so that the others have their share of the time.
+// send sends a node its batch. A node that does not take it within a lease gets no more, so that the
+// others get their share of the time.
 func (h *handover) send(ctx context.Context, node string) {
-	notes := h.batches[node]
+	writes := h.batches[node]
 	delete(h.batches, node)
 	delete(h.sizes, node)
 	peer := h.g.cache.transport.Peer(node)
@@ -118,12 +119,13 @@ func (h *handover) send(ctx context.Context, node string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.g.cache.config.Lease)
 	defer cancel()
-	if _, err := peer.Call(ctx, message.MethodHandoff, message.Broadcast{Writes: notes}.Append(nil)); err != nil {
+	payload := message.Broadcast{Writes: writes}.Append(nil)
+	if _, err := peer.Call(ctx, message.MethodHandoff, payload); err != nil {
 		h.failed[node] = err
 	}
 }
 
-// takeHandoff answers a Handoff.
+// handleHandoff answers a Handoff.
 func (c *Cache) handleHandoff(call *peers.Call) peers.Answer {
 	return decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer {
 		dirty := map[*Group]bool{}
@@ -131,7 +133,7 @@ func (c *Cache) handleHandoff(call *peers.Call) peers.Answer {
 			w := &m.Writes[i]
 			g := c.group(w.Group)
 			switch {
-			case g == nil && w.Dirty: // it must not be left to a node that does not know what to do with it
+			case g == nil && w.Dirty: // a node without the group cannot keep it for the origin
 				return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
 			case g == nil:
 			case w.Dirty && g.origin.queue != nil:
@@ -139,7 +141,7 @@ func (c *Cache) handleHandoff(call *peers.Call) peers.Answer {
 					return peers.Answer{Code: peers.CodeBusy, Text: err.Error()}
 				}
 				dirty[g] = true
-				// Whatever has been loaded here meanwhile is from an origin without it.
+				// Anything loaded here meanwhile comes from an origin that lacks the write.
 				g.store.DeleteFunc(w.Key, func(e *store.Entry) bool { return e.IsLoad() })
 				g.apply(w, call.Transit, 0)
 			case w.HasValue:
@@ -147,7 +149,7 @@ func (c *Cache) handleHandoff(call *peers.Call) peers.Answer {
 			}
 		}
 		for g := range dirty {
-			g.origin.queue.Adopt(g.ownsOnRing) // at once: each time it looks at all
+			g.origin.queue.Adopt(g.ownsOnRing) // once for all keys: each call scans the queue
 		}
 		return peers.Answer{}
 	})

@@ -19,32 +19,30 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// This file is the home of a key: the one region in which its Updates take place, and where
-// an Update reads. WithHomeRegion fixes it. Otherwise the key picks one of the regions that
-// there are. When one comes, keys move to it, and for each of them there must
-// be one home at a time, which has what the one before it had:
+// This file is about the home of a key: the one region in which its Updates are carried out, and where an
+// Update reads. WithHomeRegion fixes it. Otherwise the key picks one of the present regions. When a region
+// joins, keys move to it. Each of them must have one home at a time, and the new home must have what the
+// old one had:
 //
-//   - The regions are part of a view, so that all nodes of a region whose Swaps may take place
-//     know the same ones (see tenure). A Swap carries what its sender knows, and is refused
-//     where that differs.
-//   - Before the owner in a new home answers the read of an Update, it asks the other regions for
-//     the key's last write (recall). They answer only if they know the same regions: then they
-//     take no Swap of the key any more.
-//   - A region that every other one has been known to know of is established. It need not ask, as
-//     soon as what was written before that is dead: regions that come take keys from it, and give
-//     it none.
+//   - The regions are part of a view, so all nodes of a region whose Swaps may be carried out know the same
+//     ones (see term). A Swap names the regions that its sender knows, and is refused if they differ.
+//   - Before the owner in a new home answers the read of an Update, it asks the other regions for the key's
+//     last write (see recall). They answer only if they know the same regions: then they carry out no more
+//     Swaps of the key.
+//   - A region is established once every other region has been known to know of it. It need not ask any more
+//     once everything written before that has expired: regions that join take keys from it, and give it
+//     none.
 
-// homes finds the home regions of a group's keys, and asks others for what they know of keys that have come home
-// here.
+// homes finds the home regions of a group's keys, and asks other regions for what they know of keys whose
+// home has moved here.
 type homes struct {
 	g        *Group
-	recalled *xsync.Map[string, struct{}] // the keys whose last write other regions have been asked for
+	recalled *xsync.Map[string, struct{}] // keys whose last write the other regions have been asked for
 }
 
-// home returns the region in which updates of the key take place: of those in the view the
-// one with the highest hash of its name and the key, so that a region more or less
-// moves no more keys than it must. Rendezvous hashing: Thaler, Ravishankar, "Using
-// Name-Based Mappings to Increase Hit Rates", 1998.
+// region returns the key's home: the region of the view with the highest hash of its name and the key, so
+// that a change of the regions moves as few keys as possible. This is rendezvous hashing (Thaler and
+// Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998).
 func (h *homes) region(v *view, key string) string {
 	if h.g.config.HomeRegion != "" {
 		return h.g.config.HomeRegion
@@ -60,8 +58,8 @@ func (h *homes) region(v *view, key string) string {
 	return home
 }
 
-// readHome reads the key where its updates take place. While there are nodes in that
-// region, one of which must be the key's owner soon, it goes on trying.
+// read reads the key in its home region, for an Update. It retries as long as that region has nodes, since
+// one of them must become the key's owner soon.
 func (h *homes) read(ctx context.Context, key, home string) (a answer, err error) {
 	for {
 		changed := h.g.cache.changed.wait()
@@ -72,9 +70,11 @@ func (h *homes) read(ctx context.Context, key, home string) (a answer, err error
 		a, ok := h.ask(ctx, r, key)
 		switch {
 		case ok && a.err == nil && a.source == SourceStale:
-			if err = errors.New("there is only a stale value"); !h.g.fresh.revalidates(a.entry, h.g.cache.clock.Instant()) {
+			err = errors.New("only a stale value is available")
+			if !h.g.fresh.revalidates(a.entry, h.g.cache.clock.Instant()) {
 				return a, err
-			} // a fresh one is on its way
+			}
+			// A fresh value is on its way.
 		case ok && errors.Is(a.err, errNotRecalled):
 			err = homeError(home, a.err)
 		case ok:
@@ -82,7 +82,7 @@ func (h *homes) read(ctx context.Context, key, home string) (a answer, err error
 		}
 		select {
 		case <-changed:
-		case <-time.After(routeAgain):
+		case <-time.After(routeRetryPause):
 		case <-ctx.Done():
 			if err != nil {
 				return a, err
@@ -92,8 +92,7 @@ func (h *homes) read(ctx context.Context, key, home string) (a answer, err error
 	}
 }
 
-// askHome asks the key's owner in its home region. It reports false if that does not
-// answer.
+// ask asks the key's owner in its home region. It reports false if that node does not answer.
 func (h *homes) ask(ctx context.Context, home *regions.Region, key string) (answer, bool) {
 	f := h.g.newFill(key)
 	owner := home.Owner(key)
@@ -105,6 +104,7 @@ func (h *homes) ask(ctx context.Context, home *regions.Region, key string) (answ
 	return req.send(ctx, owner)
 }
 
+// homeError marks an error that means that the home region cannot be reached.
 func homeError(home string, err error) error {
 	if errors.Is(err, errNoOwner) || errors.Is(err, errNotRecalled) {
 		return fmt.Errorf("%w: %s: %w", ErrHomeUnreachable, home, err)
@@ -112,16 +112,16 @@ func homeError(home string, err error) error {
 	return err
 }
 
-// asHome answers the read of an Update as the key's owner. An Update makes the next value of
-// what it reads, so the last write must not be missed because somebody does not answer: then
-// the error is errNotRecalled.
+// asHome answers the read of an Update as the key's owner. An Update computes the next value from what it
+// reads, so it must not miss the last write just because a node does not answer: then the error is
+// errNotRecalled.
 func (f fill) asHome(ctx context.Context) answer {
 	g := f.g
 	if err := g.home.recall(ctx, f.key); err != nil {
 		return answer{err: g.located(err)}
 	}
 	f = f.above(g.floors.Floor(f.key))
-	if _, ok := f.remembered(); !ok {
+	if _, ok := f.fromStore(); !ok {
 		if _, all := f.peekFormerOwners(ctx, g.cache.topology()); !all {
 			return answer{err: g.located(fmt.Errorf("%w: a former owner", errNotRecalled))}
 		}
@@ -129,17 +129,18 @@ func (f fill) asHome(ctx context.Context) answer {
 	return f.asOwner(ctx)
 }
 
+// errNotRecalled means that a node that may have a key's last write has not said what it knows.
 var errNotRecalled = errors.New(
 	"another node may have a later value: it does not answer, or does not know of all regions yet")
 
-// establishment is what a node knows of whether its region may be the home of keys. It is established
-// once every other region has been known to know of it. No other region is the home of its keys from
-// then on: regions that come take keys away, and give it none.
+// An establishment is what a node knows about whether its region may be the home of keys. A region is
+// established once every other region has been known to know of it. From then on no other region is the
+// home of its keys: regions that join take keys away, and give it none.
 type establishment struct {
 	mu     sync.Mutex      // guards the following
 	agreed map[string]bool // regions that know of this one
 	done   bool
-	since  expiry.Instant // if done
+	since  expiry.Instant // set if done
 	asked  expiry.Instant // when nodes of this region were last asked
 }
 
@@ -162,7 +163,7 @@ func (e *establishment) finish(since expiry.Instant) {
 	}
 }
 
-// get returns since when the region has been established, if it is.
+// get returns the instant since which the region has been established, and whether it is.
 func (e *establishment) get() (since expiry.Instant, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -181,11 +182,11 @@ func (e *establishment) missing(regions []string) (names []string) {
 	return names
 }
 
-// ages is so long ago that no value is that old.
-const ages = expiry.Instant(math.MinInt64 / 2)
+// longAgo is an instant so early that no value is that old.
+const longAgo = expiry.Instant(math.MinInt64 / 2)
 
-// recalls reports whether the last write of a key may be known to other regions alone, which were its
-// home before this one: they have to be asked.
+// mustRecall reports whether the other regions must be asked for the last write of a key: they may have
+// been its home before this one, and alone know of it.
 func (h *homes) mustRecall(v *view, key string) bool {
 	if h.g.config.HomeRegion != "" || len(v.regions) == 1 || !h.mayRecall() {
 		return false
@@ -194,18 +195,18 @@ func (h *homes) mustRecall(v *view, key string) bool {
 	return !done
 }
 
-// mayRecall reports whether any key may be one that recalls is true for: the region has been established for
-// less time than a value lives.
+// mayRecall reports whether mustRecall may be true of any key: the region has been established for less
+// time than a value lives.
 func (h *homes) mayRecall() bool {
 	since, ok := h.g.cache.membership.established.get()
 	return !ok || h.g.cache.clock.Instant().Sub(since) < h.g.journal.relevance()
 }
 
-// recall asks the other regions for the last write of key, if they may have been its home.
+// recall asks the other regions for the last write of key if one of them may have been its home.
 func (h *homes) recall(ctx context.Context, key string) error {
 	c, v := h.g.cache, h.g.cache.view.Load()
 	if len(v.regions) == 1 && c.membership.found.Load() {
-		c.membership.established.finish(ages)
+		c.membership.established.finish(longAgo)
 	}
 	if h.mustRecall(v, key) {
 		c.membership.askEstablished(ctx, v)
@@ -215,7 +216,9 @@ func (h *homes) recall(ctx context.Context, key string) error {
 	}
 	ctx, cancel := share(ctx, 3, 4)
 	defer cancel()
-	others := slices.DeleteFunc(slices.Clone(v.regions), func(region string) bool { return region == c.node.Region })
+	others := slices.DeleteFunc(slices.Clone(v.regions), func(region string) bool {
+		return region == c.node.Region
+	})
 	var mu sync.Mutex
 	var silent []string
 	var asking sync.WaitGroup
@@ -237,20 +240,20 @@ func (h *homes) recall(ctx context.Context, key string) error {
 		c.membership.established.finish(c.clock.Instant())
 	}
 	if h.recalled.Size() >= floorLimit(h.g.config.MaxBytes) {
-		h.recalled.Clear() // they will be asked once more
+		h.recalled.Clear() // each key is asked for once more
 	}
 	h.recalled.Store(key, struct{}{})
 	return nil
 }
 
-// recallFrom takes in the last write of key that another region knows. It reports false if that has not
-// said what it knows.
+// recallFrom applies the last write of key that another region knows of. It reports false if that region
+// has not said what it knows.
 func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) bool {
 	r := h.g.cache.topology().Region(region)
 	if r == nil {
 		return false
 	}
-	m := message.RecallRequest{Group: h.g.name, Key: key, Regions: v.list}.Append(nil)
+	m := message.RecallRequest{Group: h.g.name, Key: key, Regions: v.regionsHash}.Append(nil)
 	unknown := 0
 	owners := r.Owners(key, 2)
 	for _, n := range owners {
@@ -271,27 +274,28 @@ func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) boo
 			continue
 		}
 		h.g.cache.membership.established.agree(region)
-		if w := &recalled.Write; w.Stamp.Generation != 0 && w.Group == h.g.name && w.Key == key && !w.Clear && !w.Scope {
+		w := &recalled.Write
+		if w.Stamp.Generation != 0 && w.Group == h.g.name && w.Key == key && !w.Clear && !w.Scope {
 			if e, ok := h.g.store.Peek(key); ok && e.IsLoad() && w.HasValue {
-				h.g.store.DeleteIf(e) // loaded here meanwhile, from an origin that knows nothing of it
+				h.g.store.DeleteIf(e) // loaded here meanwhile, from an origin that lacks the write
 			}
-			_ = h.g.origin.supersede(w) // drops what is older, there is nothing to keep
+			_ = h.g.origin.supersede(w) // drops what is older; fails only for a dirty write
 			h.g.apply(w, h.g.cache.clock.Instant().Sub(sent), 0)
 		}
 		return true
 	}
-	if unknown == len(owners) { // which they only say if they agree
+	if unknown == len(owners) { // nodes say so only if they agree on the regions
 		h.g.cache.membership.established.agree(region)
 		return true
 	}
 	return false
 }
 
-// takeRecall answers a Recall.
+// handleRecall answers a RecallRequest.
 func (c *Cache) handleRecall(ctx context.Context, m message.RecallRequest) peers.Answer {
 	disagrees := peers.Answer{Value: message.RecallReply{}.Append(nil)}
 	t, ok := c.term()
-	if !ok || t.view.list != m.Regions || !t.view.keeps(m.Key, c.node.ID) {
+	if !ok || t.view.regionsHash != m.Regions || !t.view.keeps(m.Key, c.node.ID) {
 		return disagrees
 	}
 	g := c.group(m.Group)
@@ -302,12 +306,12 @@ func (c *Cache) handleRecall(ctx context.Context, m message.RecallRequest) peers
 		return disagrees
 	}
 	f := g.newFill(m.Key)
-	if _, ok := f.remembered(); !ok {
+	if _, ok := f.fromStore(); !ok {
 		if _, all := f.peekFormerOwners(ctx, c.topology()); !all {
 			return disagrees
 		}
 	}
-	w := g.journal.present(&message.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
+	w := g.journal.writeOf(&message.Floor{Key: m.Key, Stamp: g.floors.Floor(m.Key)})
 	if !c.inTerm(t) {
 		return disagrees
 	}

@@ -14,20 +14,20 @@ import (
 // A loader calls a group's getter.
 type loader struct {
 	g     *Group
-	slots *semaphore.Weighted // calls that run now
+	slots *semaphore.Weighted // limits concurrent calls of the getter
 }
 
-// waitFor notes that whoever ctx is of waits for a key's load, or with write for its turn to be written, until done is
-// called. The error says that it would wait for itself.
-func (g *Group) waitFor(ctx context.Context, key string, write bool) (done func(), err error) {
-	done, err = g.cache.waits.For(ctx, origin.Subject{Group: g.name, Key: key, Write: write})
+// trackWait records that the getter or setter whose context is ctx waits, until done is called, for key to
+// be loaded, or if write is set, to be written. It fails if the call would then wait for itself.
+func (g *Group) trackWait(ctx context.Context, key string, write bool) (done func(), err error) {
+	done, err = g.cache.waits.Track(ctx, origin.Subject{Group: g.name, Key: key, Write: write})
 	if err != nil {
 		err = g.located(err)
 	}
 	return done, err
 }
 
-// during returns the context for a getter that is called for keys.
+// during returns the context to call the getter with for keys.
 func (l *loader) during(ctx context.Context, keys ...string) context.Context {
 	subjects := make([]origin.Subject, len(keys))
 	for i, key := range keys {
@@ -36,13 +36,13 @@ func (l *loader) during(ctx context.Context, keys ...string) context.Context {
 	return l.g.cache.waits.During(ctx, subjects...)
 }
 
-// callGetter loads the key from the origin and keeps what comes.
+// call loads the key by the getter and stores the result.
 func (l *loader) call(ctx context.Context, key string) answer {
 	if l.g.config.Get == nil {
 		return l.finish(ctx, l.begin(key), Loaded{}, ErrNotFound)
 	}
 	if err := l.slots.Acquire(ctx, 1); err != nil {
-		return answer{err: l.g.located(endOf(context.Cause(ctx)))}
+		return answer{err: l.g.located(contextError(context.Cause(ctx)))}
 	}
 	begun := l.begin(key)
 	l.g.stats.loads.Add(1)
@@ -56,8 +56,8 @@ func (l *loader) call(ctx context.Context, key string) answer {
 	return l.finish(ctx, begun, r, err)
 }
 
-// A load is what there is to know about one key before the getter looks at the
-// origin: a write that happens from here on is newer than what it finds.
+// A load records the state before the getter reads a key from the origin. Any write after that is newer
+// than what the getter finds.
 type load struct {
 	key        string
 	start      fillStart
@@ -65,24 +65,25 @@ type load struct {
 	born       expiry.Instant
 }
 
+// begin takes the state before a load of key.
 func (l *loader) begin(key string) load {
 	return load{key, l.g.startFill(), l.g.cache.clock.Now(), l.g.cache.clock.Instant()}
 }
 
-// called counts how a call of the getter has ended that began at an instant.
-func (l *loader) record(born expiry.Instant, well bool) {
-	if well {
+// record records the latency of a getter call that began at born, or that it failed.
+func (l *loader) record(born expiry.Instant, ok bool) {
+	if ok {
 		l.g.stats.loadLatency.Record(l.g.cache.clock.Instant().Sub(born))
 	} else {
 		l.g.stats.loadErrors.Add(1)
 	}
 }
 
-// ended makes an answer of what the getter returned for a key, and keeps it. ctx is what
-// the getter was called with.
+// finish converts what the getter returned for a key into an answer, and stores it. ctx is the one that the
+// getter was called with.
 func (l *loader) finish(ctx context.Context, begun load, r Loaded, err error) answer {
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // in whoever's words
-		err = endOf(context.Cause(ctx))
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // the getter may have wrapped it
+		err = contextError(context.Cause(ctx))
 	}
 	absent := errors.Is(err, ErrNotFound)
 	if err != nil && !absent {
@@ -102,14 +103,16 @@ func (l *loader) finish(ctx context.Context, begun load, r Loaded, err error) an
 		return answer{err: l.g.located(errLagging)}
 	}
 	if e.Expires <= e.Born() {
-		return answer{entry: e, source: SourceGetter} // an absence that is not to be kept
+		return answer{entry: e, source: SourceGetter} // an absence that is not remembered
 	}
 	return l.g.admit(answer{entry: e, source: SourceGetter, exact: true}, begun.start)
 }
 
-// await calls the getter on a goroutine of its own: one that ignores its context must not hold the
-// key. It gives back the place in l.slots. ok is false if the cache has been closed.
-func await[R any](ctx context.Context, l *loader, key string, get func(context.Context) (R, error)) (r R, err error, ok bool) {
+// await calls the getter on a goroutine of its own, since one that ignores its context must not block the
+// key. It releases the caller's slot. ok is false if the cache is closed.
+func await[R any](
+	ctx context.Context, l *loader, key string, get func(context.Context) (R, error),
+) (r R, err error, ok bool) {
 	done, ok := origin.Go(&l.g.guard, l.g.cache.spawn, "getter", key, func() (R, error) {
 		defer l.slots.Release(1)
 		return get(ctx)

@@ -232,14 +232,14 @@ func TestMechanismTheLastLook(t *testing.T) {
 		}
 		before := e(begun.Add(-ageRounding) - 1)
 		end := before.Expires
-		until := func(a answer) expiry.Instant { return g.until(a, begun) }
+		until := func(a answer) expiry.Instant { return g.servableUntil(a, begun) }
 		require.Equal(t, end, until(answer{entry: before, source: SourceOwner}))
 		require.Equal(t, end.Add(time.Hour), until(answer{entry: before, source: SourceStale}))
 		require.Equal(t, end.Add(time.Second), until(answer{entry: before, source: SourceStale, revalidated: true}))
 		require.Greater(t, until(answer{entry: e(begun), source: SourceOwner}), end.Add(time.Hour))
 		require.Greater(t, until(answer{err: ErrClosed}), end.Add(time.Hour))
-		require.Equal(t, SourceOwner, g.marked(answer{entry: before, source: SourceOwner}, end-1).source)
-		require.Equal(t, SourceStale, g.marked(answer{entry: before, source: SourceOwner}, end).source)
+		require.Equal(t, SourceOwner, g.markStale(answer{entry: before, source: SourceOwner}, end-1).source)
+		require.Equal(t, SourceStale, g.markStale(answer{entry: before, source: SourceOwner}, end).source)
 	})
 }
 

@@ -51,9 +51,9 @@ func TestMechanismAWriteUnderWayForTooLong(t *testing.T) {
 			require.NoError(t, err)
 			return w
 		}
-		require.True(t, write(g.cache.writeLife()).Late)
+		require.True(t, write(g.cache.writeLifetime()).Late)
 		require.Zero(t, g.floors.Floor("ada").Generation)
-		require.False(t, write(g.cache.writeLife()/2).Late)
+		require.False(t, write(g.cache.writeLifetime()/2).Late)
 	})
 }
 

@@ -18,29 +18,30 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// This file is how a node comes to know the members: from its discovery, from their answers, and
-// from what those beside it say. Discoveries do not say the same at the same time, so who finds
-// that another node has a different view asks it what its discovery lists.
+// This file learns the members: from the discovery, from whether they answer, and from what other nodes of
+// the region list. The discoveries of two nodes may differ for a while, so a node that finds that another
+// has a different view asks it what its discovery lists.
 
-// A membership keeps the members, and the transport's peers, as the discovery and other nodes tell.
+// A membership keeps the members and the transport's peers up to date with what the discovery and other
+// nodes say.
 type membership struct {
 	c *Cache
 
-	found    atomic.Bool  // the discovery has said something
+	found    atomic.Bool  // the discovery has reported at least once
 	nextAsk  atomic.Int64 // see onOtherView
 	stepping atomic.Bool  // stepAside is under way
 
-	// setting is held from reading the members to telling the transport, so that a stale list never overwrites a
-	// newer one.
+	// setting is held from reading the members to telling the transport, so that a stale list never
+	// overwrites a newer one.
 	setting sync.Mutex
 
 	established establishment
 }
 
-// discover runs the discovery until Close.
+// discover runs the discovery until Close. It closes first, unless nil, once the discovery lists this node.
 func (m *membership) discover(first chan<- struct{}) {
-	calling := make(chan struct{}, 1) // has one while found runs, which a discovery should not call twice at a time
-	warned := map[string]bool{}       // a node that is wrong is so in each view
+	calling := make(chan struct{}, 1) // a mutex for found, in case a discovery calls it concurrently
+	warned := map[string]bool{}       // the unusable nodes of the last report, likely to be in the next
 	found := func(v regions.View) {
 		calling <- struct{}{}
 		defer func() { <-calling }()
@@ -49,14 +50,15 @@ func (m *membership) discover(first chan<- struct{}) {
 		m.apply(change)
 		refused := map[string]bool{}
 		for _, n := range change.Refused {
-			what := fmt.Sprintf("%#v", n) // not the node, which may not be equal to itself
+			what := fmt.Sprintf("%#v", n) // as a string: a node with a NaN weight does not equal itself
 			if refused[what] = true; !warned[what] {
-				m.c.log.Warn("unusable node found, ignored: it needs an address that can be dialled, a region, a weight in range, and an ID of its own",
+				m.c.log.Warn("unusable node found, ignored: it needs an address that can be dialled, "+
+					"a region, a weight in range, and an ID of its own",
 					"node", n.ID, "region", n.Region, "address", n.Address, "weight", n.Weight)
 			}
 		}
 		warned = refused
-		// Until it lists this node, it may have looked at part of the cluster only.
+		// A discovery that does not list this node yet may have seen only part of the cluster.
 		listed := slices.ContainsFunc(v.Nodes, func(n regions.Node) bool { return n.ID == m.c.node.ID })
 		if listed && first != nil {
 			close(first)
@@ -65,15 +67,17 @@ func (m *membership) discover(first chan<- struct{}) {
 	}
 	for m.c.leaving.Err() == nil {
 		done, _ := origin.Go(&m.c.guard, origin.Spawn, "discovery", "",
-			origin.NoValue(func() error { return m.c.config.Discovery.Run(m.c.leaving, m.c.node, m.healthy, found) }))
+			origin.NoValue(func() error {
+				return m.c.config.Discovery.Run(m.c.leaving, m.c.node, m.healthy, found)
+			}))
 		err := (<-done).Err
 		if m.c.leaving.Err() != nil {
 			if err != nil {
-				m.c.log.Warn("discovery did not end well; this node may stay announced", "err", err)
+				m.c.log.Warn("discovery ended with an error; this node may stay announced", "err", err)
 			}
 			return
 		}
-		m.c.log.Error("discovery failed, members stay as they are", "err", err)
+		m.c.log.Error("discovery failed, keeping the members as they are", "err", err)
 		select {
 		case <-time.After(discoveryRetry):
 		case <-m.c.leaving.Done():
@@ -81,10 +85,10 @@ func (m *membership) discover(first chan<- struct{}) {
 	}
 }
 
-// discoveryRetry is the pause before a discovery that failed is run again.
+// discoveryRetry is the pause before a failed discovery is run again.
 const discoveryRetry = 5 * time.Second
 
-// healthy tells the discovery whether this node can serve.
+// healthy tells the discovery whether this node can serve requests.
 func (m *membership) healthy() error {
 	if m.c.leaving.Err() != nil {
 		return ErrClosed
@@ -92,15 +96,14 @@ func (m *membership) healthy() error {
 	return nil
 }
 
-// health takes in that a peer has come up or gone down, or says something else.
+// onHealth handles a change in what a peer says of itself, or in whether it is up.
 func (m *membership) onHealth(p *peers.Peer) {
-	// On a goroutine of its own, since this may build a ring and the caller
-	// reads the peer's connection. They may overtake each other, hence the
-	// look at how the peer is by then.
+	// On its own goroutine: this may build a ring, and the caller is reading the peer's connection. Two of
+	// these may overtake each other, so each reads the peer's state when it runs.
 	m.c.spawn(func() { m.apply(m.c.members.Health(m.c.clock.Instant(), p.ID(), m.stateOf(p))) })
 }
 
-// apply has the transport follow a change of the members.
+// apply applies a change of the members to the transport and to this node's view.
 func (m *membership) apply(change regions.Change) {
 	m.log(change)
 	if len(change.Joined)+len(change.Moved)+len(change.Left) > 0 {
@@ -123,10 +126,11 @@ func (m *membership) log(change regions.Change) {
 		m.c.log.Info("node left", "node", n.ID, "region", n.Region)
 	}
 	if change.Err != nil {
-		m.c.log.Error("ring cannot be built, the region stays as it was", "err", change.Err)
+		m.c.log.Error("cannot build the ring, keeping the region as it was", "err", change.Err)
 	}
 }
 
+// setPeers tells the transport the present members.
 func (m *membership) setPeers() {
 	m.setting.Lock()
 	defer m.setting.Unlock()
@@ -137,7 +141,7 @@ func (m *membership) setPeers() {
 	m.c.transport.SetPeers(endpoints)
 }
 
-// how returns the present state of a node.
+// state returns the present state of a node.
 func (m *membership) state(id string) regions.State {
 	if p := m.c.transport.Peer(id); p != nil {
 		return m.stateOf(p)
@@ -145,6 +149,7 @@ func (m *membership) state(id string) regions.State {
 	return regions.State{}
 }
 
+// stateOf is state for a node whose peer is known.
 func (m *membership) stateOf(p *peers.Peer) regions.State {
 	rtt, _ := p.RTT()
 	standing := p.Standing()
@@ -158,14 +163,14 @@ func (m *membership) stateOf(p *peers.Peer) regions.State {
 	}
 }
 
-// askPause is the least time between two questions for others' lists. A guest's view always differs from
-// theirs, so it waits longer, but less long than their word counts.
+// askPause is the least time between two requests for the lists of others. A guest's view always differs
+// from theirs, so it waits longer, but not as long as their answers count.
 const (
 	askPause      = 250 * time.Millisecond
 	askPauseGuest = 5 * time.Second
 )
 
-// otherView is told that a node has pinged whose view is not this one's. It must not block.
+// onOtherView handles a ping from a node whose view is not this one's. It must not block.
 func (m *membership) onOtherView(id string) {
 	next, now := m.nextAsk.Load(), int64(m.c.clock.Instant())
 	pause := askPause
@@ -177,7 +182,7 @@ func (m *membership) onOtherView(id string) {
 	}
 	m.c.spawn(func() {
 		if p := m.c.transport.Peer(id); p == nil || !p.Up() {
-			// It is not known here. Another one may list it.
+			// This node does not know it. Another node may list it.
 			others := m.c.others(m.c.view.Load())
 			if len(others) == 0 {
 				return
@@ -188,7 +193,7 @@ func (m *membership) onOtherView(id string) {
 	})
 }
 
-// others returns the nodes of v but this one.
+// others returns the nodes of v except this one.
 func (c *Cache) others(v *view) (nodes []regions.Node) {
 	for _, n := range v.home.Nodes {
 		if n.ID != c.node.ID {
@@ -198,8 +203,8 @@ func (c *Cache) others(v *view) (nodes []regions.Node) {
 	return nodes
 }
 
-// askMembers asks a node of this region which nodes its discovery lists, and since when the region
-// has been established.
+// ask asks a node of this region which nodes its discovery lists, and since when the region has been
+// established.
 func (m *membership) ask(ctx context.Context, id string) {
 	peer := m.c.transport.Peer(id)
 	if peer == nil {
@@ -208,7 +213,8 @@ func (m *membership) ask(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, m.c.config.Lease)
 	defer cancel()
 	known := append(m.c.members.Nodes(), m.c.node)
-	reply, err := peer.Call(ctx, message.MethodMembers, message.MembersRequest{Known: hashOfNodes(known)}.Append(nil))
+	request := message.MembersRequest{Known: hashOfNodes(known)}
+	reply, err := peer.Call(ctx, message.MethodMembers, request.Append(nil))
 	if err != nil {
 		return
 	}
@@ -228,7 +234,7 @@ func (m *membership) ask(ctx context.Context, id string) {
 	}
 }
 
-// takeMembers answers a Members.
+// handle answers a MembersRequest.
 func (m *membership) handle(asked message.MembersRequest) peers.Answer {
 	var reply message.MembersReply
 	if listed := m.c.members.Listed(); hashOfNodes(listed) != asked.Known {
@@ -242,8 +248,8 @@ func (m *membership) handle(asked message.MembersRequest) peers.Answer {
 	return peers.Answer{Value: reply.Append(nil)}
 }
 
-// askEstablished asks some nodes of this region whether it is established, if this one does not know
-// and has not asked a moment ago: this process may have just been started, and other regions be away.
+// askEstablished asks some nodes of this region whether it is established, unless this node knows or has
+// just asked. This process may have only just started while other regions are unreachable.
 func (m *membership) askEstablished(ctx context.Context, v *view) {
 	e, now := &m.established, m.c.clock.Instant()
 	e.mu.Lock()
@@ -264,7 +270,7 @@ func (m *membership) askEstablished(ctx context.Context, v *view) {
 	asking.Wait()
 }
 
-// hashOfNodes is the same for the same nodes, whatever their order.
+// hashOfNodes returns a hash of the nodes that does not depend on their order.
 func hashOfNodes(nodes []regions.Node) (sum uint64) {
 	for _, n := range nodes {
 		sum += xxh3.Hash(message.MembersReply{Nodes: []message.Node{message.Node(n)}}.Append(nil))

@@ -15,31 +15,31 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// A backing is how a group's writes get to the user's origin, if they do: through,
-// before the cache has them, or behind, after.
+// originWrites brings a group's writes to the user's origin, if the group has one for them: through,
+// before the cache has them, or behind, after it has them.
 type originWrites struct {
 	g *Group
 
-	set    func(ctx context.Context, key string, value []byte) error // nil: writes are the cache's alone
+	set    func(ctx context.Context, key string, value []byte) error // nil: values stay in the cache alone
 	remove func(ctx context.Context, key string) error               // nil: so are removals
-	queue  *writebehind.Queue                                        // nil: they are written through
+	queue  *writebehind.Queue                                        // nil: writes go through
 
 	flushedMu sync.Mutex // guards the following
 	flushed   []message.Floor
-	running   bool // whether somebody sends what is in clean
+	sending   bool // sendFlushed is running
 }
 
-// any reports whether writes get to the origin at all.
-func (b *originWrites) any() bool { return b.set != nil || b.remove != nil }
+// any reports whether any writes get to the origin.
+func (ow *originWrites) any() bool { return ow.set != nil || ow.remove != nil }
 
-// init makes g's backing from its configuration.
-func (b *originWrites) init(g *Group) {
+// init sets ow up from g's configuration.
+func (ow *originWrites) init(g *Group) {
 	config := &g.config
-	b.g, b.set, b.remove = g, config.Set, config.Remove
+	ow.g, ow.set, ow.remove = g, config.Set, config.Remove
 	if config.WriteBehind > 0 {
-		b.queue = writebehind.New(writebehind.Config{
-			Store:    b.store,
-			Stored:   b.onFlushed,
+		ow.queue = writebehind.New(writebehind.Config{
+			Store:    ow.store,
+			Stored:   ow.onFlushed,
 			MaxBytes: config.WriteBehind,
 			Timeout:  config.LoadTimeout,
 			Now:      g.cache.clock.Instant,
@@ -50,27 +50,28 @@ func (b *originWrites) init(g *Group) {
 	}
 }
 
-// takes reports whether the origin is to get a write of this kind.
-func (b *originWrites) takes(op message.Op) bool {
+// takes reports whether the origin gets writes of this kind.
+func (ow *originWrites) takes(op message.Op) bool {
 	switch op {
 	case message.Set, message.Swap:
-		return b.set != nil
+		return ow.set != nil
 	case message.Remove:
-		return b.remove != nil
+		return ow.remove != nil
 	}
 	return false
 }
 
-// through writes w to the origin, which takes it. The key's lock is
-// held, so the origin sees a key's writes in the order of their stamps.
+// through carries out req at the origin. The caller holds the key's lock, so the origin sees a key's
+// writes in the order of their stamps.
 //
-// If it fails, nobody knows what the origin holds: what the cache has of the key dies.
-func (b *originWrites) through(ctx context.Context, req *message.WriteRequest) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, b.g.config.LoadTimeout, ErrTimeout)
+// If it fails, nobody knows what the origin holds, so it invalidates what the cache has of the key.
+func (ow *originWrites) through(ctx context.Context, req *message.WriteRequest) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, ow.g.config.LoadTimeout, ErrTimeout)
 	defer cancel()
-	what, write := b.callOf(req.Key, store.Payload(req.Value, req.Tagged), req.Op == message.Remove)
-	done, going := origin.Go(&b.g.guard, b.g.cache.spawn, what, req.Key, origin.NoValue(func() error {
-		return write(b.g.cache.waits.During(ctx, origin.Subject{Group: b.g.name, Key: req.Key, Write: true}))
+	what, write := ow.userCall(req.Key, store.Payload(req.Value, req.Tagged), req.Op == message.Remove)
+	done, going := origin.Go(&ow.g.guard, ow.g.cache.spawn, what, req.Key, origin.NoValue(func() error {
+		subject := origin.Subject{Group: ow.g.name, Key: req.Key, Write: true}
+		return write(ow.g.cache.waits.During(ctx, subject))
 	}))
 	if !going {
 		return ErrClosed
@@ -78,73 +79,78 @@ func (b *originWrites) through(ctx context.Context, req *message.WriteRequest) e
 	o, ended := origin.Await(ctx, done)
 	err := o.Err
 	if !ended {
-		err = endOf(context.Cause(ctx))
-		// It may change the origin yet, after all that is done below.
-		b.g.cache.spawn(func() {
+		err = contextError(context.Cause(ctx))
+		// The abandoned call may still change the origin, after everything that is done below.
+		ow.g.cache.spawn(func() {
 			select {
 			case <-done:
-				b.distrust(req.Key)
-			case <-b.g.cache.ctx.Done():
+				ow.distrust(req.Key)
+			case <-ow.g.cache.ctx.Done():
 			}
 		})
 	}
 	if err != nil {
-		b.g.stats.originErrors.Add(1)
-		b.distrustLocked(req.Key)
-		return b.g.located(fmt.Errorf("writing to the origin: %w", err))
+		ow.g.stats.originErrors.Add(1)
+		ow.distrustLocked(req.Key)
+		return ow.g.located(fmt.Errorf("writing to the origin: %w", err))
 	}
-	b.g.stats.originWrites.Add(1)
+	ow.g.stats.originWrites.Add(1)
 	return nil
 }
 
-// toOrigin returns what is to be called for a write, the user's setter or remover.
-func (b *originWrites) callOf(key string, value []byte, removed bool) (what string, write func(context.Context) error) {
+// userCall returns the call of the user's setter or remover that carries out a write, and its name.
+func (ow *originWrites) userCall(
+	key string, value []byte, removed bool,
+) (what string, write func(context.Context) error) {
 	if removed {
-		return "remover", func(ctx context.Context) error { return b.remove(ctx, key) }
+		return "remover", func(ctx context.Context) error { return ow.remove(ctx, key) }
 	}
-	return "setter", func(ctx context.Context) error { return b.set(ctx, key, value) }
+	return "setter", func(ctx context.Context) error { return ow.set(ctx, key, value) }
 }
 
-// distrust makes what the cache has of the key dead, everywhere.
-func (b *originWrites) distrust(key string) {
-	held, err := b.g.committer.keys.Lock(b.g.cache.ctx, key)
+// distrust invalidates what any cache has of the key.
+func (ow *originWrites) distrust(key string) {
+	held, err := ow.g.committer.keys.Lock(ow.g.cache.ctx, key)
 	if err != nil {
 		return // closing
 	}
 	defer held.Unlock()
-	b.distrustLocked(key)
+	ow.distrustLocked(key)
 }
 
-func (b *originWrites) distrustLocked(key string) {
-	w := &message.Write{Group: b.g.name, Key: key}
-	_ = b.g.committer.stampLocked(w, &message.WriteRequest{}, anyTime)
-	b.g.cache.spawn(func() {
-		if err := b.g.committer.complete(pending{writes: []*message.Write{w}}); err != nil {
-			b.g.cache.log.Warn("a failed write to the origin could not be told to the region", "group", b.g.name, "key", key, "err", err)
+// distrustLocked is distrust for a caller that holds the key's lock.
+func (ow *originWrites) distrustLocked(key string) {
+	w := &message.Write{Group: ow.g.name, Key: key}
+	_ = ow.g.committer.stampLocked(w, &message.WriteRequest{}, noDeadline)
+	ow.g.cache.spawn(func() {
+		if err := ow.g.committer.complete(pending{writes: []*message.Write{w}}); err != nil {
+			ow.g.cache.log.Warn("the region could not be told of a failed write to the origin",
+				"group", ow.g.name, "key", key, "err", err)
 		}
 	})
 }
 
-// store1 writes one queued write to the origin.
-func (b *originWrites) store(ctx context.Context, w writebehind.Write) error {
-	what, write := b.callOf(w.Key, store.Payload(w.Value, w.Tagged), w.Removed)
-	done, ok := origin.Go(&b.g.guard, b.g.cache.spawn, what, w.Key, origin.NoValue(func() error { return write(ctx) }))
+// store writes one queued write to the origin.
+func (ow *originWrites) store(ctx context.Context, w writebehind.Write) error {
+	what, write := ow.userCall(w.Key, store.Payload(w.Value, w.Tagged), w.Removed)
+	done, ok := origin.Go(&ow.g.guard, ow.g.cache.spawn, what, w.Key,
+		origin.NoValue(func() error { return write(ctx) }))
 	if !ok {
 		return ErrClosed
 	}
-	err := (<-done).Err // the queue leaves behind what does not return
+	err := (<-done).Err // the queue abandons a call that does not return
 	if err != nil {
-		b.g.stats.originErrors.Add(1)
+		ow.g.stats.originErrors.Add(1)
 	} else {
-		b.g.stats.originWrites.Add(1)
+		ow.g.stats.originWrites.Add(1)
 	}
 	return err
 }
 
-// queue makes n, which has its stamp, one that the origin will get.
-func (b *originWrites) put(ctx context.Context, w *message.Write) error {
+// enqueue queues w, which is stamped, for the origin.
+func (ow *originWrites) enqueue(ctx context.Context, w *message.Write) error {
 	w.Dirty = true
-	err := b.queue.Put(ctx, b.writeOf(w))
+	err := ow.queue.Put(ctx, ow.toQueued(w))
 	switch {
 	case errors.Is(err, writebehind.ErrFull):
 		return fmt.Errorf("%w: %w", ErrOverloaded, err)
@@ -154,114 +160,119 @@ func (b *originWrites) put(ctx context.Context, w *message.Write) error {
 	return err
 }
 
-func (b *originWrites) writeOf(w *message.Write) writebehind.Write {
-	now := b.g.cache.clock.Instant()
-	return writebehind.Write{Key: w.Key, Stamp: w.Stamp, Value: w.Value, Tagged: w.Tagged, Removed: w.Stamp.IsRemoval(), Born: now.Add(-w.Age), Expires: now.Add(w.Life - w.Age)}
+// toQueued returns w as the queue has it.
+func (ow *originWrites) toQueued(w *message.Write) writebehind.Write {
+	now := ow.g.cache.clock.Instant()
+	return writebehind.Write{
+		Key: w.Key, Stamp: w.Stamp, Value: w.Value, Tagged: w.Tagged, Removed: w.Stamp.IsRemoval(),
+		Born: now.Add(-w.Age), Expires: now.Add(w.Life - w.Age),
+	}
 }
 
-// noteOfQueued is the reverse of behindOf.
-func (b *originWrites) noteOf(w writebehind.Write) message.Write {
+// fromQueued is the reverse of toQueued.
+func (ow *originWrites) fromQueued(w writebehind.Write) message.Write {
 	return message.Write{
-		Group:    b.g.name,
+		Group:    ow.g.name,
 		Key:      w.Key,
 		Stamp:    w.Stamp,
 		Dirty:    true,
 		HasValue: !w.Removed,
 		Tagged:   w.Tagged,
 		Value:    w.Value,
-		Age:      b.g.cache.clock.Instant().Sub(w.Born),
+		Age:      ow.g.cache.clock.Instant().Sub(w.Born),
 		Life:     w.Expires.Sub(w.Born),
 	}
 }
 
-// takeDirty does with a note from another node what concerns the origin: as the
-// successor of a key's owner, or as its new owner, it keeps what the origin does not
-// have; and what it has of its own that is older need not be written any more. It is to be
-// called before the note is taken in, so that no read finds the floor of the newer write
-// beside the older write.
-func (b *originWrites) supersede(w *message.Write) error {
-	q := b.queue
+// supersede does what a write from another node requires of the queue. The successor of a key's owner, and
+// a new owner, keep what the origin does not have yet. Older writes of this node's own need not be written
+// any more. The error says that there is no room to keep a dirty write; there is none for other writes.
+//
+// Call it before the write is applied, so that no read finds the floor of the newer write beside the older
+// one.
+func (ow *originWrites) supersede(w *message.Write) error {
+	q := ow.queue
 	if q == nil || w.Clear || w.Scope || w.Stamp.IsLoad() {
 		return nil
 	}
-	// Only what is older: its own write comes back to a node that owns the key,
-	// from a region that only passes it on.
+	// Drop only older ones: the owner of a key gets its own write back from a region that passes it on.
 	older := w.Stamp
 	older.Origin--
 	switch held, ok := q.Lookup(w.Key); {
 	case w.Dirty && (w.HasValue || w.Stamp.IsRemoval()):
-		q.Drop(w.Key, older) // be there room for the newer one or not
-		return q.Hold(b.writeOf(w))
+		q.Drop(w.Key, older) // whether or not there is room for the newer one
+		return q.Hold(ow.toQueued(w))
 	case w.HasValue && (!ok || held.Stamp.Below(w.Stamp)):
-		// Another region writes it. If an older one is being written here just now, which may
-		// come last, then so must this one be after it; else it is not kept.
-		_ = q.Hold(b.writeOf(w))
+		// Another region writes it to the origin. If an older one is being written here just now, that may
+		// come last, so this one must be written after it. Otherwise it is not kept.
+		_ = q.Hold(ow.toQueued(w))
 		q.Drop(w.Key, w.Stamp)
 	}
 	q.Drop(w.Key, older)
 	return nil
 }
 
-// queued answers with what the origin does not have yet: for such a key the queue
-// is the origin, and what it has is as good as loaded now.
-func (b *originWrites) queued(key string, floor expiry.Stamp) (answer, bool) {
-	if b.queue == nil {
+// queued answers with a write that the origin does not have yet. For such a key the queue is the origin,
+// and its value is as good as one loaded now.
+func (ow *originWrites) queued(key string, floor expiry.Stamp) (answer, bool) {
+	if ow.queue == nil {
 		return answer{}, false
 	}
-	start := b.g.startFill()
-	w, ok := b.queue.Lookup(key)
+	start := ow.g.startFill()
+	w, ok := ow.queue.Lookup(key)
 	if !ok {
 		return answer{}, false
 	}
-	now := b.g.cache.clock.Instant()
-	e := b.g.store.NewEntry(store.Item{
+	now := ow.g.cache.clock.Instant()
+	e := ow.g.store.NewEntry(store.Item{
 		Key:     key,
 		Value:   w.Value,
 		Stamp:   w.Stamp,
 		Born:    now,
-		Expires: now.Add(max(b.g.life(key, w.Removed, w.Expires.Sub(w.Born)), time.Microsecond)),
+		Expires: now.Add(max(ow.g.life(key, w.Removed, w.Expires.Sub(w.Born)), time.Microsecond)),
 		Class:   store.Owned,
 		Absent:  w.Removed,
 		Tagged:  w.Tagged,
 	})
-	if e.Below(floor.Max(b.g.fresh.floorOf(e))) {
+	if e.Below(floor.Max(ow.g.fresh.floorOf(e))) {
 		return answer{}, false
 	}
-	return b.g.admit(answer{entry: e, source: SourceGetter}, start), true
+	return ow.g.admit(answer{entry: e, source: SourceGetter}, start), true
 }
 
 // isQueued reports whether the origin does not have the key's last write yet.
-func (b *originWrites) has(key string) bool {
-	if b.queue == nil {
+func (ow *originWrites) isQueued(key string) bool {
+	if ow.queue == nil {
 		return false
 	}
-	_, ok := b.queue.Lookup(key)
+	_, ok := ow.queue.Lookup(key)
 	return ok
 }
 
-// dirty is queued for a load. What has been cleared since it was written is not
-// answered with, and the origin must have it before it is asked: what was there before
-// would come back.
-func (b *originWrites) unwritten(ctx context.Context, key string, floor expiry.Stamp) (answer, bool) {
-	if a, ok := b.queued(key, floor); ok || b.queue == nil {
+// unwritten is queued for a load. It does not answer with a write that has been cleared since. The origin
+// must have that write before it is asked, or else what it held before would come back.
+func (ow *originWrites) unwritten(ctx context.Context, key string, floor expiry.Stamp) (answer, bool) {
+	if a, ok := ow.queued(key, floor); ok || ow.queue == nil {
 		return a, ok
 	}
-	if _, ok := b.queue.Lookup(key); !ok {
+	if _, ok := ow.queue.Lookup(key); !ok {
 		return answer{}, false
 	}
-	b.queue.Adopt(func(k string) bool { return k == key })
-	ctx, cancel := share(ctx, 3, 4) // leaves time to say so
+	ow.queue.Adopt(func(k string) bool { return k == key })
+	ctx, cancel := share(ctx, 3, 4) // leaves time to report the error
 	defer cancel()
-	if err := b.awaitWritten(ctx, key); err != nil {
-		return answer{err: b.g.located(fmt.Errorf("%w: the key has been cleared, and the origin does not have yet what was written before: %w", ErrTimeout, err))}, true
+	if err := ow.awaitWritten(ctx, key); err != nil {
+		return answer{err: ow.g.located(fmt.Errorf(
+			"%w: the key has been cleared, but the origin does not have the previous write yet: %w",
+			ErrTimeout, err))}, true
 	}
 	return answer{}, false
 }
 
-// written waits until nothing is queued for the key.
-func (b *originWrites) awaitWritten(ctx context.Context, key string) error {
+// awaitWritten waits until the queue has no write of the key.
+func (ow *originWrites) awaitWritten(ctx context.Context, key string) error {
 	for {
-		if _, ok := b.queue.Lookup(key); !ok {
+		if _, ok := ow.queue.Lookup(key); !ok {
 			return nil
 		}
 		select {
@@ -272,51 +283,52 @@ func (b *originWrites) awaitWritten(ctx context.Context, key string) error {
 	}
 }
 
-// stored is called when the origin has a queued write: who keeps it for this
-// node need not any more.
-func (b *originWrites) onFlushed(w writebehind.Write) {
-	b.flushedMu.Lock()
-	defer b.flushedMu.Unlock()
-	b.flushed = append(b.flushed, message.Floor{Key: w.Key, Stamp: w.Stamp})
-	if !b.running {
-		b.running = b.g.cache.spawn(b.sendFlushed)
+// onFlushed handles a queued write that the origin now has: the nodes that keep it for this one can drop it.
+func (ow *originWrites) onFlushed(w writebehind.Write) {
+	ow.flushedMu.Lock()
+	defer ow.flushedMu.Unlock()
+	ow.flushed = append(ow.flushed, message.Floor{Key: w.Key, Stamp: w.Stamp})
+	if !ow.sending {
+		ow.sending = ow.g.cache.spawn(ow.sendFlushed)
 	}
 }
 
-// sendClean tells the nodes of the view what the origin has. Which of them keep
-// it depends on the rings that were.
-func (b *originWrites) sendFlushed() {
+// sendFlushed tells the nodes of the view what the origin has. It tells all of them: which ones keep a
+// write depends on past rings.
+func (ow *originWrites) sendFlushed() {
 	for {
-		b.flushedMu.Lock()
-		m := message.Flushed{Group: b.g.name, Keys: b.flushed[:min(len(b.flushed), journalPage)]}
-		b.flushed = b.flushed[len(m.Keys):]
+		ow.flushedMu.Lock()
+		m := message.Flushed{Group: ow.g.name, Keys: ow.flushed[:min(len(ow.flushed), journalPage)]}
+		ow.flushed = ow.flushed[len(m.Keys):]
 		if len(m.Keys) == 0 {
-			b.running = false
-			b.flushedMu.Unlock()
+			ow.sending = false
+			ow.flushedMu.Unlock()
 			return
 		}
-		b.flushedMu.Unlock()
+		ow.flushedMu.Unlock()
 		payload := m.Append(nil)
-		for _, n := range b.g.cache.view.Load().home.Nodes {
+		for _, n := range ow.g.cache.view.Load().home.Nodes {
 			peer := (*peers.Peer)(nil)
-			if n.ID != b.g.cache.node.ID {
-				peer = b.g.cache.transport.Peer(n.ID)
+			if n.ID != ow.g.cache.node.ID {
+				peer = ow.g.cache.transport.Peer(n.ID)
 			}
 			if peer == nil {
 				continue
 			}
-			ctx, cancel := context.WithTimeout(b.g.cache.ctx, b.g.cache.config.Lease)
+			ctx, cancel := context.WithTimeout(ow.g.cache.ctx, ow.g.cache.config.Lease)
 			if _, err := peer.Call(ctx, message.MethodFlushed, payload); err != nil {
-				b.g.cache.log.Debug("not told what the origin has; it will write it once more should it become the owner", "node", n.ID, "err", err)
+				ow.g.cache.log.Debug("node not told that the origin has these writes; as their owner it "+
+					"would write them again",
+					"node", n.ID, "err", err)
 			}
 			cancel()
 		}
 	}
 }
 
-// takeClean answers a Clean.
-func (b *originWrites) handleFlushed(m *message.Flushed) peers.Answer {
-	if q := b.queue; q != nil {
+// handleFlushed answers a Flushed.
+func (ow *originWrites) handleFlushed(m *message.Flushed) peers.Answer {
+	if q := ow.queue; q != nil {
 		for _, k := range m.Keys {
 			q.Release(k.Key, k.Stamp)
 		}
@@ -324,41 +336,42 @@ func (b *originWrites) handleFlushed(m *message.Flushed) peers.Answer {
 	return peers.Answer{}
 }
 
-// reown has queued writes follow their keys when the ring has changed. Those of
-// keys that are this node's now it writes; those of keys that are not, it hands to
-// the new owners, and keeps until the origin has them.
-func (b *originWrites) reown() {
-	q := b.queue
+// reown makes queued writes follow their keys after a change of the ring. It writes those whose keys are
+// now this node's. The others it hands to their new owners, and keeps until the origin has them.
+func (ow *originWrites) reown() {
+	q := ow.queue
 	if q == nil {
 		return
 	}
-	q.Adopt(b.g.ownsOnRing)
-	home := b.g.cache.topology().Home
-	b.disown(b.g.cache.ctx, b.g.newHandover(), func(key string) (string, bool) {
+	q.Adopt(ow.g.ownsOnRing)
+	home := ow.g.cache.topology().Home
+	ow.disown(ow.g.cache.ctx, ow.g.newHandover(), func(key string) (string, bool) {
 		owner := home.Owner(key).ID
-		return owner, owner != b.g.cache.node.ID
+		return owner, owner != ow.g.cache.node.ID
 	})
 }
 
-// disown hands what the origin does not have to the keys' heirs, where they have one:
-// what is queued, which this node leaves to them; what is being written, which may fail
-// yet; and what is held, for an heir that does not know of it. What cannot be handed over
-// this node goes on to write itself.
-func (b *originWrites) disown(ctx context.Context, h *handover, heir func(key string) (node string, ok bool)) {
-	q := b.queue
-	disowned := q.Disown(func(key string) bool { _, ok := heir(key); return !ok })
+// disown hands the writes that the origin does not have to the keys' next owners, if they have one: those
+// that are queued, which this node then leaves to them; those that are being written, which may still
+// fail; and those that this node holds, in case the next owner does not know of them. This node goes on to
+// write what it cannot hand over.
+func (ow *originWrites) disown(
+	ctx context.Context, h *handover, nextOwner func(key string) (node string, ok bool),
+) {
+	q := ow.queue
+	disowned := q.Disown(func(key string) bool { _, ok := nextOwner(key); return !ok })
 	for _, w := range q.Unwritten() {
-		if node, ok := heir(w.Key); ok {
-			h.add(ctx, node, b.noteOf(w))
+		if node, ok := nextOwner(w.Key); ok {
+			h.add(ctx, node, ow.fromQueued(w))
 		}
 	}
-	h.end(ctx)
+	h.flush(ctx)
 	if len(h.failed) == 0 {
 		return
 	}
 	back := map[string]bool{}
 	for _, w := range disowned {
-		node, _ := heir(w.Key)
+		node, _ := nextOwner(w.Key)
 		back[w.Key] = h.failed[node] != nil
 	}
 	q.Adopt(func(key string) bool { return back[key] })

@@ -14,28 +14,28 @@ import (
 	"github.com/geocache/geocache/internal/store"
 )
 
-// This file is the last look that every read of this process takes at a value: Get, unless the value is
-// at hand, GetItem and GetMany; Peek and All; Memoize, which is Get; and what Update gives its function.
+// This file has the final check of every local read: Get except for plain hits, GetItem and GetMany, Peek
+// and All, Memoize, which uses Get, and the value that Update passes to its function.
 //
-// It comes when nothing is left to do that takes time: all keys of the read are here, and all values are
-// decoded. While a codec works, a caller is late to wake up on a busy machine, or GetMany waits for other
-// keys, what has been looked at before grows older. So does it while a value that has come too late is filled
-// once more. After that, all is looked at again.
+// The check comes after everything that takes time: when all keys of the read have been found and all
+// values decoded. While a codec runs, a caller on a busy machine waits to be scheduled, or GetMany waits
+// for other keys, values that were checked earlier age further. A value that turns out to be too old is
+// filled again, which takes time too. So then everything is checked again.
 //
-// What happens between the look and the return is beyond it: a process that is stopped there goes on with
-// what it has.
+// What happens between the check and the return is out of reach: a process that is stopped there continues
+// with the value it has.
 
-// A Decode decodes the value of an entry for its reader, and leaves it in the entry.
+// A Decode decodes an entry's value for the reader and stores the result in the entry.
 type Decode func(e *store.Entry) error
 
-// Hit returns the entry of key if it is in memory, alive, and may be served. Call CountHit when its
-// value is at hand.
+// Hit returns the entry of key if it is in memory, alive, and may be served. Call CountHit once the value
+// is decoded.
 func (g *Group) Hit(key string) (*store.Entry, bool) {
 	e, ok := g.store.Get(key)
 	return e, ok && g.fresh.servesUnexpired(e) && g.cache.coarse.before(e.Expires)
 }
 
-// CountHit counts a hit. It reports false if the entry has turned out to have expired.
+// CountHit counts a hit. It returns false if the entry turns out to have expired.
 func (g *Group) CountHit(e *store.Entry) bool {
 	if g.stats.hits.add() && !g.cache.coarse.exactlyBefore(e.Expires) {
 		return false
@@ -46,23 +46,23 @@ func (g *Group) CountHit(e *store.Entry) bool {
 	return true
 }
 
-// A Read is what a read has found.
+// A Read is the result of a read.
 type Read struct {
 	Entry  *store.Entry
 	Source Source
-	At     expiry.Instant // of the last look
+	At     expiry.Instant // the time of the final check
 }
 
-// Age returns how old the value was at the last look.
+// Age returns the age of the value at the final check.
 func (r Read) Age() time.Duration { return r.At.Sub(r.Entry.Born()) }
 
-// Expires returns when the value expires, by the wall clock.
+// Expires returns the wall-clock time at which the value expires.
 func (g *Group) Expires(r Read) time.Time {
 	return g.cache.clock.Wall().Add(r.Entry.Expires.Sub(r.At))
 }
 
-// Read answers a read of this process, and counts it. decode is called for each entry that may be
-// the answer, the last one for the answer.
+// Read answers a local read and counts it. It calls decode for each entry that may become the answer, last
+// for the one that does.
 func (g *Group) Read(ctx context.Context, key string, decode Decode) (Read, error) {
 	a, ok := g.atHand(key)
 	begun := g.cache.clock.Instant()
@@ -72,17 +72,20 @@ func (g *Group) Read(ctx context.Context, key string, decode Decode) (Read, erro
 	for {
 		a = g.decodeOrLoad(ctx, a, decode)
 		at := g.cache.clock.Instant()
-		if at < g.until(a, begun) {
-			a = g.marked(a, at)
-			return Read{a.entry, a.source, at}, g.counted(ctx, a)
+		if at < g.servableUntil(a, begun) {
+			a = g.markStale(a, at)
+			return Read{a.entry, a.source, at}, g.countRead(ctx, a)
 		}
 		a = g.fill(ctx, key)
 	}
 }
 
-// ReadMany answers a read of many keys with one request to each owner. decode is called for each key
-// that has a value, and forget for one whose value, which has been decoded, is asked for again.
-func (g *Group) ReadMany(ctx context.Context, keys []string, decode func(key string) Decode, forget func(key string)) KeyErrors {
+// ReadMany answers a local read of many keys, with one request to each owner. It calls decode for each key
+// that has a value. It calls forget for a key whose decoded value turned out to be too old, before it fills
+// the key again.
+func (g *Group) ReadMany(
+	ctx context.Context, keys []string, decode func(key string) Decode, forget func(key string),
+) KeyErrors {
 	type found struct {
 		key string
 		answer
@@ -113,14 +116,14 @@ func (g *Group) ReadMany(ctx context.Context, keys []string, decode func(key str
 			if i >= decoded {
 				f.answer = g.decodeOrLoad(ctx, f.answer, decode(f.key))
 			}
-			until = min(until, g.until(f.answer, begun))
+			until = min(until, g.servableUntil(f.answer, begun))
 		}
-		if at = g.cache.clock.Instant(); at < until { // the last look, at all of them
+		if at = g.cache.clock.Instant(); at < until { // the final check, of all values
 			break
 		}
 		missed = missed[:0]
 		all = slices.DeleteFunc(all, func(f found) bool {
-			late := at >= g.until(f.answer, begun)
+			late := at >= g.servableUntil(f.answer, begun)
 			if late {
 				forget(f.key)
 				missed = append(missed, f.key)
@@ -131,24 +134,25 @@ func (g *Group) ReadMany(ctx context.Context, keys []string, decode func(key str
 	}
 	var errs KeyErrors
 	for _, f := range all {
-		if err := g.counted(ctx, g.marked(f.answer, at)); err != nil && !errors.Is(err, ErrNotFound) {
+		if err := g.countRead(ctx, g.markStale(f.answer, at)); err != nil && !errors.Is(err, ErrNotFound) {
 			errs.Add(f.key, err)
 		}
 	}
 	return errs
 }
 
-// until returns the instant from which on an answer is too late for a read that began at another.
+// servableUntil returns the instant from which on an answer is too old for a read that began at begun.
 //
-// What was loaded since the read began is never too late. If it has expired, then loading, or what else
-// the read waits for, takes longer than it lives: it is what there is, and is marked. Hence reads end, since
-// what is from before comes no more when it has expired everywhere. When a value was loaded is told by its
-// age, not by its generation, which another node's clock may have made.
-func (g *Group) until(a answer, begun expiry.Instant) expiry.Instant {
+// A value that was loaded after the read began is never too old. If it has expired, then loading it, or
+// whatever else the read waits for, takes longer than it lives; it is the best there is, and is marked as
+// stale. Hence reads end: once the values from before the read have expired everywhere, no more of them
+// arrive. The age tells when a value was loaded, not the generation, which may come from another node's
+// clock.
+func (g *Group) servableUntil(a answer, begun expiry.Instant) expiry.Instant {
 	switch e := a.entry; {
 	case a.err != nil || e.Born() >= begun.Add(-ageRounding):
 		return math.MaxInt64
-	case e.Expires <= e.Born(): // an absence not to be kept
+	case e.Expires <= e.Born(): // an absence that is not remembered
 		return math.MaxInt64
 	case a.source != SourceStale:
 		return e.Expires
@@ -159,20 +163,21 @@ func (g *Group) until(a answer, begun expiry.Instant) expiry.Instant {
 	}
 }
 
-// ageRounding is by how much a value may seem older than it is: ages travel in whole microseconds, rounded
-// up, from a region's owner to this one's and from there.
+// ageRounding bounds how much rounding adds to a value's age: ages travel in whole microseconds, rounded
+// up, from a region's owner to this region's owner and from there to this node.
 const ageRounding = 2 * time.Microsecond
 
-// marked returns a as it is at the last look.
-func (g *Group) marked(a answer, at expiry.Instant) answer {
+// markStale returns a, with the source SourceStale if its value has expired by at, the time of the
+// final check.
+func (g *Group) markStale(a answer, at expiry.Instant) answer {
 	if a.err == nil && !a.entry.Absent() && at >= a.entry.Expires {
 		a.source = SourceStale
 	}
 	return a
 }
 
-// counted counts what a read has come to, and returns its error.
-func (g *Group) counted(ctx context.Context, a answer) error {
+// countRead counts the result of a read and returns its error.
+func (g *Group) countRead(ctx context.Context, a answer) error {
 	switch {
 	case a.err != nil:
 		g.stats.errors.Add(1)
@@ -181,7 +186,7 @@ func (g *Group) counted(ctx context.Context, a answer) error {
 			return a.err
 		}
 		if err := ctx.Err(); err != nil && !errors.As(a.err, &known) {
-			return err // the caller's own end, not the load's
+			return err // the caller's context ended, not the load's
 		}
 		return a.err
 	case a.entry.Absent():
@@ -189,7 +194,7 @@ func (g *Group) counted(ctx context.Context, a answer) error {
 		return ErrNotFound
 	}
 	if a.source == SourceStore {
-		if g.stats.hits.add() { // as in CountHit, or its turn to do it might never come
+		if g.stats.hits.add() { // as in CountHit, or this turn to read the exact clock would be lost
 			g.cache.coarse.exactlyBefore(a.entry.Expires)
 		}
 	} else {
@@ -204,11 +209,11 @@ func (g *Group) Peek(key string) (*store.Entry, bool) {
 	return e, ok && !e.Absent() && g.fresh.serves(e, g.cache.clock.Instant())
 }
 
-// Alive reports whether an entry of this group has not expired yet. What has expired while it was decoded
-// may not be served.
+// Alive reports whether e, an entry of this group, has not expired. A value that expired while it was being
+// decoded must not be served.
 func (g *Group) Alive(e *store.Entry) bool { return !g.fresh.expired(e, g.cache.clock.Instant()) }
 
-// All returns the entries whose values may be served now, in the order of eviction if the policy has one.
+// All returns the entries whose values may be served now, in eviction order if the policy has one.
 func (g *Group) All() iter.Seq[*store.Entry] {
 	return func(yield func(*store.Entry) bool) {
 		entries := g.store.All()
@@ -223,7 +228,7 @@ func (g *Group) All() iter.Seq[*store.Entry] {
 	}
 }
 
-// Len returns the number of entries that All would return.
+// Len returns the number of entries that All would yield.
 func (g *Group) Len() int {
 	n := 0
 	for e := range g.store.All() {
@@ -234,17 +239,18 @@ func (g *Group) Len() int {
 	return n
 }
 
-// MaxKey is the longest key, in bytes. It holds for a Cache that is alone too:
-// what works there must work in a cluster.
+// MaxKey is the maximum length of a key, in bytes. It also applies to a Cache that is alone: code that
+// works there must work in a cluster.
 const MaxKey = message.MaxKey
 
-// refused returns the error of a read for which nothing should be started.
-func refused(ctx context.Context, key string) answer {
+// checkRead returns an answer whose error says why a read must not start, or is nil.
+func checkRead(ctx context.Context, key string) answer {
 	if ctx == nil {
 		return answer{err: errNoContext}
 	}
 	if len(key) > MaxKey {
-		return answer{err: fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(key), MaxKey)}
+		err := fmt.Errorf("%w: a key of %d bytes, at most %d are allowed", ErrTooLarge, len(key), MaxKey)
+		return answer{err: err}
 	}
 	return answer{err: ctx.Err()}
 }

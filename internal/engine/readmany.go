@@ -12,9 +12,8 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// fillMany answers a read of many keys that memory could not: fill for all of
-// them, with one request for each owner. It calls answered once for each key,
-// on this goroutine. The keys are distinct.
+// fillMany is fill for many keys, with one request to each owner. It calls answered once for each key, on
+// the calling goroutine. The keys must be distinct.
 func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key string, a answer)) {
 	home := g.cache.topology().Home
 	type waiting struct {
@@ -25,14 +24,14 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 	}
 	var all []waiting
 	batches := map[string]*ownerBatch{}
-	together := g.loader.batch(1) // the one who gives out the tickets
+	together := g.loader.batch(1) // 1: for this function, which hands out the tickets
 	for _, key := range keys {
-		if a := refused(ctx, key); a.err != nil {
+		if a := checkRead(ctx, key); a.err != nil {
 			answered(key, a)
 			continue
 		}
 		key = strings.Clone(key) // as in fill
-		done, err := g.waitFor(ctx, key, false)
+		done, err := g.trackWait(ctx, key, false)
 		if err != nil {
 			answered(key, answer{err: err})
 			continue
@@ -66,15 +65,15 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 		}
 	}
 	for _, w := range all {
-		a := w.orStaleFor(ctx, awaitFlight(ctx, w.in, w.flight))
-		if g.isLate(w.flight, a, w.known) {
-			a = w.above(g.fresh.floorOf(a.entry)).run(ctx) // as fly does, so that they share it
+		a := w.orStaleForWaiter(ctx, awaitFlight(ctx, w.in, w.flight))
+		if g.isOutdated(w.flight, a, w.known) {
+			a = w.above(g.fresh.floorOf(a.entry)).run(ctx) // like untilCurrent, so that readers share it
 		}
 		answered(w.key, a)
 	}
 }
 
-// A batch is the flights of one GetMany whose keys have the same owner.
+// An ownerBatch has the flights of one fillMany whose keys have the same owner.
 type ownerBatch struct {
 	g       *Group
 	home    *regions.Region
@@ -82,12 +81,12 @@ type ownerBatch struct {
 	flights []*flight.Flight[answer]
 }
 
-// BatchKeys is how many keys of a batch are asked for at the same time: well
-// below what a node takes from one connection before it calls itself busy.
+// BatchKeys is the maximum number of keys that a batch requests at a time: well below what a node accepts
+// from one connection before it reports that it is busy.
 const BatchKeys = 1024
 
-// ask is the work of all flights in b: one request to the owner at a time,
-// and for the keys that it does not answer what ask does.
+// ask does the work of all flights in b. It sends the owner one request at a time, and continues with
+// askOwner or askSuccessor for the keys that the owner did not answer.
 func (b *ownerBatch) ask() {
 	for flights := range slices.Chunk(b.flights, BatchKeys) {
 		b.askChunk(flights)
@@ -95,7 +94,7 @@ func (b *ownerBatch) ask() {
 }
 
 func (b *ownerBatch) askChunk(flights []*flight.Flight[answer]) {
-	// The request is for all of them, so it ends when all have ended.
+	// The request serves all flights, so it ends only when all of them have ended.
 	g, fs := b.g, b.g.viaOwner
 	ctx, cancel := context.WithTimeout(fs.Parent(), fs.Limit())
 	defer cancel()

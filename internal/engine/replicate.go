@@ -17,19 +17,18 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// This file is how writes get to the other regions. See "Between regions" in
-// docs/design.md; what is sent when is decided in package outbox.
+// This file gets writes to the other regions. See "Between regions" in docs/design.md. Package outbox
+// decides what is sent when.
 
-// A replicator sends this node's writes to the other regions, and takes in theirs.
+// A replicator sends this node's writes to the other regions, and applies theirs.
 type replicator struct {
 	c        *Cache
 	outboxes *xsync.Map[string, *remote] // by region
 	inbox    outbox.Inbox
 }
 
-// openOutboxes makes an outbox for each region that has members, whether they
-// answer or not. One that has been made stays: a region that is not listed any
-// more may come back.
+// open makes an outbox for each region that has members, whether they answer or not. An outbox is never
+// removed: a region that is no longer listed may come back.
 func (r *replicator) open() {
 	if r.c.transport == nil {
 		return
@@ -40,22 +39,26 @@ func (r *replicator) open() {
 		}
 		r.outboxes.LoadOrCompute(n.Region, func() (*remote, bool) {
 			to := &remote{
-				Outbox: outbox.New(outbox.Config{MaxBytes: r.c.config.Outbox, Epoch: r.c.epoch, Probe: r.c.config.Lease}),
+				Outbox: outbox.New(outbox.Config{
+					MaxBytes: r.c.config.Outbox, Epoch: r.c.epoch, Probe: r.c.config.Lease,
+				}),
 				filled: make(chan struct{}),
 			}
-			return to, !r.c.spawn(func() { r.pump(n.Region, to.Outbox) }) || !r.c.spawn(func() { r.backfill(to) })
+			pumping := r.c.spawn(func() { r.pump(n.Region, to.Outbox) }) &&
+				r.c.spawn(func() { r.backfill(to) })
+			return to, !pumping
 		})
 	}
 }
 
-// A remote is what another region has to be told.
+// A remote is another region, and the writes that it has yet to be told of.
 type remote struct {
 	*outbox.Outbox
-	filled chan struct{} // closed when what was written before it was made is in it too
+	filled chan struct{} // closed once the outbox also has what was written before it was made
 }
 
-// backfill adds to a new outbox the floors that there are by then: a region that has just been found
-// has not been sent them. A key's owner sends its floor, and so does the floor's sender.
+// backfill adds the present floors to a new outbox: a region that has just been found has not been sent
+// them. The owner of a key adds its floor, and so does the floor's sender.
 func (r *replicator) backfill(to *remote) {
 	defer close(to.filled)
 	home := r.c.view.Load().home
@@ -63,7 +66,9 @@ func (r *replicator) backfill(to *remote) {
 	for _, g := range *r.c.groups.Load() {
 		now := r.c.clock.Instant()
 		if group := g.floors.Group(); group > g.floors.Cleared() && owns("") {
-			to.Add(message.Write{Group: g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(group)}, now)
+			to.Add(message.Write{
+				Group: g.name, Clear: true, Collapsed: true, Stamp: expiry.Removal(group),
+			}, now)
 		}
 		if cleared, by := g.floors.ClearedBy(); cleared > 0 && (by == r.c.self || owns("")) {
 			to.Add(message.Write{Group: g.name, Clear: true, Stamp: expiry.Removal(cleared)}, now)
@@ -71,14 +76,13 @@ func (r *replicator) backfill(to *remote) {
 		g.journal.each(func(w expiry.KeyFloor) {
 			if f := message.FloorOf(w); w.Sender == r.c.self || owns(f.Key) {
 				now := r.c.clock.Instant() // before the age is measured
-				to.Add(g.journal.present(&f), now)
+				to.Add(g.journal.writeOf(&f), now)
 			}
 		})
 	}
 }
 
-// remoteRegions returns the names of the other regions that have members, whether
-// they answer or not, in order.
+// remoteRegions returns the sorted names of the other regions that have members, whether they answer or not.
 func (c *Cache) remoteRegions() []string {
 	var names []string
 	for _, n := range c.members.Nodes() {
@@ -90,14 +94,14 @@ func (c *Cache) remoteRegions() []string {
 	return slices.Compact(names)
 }
 
-// allRegions is remoteRegions and this node's own.
+// allRegions returns remoteRegions with this node's own region added, sorted.
 func (c *Cache) allRegions() []string {
 	names := append(c.remoteRegions(), c.node.Region)
 	slices.Sort(names)
 	return names
 }
 
-// replicate sends a note on its way to every other region. at is when its age was right.
+// add puts a write into the outbox of every other region. at is when its age was right.
 func (r *replicator) add(w *message.Write, at expiry.Instant) {
 	for _, o := range r.outboxes.All() {
 		o.Add(*w, at)
@@ -116,7 +120,7 @@ func (r *replicator) pump(region string, o *outbox.Outbox) {
 		return id, p != nil && p.Up()
 	}
 	for {
-		changed := r.c.changed.wait() // whoever could not be reached may be by then
+		changed := r.c.changed.wait() // a node that could not be reached may be reachable by then
 		for {
 			b, ok := o.Next(r.c.clock.Instant(), target)
 			if !ok || !r.c.spawn(func() { r.push(o, b) }) {
@@ -137,21 +141,23 @@ func (r *replicator) pump(region string, o *outbox.Outbox) {
 	}
 }
 
-// push sends one push and reports what came of it.
+// push sends one push and reports its result to the outbox.
 func (r *replicator) push(o *outbox.Outbox, b outbox.Batch) {
 	have, err := r.pushTo(b)
 	if err != nil {
 		level := slog.LevelDebug
 		if errors.Is(err, peers.CodeBadRequest) {
-			level = slog.LevelWarn // it will be the next time
+			level = slog.LevelWarn // it will fail the next time too
 		}
-		r.c.log.Log(r.c.ctx, level, "push not answered", "node", b.Target, "number", b.Push.Number, "notes", len(b.Push.Writes), "err", err)
+		r.c.log.Log(r.c.ctx, level, "push not answered",
+			"node", b.Target, "number", b.Push.Number, "writes", len(b.Push.Writes), "err", err)
 		o.Failed(b, r.c.clock.Instant())
 		return
 	}
 	o.Answered(b, have, r.c.clock.Instant())
 }
 
+// pushTo sends one push and returns what the answer says has arrived.
 func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
 	peer := r.c.transport.Peer(b.Target)
 	if peer == nil {
@@ -167,13 +173,11 @@ func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
 	return m.Have, err
 }
 
-// pushTimeout bounds how long the answer to one push is waited for. It is not
-// what notices that a push was lost, see outbox; it must be longer than a region
-// takes to notice that one of its nodes is gone.
+// pushTimeout bounds the wait for the answer to one push. It does not detect lost pushes (package outbox
+// does), and must be longer than a region takes to notice that one of its nodes is gone.
 const pushTimeout = 30 * time.Second
 
-// takePush takes in what another region has sent, and answers when this one has
-// been told.
+// handlePush applies what another region has sent, and answers once this region has been told.
 func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m message.Push) peers.Answer {
 	have := r.inbox.Receive(call.From, m, r.c.clock.Instant())
 	if err := r.relay(ctx, m.Writes, call.Transit); err != nil {
@@ -182,26 +186,25 @@ func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m message
 	return peers.Answer{Value: message.PushReply{Have: have}.Append(nil)}
 }
 
-// relay takes in notes from another region, and returns when this one has been
-// told.
-func (r *replicator) relay(ctx context.Context, notes []message.Write, transit time.Duration) error {
+// relay applies writes from another region, and returns once this region has been told.
+func (r *replicator) relay(ctx context.Context, writes []message.Write, transit time.Duration) error {
 	var wg sync.WaitGroup
-	errs := make([]error, len(notes))
-	for i := range notes {
-		w := &notes[i]
+	errs := make([]error, len(writes))
+	for i := range writes {
+		w := &writes[i]
 		g := r.c.group(w.Group)
-		if g == nil { // others may have it
+		if g == nil { // other nodes may have the group
 			w.Age += transit
 			wg.Go(func() {
 				errs[i] = r.c.broadcast(ctx, w)
-				if g := r.c.group(w.Group); g != nil { // it has come meanwhile
+				if g := r.c.group(w.Group); g != nil { // the group has been added meanwhile
 					g.apply(w, 0, 0)
 				}
 			})
 			continue
 		}
-		_ = g.origin.supersede(w) // drops what is older, there is nothing to keep
-		g.apply(w, transit, 0)    // all of them at once, before anybody waits
+		_ = g.origin.supersede(w) // drops what is older; fails only for a dirty write
+		g.apply(w, transit, 0)    // apply all of them before waiting for any
 		w.Age += transit
 		wg.Go(func() { errs[i] = r.c.broadcast(ctx, w) })
 	}
@@ -209,14 +212,13 @@ func (r *replicator) relay(ctx context.Context, notes []message.Write, transit t
 	return errors.Join(errs...)
 }
 
-// confirmed waits until a region has confirmed what it has been sent about a
-// key by this node.
+// awaitConfirmed waits until a region has confirmed what this node has sent it about a key.
 func (r *replicator) awaitConfirmed(ctx context.Context, m *message.AwaitRequest) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(r.c.awaiting, func() { cancel(ErrClosed) })()
+	defer context.AfterFunc(r.c.remoteWaits, func() { cancel(ErrClosed) })()
 	to, ok := r.outboxes.Load(m.Region)
-	for !ok { // who asks has heard of it before this node
+	for !ok { // the caller has heard of the region before this node
 		changed := r.c.changed.wait()
 		if to, ok = r.outboxes.Load(m.Region); ok {
 			break

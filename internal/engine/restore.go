@@ -17,7 +17,7 @@ import (
 	"github.com/geocache/geocache/internal/store"
 )
 
-// Restore takes in what Snapshot has written, and returns how many entries it has put into memory.
+// Restore reads what Snapshot has written, and returns how many entries it has put into memory.
 func (g *Group) Restore(r io.Reader) (n int, err error) {
 	if r == nil {
 		return 0, errors.New("the reader is nil")
@@ -27,18 +27,19 @@ func (g *Group) Restore(r io.Reader) (n int, err error) {
 	return s.restored, err
 }
 
-// restoring is one call of Restore.
+// A restore is one call of Restore.
 type restore struct {
 	g       *Group
 	r       io.Reader
 	sum     uint64
-	elapsed time.Duration // since the snapshot
-	evicted uint64        // before
+	elapsed time.Duration // since the snapshot, at most
+	evicted uint64        // the evictions before the restore
 
 	floors, entries uint64 // read
 	restored        int
 }
 
+// badSnapshot returns an ErrSnapshot that says why.
 func badSnapshot(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrSnapshot, fmt.Errorf(format, args...))
 }
@@ -49,23 +50,24 @@ func (s *restore) run() error {
 		return err
 	}
 	if string(magic) != snapshotMagic {
-		return badSnapshot("it begins like none that this version can read")
+		return badSnapshot("it is not in a format that this version can read")
 	}
 	for last := byte(0); ; {
 		kind, payload, err := s.block()
 		switch {
 		case err != nil:
 			return err
-		case last == 0 && kind != blockHeader, last != 0 && kind == blockHeader, kind < last, kind > blockEnd:
+		case last == 0 && kind != blockHeader, last != 0 && kind == blockHeader,
+			kind < last, kind > blockEnd:
 			return badSnapshot("a block of kind %d after one of kind %d", kind, last)
 		}
 		switch last = kind; kind {
 		case blockHeader:
 			err = s.header(payload)
 		case blockFloors:
-			err = s.takeFloors(payload)
+			err = s.applyFloors(payload)
 		case blockEntries:
-			err = s.takeEntries(payload)
+			err = s.applyEntries(payload)
 		case blockEnd:
 			return s.end(payload)
 		}
@@ -84,12 +86,11 @@ func (s *restore) read(b []byte) error {
 	return err
 }
 
-// snapshotRoom is what a block may have beyond the largest value: a batch of entries, or a page of
-// floors with the longest keys beside what a page has in general.
+// snapshotRoom is how much larger a block may be than the largest value: a batch of entries, or a page of
+// floors with the longest keys on top of an ordinary page.
 const snapshotRoom = 3 << 20
 
-// block reads a block and checks it. What its length claims is not allocated before
-// it has come.
+// block reads and checks a block. It allocates only for what has been read, whatever the length claims.
 func (s *restore) block() (kind byte, payload []byte, err error) {
 	head := make([]byte, blockHead)
 	if err := s.read(head); err != nil {
@@ -97,7 +98,8 @@ func (s *restore) block() (kind byte, payload []byte, err error) {
 	}
 	length := int64(binary.BigEndian.Uint32(head[1:]))
 	if most := int64(s.g.cache.config.Limits.MaxValue) + snapshotRoom; length > most {
-		return 0, nil, badSnapshot("a block of %d bytes, at most %d are allowed (see WithMaxValueBytes)", length, most)
+		return 0, nil, badSnapshot("a block of %d bytes, at most %d are allowed (see WithMaxValueBytes)",
+			length, most)
 	}
 	var buf bytes.Buffer
 	buf.Write(head)
@@ -118,6 +120,7 @@ func (s *restore) block() (kind byte, payload []byte, err error) {
 	return head[0], buf.Bytes()[blockHead:], nil
 }
 
+// header reads the header, and works out how old the snapshot is.
 func (s *restore) header(b []byte) error {
 	name := 0
 	if len(b) > 0 {
@@ -135,18 +138,18 @@ func (s *restore) header(b []byte) error {
 	return s.merge(expiry.Generation(binary.BigEndian.Uint64(b[1+name+8:])))
 }
 
-// merge makes sure that what is loaded or written from now on is newer than what is
-// restored.
+// merge makes sure that whatever is loaded or written from now on is newer than what is restored.
 func (s *restore) merge(latest expiry.Generation) error {
 	if err := s.g.cache.clock.Merge(latest); err != nil {
-		return badSnapshot("it is from the future, so this machine's clock has been set back, or that of the snapshot's was wrong: %w", err)
+		return badSnapshot("it is from the future: this machine's clock has been set back, "+
+			"or the clock of the snapshot's machine was wrong: %w", err)
 	}
 	return nil
 }
 
-// takeFloors takes in floors. Those that nobody has told this node of it tells the region,
-// which may have started anew as a whole.
-func (s *restore) takeFloors(b []byte) error {
+// applyFloors applies floors, and tells the region of those that this node did not know: the whole region
+// may have been restarted.
+func (s *restore) applyFloors(b []byte) error {
 	g := s.g
 	f, err := message.DecodeFloors(b)
 	if err != nil {
@@ -162,7 +165,7 @@ func (s *restore) takeFloors(b []byte) error {
 	s.floors += uint64(len(f.Keys))
 	alive := f.Keys[:0]
 	for _, k := range f.Keys {
-		if k.Stamp.Generation >= g.journal.dead() {
+		if k.Stamp.Generation >= g.journal.deadBefore() {
 			alive = append(alive, k)
 		}
 	}
@@ -170,18 +173,19 @@ func (s *restore) takeFloors(b []byte) error {
 	ctx, cancel := context.WithTimeout(g.cache.ctx, writeTimeout)
 	defer cancel()
 	for news := range slices.Chunk(g.journal.apply(&f, true), journalPage) {
-		notes := make([]*message.Write, len(news))
+		writes := make([]*message.Write, len(news))
 		for i := range news {
-			notes[i] = &news[i]
+			writes[i] = &news[i]
 		}
-		if err := g.cache.broadcast(ctx, notes...); err != nil {
+		if err := g.cache.broadcast(ctx, writes...); err != nil {
 			return fmt.Errorf("the region could not be told of writes: %w", err)
 		}
 	}
 	return nil
 }
 
-func (s *restore) takeEntries(b []byte) error {
+// applyEntries stores the entries of a block that are still live.
+func (s *restore) applyEntries(b []byte) error {
 	m, err := message.DecodeBroadcast(b)
 	if err != nil {
 		return badSnapshot("%w", err)
@@ -191,7 +195,7 @@ func (s *restore) takeEntries(b []byte) error {
 		w := &m.Writes[i]
 		latest = max(latest, w.Stamp.Generation)
 		if !w.HasValue || w.Clear || w.Dirty || w.Group != "" || w.Stamp.IsRemoval() {
-			return badSnapshot("an entry that is none")
+			return badSnapshot("an entry is malformed")
 		}
 	}
 	if err := s.merge(latest); err != nil {
@@ -204,8 +208,8 @@ func (s *restore) takeEntries(b []byte) error {
 	return nil
 }
 
-// put makes an entry of n, if it is alive, beyond doubt, and need not drive out one that came
-// before it: those that were read most come first.
+// put stores a write's value as an entry, if it is live and certainly not older than a known write, and if
+// that does not evict an entry restored earlier: the ones used most come first.
 func (s *restore) put(w *message.Write) {
 	g := s.g
 	age := w.Age + s.elapsed
@@ -219,13 +223,15 @@ func (s *restore) put(w *message.Write) {
 	}
 }
 
+// end checks that everything has been read.
 func (s *restore) end(b []byte) error {
 	if len(b) != 16 {
 		return badSnapshot("its end is malformed")
 	}
 	floors, entries := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
 	if floors != s.floors || entries != s.entries {
-		return badSnapshot("it says to have %d floors and %d entries, and has %d and %d", floors, entries, s.floors, s.entries)
+		return badSnapshot("it claims %d floors and %d entries, and has %d and %d",
+			floors, entries, s.floors, s.entries)
 	}
 	return nil
 }

@@ -15,23 +15,23 @@ import (
 )
 
 // This file follows the view, and does what package lease leaves to its caller when a lease is lost and
-// comes back: it fetches journals and sweeps the store.
+// comes back (rule 5): it fetches journals and sweeps the store.
 
-// fetchedJournals are those of nodes of the view that have been fetched, or are being, since the nodes came into
-// it. What they wrote before, without this node, is in them.
+// fetchedJournals records which nodes of the view have had their journals fetched since they joined it, or
+// are having them fetched. Whatever those nodes wrote earlier, without this node, is in their journals.
 type fetchedJournals struct {
 	mu sync.Mutex                 // guards the following
-	of map[string]*fetchedJournal // by node
-	// orphaned is whether there may be floors whose sender is gone, which takeOver has not seen:
-	// a process of the region has gone since, or journals have come.
+	of map[string]*fetchedJournal // by node ID
+	// orphaned says that there may be floors whose sender is gone and that takeOver has not seen: a
+	// process of the region has gone since it last ran, or journals have come.
 	orphaned bool
 }
 
-// A fetchedJournal is that of one node, from when it is asked for.
-type fetchedJournal struct{ all bool } // all of it has come; guarded by fetchedJournals.mu
+// A fetchedJournal is the journal of one node, from the moment it is requested.
+type fetchedJournal struct{ complete bool } // fetched in full; guarded by fetchedJournals.mu
 
-// orphan notes that there may be floors whose sender is gone.
-func (f *fetchedJournals) orphan() {
+// markOrphaned notes that there may be floors whose sender is gone.
+func (f *fetchedJournals) markOrphaned() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.orphaned = true
@@ -60,7 +60,8 @@ func (c *Cache) follow() {
 	case wasGuest && !v.Guest:
 		c.leases.BeginReturn()
 	}
-	// First, so that whoever finds v here finds no lease that was granted under another later.
+	// First the transport, so that whoever sees v here finds no lease granted under another view afterwards
+	// (rule 6 of package lease).
 	c.transport.SetView(v.Hash)
 	c.view.Store(v)
 	for _, g := range *c.groups.Load() {
@@ -89,7 +90,8 @@ func (c *Cache) onPong(p *peers.Peer) {
 	c.changed.raise()
 }
 
-// renewLease moves the end of the lease to where the nodes of the view have granted it.
+// renewLease moves the end of the lease to where the nodes of the view have granted it (rule 4 of package
+// lease).
 func (c *Cache) renewLease() {
 	v := c.view.Load()
 	if v == nil {
@@ -105,8 +107,8 @@ func (c *Cache) renewLease() {
 	}
 }
 
-// fetchNewJournals fetches the journals of nodes that have come into the view. There may have been two parts of the
-// region that did not see each other: each has written without the other.
+// fetchNewJournals fetches the journals of nodes that have joined the view. The region may have been in
+// two parts that did not see each other, and each part has written without the other.
 func (c *Cache) fetchNewJournals(v *view) {
 	f := &c.journals
 	f.mu.Lock()
@@ -126,7 +128,7 @@ func (c *Cache) fetchNewJournals(v *view) {
 			}
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			if j.all = err == nil; j.all {
+			if j.complete = err == nil; j.complete {
 				f.orphaned = true
 				c.spawn(c.takeOver)
 			} else if f.of[n.ID] == j {
@@ -141,11 +143,14 @@ func (c *Cache) hasJournals(v *view) bool {
 	f := &c.journals
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !slices.ContainsFunc(v.Others, func(id string) bool { return f.of[id] == nil || !f.of[id].all })
+	return !slices.ContainsFunc(v.Others, func(id string) bool {
+		return f.of[id] == nil || !f.of[id].complete
+	})
 }
 
-// resumeLease brings the lease back after a loss. The leases are there. What was written without this node is in the
-// journals, which are fetched afterwards: since the grants, writes wait for this node.
+// resumeLease brings the lease back after a loss, in the order of rule 5 of package lease. The leases are
+// held by now, so writes wait for this node. It then fetches the journals, which have what was written
+// without it.
 func (c *Cache) resumeLease() {
 	ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
 	defer cancel()
@@ -165,14 +170,14 @@ func (c *Cache) resumeLease() {
 		}
 	}
 	if !c.leases.FinishResume(guestEpoch, err == nil) {
-		c.log.Debug("no copies are served yet", "err", err)
+		c.log.Debug("not serving copies yet", "err", err)
 		return
 	}
 	f := &c.journals
 	f.mu.Lock()
 	if c.view.Load() == v {
 		for _, id := range v.Others {
-			f.of[id] = &fetchedJournal{all: true}
+			f.of[id] = &fetchedJournal{complete: true}
 		}
 	}
 	f.orphaned = true
@@ -181,19 +186,18 @@ func (c *Cache) resumeLease() {
 	c.takeOver()
 }
 
-// journalTimeout bounds how long one attempt to fetch the journals may last.
+// journalTimeout bounds one attempt to fetch the journals.
 const journalTimeout = 10 * time.Second
 
-// endLease ends the lease for good: the others are told so when the transport closes, and do not wait for
-// its end. With the lease goes this node's view, so a write that it has not completed by then it does
-// not complete.
+// endLease gives up the lease for good. The others learn so when the transport closes, and do not wait for
+// its end. The node's view ends with the lease, so the node no longer completes writes that are under way.
 func (c *Cache) endLease() {
 	c.leases.Close()
 	c.changed.raise()
 }
 
-// join gives a new group the floors that the others in the region have, before it
-// serves anything. Copies wait for more than that, see syncGroup.
+// join gives a new group the floors that the other nodes of the region have, before it serves anything. To
+// serve copies it needs more, see catchUp.
 func (c *Cache) join(g *Group) {
 	if c.transport == nil {
 		return
@@ -203,24 +207,23 @@ func (c *Cache) join(g *Group) {
 	if err := c.fetchJournals(ctx, c.view.Load(), map[string]*Group{g.name: g}); err != nil {
 		c.log.Warn("a new group could not learn of all recent writes", "group", g.name, "err", err)
 	}
-	c.spawn(func() { c.syncGroup(g) })
+	c.spawn(func() { c.catchUp(g) })
 }
 
-// syncGroup has a new group serve copies when this node has been told of every write
-// to it.
-func (c *Cache) syncGroup(g *Group) {
+// catchUp lets a new group serve copies once this node has been told of every write to it.
+func (c *Cache) catchUp(g *Group) {
 	for {
 		changed := c.changed.wait()
 		if g.fresh.caughtUp.Load() {
 			return
 		}
-		period, turns := c.leases.Epoch(), c.leases.GuestEpoch()
+		epoch, guestEpoch := c.leases.Epoch(), c.leases.GuestEpoch()
 		if c.leases.Held(c.clock.Instant()) {
 			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
 			err := c.fetchJournals(ctx, c.view.Load(), map[string]*Group{g.name: g})
 			cancel()
-			if err == nil && c.leases.Held(c.clock.Instant()) && c.leases.Epoch() == period {
-				g.setCaughtUp(turns)
+			if err == nil && c.leases.Held(c.clock.Instant()) && c.leases.Epoch() == epoch {
+				g.setCaughtUp(guestEpoch)
 				c.takeOverIn(g)
 				return
 			}
@@ -234,16 +237,17 @@ func (c *Cache) syncGroup(g *Group) {
 	}
 }
 
-// settle waits until no node outside of v can serve copies, and reports whether v is
-// still this node's view then. The error is ctx's, or that this node is leaving.
+// settle waits until v is settled, so that no node outside of it can serve copies (rule 6 of package
+// lease). It reports false if this node's view has changed meanwhile. The error is ctx's, or says that
+// this node is leaving or a guest.
 func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
 	for {
 		changed := c.changed.wait()
 		if c.view.Load() != v {
 			return false, nil
 		}
-		if c.shutting.Load() {
-			return false, ErrClosed // its view counts no more, see endLease
+		if c.shuttingDown.Load() {
+			return false, ErrClosed // its view no longer counts, see endLease
 		}
 		if v.Guest {
 			return false, errGuest
@@ -266,7 +270,7 @@ func (c *Cache) settle(ctx context.Context, v *view) (bool, error) {
 	}
 }
 
-// settledAt returns when v is settled, if that is known by now.
+// settledAt returns when v is settled, and false if that is not known yet.
 func (c *Cache) settledAt(v *view) (time.Time, bool) {
 	if c.transport == nil {
 		return time.Time{}, true
@@ -274,5 +278,5 @@ func (c *Cache) settledAt(v *view) (time.Time, bool) {
 	return c.leases.SettledAt(v.View)
 }
 
-// holdsLease reports whether this node has been told of every write that has been completed in its region.
+// holdsLease reports whether this node has been told of every completed write of its region.
 func (c *Cache) holdsLease() bool { return c.leases.ToldOfAll(c.view.Load().View) }

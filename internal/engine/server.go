@@ -11,10 +11,11 @@ import (
 	"github.com/geocache/geocache/peers"
 )
 
-// handler answers the requests of peers.
+// A handler answers requests from peers.
 type handler struct{ cache *Cache }
 
-// Lookup answers from memory, on the goroutine that reads the connection.
+// Lookup answers a read from memory, on the goroutine that reads the connection. It returns false if Load
+// has to answer.
 func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	g := h.cache.group(req.Group)
 	if g == nil {
@@ -40,9 +41,9 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	return g.reply(a), true
 }
 
-// heldAsOwner answers a node of the region from what this one has as the key's owner,
-// former owner or successor, whether it may serve that itself or not: who asks knows
-// the key's floor, and would otherwise load what is here.
+// heldAsOwner answers a node of this region with an entry that this node has as the key's owner, former
+// owner or successor, even if it may not serve it to its own readers: the asker knows the key's floor, and
+// would otherwise load the key.
 func (g *Group) heldAsOwner(key string) (answer, bool) {
 	e, ok := g.store.Peek(key)
 	if !ok || !g.fresh.servesAsOwner(e, g.floors.Floor(key), g.cache.clock.Instant()) {
@@ -51,14 +52,14 @@ func (g *Group) heldAsOwner(key string) (answer, bool) {
 	return answer{entry: e, source: SourceStore}, true
 }
 
-// Load answers by a fill, in the role that the asker gave this node.
+// Load answers a read with a fill, in the role that the request gives this node.
 func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 	g := h.cache.group(req.Group)
 	if g == nil {
 		return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
 	}
 	if h.cache.isGuest() {
-		return asGuest
+		return guestAnswer
 	}
 	key := strings.Clone(req.Key)
 	floor := req.Floor.Max(g.floors.Floor(key))
@@ -78,15 +79,16 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown hop"}
 }
 
-// Take answers what nodes of this region tell, on the goroutine that reads the
-// connection: it only waits for locks.
+// Take answers broadcasts from nodes of this region, on the goroutine that reads the connection: applying
+// one only waits for locks. It returns false if Call has to answer.
 func (h handler) Take(call *peers.Call) (peers.Answer, bool) {
 	if call.Method != message.MethodBroadcast {
 		return peers.Answer{}, false
 	}
 	quick := true
 	ans := decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer {
-		quick = !slices.ContainsFunc(m.Writes, func(w message.Write) bool { return w.Clear }) // which looks at everything
+		// A Clear goes through the whole store.
+		quick = !slices.ContainsFunc(m.Writes, func(w message.Write) bool { return w.Clear })
 		if !quick {
 			return peers.Answer{}
 		}
@@ -98,24 +100,31 @@ func (h handler) Take(call *peers.Call) (peers.Answer, bool) {
 // Call answers all other calls.
 func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 	c := h.cache
-	if c.isGuest() && !slices.Contains(forGuests, call.Method) {
-		return asGuest
+	if c.isGuest() && !slices.Contains(guestMethods, call.Method) {
+		return guestAnswer
 	}
 	switch call.Method {
 	case message.MethodBroadcast:
-		return decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer { return c.handleBroadcast(m, call.Transit) })
+		return decoded(call, message.DecodeBroadcast, func(m message.Broadcast) peers.Answer {
+			return c.handleBroadcast(m, call.Transit)
+		})
 	case message.MethodPush:
-		return decoded(call, message.DecodePush, func(m message.Push) peers.Answer { return c.replicator.handlePush(ctx, call, m) })
+		return decoded(call, message.DecodePush, func(m message.Push) peers.Answer {
+			return c.replicator.handlePush(ctx, call, m)
+		})
 	case message.MethodWrite:
 		return decoded(call, message.DecodeWriteRequest, func(m message.WriteRequest) peers.Answer {
-			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.committer.handle(ctx, &m, call) })
+			return c.inGroup(m.Group, func(g *Group) peers.Answer {
+				return g.committer.handle(ctx, &m, call)
+			})
 		})
 	case message.MethodJournal:
 		return decoded(call, message.DecodeJournalRequest, func(m message.JournalRequest) peers.Answer {
 			if g := c.group(m.Group); g != nil {
 				return g.journal.handle(&m)
 			}
-			return peers.Answer{Value: message.Floors{}.Append(nil)} // nothing is missed by asking here
+			// Without the group, this node has nothing that the asker could miss.
+			return peers.Answer{Value: message.Floors{}.Append(nil)}
 		})
 	case message.MethodCompare:
 		return decoded(call, message.DecodeCompareRequest, func(m message.CompareRequest) peers.Answer {
@@ -130,7 +139,9 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 	case message.MethodMembers:
 		return decoded(call, message.DecodeMembersRequest, c.membership.handle)
 	case message.MethodRecall:
-		return decoded(call, message.DecodeRecallRequest, func(m message.RecallRequest) peers.Answer { return c.handleRecall(ctx, m) })
+		return decoded(call, message.DecodeRecallRequest, func(m message.RecallRequest) peers.Answer {
+			return c.handleRecall(ctx, m)
+		})
 	case message.MethodAwait:
 		return decoded(call, message.DecodeAwaitRequest, func(m message.AwaitRequest) peers.Answer {
 			if err := c.replicator.awaitConfirmed(ctx, &m); err != nil {
@@ -142,8 +153,10 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown method"}
 }
 
-// decoded answers a call whose payload decode understands.
-func decoded[M any](call *peers.Call, decode func([]byte) (M, error), answer func(M) peers.Answer) peers.Answer {
+// decoded decodes a call's payload and passes it to answer.
+func decoded[M any](
+	call *peers.Call, decode func([]byte) (M, error), answer func(M) peers.Answer,
+) peers.Answer {
 	m, err := decode(call.Payload)
 	if err != nil {
 		return peers.Answer{Code: peers.CodeBadRequest, Text: err.Error()}
@@ -151,7 +164,7 @@ func decoded[M any](call *peers.Call, decode func([]byte) (M, error), answer fun
 	return answer(m)
 }
 
-// inGroup answers a call about a group.
+// inGroup passes the named group to answer, if this node has it.
 func (c *Cache) inGroup(name string, answer func(*Group) peers.Answer) peers.Answer {
 	if g := c.group(name); g != nil {
 		return answer(g)
@@ -159,7 +172,7 @@ func (c *Cache) inGroup(name string, answer func(*Group) peers.Answer) peers.Ans
 	return peers.Answer{Code: peers.CodeUnknownGroup, Text: "no such group here"}
 }
 
-// reply puts an answer into the words of the wire.
+// reply converts an answer to its form on the wire.
 func (g *Group) reply(a answer) peers.Answer {
 	if a.err != nil {
 		code := peers.CodeFailed
@@ -181,7 +194,7 @@ func (g *Group) reply(a answer) peers.Answer {
 	ans := peers.Answer{
 		Code:  peers.CodeOK,
 		Stamp: e.Stamp,
-		// In whole microseconds and never too young.
+		// In whole microseconds, rounded up so that the value never seems younger than it is.
 		Age:   now.Sub(e.Born()) + time.Microsecond - 1,
 		At:    now,
 		Life:  e.Expires.Sub(e.Born()),
@@ -205,8 +218,8 @@ func (g *Group) reply(a answer) peers.Answer {
 	return ans
 }
 
-// rootText is the text of err without the places it arose at, which the asker
-// knows, or is told by the transport.
+// rootText returns the text of err without its location, which the asker knows or learns from the
+// transport.
 func rootText(err error) string {
 	if e, ok := err.(*Error); ok {
 		err = e.Err

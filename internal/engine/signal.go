@@ -8,7 +8,7 @@ type signal struct {
 	ch chan struct{} // guarded by mu; nil while nobody waits
 }
 
-// wait returns a channel that the next raise closes.
+// wait returns a channel that the next raise closes. Take it before checking for the change.
 func (s *signal) wait() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -18,6 +18,7 @@ func (s *signal) wait() <-chan struct{} {
 	return s.ch
 }
 
+// raise wakes all who wait.
 func (s *signal) raise() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,25 +11,24 @@ import (
 	"github.com/geocache/geocache/internal/message"
 )
 
-// This file is Snapshot. Its output is
+// This file writes snapshots. A snapshot is
 //
-//	magic   which has the version
+//	magic   which includes the version
 //	blocks  header, floors…, entries…, end
 //
-// and a block is, big endian,
+// and a block is, in big-endian order,
 //
 //	u8   kind
 //	u32  length
-//	     as many bytes
-//	u64  xxh3 of kind, length and bytes, with that of the block before as its seed
+//	     that many bytes
+//	u64  xxh3 of kind, length and bytes, seeded with the xxh3 of the block before
 //
-// so that blocks that are damaged, left out or changed in order are found. Every floor comes
-// before every entry: who takes in what has come by any block has nothing that was
-// written over.
+// so that damaged, missing and reordered blocks are found. All floors come before all entries, so a reader
+// that stops after any block has restored nothing that was overwritten before the snapshot.
 //
-//	header   string8 group, u64 nanoseconds of the wall clock since 1970, u64 generation
+//	header   string8 group, u64 wall clock in nanoseconds since 1970, u64 generation
 //	floors   a message.Floors
-//	entries  a message.Tell; ages are those at the header's time
+//	entries  a message.Broadcast; ages are those at the time in the header
 //	end      u64 number of floors of keys, u64 number of entries
 
 const snapshotMagic = "geocache snapshot 1\n"
@@ -43,7 +42,7 @@ const (
 
 const blockHead = 1 + 4 // kind and length
 
-// Snapshot writes what this process owns to w, and what it knows of writes.
+// Snapshot writes what this process owns, and what it knows of writes, to w.
 func (g *Group) Snapshot(w io.Writer) error {
 	if w == nil {
 		return errors.New("the writer is nil")
@@ -58,7 +57,8 @@ func (g *Group) Snapshot(w io.Writer) error {
 	for _, used := range []bool{true, false} {
 		s.entries(used)
 	}
-	s.block(blockEnd, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.floorsWritten), s.entriesWritten))
+	counts := binary.BigEndian.AppendUint64(nil, s.floorsWritten)
+	s.block(blockEnd, binary.BigEndian.AppendUint64(counts, s.entriesWritten))
 	return s.err
 }
 
@@ -66,13 +66,14 @@ func (g *Group) Snapshot(w io.Writer) error {
 type snapshot struct {
 	g     *Group
 	w     io.Writer
-	start expiry.Instant // of the header's time
+	start expiry.Instant // the time in the header
 	sum   uint64
-	err   error // of w; then nothing more is written
+	err   error // from w; nothing is written after it
 
 	floorsWritten, entriesWritten uint64
 }
 
+// block writes a block, unless an earlier write has failed.
 func (s *snapshot) block(kind byte, payload []byte) {
 	if s.err != nil {
 		return
@@ -85,7 +86,7 @@ func (s *snapshot) block(kind byte, payload []byte) {
 	_, s.err = s.w.Write(binary.BigEndian.AppendUint64(b, s.sum))
 }
 
-// floors writes what another node would get as this one's journal.
+// floors writes this node's journal, as another node would get it.
 func (s *snapshot) floors() {
 	m := message.JournalRequest{Group: s.g.name}
 	for s.err == nil {
@@ -103,23 +104,24 @@ func (s *snapshot) floors() {
 	}
 }
 
-// entries writes the entries that have been read since they came, or the others.
+// entries writes the entries that have been used since they were stored, or the others.
 func (s *snapshot) entries(used bool) {
 	g := s.g
-	var notes []message.Write
+	var writes []message.Write
 	size := 0
 	flush := func() {
-		if len(notes) > 0 {
-			s.entriesWritten += uint64(len(notes))
-			s.block(blockEntries, message.Broadcast{Writes: notes}.Append(nil))
-			notes, size = nil, 0
+		if len(writes) > 0 {
+			s.entriesWritten += uint64(len(writes))
+			s.block(blockEntries, message.Broadcast{Writes: writes}.Append(nil))
+			writes, size = nil, 0
 		}
 	}
 	for e := range g.store.All() {
 		if s.err != nil {
 			return
 		}
-		if e.Used() != used || len(e.Payload()) > g.cache.config.Limits.MaxValue || !g.fresh.passesOn(e, g.cache.clock.Instant()) {
+		if e.Used() != used || len(e.Payload()) > g.cache.config.Limits.MaxValue ||
+			!g.fresh.passesOn(e, g.cache.clock.Instant()) {
 			continue
 		}
 		w := g.writeOf(e)
@@ -127,7 +129,7 @@ func (s *snapshot) entries(used bool) {
 		if size > 0 && size+len(w.Value) > handoffBytes {
 			flush()
 		}
-		notes = append(notes, w)
+		writes = append(writes, w)
 		if size += w.Size(); size >= handoffBytes {
 			flush()
 		}

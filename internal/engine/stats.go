@@ -11,24 +11,23 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A Source says where a read was answered from.
+// A Source says where the answer to a read came from.
 type Source uint8
 
 // The sources of a read.
 const (
-	// SourceStore is the memory of this process.
+	// SourceStore is this process's memory.
 	SourceStore Source = iota + 1
-	// SourceOwner is the memory of another node of this region: the owner of
-	// the key, or one that stands in for it.
+	// SourceOwner is the memory of another node of this region: the key's owner, or a node that stands in
+	// for it.
 	SourceOwner
 	// SourceRegion is another region.
 	SourceRegion
-	// SourceGetter is the getter, called by this process or by the owner for
-	// this read or for one that waited for the same load.
+	// SourceGetter is the getter, called by this process or by the owner, for this read or for one that
+	// shared the load.
 	SourceGetter
-	// SourceStale is a value past its time to live: one that WithStaleIfError or
-	// WithStaleWhileRevalidate
-	// allows, or one whose loading, for this read, took longer than it lives.
+	// SourceStale is a value past its time to live: either one that WithStaleIfError or
+	// WithStaleWhileRevalidate allows, or one that took longer to load for this read than it lives.
 	SourceStale
 
 	numSources
@@ -51,7 +50,7 @@ func (s Source) String() string {
 	return "unknown"
 }
 
-// GroupStats is what the fields of geocache.GroupStats say, which are documented there.
+// GroupStats has the values of the fields of geocache.GroupStats, which documents them.
 type GroupStats struct {
 	Store    uint64
 	Owner    uint64
@@ -101,7 +100,7 @@ type GroupStats struct {
 	EvictDropped    uint64
 }
 
-// WriteBehindStats is documented in the face, and so are those below.
+// WriteBehindStats has the values of the fields of geocache.WriteBehindStats, which documents them.
 type WriteBehindStats struct {
 	Queued      int
 	QueuedBytes int64
@@ -113,11 +112,10 @@ type WriteBehindStats struct {
 	Refused     uint64
 }
 
-// A hitCounter counts hits. It is striped: an atomic that all cores write costs more
-// than the hit. The count also says which hit is to read the exact clock, so that
-// no random number need be drawn for that. One that this clock finds to be late has been counted,
-// and is counted again as what it becomes. (xsync.Counter and math/rand did the same for
-// a fifth of the time of a hit.)
+// A hitCounter counts hits. It is striped: an atomic that all cores write costs more than the hit itself.
+// The count also picks the hits that read the exact clock, which saves a random number. A hit that the
+// exact clock finds to be too late has been counted, and is counted again as what it turns into.
+// (xsync.Counter and math/rand took a fifth of the time of a hit for the same job.)
 type hitCounter struct {
 	stripes [hitStripes]struct {
 		n atomic.Uint64
@@ -127,15 +125,17 @@ type hitCounter struct {
 
 const hitStripes = 32
 
-// add counts a hit, and reports whether it is the one in 64 that is to read the exact clock.
+// add counts a hit. It returns true for one hit in 64, which is to read the exact clock.
 func (c *hitCounter) add() (exact bool) {
-	// Goroutines have stacks of 2 KiB and more, so the address of a variable tells them
-	// apart, mostly, and one has the same for some time.
+	// Goroutines have stacks of at least 2 KiB, so the address of a local variable mostly tells them apart,
+	// and stays the same for one goroutine for some time.
 	var here byte
 	goroutine := uint64(uintptr(unsafe.Pointer(&here)) >> 11)
-	return c.stripes[goroutine*0x9e3779b97f4a7c15>>59].n.Add(1)%64 == 0 // Fibonacci hashing (Knuth), to 5 bits
+	stripe := goroutine * 0x9e3779b97f4a7c15 >> 59 // Fibonacci hashing (Knuth), to 5 bits
+	return c.stripes[stripe].n.Add(1)%64 == 0
 }
 
+// value returns the number of hits.
 func (c *hitCounter) value() (sum uint64) {
 	for i := range c.stripes {
 		sum += c.stripes[i].n.Load()
@@ -143,9 +143,7 @@ func (c *hitCounter) value() (sum uint64) {
 	return sum
 }
 
-// groupStats holds the counters of a group. The one for reads answered by this
-// process's memory is the only one on the path of a hit; it is striped, since an
-// atomic that all cores write costs more than the hit.
+// groupStats holds a group's counters. Only hits is on the path of a hit, so only it is striped.
 type groupStats struct {
 	hits         hitCounter
 	bySource     [numSources]atomic.Uint64 // of reads; SourceStore is in hits
@@ -165,18 +163,20 @@ type groupStats struct {
 	loadLatency latency.Histogram
 }
 
-// Stats returns what the group has done and holds in this process. It may be
-// called at any time; GroupStats says what its figures have to do with each other.
+// Stats returns what the group has done and holds in this process. geocache.GroupStats documents how its
+// values relate to each other.
 func (g *Group) Stats() GroupStats {
 	held := g.store.Stats()
 	s := &g.stats
-	// Parts are read before the whole, and counted after it: so they are not more.
+	// Read parts before the whole, since they are counted after it: so no part exceeds the whole.
 	loaded := s.loadLatency.Distribution()
 	loadErrors, abandoned, writeErrors := s.loadErrors.Load(), s.abandoned.Load(), s.writeErrors.Load()
 	var b WriteBehindStats
 	if q := g.origin.queue; q != nil {
 		s := q.Stats()
-		b = WriteBehindStats{s.Queued, s.QueuedBytes, s.Held, s.HeldBytes, s.Waiting, s.Oldest, s.Coalesced, s.Refused}
+		b = WriteBehindStats{
+			s.Queued, s.QueuedBytes, s.Held, s.HeldBytes, s.Waiting, s.Oldest, s.Coalesced, s.Refused,
+		}
 	}
 	return GroupStats{
 		Writes:        s.writes.Load(),
@@ -226,7 +226,7 @@ func (g *Group) Stats() GroupStats {
 	}
 }
 
-// Stats is what the fields of geocache.Stats say, which are documented there.
+// Stats has the values of the fields of geocache.Stats, which documents them.
 type Stats struct {
 	Node    regions.Node
 	Regions []RegionStats
@@ -270,14 +270,14 @@ type OutboxStats struct {
 	Expired       uint64
 }
 
-// Stats returns what the cache has done and knows now.
+// Stats returns what the cache has done, and how it currently sees the cluster.
 func (c *Cache) Stats() Stats {
 	top := c.topology()
 	s := Stats{Node: c.node, Groups: map[string]GroupStats{}}
 	for _, r := range top.Regions() {
 		s.Regions = append(s.Regions, RegionStats{Name: r.Name, Nodes: len(r.Nodes), Distance: r.Distance})
 	}
-	for _, name := range c.remoteRegions() { // those that do not answer, too
+	for _, name := range c.remoteRegions() { // includes regions that do not answer
 		if top.Region(name) == nil {
 			s.Regions = append(s.Regions, RegionStats{Name: name})
 		}
@@ -285,7 +285,10 @@ func (c *Cache) Stats() Stats {
 	for i := range s.Regions {
 		if o, ok := c.replicator.outboxes.Load(s.Regions[i].Name); ok {
 			b := o.Stats(c.clock.Instant())
-			s.Regions[i].Outbox = OutboxStats{b.Queued, b.InFlight, b.Bytes, b.Oldest, b.Sent, b.Resent, b.Coalesced, b.Lost, b.DroppedValues, b.Collapsed, b.Expired}
+			s.Regions[i].Outbox = OutboxStats{
+				b.Queued, b.InFlight, b.Bytes, b.Oldest,
+				b.Sent, b.Resent, b.Coalesced, b.Lost, b.DroppedValues, b.Collapsed, b.Expired,
+			}
 		}
 	}
 	s.ServesCopies = c.leases.Held(c.clock.Instant())

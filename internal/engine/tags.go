@@ -2,8 +2,7 @@ package engine
 
 import "github.com/geocache/geocache/internal/store"
 
-// WithTags returns value with the tags before it, which have been checked, or as it is if
-// there are none.
+// WithTags returns value prefixed with tags, or value itself if there are none. The tags must be valid.
 func WithTags(tags []string, value []byte) []byte {
 	if len(tags) == 0 {
 		return value

@@ -11,23 +11,27 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A view is what a node takes for the cluster, as far as all nodes of its region must agree on it: the ring of the
-// nodes that answer, itself included, and which regions there are. The one decides who owns a key, the
-// other where the key is updated. It never changes.
+// A view is the part of the topology that all nodes of a region must agree on: the ring of the nodes that
+// answer, this one included, and the list of regions. The ring decides who owns a key, the list where a
+// key is updated. A view is immutable.
 type view struct {
 	lease.View
-	home    *regions.Region // without this node if that is a guest, see regions.Members
-	regions []string        // all, whether they answer or not, in order
-	list    uint64          // stands for the regions in the messages of an Update
+	home        *regions.Region // without this node if it is a guest, see regions.Members
+	regions     []string        // all, whether they answer or not, sorted
+	regionsHash uint64          // identifies the regions in the messages of an Update; never 0
 }
 
+// newView returns the view that the node named self has of a topology with these regions.
 func newView(self string, top *regions.Topology, names []string) *view {
 	var b []byte
 	for _, name := range names {
 		b = append(append(b, byte(len(name))), name...)
 	}
-	list := xxh3.Hash(b)
-	v := &view{View: lease.View{Hash: lease.Guest, Guest: top.Guest}, home: top.Home, regions: names, list: max(list, 1)}
+	regionsHash := xxh3.Hash(b)
+	v := &view{
+		View: lease.View{Hash: lease.Guest, Guest: top.Guest}, home: top.Home,
+		regions: names, regionsHash: max(regionsHash, 1),
+	}
 	for _, n := range v.home.Nodes {
 		if n.ID != self {
 			v.Others = append(v.Others, n.ID)
@@ -35,14 +39,14 @@ func newView(self string, top *regions.Topology, names []string) *view {
 	}
 	if !v.Guest {
 		ring := binary.BigEndian.AppendUint64(nil, v.home.Ring())
-		v.Hash = lease.HashOf(xxh3.Hash(binary.BigEndian.AppendUint64(ring, list)))
+		v.Hash = lease.HashOf(xxh3.Hash(binary.BigEndian.AppendUint64(ring, regionsHash)))
 	}
 	return v
 }
 
-// same reports whether two views are of the same cluster from the same place in it.
+// same reports whether two views show the same cluster from the same place in it.
 func (v *view) same(w *view) bool {
-	return v.Hash == w.Hash && v.list == w.list && v.home.Ring() == w.home.Ring()
+	return v.Hash == w.Hash && v.regionsHash == w.regionsHash && v.home.Ring() == w.home.Ring()
 }
 
 // has reports whether the node is in the view.
@@ -50,9 +54,9 @@ func (v *view) has(id string) bool {
 	return slices.ContainsFunc(v.home.Nodes, func(n regions.Node) bool { return n.ID == id })
 }
 
-// heirs returns the nodes that own or succeed keys of which more is to be told than the floor.
-func (v *view) keepers(notes []*message.Write) (ids []string) {
-	for _, w := range notes {
+// keepers returns the owners and successors of those keys whose writes are told with more than their floor.
+func (v *view) keepers(writes []*message.Write) (ids []string) {
+	for _, w := range writes {
 		if !w.HasValue && !w.Dirty {
 			continue
 		}
@@ -65,7 +69,7 @@ func (v *view) keepers(notes []*message.Write) (ids []string) {
 	return ids
 }
 
-// noteFor returns n as the node needs it.
+// writeFor returns w as the node needs it: without the value if the node does not keep the key.
 func (v *view) writeFor(w *message.Write, node string) message.Write {
 	m := *w
 	if !w.HasValue && !w.Dirty {
@@ -77,7 +81,7 @@ func (v *view) writeFor(w *message.Write, node string) message.Write {
 	return message.Write{Group: w.Group, Key: w.Key, Stamp: w.Stamp}
 }
 
-// heir reports whether the node owns or succeeds the key.
+// keeps reports whether the node is the key's owner or its successor.
 func (v *view) keeps(key, node string) bool {
 	return slices.ContainsFunc(v.home.Owners(key, 2), func(n regions.Node) bool { return n.ID == node })
 }

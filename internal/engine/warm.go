@@ -14,21 +14,23 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// WarmStats is what a Warm has come to, in keys.
+// WarmStats counts the keys of a Warm by outcome.
 type WarmStats struct {
-	Loaded  int // were loaded
-	Present int // were in the owner's memory already
-	Missing int // are not in the origin
-	Failed  int // could not be loaded
+	Loaded  int // loaded
+	Present int // already in the owner's memory
+	Missing int // not in the origin
+	Failed  int // failed to load
 }
 
-// Warm has keys loaded by their owners, so many in a second, so many at the same time. The error is ctx's, or
-// ErrClosed; those of keys are apart.
-func (g *Group) Warm(ctx context.Context, keys iter.Seq[string], rate float64, concurrency int) (WarmStats, KeyErrors, error) {
+// Warm makes the keys' owners load them, at most rate keys a second and concurrency at a time. The error is
+// ctx's or ErrClosed; the errors of keys are in KeyErrors.
+func (g *Group) Warm(
+	ctx context.Context, keys iter.Seq[string], rate float64, concurrency int,
+) (WarmStats, KeyErrors, error) {
 	w := &warmUp{g: g}
 	room := semaphore.NewWeighted(int64(concurrency))
 	next := time.Now()
-	// ask reports whether to go on.
+	// ask starts a chunk when its time has come. It returns false if Warm is to stop.
 	ask := func(chunk []string) bool {
 		n := int64(len(chunk))
 		if !sleepUntil(ctx, next) || room.Acquire(ctx, n) != nil {
@@ -47,12 +49,12 @@ func (g *Group) Warm(ctx context.Context, keys iter.Seq[string], rate float64, c
 		}
 		return going
 	}
-	// A tenth of a second's worth goes together.
-	most := max(1, min(concurrency, int(min(rate/10, BatchKeys))))
+	// A chunk has at most a tenth of a second's worth of keys.
+	chunkSize := max(1, min(concurrency, int(min(rate/10, BatchKeys))))
 	var chunk []string
 	going := true
 	for key := range keys {
-		if chunk = append(chunk, strings.Clone(key)); len(chunk) == most {
+		if chunk = append(chunk, strings.Clone(key)); len(chunk) == chunkSize {
 			if going = ask(chunk); !going {
 				break
 			}
@@ -62,7 +64,7 @@ func (g *Group) Warm(ctx context.Context, keys iter.Seq[string], rate float64, c
 	if going && len(chunk) > 0 {
 		going = ask(chunk)
 	}
-	_ = room.Acquire(context.WithoutCancel(ctx), int64(concurrency)) // those under way end with ctx
+	_ = room.Acquire(context.WithoutCancel(ctx), int64(concurrency)) // keys under way end with ctx
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -74,7 +76,7 @@ func (g *Group) Warm(ctx context.Context, keys iter.Seq[string], rate float64, c
 	return w.stats, w.errs, nil
 }
 
-// sleepUntil reports whether it was not ended by ctx.
+// sleepUntil waits until at. It returns false if ctx ended first.
 func sleepUntil(ctx context.Context, at time.Time) bool {
 	select {
 	case <-time.After(time.Until(at)):
@@ -84,7 +86,7 @@ func sleepUntil(ctx context.Context, at time.Time) bool {
 	}
 }
 
-// A warming is one call of Warm.
+// A warmUp is one call of Warm.
 type warmUp struct {
 	g *Group
 
@@ -93,7 +95,7 @@ type warmUp struct {
 	errs  KeyErrors
 }
 
-// count counts the answer of a key.
+// count counts the outcome of a key.
 func (w *warmUp) count(ctx context.Context, key string, a answer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -111,7 +113,7 @@ func (w *warmUp) count(ctx context.Context, key string, a answer) {
 	}
 }
 
-// ask has keys loaded by their owners, all at the same time.
+// ask makes the keys' owners load them, all at the same time.
 func (w *warmUp) ask(ctx context.Context, keys []string) {
 	g := w.g
 	home := g.cache.topology().Home
@@ -119,11 +121,11 @@ func (w *warmUp) ask(ctx context.Context, keys []string) {
 	others := map[regions.Node][]request{}
 	together := g.loader.batch(1)
 	for _, key := range keys {
-		if a := refused(ctx, key); a.err != nil {
+		if a := checkRead(ctx, key); a.err != nil {
 			w.count(ctx, key, a)
 			continue
 		}
-		done, err := g.waitFor(ctx, key, false)
+		done, err := g.trackWait(ctx, key, false)
 		if err != nil {
 			w.count(ctx, key, answer{err: err})
 			continue
@@ -135,7 +137,7 @@ func (w *warmUp) ask(ctx context.Context, keys []string) {
 			own = append(own, f.beginAsOwner(known))
 		} else {
 			req := f.copyRequest()
-			req.discard = true // what it owns is kept there
+			req.discard = true // the owner keeps it
 			others[owner] = append(others[owner], req)
 		}
 	}
@@ -150,8 +152,7 @@ func (w *warmUp) ask(ctx context.Context, keys []string) {
 	wg.Wait()
 }
 
-// askOwner asks one owner for keys; those that it does not answer are filled as a read
-// would.
+// askOwner asks one owner for keys. Those that it does not answer are filled as for a read.
 func (w *warmUp) askOwner(ctx context.Context, owner regions.Node, requests []request) {
 	g := w.g
 	var left []string

@@ -11,41 +11,41 @@ import (
 	"github.com/geocache/geocache/internal/message"
 )
 
-// This file is the writes that callers ask for.
+// This file has the writes that callers can ask for.
 
-// An Ack says how far a write must have come before the call returns. It is how long the caller
-// waits, not how far the write goes.
+// An Ack says how far a write must have come before the call returns. It sets how long the caller waits,
+// not how far the write goes.
 type Ack uint8
 
-// The levels.
+// The levels of acknowledgement.
 const (
-	AckRegion Ack = iota // no node of this process's region serves what is older
+	AckRegion Ack = iota // no node of this process's region serves anything older
 	AckOwner             // the key's owner in this region has it
 	AckWorld             // AckRegion, in every region
 )
 
-// WriteOptions change one write.
+// WriteOptions change how one write is carried out.
 type WriteOptions struct {
 	Ack     Ack
-	TTL     time.Duration // the value's own; 0 is the group's
+	TTL     time.Duration // the value's own time to live; 0 means the group's
 	Tags    []string
-	Receipt *Receipt // filled in, unless nil
-	Invalid error    // why the write is refused
+	Receipt *Receipt // filled in unless nil
+	Invalid error    // why the write is refused; nil if it is not
 }
 
 // A Receipt says what became of a write.
 type Receipt struct {
 	Generation expiry.Generation // 0 if the write is not known to have happened
-	Confirmed  []string          // regions in which no node serves what is older, this process's own first
-	Pending    []string          // regions that were waited for and have not confirmed
+	Confirmed  []string          // regions in which no node serves anything older, this process's own first
+	Pending    []string          // regions that the call waited for and that have not confirmed
 }
 
-// Set makes value the value of key.
+// Set sets the value of key.
 func (g *Group) Set(ctx context.Context, key string, value []byte, o *WriteOptions) error {
 	return g.router.mutate(ctx, &message.WriteRequest{Op: message.Set, Key: key, Value: value}, o)
 }
 
-// Remove makes every value of key dead that was loaded or set before.
+// Remove invalidates every value of key that was loaded or set before.
 func (g *Group) Remove(ctx context.Context, key string, o *WriteOptions) error {
 	return g.router.mutate(ctx, &message.WriteRequest{Op: message.Remove, Key: key}, o)
 }
@@ -55,15 +55,15 @@ func (g *Group) Clear(ctx context.Context, o *WriteOptions) error {
 	return g.router.mutate(ctx, &message.WriteRequest{Op: message.Clear}, o)
 }
 
-// RemoveScope is Remove for the keys of a scope.
+// RemoveScope is Remove for every key of a scope.
 func (g *Group) RemoveScope(ctx context.Context, scope expiry.Subject, o *WriteOptions) error {
 	return g.router.mutate(ctx, &message.WriteRequest{Op: message.RemoveScope, Key: string(scope)}, o)
 }
 
-// manyParallel is how many requests of one call for many keys are under way at a time.
+// manyParallel bounds the requests of one SetMany or RemoveMany that are under way at a time.
 const manyParallel = 64
 
-// SetMany makes each value the value of its key.
+// SetMany sets the values of several keys.
 func (g *Group) SetMany(ctx context.Context, values map[string][]byte, o *WriteOptions) KeyErrors {
 	var writes []*message.WriteRequest
 	for key, value := range values {
@@ -72,13 +72,15 @@ func (g *Group) SetMany(ctx context.Context, values map[string][]byte, o *WriteO
 	return g.router.mutateMany(ctx, writes, o)
 }
 
-// RemoveMany is Remove for many keys, with one request to each owner.
+// RemoveMany is Remove for several keys, in one request to each owner.
 func (g *Group) RemoveMany(ctx context.Context, keys []string, o *WriteOptions) KeyErrors {
 	return g.router.mutateMany(ctx, g.router.removals(keys), o)
 }
 
-// mutateMany carries writes out, some at a time.
-func (cw *router) mutateMany(ctx context.Context, writes []*message.WriteRequest, o *WriteOptions) KeyErrors {
+// mutateMany carries out writes, up to manyParallel at a time.
+func (rt *router) mutateMany(
+	ctx context.Context, writes []*message.WriteRequest, o *WriteOptions,
+) KeyErrors {
 	var all manyReceipts
 	parallel := make(chan struct{}, manyParallel)
 	var writing sync.WaitGroup
@@ -89,7 +91,7 @@ func (cw *router) mutateMany(ctx context.Context, writes []*message.WriteRequest
 			each, receipt := *o, Receipt{}
 			each.Receipt = &receipt
 			key := req.Key
-			err := cw.mutate(ctx, req, &each)
+			err := rt.mutate(ctx, req, &each)
 			all.add(key, receipt, err)
 		})
 	}
@@ -106,16 +108,16 @@ const (
 	removeBytes = 256 << 10
 )
 
-// removals returns the writes that remove the keys.
-func (cw *router) removals(keys []string) (writes []*message.WriteRequest) {
-	home := cw.g.cache.topology().Home
+// removals returns the requests that remove the keys, grouped by owner.
+func (rt *router) removals(keys []string) (writes []*message.WriteRequest) {
+	home := rt.g.cache.topology().Home
 	type batch struct {
 		*message.WriteRequest
 		bytes int
 	}
 	open := map[string]*batch{} // by owner
 	for _, key := range slices.Compact(slices.Sorted(slices.Values(keys))) {
-		if cw.g.origin.remove != nil || len(key) > MaxKey { // which is refused, alone
+		if rt.g.origin.remove != nil || len(key) > MaxKey { // a key that is too long is refused alone
 			writes = append(writes, &message.WriteRequest{Op: message.Remove, Key: key})
 			continue
 		}
@@ -133,7 +135,7 @@ func (cw *router) removals(keys []string) (writes []*message.WriteRequest) {
 	return writes
 }
 
-// manyWritten is what has become of several writes.
+// manyReceipts combines the results of several writes.
 type manyReceipts struct {
 	mu      sync.Mutex // guards the following
 	begun   bool
@@ -141,6 +143,7 @@ type manyReceipts struct {
 	errs    KeyErrors
 }
 
+// add adds the result of one write. A region has confirmed if it has confirmed all writes.
 func (m *manyReceipts) add(key string, r Receipt, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -154,7 +157,9 @@ func (m *manyReceipts) add(key string, r Receipt, err error) {
 	if !m.begun {
 		all.Confirmed = r.Confirmed
 	} else {
-		all.Confirmed = slices.DeleteFunc(all.Confirmed, func(region string) bool { return !slices.Contains(r.Confirmed, region) })
+		all.Confirmed = slices.DeleteFunc(all.Confirmed, func(region string) bool {
+			return !slices.Contains(r.Confirmed, region)
+		})
 	}
 	m.begun = true
 	if err != nil {

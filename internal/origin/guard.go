@@ -1,5 +1,5 @@
-// Package origin calls code that users wrote: getters, setters, removers, codecs, functions passed to
-// Update, Memoize and WithOnEvict, discoveries, dialers, listeners and loggers.
+// Package origin calls user code: getters, setters, removers, codecs, functions passed to Update, Memoize
+// and WithOnEvict, discoveries, dialers, listeners and loggers.
 //
 // Every such call goes through a [Guard], which promises:
 //
@@ -8,7 +8,9 @@
 //     On the user's own goroutine it ends that goroutine, which holds no lock at that point.
 //   - A call that does not return occupies its own goroutine and delays only those that choose to wait.
 //
-// It cannot contain a stack overflow or concurrent writes to a map: Go ends the process for both.
+// A Guard cannot contain a stack overflow or concurrent map writes: Go ends the process for both.
+//
+// [Waits] finds getters and setters that wait for themselves.
 package origin
 
 import (
@@ -20,14 +22,14 @@ import (
 	"time"
 )
 
-// A Guard is what calls of one owner's code, a group's or the whole cache's, have in common. A nil
-// Guard neither counts nor reports. Its methods are safe for concurrent use.
+// A Guard counts and reports the failed calls of one owner's user code: a group's, or the whole cache's. A
+// nil Guard does neither. Its methods are safe for concurrent use.
 type Guard struct {
-	// NewPanicError makes the error of a call that panicked. Nil makes one that has the value's text.
+	// NewPanicError makes the error for a call that panicked. If nil, the error has only the value's text.
 	NewPanicError func(value any, stack []byte) error
 
-	// Report is told of each call that did not return: what was called, what it did, for which key,
-	// and how many there have been. Nil reports nothing. It must not call user code.
+	// Report is called for each call that did not return, with what was called, what it did, the key, and
+	// the number of failed calls so far. Nil reports nothing. It must not call user code.
 	Report func(what, did, key string, failed uint64, args ...any)
 
 	failed atomic.Uint64
@@ -36,9 +38,9 @@ type Guard struct {
 // Failed returns how many calls panicked or ended their goroutine.
 func (g *Guard) Failed() uint64 { return g.failed.Load() }
 
-// Call calls f on this goroutine. what names f in errors and logs, key is the key that it is called for.
+// Call calls f on this goroutine. what names f in errors and logs; key is the key that f is called for.
 //
-// The error that f returns is user code too: methods of a typed nil may panic. Call calls them once,
+// The error that f returns is user code too: methods of a typed nil may panic. So Call calls them once,
 // where a panic does no harm.
 func Call[R any](g *Guard, what, key string, f func() (R, error)) (r R, err error) {
 	defer func() {
@@ -62,10 +64,12 @@ type Result[R any] struct {
 	Err   error
 }
 
-// Go calls f as Call does, on a goroutine that spawn starts. If f calls runtime.Goexit the result's
-// error is ErrGoexit. If f does not return, the caller can leave it behind. ok is false if spawn could
-// not start a goroutine.
-func Go[R any](g *Guard, spawn func(func()) bool, what, key string, f func() (R, error)) (done <-chan Result[R], ok bool) {
+// Go calls f as Call does, on a goroutine that spawn starts. If f calls runtime.Goexit, the result's error
+// wraps ErrGoexit. If f does not return, the caller can abandon it. ok is false if spawn could not start a
+// goroutine.
+func Go[R any](
+	g *Guard, spawn func(func()) bool, what, key string, f func() (R, error),
+) (done <-chan Result[R], ok bool) {
 	c := make(chan Result[R], 1)
 	return c, spawn(func() {
 		o, returned := Result[R]{}, false
@@ -84,8 +88,8 @@ func Go[R any](g *Guard, spawn func(func()) bool, what, key string, f func() (R,
 // Grace is how long a call gets to notice that its context has ended.
 const Grace = 20 * time.Millisecond
 
-// Await waits for a call that was given ctx: until it returns, or until ctx has ended and the call
-// has had Grace to notice. ok is false if it is still running then.
+// Await waits until a call that was given ctx returns, or until ctx has ended and the call has had Grace to
+// notice. ok is false if the call is still running then.
 func Await[R any](ctx context.Context, done <-chan Result[R]) (o Result[R], ok bool) {
 	select {
 	case o = <-done:
@@ -93,23 +97,23 @@ func Await[R any](ctx context.Context, done <-chan Result[R]) (o Result[R], ok b
 	case <-ctx.Done():
 	}
 	select {
-	case o = <-done: // it noticed, or was done anyway
+	case o = <-done: // it noticed, or had finished anyway
 		return o, true
 	case <-time.After(Grace):
 		return o, false
 	}
 }
 
-// Spawn starts a goroutine that nothing waits for except the reader of Go's result.
+// Spawn starts a goroutine that nothing waits for, except a reader of Go's result.
 func Spawn(f func()) bool {
 	go f()
 	return true
 }
 
-// ErrGoexit is in the error of a call that ended its goroutine.
+// ErrGoexit is wrapped by the error of a call that ended its goroutine.
 var ErrGoexit = errors.New("called runtime.Goexit")
 
-// None is the value of a call that returns only an error.
+// None is the result type of a call that returns only an error.
 type None = struct{}
 
 // NoValue adapts a function that returns only an error to Call and Go.

@@ -9,21 +9,21 @@ import (
 )
 
 // Waits finds getters and setters that wait for themselves: a getter that reads its own key, or a key whose
-// getter reads its; a setter that writes its own key, whose lock it holds. Without it, all of them would wait
-// for the load timeout.
+// getter reads the first one; a setter that writes its own key, whose lock it holds. Without Waits they
+// would all block until the load timeout.
 //
-// It knows what this process does through the contexts that it gives to getters and setters. A cycle through
-// other nodes, or through another context, ends by the load timeout. The zero value is ready for use. Its methods are
-// safe for concurrent use.
+// It follows the work of this process through the contexts that getters and setters are given. A cycle
+// through other nodes, or through another context, ends only with the load timeout. The zero value is ready
+// to use. Its methods are safe for concurrent use.
 type Waits struct {
 	mu sync.Mutex
 
-	// by has the calls that wait for something, the last one of each subject. Those that wait for nothing,
-	// which is most, are not in it and cost next to nothing. Guarded by mu.
+	// by maps each subject to the last of its calls that waits for something. Calls that wait for nothing,
+	// which are most, are not in it and cost next to nothing. Guarded by mu.
 	by map[Subject]*call
 }
 
-// A Subject is a key that is being loaded, or being written to the origin.
+// A Subject is a key that is being loaded or, if Write is set, written to the origin.
 type Subject struct {
 	Group, Key string
 	Write      bool
@@ -31,24 +31,24 @@ type Subject struct {
 
 func (s Subject) String() string { return fmt.Sprintf("%s/%q", s.Group, s.Key) }
 
-// A call is one of a getter or a setter of this process.
+// A call is a running call of a getter or a setter.
 type call struct {
 	waits *Waits
 	of    []Subject
 	on    map[Subject]int // what it waits for, and how many times; guarded by Waits.mu
 }
 
-// callKey is the key of the call in a context.
+// callKey is the context key of the call.
 type callKey struct{}
 
-// During returns the context for a call of a getter or a setter that works on subjects.
+// During returns the context for a call of a getter or a setter that works on the given subjects.
 func (w *Waits) During(ctx context.Context, of ...Subject) context.Context {
 	return context.WithValue(ctx, callKey{}, &call{waits: w, of: of})
 }
 
-// For notes that the call that ctx is of, if it is of one, waits for a subject until done is called. The error says that it
-// would wait for itself, and by which cycle.
-func (w *Waits) For(ctx context.Context, s Subject) (done func(), err error) {
+// Track records that the call to which ctx belongs, if any, waits for s until done is called. It fails if
+// the call would then wait for itself; the error names the cycle.
+func (w *Waits) Track(ctx context.Context, s Subject) (done func(), err error) {
 	c, _ := ctx.Value(callKey{}).(*call)
 	if c == nil || c.waits != w {
 		return func() {}, nil
@@ -79,7 +79,8 @@ func (w *Waits) For(ctx context.Context, s Subject) (done func(), err error) {
 	return func() { w.end(c, s) }, nil
 }
 
-// cycle returns the subjects from s to one of c, if the call for s waits for that.
+// cycle returns the path of subjects from s to one of c's own, or nil if the call for s does not wait for
+// c.
 func (w *Waits) cycle(c *call, s Subject, seen map[*call]bool) []Subject {
 	if slices.Contains(c.of, s) {
 		return []Subject{s}
@@ -97,7 +98,7 @@ func (w *Waits) cycle(c *call, s Subject, seen map[*call]bool) []Subject {
 	return nil
 }
 
-// end ends a wait of c for s.
+// end ends one wait of c for s.
 func (w *Waits) end(c *call, s Subject) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -10,33 +10,33 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// An announcer keeps one instance registered and its check alive.
+// An announcer keeps one instance registered and its check up to date.
 type announcer struct {
 	client       *api.Client
 	registration *api.AgentServiceRegistration
 	healthy      func() error
-	interval     time.Duration // between reports, at most
+	interval     time.Duration // maximum time between reports
 	log          *slog.Logger
 
-	registered bool // as far as we know
+	registered bool // as far as this process knows
 }
 
-// run announces until ctx is cancelled and then withdraws.
+// run announces the instance until ctx is cancelled, then withdraws it.
 func (a *announcer) run(ctx context.Context) {
 	defer a.withdraw(ctx)
-	var t trouble
+	var failures failureLog
 	for ctx.Err() == nil {
-		err := guarded(func() error { return a.report(ctx) })
+		err := recovered(func() error { return a.report(ctx) })
 		if ctx.Err() == nil {
-			t.note(a.log, "announcing this node to Consul", err)
+			failures.record(a.log, "announcing this node to Consul", err)
 		}
 		pause(ctx, jitter(a.interval))
 	}
 }
 
-// report passes this process's health on to the agent, and registers first
-// where the agent does not know the instance: at the beginning, after it was
-// restarted without its data, or after it took us for dead and cleaned up.
+// report sends this process's health to the agent. If the agent does not know the instance, report registers
+// it first: at startup, after the agent was restarted without its data, or after the agent took this process
+// for dead and removed it.
 func (a *announcer) report(ctx context.Context) error {
 	status, output := api.HealthPassing, "serving"
 	if err := a.healthy(); err != nil {
@@ -48,7 +48,7 @@ func (a *announcer) report(ctx context.Context) error {
 			return err
 		}
 		a.registered = false
-		a.log.Warn("the Consul agent has forgotten this node, registering it again")
+		a.log.Warn("the Consul agent has lost this node's registration, registering again")
 	}
 	if err := a.register(ctx, status); err != nil {
 		return err
@@ -58,8 +58,8 @@ func (a *announcer) report(ctx context.Context) error {
 }
 
 func (a *announcer) register(ctx context.Context, status string) error {
-	// Not cut short when ctx is cancelled. The agent might still carry out a
-	// registration that we have given up, after the withdrawal that follows.
+	// This request is not cancelled with ctx: an agent might still carry out a registration that was
+	// given up, after the withdrawal that follows.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 	defer cancel()
 	a.registration.Check.Status = status
@@ -74,14 +74,13 @@ func (a *announcer) update(ctx context.Context, status, output string) error {
 		new(api.QueryOptions).WithContext(ctx))
 }
 
-// withdraw removes the instance. It tries whether or not we know it to be
-// registered, for an agent may have registered us and failed to say so. It
-// tries once: an agent that is gone must not hold up the end of the process,
-// and cleans up by itself when it is back.
+// withdraw removes the instance. It tries even if the instance is not known to be registered, because an
+// agent may have registered it without its answer arriving. It tries once: an agent that is gone must not
+// delay the end of the process, and cleans up by itself when it is back.
 func (a *announcer) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 	defer cancel()
-	err := guarded(func() error {
+	err := recovered(func() error {
 		return a.client.Agent().ServiceDeregisterOpts(a.registration.ID, new(api.QueryOptions).WithContext(ctx))
 	})
 	if err != nil && !isUnknown(err) {
@@ -89,8 +88,7 @@ func (a *announcer) withdraw(ctx context.Context) {
 	}
 }
 
-// isUnknown reports whether err is the agent's answer that it does not know
-// the instance or its check.
+// isUnknown reports whether err is the agent's answer that it does not know the instance or its check.
 func isUnknown(err error) bool {
 	var answer api.StatusError
 	return errors.As(err, &answer) && answer.Code == http.StatusNotFound

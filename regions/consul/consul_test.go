@@ -16,11 +16,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/geocache/geocache/consistenthash"
 	"github.com/geocache/geocache/regions"
 	"github.com/hashicorp/consul/api"
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 )
 
 func TestValidate(t *testing.T) {
@@ -28,10 +26,13 @@ func TestValidate(t *testing.T) {
 	require.NoError(t, New("a.b_c-9", WithConfig(&api.Config{Address: "10.0.0.1:8500"}),
 		WithCheckTTL(time.Second), WithDeregisterAfter(time.Minute), WithLogger(slog.Default())).Validate())
 
-	d := New("a/b", WithCheckTTL(time.Millisecond), WithDeregisterAfter(time.Second), WithLogger(nil), WithConfig(nil),
-		WithConfig(&api.Config{TokenFile: "/no/such/file"}))
+	d := New("a/b", WithCheckTTL(time.Millisecond), WithDeregisterAfter(time.Second), WithLogger(nil),
+		WithConfig(nil), WithConfig(&api.Config{TokenFile: "/no/such/file"}))
 	err := d.Validate()
-	for _, word := range []string{`service name "a/b"`, "WithCheckTTL: 1ms", "WithDeregisterAfter: 1s", "WithLogger", "WithConfig", "/no/such/file"} {
+	for _, word := range []string{
+		`service name "a/b"`, "WithCheckTTL: 1ms", "WithDeregisterAfter: 1s",
+		"WithLogger", "WithConfig", "/no/such/file",
+	} {
 		require.ErrorContains(t, err, word)
 	}
 	_, regionErr := d.Region(t.Context())
@@ -41,11 +42,13 @@ func TestValidate(t *testing.T) {
 	for _, name := range []string{"", "-a", "a b", "a%41", "ä"} {
 		require.ErrorContains(t, New(name).Validate(), "service name")
 	}
-	require.ErrorContains(t, New("a", WithConfig(&api.Config{HttpClient: &http.Client{Timeout: time.Minute}})).Validate(), "Timeout")
-	require.NoError(t, New("a", WithConfig(&api.Config{WaitTime: 30 * time.Second, HttpClient: &http.Client{Timeout: time.Minute}})).Validate())
+	short := &http.Client{Timeout: time.Minute}
+	require.ErrorContains(t, New("a", WithConfig(&api.Config{HttpClient: short})).Validate(), "Timeout")
+	config := &api.Config{WaitTime: 30 * time.Second, HttpClient: short}
+	require.NoError(t, New("a", WithConfig(config)).Validate())
 }
 
-func TestSelfThatCannotBeRegistered(t *testing.T) {
+func TestRunRejectsASelfThatCannotBeRegistered(t *testing.T) {
 	f := newFake("eu")
 	d := New("profile-api", WithConfig(f.config()))
 	for _, n := range []regions.Node{
@@ -87,36 +90,25 @@ func TestRegion(t *testing.T) {
 	})
 }
 
-// TestInstanceRoundTrip: what one process registers, another reads as the same
-// node.
-func TestInstanceRoundTrip(t *testing.T) {
-	d := New("profile-api")
-	rapid.Check(t, func(t *rapid.T) {
-		n := regions.Node{
-			ID:      rapid.StringN(1, -1, 255).Draw(t, "id"),
-			Region:  rapid.StringN(1, -1, 255).Draw(t, "region"),
-			Address: rapid.SampledFrom([]string{"192.0.2.7:1", "[2001:db8::1]:65535", "host.example:7946"}).Draw(t, "address"),
-			Weight:  rapid.OneOf(rapid.Just(0.0), rapid.Float64Range(consistenthash.MinWeight, consistenthash.MaxWeight)).Draw(t, "weight"),
-		}
-		r, err := d.registration(n)
-		require.NoError(t, err)
-		list, skipped := nodes("dc", []*api.ServiceEntry{entry(r.ID, r.Address, r.Port, r.Meta)})
-		require.Empty(t, skipped)
-		require.Equal(t, []regions.Node{n}, list)
-	})
+// Without this check, an agent without a datacenter would put the process into a region of its own.
+func TestRegionOfAnAgentWithoutADatacenter(t *testing.T) {
+	for body, why := range map[string]string{
+		`{}`:                           "the name is empty",
+		`null`:                         "the name is empty",
+		`{"Config":null}`:              "the name is empty",
+		`{"Config":{"Datacenter":""}}`: "the name is empty",
+		`{"Config":{"Datacenter":"` + strings.Repeat("x", 256) + `"}}`: "a name of 256 bytes",
+		`[]`: "cannot unmarshal",
+	} {
+		f := newFake("eu")
+		f.fault = func(*http.Request) *http.Response { return answer(http.StatusOK, body) }
+		_, err := New("profile-api", WithConfig(f.config())).Region(t.Context())
+		require.ErrorContains(t, err, why, body)
+	}
 }
 
-func TestServiceID(t *testing.T) {
-	require.Equal(t, "profile-api-10.0.0.7:7946", serviceID("profile-api", "10.0.0.7:7946"))
-	require.Equal(t, "profile-api-a~2fb~25~7e~c3~a4", serviceID("profile-api", "a/b%~ä"))
-	rapid.Check(t, func(t *rapid.T) {
-		a, b := rapid.String().Draw(t, "a"), rapid.String().Draw(t, "b")
-		require.Equal(t, a == b, serviceID("s", a) == serviceID("s", b))
-	})
-}
-
-// TestTLS: certificates and token reach the agent through the config.
-func TestTLS(t *testing.T) {
+// The config's CA file and token are used in requests to the agent.
+func TestTLSAndToken(t *testing.T) {
 	agent := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Consul-Token") != "secret" {
 			http.Error(w, "Permission denied", http.StatusForbidden)
@@ -140,7 +132,7 @@ func TestTLS(t *testing.T) {
 	region, err := New("profile-api", WithConfig(config)).Region(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "eu", region)
-	require.Nil(t, config.HttpClient, "the user's config is not written to")
+	require.Nil(t, config.HttpClient, "the user's config is not modified")
 	require.Nil(t, config.Transport)
 
 	config.TLSConfig = api.TLSConfig{}
@@ -148,8 +140,7 @@ func TestTLS(t *testing.T) {
 	require.ErrorContains(t, err, "certificate")
 }
 
-// TestNoConnectionIsLeft: neither Region nor Run leaves one open.
-func TestNoConnectionIsLeft(t *testing.T) {
+func TestRegionAndRunLeaveNoConnectionOpen(t *testing.T) {
 	var open atomic.Int64
 	agent := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {

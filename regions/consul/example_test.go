@@ -9,8 +9,8 @@ import (
 )
 
 func ExampleNew() {
-	// The agent is where CONSUL_HTTP_ADDR says, else at localhost:8500. Give
-	// the result to geocache.WithDiscovery.
+	// The agent is at CONSUL_HTTP_ADDR, by default localhost:8500. Pass the result to
+	// geocache.WithDiscovery.
 	var _ regions.Discovery = consul.New("profile-api")
 }
 

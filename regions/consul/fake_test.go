@@ -17,25 +17,25 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// A fake is a Consul agent in memory, for what a real one cannot be made to do
-// and for the passing of hours. It is a transport of HTTP instead of a server
-// because a network connection does not take part in synctest's time.
+// A fake is an in-memory Consul agent, for tests of what a real agent cannot be made to do and tests that
+// take hours of virtual time. It is an HTTP transport and not a server because network connections do not
+// work with synctest.
 type fake struct {
 	home string // the agent's datacenter
 
-	mu          sync.Mutex // guards the following
+	mu          sync.Mutex // guards the fields below
 	datacenters []string
 	services    map[string]*api.AgentServiceRegistration
 	health      map[string][2]string                // by check ID: status and output
 	others      map[string][]*api.ServiceEntry      // by datacenter, in addition to services
-	index       uint64                              // rises by every change
-	changed     chan struct{}                       // closed by every change
-	fault       func(*http.Request) *http.Response  // in place of the proper answer unless nil
-	coordinates []*api.CoordinateDatacenterMap      // none: switched off
+	index       uint64                              // rises with every change
+	changed     chan struct{}                       // closed at every change
+	fault       func(*http.Request) *http.Response  // if not nil, replaces answers that it does not leave nil
+	coordinates []*api.CoordinateDatacenterMap      // nil if disabled
 	requests    map[string]int                      // by path
-	indexes     []string                            // as asked for by blocking queries
-	filtered    bool                                // by ACLs
-	registering func(*api.AgentServiceRegistration) // called before a registration is carried out
+	indexes     []string                            // of the blocking queries
+	filtered    bool                                // answers are filtered by ACLs
+	registering func(*api.AgentServiceRegistration) // called before a registration takes effect
 }
 
 func newFake(datacenters ...string) *fake {
@@ -51,12 +51,12 @@ func newFake(datacenters ...string) *fake {
 	}
 }
 
-// config is for WithConfig.
+// config returns the argument for WithConfig.
 func (f *fake) config() *api.Config {
 	return &api.Config{Address: "fake", HttpClient: &http.Client{Transport: f}}
 }
 
-// change makes a change that wakes the blocking queries.
+// change changes the fake's state and wakes the blocking queries.
 func (f *fake) change(do func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -77,7 +77,7 @@ func (f *fake) look(do func()) {
 	do()
 }
 
-// count returns how many requests for path there were.
+// count returns the number of requests for path.
 func (f *fake) count(path string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -128,8 +128,7 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer(http.StatusNotFound, "no such endpoint"), nil
 }
 
-// register carries a registration out even if the request is given up
-// meanwhile, as an agent does.
+// register completes a registration even if the request is cancelled meanwhile, as an agent does.
 func (f *fake) register(r *http.Request) (*http.Response, error) {
 	var s api.AgentServiceRegistration
 	if err := json.NewDecoder(r.Body).Decode(&s); err != nil {
@@ -215,10 +214,10 @@ func (f *fake) query(r *http.Request) (*http.Response, error) {
 	return a, nil
 }
 
-// refused stands for a connection that is not accepted.
+// refused stands for a refused connection.
 var refused = new(http.Response)
 
-// answer returns an HTTP answer; a string is the body, all else goes as JSON.
+// answer returns an HTTP response. A string is the body as it is; anything else is encoded as JSON.
 func answer(status int, body any) *http.Response {
 	var b []byte
 	if text, ok := body.(string); ok {
@@ -249,7 +248,7 @@ func nodeEntry(id, region string) *api.ServiceEntry {
 	return entry("profile-api-"+id, "192.0.2.9", 7946, meta)
 }
 
-// ids returns the IDs of a view's nodes in their order.
+// ids returns the IDs of a view's nodes in order.
 func ids(v regions.View) []string {
 	list := []string{}
 	for _, n := range v.Nodes {

@@ -14,27 +14,27 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// A node is registered as a service instance with the following tag and meta.
+// Each node is registered as a service instance with this tag and this metadata.
 const (
 	tag = "geocache"
 
-	metaProtocol = "protocol" // how to read the rest, see protocol
+	metaProtocol = "protocol" // version of the metadata, see protocol
 	metaNode     = "node"     // Node.ID
-	metaRegion   = "region"   // Node.Region; the datacenter if missing
-	metaWeight   = "weight"   // Node.Weight; 1 if missing
+	metaRegion   = "region"   // Node.Region; defaults to the datacenter
+	metaWeight   = "weight"   // Node.Weight; defaults to 1
 
-	// protocol is the version of the meta. It changes only where an older
-	// process would misread a newer one's instance; additions leave it.
+	// protocol is the version of the metadata. It changes only if an older process would misread a newer
+	// one's instance, so not for additions.
 	protocol = "1"
 )
 
-// registration returns how self is registered.
+// registration returns the registration of self.
 func (d *Discovery) registration(self regions.Node) (*api.AgentServiceRegistration, error) {
 	if err := valid.Name(self.ID); err != nil {
-		return nil, fmt.Errorf("its ID: %w", err)
+		return nil, fmt.Errorf("ID: %w", err)
 	}
 	if err := valid.Name(self.Region); err != nil && self.Region != "" {
-		return nil, fmt.Errorf("its region: %w", err)
+		return nil, fmt.Errorf("region: %w", err)
 	}
 	if err := valid.Address(self.Address); err != nil {
 		return nil, err
@@ -66,16 +66,16 @@ func (d *Discovery) registration(self regions.Node) (*api.AgentServiceRegistrati
 	}, nil
 }
 
-// serviceID returns the ID under which the agent keeps a node's instance. The
-// node's ID is part of it because many processes of a service may share one
-// agent. Bytes that mean something in a URL are written as ~xx: percent signs
-// would not do, because some versions of Consul unescape a path twice.
+// serviceID returns the ID under which the agent registers a node's instance. It contains the node's ID
+// because many processes of a service may share one agent. Bytes that are special in a URL are written as
+// ~xx. Percent encoding would not do, because some versions of Consul unescape a path twice.
 func serviceID(service, node string) string {
 	var b strings.Builder
 	b.WriteString(service + "-")
 	for _, c := range []byte(node) {
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.', c == ':':
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9',
+			c == '-', c == '_', c == '.', c == ':':
 			b.WriteByte(c)
 		default:
 			fmt.Fprintf(&b, "~%02x", c)
@@ -84,17 +84,16 @@ func serviceID(service, node string) string {
 	return b.String()
 }
 
-// nodes returns the nodes among a datacenter's instances, ordered by ID, and
-// why others were skipped, by instance. One that cannot be read harms no other.
+// nodes returns the nodes among a datacenter's instances, by ascending ID, and for each instance that was
+// skipped the reason. An instance that cannot be read does not affect the others.
 //
-// Critical instances are left out without a reason: the process said that it
-// cannot serve, or has not said anything for a TTL, or its machine is gone.
-// A warning, such as a disk that fills up, takes no node out of the ring: it
-// still serves, and leaving would only make the others load its keys. For the
-// same reason the query does not ask Consul for passing instances only.
+// Critical instances are left out silently: the process has said that it cannot serve, has been silent for a
+// TTL, or its machine is gone. An instance with a warning, such as a disk that fills up, stays: it still
+// serves, and removing it would only make the others load its keys. That is also why the query does not ask
+// Consul for passing instances only.
 func nodes(datacenter string, entries []*api.ServiceEntry) ([]regions.Node, map[string]string) {
-	// A process that was moved to another agent may have left its former
-	// instance there: of two instances of a node the newer one counts.
+	// A process that moved to another agent may have left its old instance behind: of two instances of a
+	// node, the newer one counts.
 	slices.SortFunc(entries, func(a, b *api.ServiceEntry) int {
 		return cmp.Compare(b.Service.CreateIndex, a.Service.CreateIndex)
 	})
@@ -107,7 +106,7 @@ func nodes(datacenter string, entries []*api.ServiceEntry) ([]regions.Node, map[
 		}
 		n, err := node(datacenter, e)
 		if err == nil && seen[n.ID] {
-			err = fmt.Errorf("there is a newer instance of node %q", n.ID)
+			err = fmt.Errorf("node %q has a newer instance", n.ID)
 		}
 		if err != nil {
 			skipped[e.Node.Node+"/"+e.Service.ID] = err.Error()
@@ -120,12 +119,12 @@ func nodes(datacenter string, entries []*api.ServiceEntry) ([]regions.Node, map[
 	return list, skipped
 }
 
-// node reads back what registration has written. The instance may be somebody
-// else's, under the same service name and tag.
+// node parses what registration has written. The instance may belong to something else that uses the same
+// service name and tag.
 func node(datacenter string, e *api.ServiceEntry) (regions.Node, error) {
 	meta := e.Service.Meta
 	if v := meta[metaProtocol]; v != protocol {
-		return regions.Node{}, fmt.Errorf("meta %s is %q, only %q is understood", metaProtocol, v, protocol)
+		return regions.Node{}, fmt.Errorf("meta %s is %q, must be %q", metaProtocol, v, protocol)
 	}
 	n := regions.Node{ID: meta[metaNode], Region: cmp.Or(meta[metaRegion], datacenter)}
 	if err := valid.Name(n.ID); err != nil {
@@ -136,8 +135,9 @@ func node(datacenter string, e *api.ServiceEntry) (regions.Node, error) {
 	}
 	if text, ok := meta[metaWeight]; ok {
 		w, err := strconv.ParseFloat(text, 64)
-		if err != nil || !(w >= consistenthash.MinWeight && w <= consistenthash.MaxWeight) { // NaN is neither
-			return regions.Node{}, fmt.Errorf("meta %s is %q, must be a number from %v to %v", metaWeight, text, consistenthash.MinWeight, consistenthash.MaxWeight)
+		if err != nil || !(w >= consistenthash.MinWeight && w <= consistenthash.MaxWeight) { // also true for NaN
+			return regions.Node{}, fmt.Errorf("meta %s is %q, must be a number from %v to %v",
+				metaWeight, text, consistenthash.MinWeight, consistenthash.MaxWeight)
 		}
 		n.Weight = w
 	}

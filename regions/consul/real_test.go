@@ -18,8 +18,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// agents are three datacenters of real agents, which the tests share because
-// they take seconds to start. A test that changes them puts them back.
+// agents are the real agents of three datacenters. Tests share them because they take seconds to start; a
+// test that changes them restores them.
 var agents struct {
 	once    sync.Once
 	cluster *consul.Cluster
@@ -53,19 +53,19 @@ func cluster(t *testing.T) *consul.Cluster {
 	return agents.cluster
 }
 
-// config waits less than the default because an agent whose query to another
-// datacenter fails goes on trying by itself, until the wait is over.
+// config returns a config with a shorter wait than the default, because an agent that forwards a query to a
+// failed datacenter retries until the wait is over.
 func config(a *consul.Agent) *api.Config {
 	return &api.Config{Address: a.Address(), WaitTime: 5 * time.Second}
 }
 
-// join runs a node at the agent of its datacenter.
+// join starts a node that uses the agent of its datacenter.
 func join(t *testing.T, c *consul.Cluster, datacenter string, n regions.Node) *running {
 	n.Address = "127.0.0.1:7946"
 	return start(t, config(c.Agent(datacenter)), n, WithCheckTTL(2*time.Second))
 }
 
-// await waits until each of the runs finds just the nodes.
+// await waits until each run finds exactly the wanted nodes.
 func await(t *testing.T, want []string, runs ...*running) {
 	t.Helper()
 	for i, r := range runs {
@@ -78,8 +78,7 @@ func await(t *testing.T, want []string, runs ...*running) {
 	}
 }
 
-// registered returns the IDs of all instances in Consul's catalog, healthy or
-// not.
+// registered returns the IDs of all instances in Consul's catalog, healthy or not.
 func registered(t *testing.T, c *consul.Cluster) []string {
 	t.Helper()
 	list := []string{}
@@ -97,13 +96,14 @@ func registered(t *testing.T, c *consul.Cluster) []string {
 	return list
 }
 
-// awaitNothing waits until Consul has no instance.
+// awaitNothing waits until Consul lists no instance.
 func awaitNothing(t *testing.T, c *consul.Cluster) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(registered(t, c)) == 0 }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(registered(t, c)) == 0 },
+		20*time.Second, 50*time.Millisecond)
 }
 
-func TestRealThreeDatacenters(t *testing.T) {
+func TestRealConsulWithThreeDatacenters(t *testing.T) {
 	c := cluster(t)
 	region, err := New("profile-api", WithConfig(config(c.Agent("us")))).Region(t.Context())
 	require.NoError(t, err)
@@ -111,7 +111,7 @@ func TestRealThreeDatacenters(t *testing.T) {
 
 	eu := join(t, c, "eu", regions.Node{ID: "n1", Region: "eu", Weight: 2})
 	us := join(t, c, "us", regions.Node{ID: "n2", Region: "us"})
-	// Two nodes share an agent, which spans two regions.
+	// Two nodes of different regions share an agent.
 	ap := join(t, c, "ap", regions.Node{ID: "10.0.0.7:1/ü %41", Region: "tokyo"})
 	ap2 := join(t, c, "ap", regions.Node{ID: "n4", Region: "seoul"})
 	all := []*running{eu, us, ap, ap2}
@@ -122,19 +122,20 @@ func TestRealThreeDatacenters(t *testing.T) {
 		{ID: "10.0.0.7:1/ü %41", Region: "tokyo", Address: "127.0.0.1:7946"},
 		{ID: "n4", Region: "seoul", Address: "127.0.0.1:7946"},
 	}, eu.last().Nodes)
-	require.Eventually(t, func() bool { return len(us.last().Distances) == 4 }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return len(us.last().Distances) == 4 },
+		20*time.Second, 20*time.Millisecond)
 	for _, region := range []string{"eu", "us", "tokyo", "seoul"} {
 		require.Contains(t, us.last().Distances, region)
 	}
 
-	// Sick and well again.
-	us.fall(errSick)
+	// A node becomes unhealthy and recovers.
+	us.setHealth(errSick)
 	await(t, []string{"10.0.0.7:1/ü %41", "n1", "n4"}, all...)
-	require.Len(t, registered(t, c), 4, "it is sick, not gone")
-	us.fall(nil)
+	require.Len(t, registered(t, c), 4, "unhealthy, but still registered")
+	us.setHealth(nil)
 	await(t, []string{"10.0.0.7:1/ü %41", "n1", "n2", "n4"}, all...)
 
-	// Each leaves, and leaves nothing.
+	// All nodes leave, and no registration remains.
 	require.NoError(t, ap.stop())
 	await(t, []string{"n1", "n2", "n4"}, eu, us, ap2)
 	for _, r := range all {
@@ -144,14 +145,14 @@ func TestRealThreeDatacenters(t *testing.T) {
 	awaitNothing(t, c)
 }
 
-// TestRealSilenceOfAProcess: a process that stops without a word is offered no
-// longer than the check's TTL.
-func TestRealSilenceOfAProcess(t *testing.T) {
+// A process that falls silent is listed for no longer than the check's TTL.
+func TestRealConsulDropsASilentProcess(t *testing.T) {
 	c := cluster(t)
 	eu := join(t, c, "eu", regions.Node{ID: "n1", Region: "eu"})
 	hang := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
-	d := New("profile-api", WithConfig(config(c.Agent("us"))), WithCheckTTL(2*time.Second), WithLogger(slog.New(slog.DiscardHandler)))
+	d := New("profile-api", WithConfig(config(c.Agent("us"))), WithCheckTTL(2*time.Second),
+		WithLogger(slog.New(slog.DiscardHandler)))
 	ended := make(chan error, 1)
 	var beats int
 	go func() {
@@ -172,10 +173,9 @@ func TestRealSilenceOfAProcess(t *testing.T) {
 	awaitNothing(t, c)
 }
 
-// TestRealAgentKilled: with the agent of a whole datacenter gone, nobody loses
-// a node and nothing ends; the agent comes back empty and is told everything
-// again.
-func TestRealAgentKilled(t *testing.T) {
+// While the only agent of a datacenter is down, no node is lost anywhere. It comes back without its data,
+// and the nodes register again.
+func TestRealConsulAgentKilled(t *testing.T) {
 	c := cluster(t)
 	eu := join(t, c, "eu", regions.Node{ID: "n1", Region: "eu"})
 	us := join(t, c, "us", regions.Node{ID: "n2", Region: "us"})
@@ -187,16 +187,19 @@ func TestRealAgentKilled(t *testing.T) {
 
 	c.Agent("us").Kill()
 	require.Eventually(t, func() bool {
-		return us.log.Count("WARN", "announcing") == 1 && us.log.Count("WARN", "watching a datacenter", "datacenter=ap") == 1
+		return us.log.Count("WARN", "announcing") == 1 &&
+			us.log.Count("WARN", "watching a datacenter", "datacenter=ap") == 1
 	}, 20*time.Second, 20*time.Millisecond, "%s", us.log)
-	// The other datacenters still see each other come and go; those behind the
-	// dead agent still see the last there was.
+	// The other datacenters still see each other's changes. Nodes that use the dead agent keep the last
+	// view.
 	ap2 := join(t, c, "ap", regions.Node{ID: "n5", Region: "ap"})
 	await(t, []string{"n1", "n2", "n3", "n4", "n5"}, eu, ap)
 	require.NoError(t, ap2.stop())
 	await(t, full, eu, ap, us, us2)
 	for _, r := range all {
-		for _, v := range r.all()[slices.IndexFunc(r.all(), func(v regions.View) bool { return len(v.Nodes) == 4 }):] {
+		views := r.all()
+		first := slices.IndexFunc(views, func(v regions.View) bool { return len(v.Nodes) == 4 })
+		for _, v := range views[first:] {
 			require.GreaterOrEqual(t, len(v.Nodes), 4)
 		}
 	}
@@ -204,20 +207,22 @@ func TestRealAgentKilled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, c.Agent("us").Restart(ctx))
-	require.Eventually(t, func() bool { return us.log.Count("WARN", "forgotten") == 1 }, 20*time.Second, 20*time.Millisecond, "%s", us.log)
+	require.Eventually(t, func() bool { return us.log.Count("WARN", "lost") == 1 },
+		20*time.Second, 20*time.Millisecond, "%s", us.log)
 	us3 := join(t, c, "us", regions.Node{ID: "n6", Region: "us"})
 	await(t, []string{"n1", "n2", "n3", "n4", "n6"}, all...)
 	require.NoError(t, us3.stop())
 	await(t, full, all...)
-	require.Eventually(t, func() bool { return len(registered(t, c)) == 4 }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(registered(t, c)) == 4 },
+		20*time.Second, 50*time.Millisecond)
 	for _, r := range all {
 		require.NoError(t, r.stop())
 	}
 	awaitNothing(t, c)
 }
 
-// TestRealNewDatacenter: one joins Consul after the start, and leaves it.
-func TestRealNewDatacenter(t *testing.T) {
+// A datacenter joins Consul after the start, and leaves again.
+func TestRealConsulDatacenterJoinsAndLeaves(t *testing.T) {
 	c := cluster(t)
 	eu := join(t, c, "eu", regions.Node{ID: "n1", Region: "eu"})
 	await(t, []string{"n1"}, eu)
@@ -229,11 +234,12 @@ func TestRealNewDatacenter(t *testing.T) {
 	await(t, []string{"n1", "n2"}, eu, n)
 	require.NoError(t, n.stop())
 	require.NoError(t, sa.Leave(ctx))
-	require.Eventually(t, func() bool { return eu.log.Count("has left", "datacenter=sa") == 1 }, 30*time.Second, 20*time.Millisecond, "%s", eu.log)
+	require.Eventually(t, func() bool { return eu.log.Count("has left", "datacenter=sa") == 1 },
+		30*time.Second, 20*time.Millisecond, "%s", eu.log)
 	await(t, []string{"n1"}, eu)
 }
 
-func TestRealACL(t *testing.T) {
+func TestRealConsulACL(t *testing.T) {
 	const token = "0d3ee5b2-5c4d-4f0c-9f0a-0a3b8ce57a11"
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -261,13 +267,13 @@ func TestRealACL(t *testing.T) {
 		return denied.log.Count("WARN", "announcing", "403", "Permission denied", "service:write") == 1
 	},
 		10*time.Second, 20*time.Millisecond, denied.log)
-	time.Sleep(2 * time.Second) // it goes on trying
+	time.Sleep(2 * time.Second) // it keeps retrying
 	require.Equal(t, 1, denied.log.Count("WARN", "announcing"), "once: %s", denied.log)
 	require.Empty(t, denied.last().Nodes)
 	_, err = New("profile-api", WithConfig(config(c.Agent("eu")))).Region(ctx)
 	require.ErrorContains(t, err, "Permission denied")
 
-	// A token that may be used, but not for this.
+	// A valid token without any permission.
 	client, err := api.NewClient(with)
 	require.NoError(t, err)
 	defer with.HttpClient.CloseIdleConnections()
@@ -277,9 +283,11 @@ func TestRealACL(t *testing.T) {
 	blind.Token = poor.SecretID
 	n.ID = "n3"
 	filtered := start(t, blind, n)
-	require.Eventually(t, func() bool { return filtered.log.Count("WARN", "ACL token may not read", "datacenter=eu") == 1 },
+	require.Eventually(t, func() bool {
+		return filtered.log.Count("WARN", "ACL token may not read", "datacenter=eu") == 1
+	},
 		10*time.Second, 20*time.Millisecond, filtered.log)
-	require.Empty(t, filtered.all(), "a filtered answer is no answer")
+	require.Empty(t, filtered.all(), "a filtered answer is not reported")
 
 	for _, r := range []*running{allowed, denied, filtered} {
 		require.NoError(t, r.stop())

@@ -16,21 +16,20 @@ const (
 	maxBackoff = 10 * time.Second
 )
 
-// A backoff is the time last waited between two tries, 0 before the first.
+// A backoff is the last delay between two attempts, before jitter; 0 before the first retry.
 type backoff time.Duration
 
-// next returns how long to wait before the next try: twice as long as before,
-// within the bounds, jittered.
+// next doubles the delay, within minBackoff and maxBackoff, and returns it with jitter.
 func (b *backoff) next() time.Duration {
 	*b = min(max(2**b, backoff(minBackoff)), backoff(maxBackoff))
 	return jitter(time.Duration(*b))
 }
 
-// jitter returns a random time from d/2 to d, so that the nodes of a cluster
-// that were startled together do not come back together.
+// jitter returns a random duration between d/2 and d, so that nodes that failed together do not all retry
+// together.
 func jitter(d time.Duration) time.Duration { return d - rand.N(d/2) }
 
-// pause waits for d, or until ctx is cancelled.
+// pause waits for d or until ctx is cancelled.
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -40,16 +39,16 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A trouble logs something that is tried over and over when it begins to fail,
-// when it fails in another way, and when it works again, but not each time.
-type trouble struct {
-	kind string // "" if it works
+// A failureLog logs an operation that is attempted again and again: when it starts to fail, when it fails in
+// a different way, and when it succeeds again, but not each time.
+type failureLog struct {
+	kind string // of the last failure; "" if the last attempt succeeded
 }
 
-// note records the outcome of a try.
-func (t *trouble) note(log *slog.Logger, doing string, err error) {
-	// Not the whole text: it may differ each time, by a local port or an
-	// index, and the trouble be the same.
+// record records the outcome of an attempt. doing says what was attempted.
+func (l *failureLog) record(log *slog.Logger, doing string, err error) {
+	// The text of the error is not compared: the same failure may come with another local port or index
+	// each time.
 	var answer api.StatusError
 	var kind string
 	switch {
@@ -58,13 +57,13 @@ func (t *trouble) note(log *slog.Logger, doing string, err error) {
 	case err != nil:
 		kind = "no answer"
 	}
-	if kind == t.kind {
+	if kind == l.kind {
 		return
 	}
-	t.kind = kind
+	l.kind = kind
 	if err == nil {
-		log.Info(doing + " works again")
+		log.Info(doing + " succeeds again")
 		return
 	}
-	log.Warn(doing+" failed, trying again", "error", err)
+	log.Warn(doing+" failed, retrying", "error", err)
 }

@@ -12,19 +12,20 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster/logs"
 	"github.com/geocache/geocache/regions"
 	"github.com/hashicorp/consul/api"
 	"github.com/stretchr/testify/require"
 )
 
-// A running is a Run in progress.
+// A running is a call of Run in progress.
 type running struct {
-	stop   func() error // cancels Run, waits for it, and returns what it did
+	stop   func() error // cancels Run, waits for it and returns its result
 	log    *logs.Buffer
 	health atomic.Pointer[error]
 
-	mu    sync.Mutex // guards the following
+	mu    sync.Mutex // guards the fields below
 	views []regions.View
 }
 
@@ -43,14 +44,14 @@ func (r *running) all() []regions.View {
 	return append([]regions.View(nil), r.views...)
 }
 
-func (r *running) fall(err error) { r.health.Store(&err) }
+// setHealth sets what healthy returns.
+func (r *running) setHealth(err error) { r.health.Store(&err) }
 
-// start begins a Run of the service profile-api. It is stopped at the end of
-// the test at the latest.
+// start starts Run for the service profile-api. The end of the test stops it, unless stop was called before.
 func start(t *testing.T, config *api.Config, self regions.Node, options ...Option) *running {
 	t.Helper()
 	r := &running{log: new(logs.Buffer)}
-	r.fall(nil)
+	r.setHealth(nil)
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	d := New("profile-api", append([]Option{WithConfig(config), WithLogger(log)}, options...)...)
 
@@ -76,7 +77,7 @@ func start(t *testing.T, config *api.Config, self regions.Node, options ...Optio
 	return r
 }
 
-// pass lets fake time pass, and all that is due in it happen.
+// pass advances virtual time by d and waits until everything that is due has happened.
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -87,7 +88,7 @@ var (
 	errSick = errors.New("disk on fire")
 )
 
-func TestRunAnnouncesAndFinds(t *testing.T) {
+func TestRunRegistersSelfAndFindsOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu", "us")
 		f.others["us"] = []*api.ServiceEntry{nodeEntry("n3", "us"), nodeEntry("n2", "us")}
@@ -105,7 +106,8 @@ func TestRunAnnouncesAndFinds(t *testing.T) {
 			s := f.services["profile-api-n1"]
 			require.Equal(t, "profile-api", s.Name)
 			require.Equal(t, []string{"geocache"}, s.Tags)
-			require.Equal(t, map[string]string{"protocol": "1", "node": "n1", "region": "eu", "weight": "1.5"}, s.Meta)
+			meta := map[string]string{"protocol": "1", "node": "n1", "region": "eu", "weight": "1.5"}
+			require.Equal(t, meta, s.Meta)
 			require.Equal(t, "20s", s.Check.TTL)
 			require.Equal(t, "5m0s", s.Check.DeregisterCriticalServiceAfter)
 			require.Equal(t, [2]string{"passing", "serving"}, f.health[s.Check.CheckID])
@@ -121,33 +123,33 @@ func TestRunAnnouncesAndFinds(t *testing.T) {
 	})
 }
 
-func TestHealthIsPassedOn(t *testing.T) {
+func TestHealthIsReportedToTheAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu")
 		r := start(t, f.config(), self)
 		pass(time.Second)
 		require.Equal(t, []string{"n1"}, ids(r.last()))
 
-		r.fall(errSick)
+		r.setHealth(errSick)
 		pass(5 * time.Second)
 		require.Equal(t, [2]string{"critical", "disk on fire"}, f.health["service:profile-api-n1"])
 		require.Empty(t, r.last().Nodes)
 
-		r.fall(nil)
+		r.setHealth(nil)
 		pass(5 * time.Second)
 		require.Equal(t, []string{"n1"}, ids(r.last()))
 	})
 }
 
-func TestSickFromTheStartIsNeverOffered(t *testing.T) {
+func TestAProcessUnhealthyFromTheStartIsNeverListed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu")
 		f.registering = func(s *api.AgentServiceRegistration) { require.Equal(t, "critical", s.Check.Status) }
 		f.others["eu"] = []*api.ServiceEntry{nodeEntry("n2", "eu")}
-		// Its first registration may be on its way before it falls sick.
+		// Nothing gets through at first, since setHealth may come after the first registration.
 		f.fault = func(*http.Request) *http.Response { return refused }
 		r := start(t, f.config(), self)
-		r.fall(errSick)
+		r.setHealth(errSick)
 		pass(time.Minute)
 		f.change(func() { f.fault = nil })
 		pass(time.Minute)
@@ -158,9 +160,8 @@ func TestSickFromTheStartIsNeverOffered(t *testing.T) {
 	})
 }
 
-// TestForgetfulAgent: an agent that was restarted without its data is told
-// again within a third of the TTL.
-func TestForgetfulAgent(t *testing.T) {
+// An agent that was restarted without its data gets the registration again within a third of the TTL.
+func TestAnAgentThatLostItsData(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu")
 		r := start(t, f.config(), self)
@@ -169,13 +170,12 @@ func TestForgetfulAgent(t *testing.T) {
 		pass(10*time.Second/3 + minQueryGap)
 		require.Len(t, f.services, 1)
 		require.Equal(t, []string{"n1"}, ids(r.last()))
-		require.Equal(t, 1, r.log.Count("WARN", "forgotten", "service=profile-api", "node=n1", "region=eu"))
+		require.Equal(t, 1, r.log.Count("WARN", "lost", "service=profile-api", "node=n1", "region=eu"))
 	})
 }
 
-// TestErrorsTakeNothingAway: one datacenter fails for an hour in every way
-// there is, while another changes.
-func TestErrorsTakeNothingAway(t *testing.T) {
+// One datacenter fails for an hour, in various ways, while another one changes.
+func TestErrorsRemoveNoNodes(t *testing.T) {
 	forever := func(r *http.Request) *http.Response {
 		a := answer(http.StatusOK, nil)
 		a.Header.Set("X-Consul-Index", "99")
@@ -183,12 +183,12 @@ func TestErrorsTakeNothingAway(t *testing.T) {
 		return a
 	}
 	for name, fault := range map[string]func(*http.Request) *http.Response{
-		"error":       func(*http.Request) *http.Response { return answer(500, "No path to datacenter") },
-		"refused":     func(*http.Request) *http.Response { return refused },
-		"no token":    func(*http.Request) *http.Response { return answer(403, "Permission denied") },
-		"not JSON":    func(*http.Request) *http.Response { return answer(200, "<html>") },
-		"wrong JSON":  func(*http.Request) *http.Response { return answer(200, map[string]int{"a": 1}) },
-		"never ended": forever,
+		"error":      func(*http.Request) *http.Response { return answer(500, "No path to datacenter") },
+		"refused":    func(*http.Request) *http.Response { return refused },
+		"no token":   func(*http.Request) *http.Response { return answer(403, "Permission denied") },
+		"not JSON":   func(*http.Request) *http.Response { return answer(200, "<html>") },
+		"wrong JSON": func(*http.Request) *http.Response { return answer(200, map[string]int{"a": 1}) },
+		"endless":    forever,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestErrorsTakeNothingAway(t *testing.T) {
 						return nil
 					}
 				})
-				pass(time.Second) // the query that was waiting is answered
+				pass(time.Second) // the query in progress returns
 				f.change(func() {
 					f.others["us"] = nil
 					f.others["eu"] = []*api.ServiceEntry{nodeEntry("n4", "eu")}
@@ -214,21 +214,22 @@ func TestErrorsTakeNothingAway(t *testing.T) {
 				before := f.count("/v1/health/service/profile-api")
 				pass(time.Hour)
 				require.Equal(t, []string{"n1", "n4", "n2"}, ids(r.last()))
-				require.Less(t, f.count("/v1/health/service/profile-api")-before, 1000, "it hammers")
+				require.Less(t, f.count("/v1/health/service/profile-api")-before, 1000, "too many queries")
 				require.Equal(t, 1, r.log.Count("WARN"), r.log)
-				require.Equal(t, 1, r.log.Count("WARN", "watching a datacenter failed", "datacenter=us", "service=profile-api"), r.log)
+				failed := r.log.Count("WARN", "watching a datacenter failed", "datacenter=us", "service=profile-api")
+				require.Equal(t, 1, failed, r.log)
 
 				f.change(func() { f.fault = nil; f.others["us"] = []*api.ServiceEntry{nodeEntry("n5", "us")} })
 				pass(2 * time.Minute)
 				require.Equal(t, []string{"n1", "n4", "n5"}, ids(r.last()))
-				require.Equal(t, 1, r.log.Count("works again", "datacenter=us"))
+				require.Equal(t, 1, r.log.Count("succeeds again", "datacenter=us"))
 				require.NoError(t, r.stop())
 			})
 		})
 	}
 }
 
-// endless is a body that gives nothing until the request is given up.
+// endless is a response body that blocks until the request is cancelled.
 type endless struct{ ctx context.Context }
 
 func (e endless) Read([]byte) (int, error) {
@@ -236,8 +237,8 @@ func (e endless) Read([]byte) (int, error) {
 	return 0, e.ctx.Err()
 }
 
-// TestAgentGoneForAnHour: nothing answers, and Run neither ends nor reports.
-func TestAgentGoneForAnHour(t *testing.T) {
+// While the agent does not answer, Run neither returns nor reports a view.
+func TestAgentDownForAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu", "us")
 		f.others["us"] = []*api.ServiceEntry{nodeEntry("n2", "us")}
@@ -261,7 +262,7 @@ func TestAgentGoneForAnHour(t *testing.T) {
 	})
 }
 
-func TestNoAgentAtTheStart(t *testing.T) {
+func TestAgentDownAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu")
 		f.fault = func(*http.Request) *http.Response { return refused }
@@ -274,8 +275,8 @@ func TestNoAgentAtTheStart(t *testing.T) {
 	})
 }
 
-// TestHangingAgent: an agent that takes requests and does not answer them holds
-// up the end no longer than the withdrawal may take.
+// An agent that accepts requests and never answers delays the return of Run by no more than the timeout of
+// the withdrawal.
 func TestHangingAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu", "us")
@@ -293,9 +294,8 @@ func TestHangingAgent(t *testing.T) {
 	})
 }
 
-// TestEmptyIsReported: whether to believe an empty answer is not decided here,
-// unless Consul itself says that it has filtered it.
-func TestEmptyIsReported(t *testing.T) {
+// An empty answer is reported like any other, unless Consul says that it filtered it.
+func TestEmptyAnswersAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu", "us")
 		f.others["us"] = []*api.ServiceEntry{nodeEntry("n2", "us")}
@@ -313,9 +313,8 @@ func TestEmptyIsReported(t *testing.T) {
 	})
 }
 
-// TestWithdrawalComesAfterRegistration: a registration that is under way when
-// Run is cancelled is not left behind.
-func TestWithdrawalComesAfterRegistration(t *testing.T) {
+// A registration that is in progress when Run is cancelled is withdrawn too.
+func TestWithdrawalFollowsARegistrationInProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu")
 		f.registering = func(*api.AgentServiceRegistration) { time.Sleep(2 * time.Second) }
@@ -326,4 +325,33 @@ func TestWithdrawalComesAfterRegistration(t *testing.T) {
 		require.Equal(t, 1, f.count("/v1/agent/service/register"))
 		require.Empty(t, f.services)
 	})
+}
+
+// With port 0 advertised, Consul and the other nodes get the port that was bound.
+func TestOpenWithPortZero(t *testing.T) {
+	f := newFake("eu")
+	open := func(opts ...geocache.Option) *geocache.Cache {
+		discovery := geocache.WithDiscovery(New("profile-api", WithConfig(f.config())))
+		cache, err := geocache.Open(t.Context(), append(opts, discovery)...)
+		require.NoError(t, err)
+		t.Cleanup(func() { cache.Close() })
+		return cache
+	}
+	first := open(geocache.WithListen("127.0.0.1:0"), geocache.WithAdvertise("localhost:0"))
+	second := open(geocache.WithListen("127.0.0.1:0"))
+	require.Equal(t, 2, second.Stats().Regions[0].Nodes, "%v", second.Stats())
+	f.look(func() {
+		for _, s := range f.services {
+			require.NotZero(t, s.Port)
+		}
+		require.Len(t, f.services, 2)
+	})
+	require.Regexp(t, `^localhost:\d+$`, first.Node().Address)
+
+	for _, address := range []string{":0", "host:99999", "0.0.0.0:7946"} {
+		_, err := geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithAdvertise(address),
+			geocache.WithDiscovery(New("profile-api", WithConfig(f.config()))))
+		require.ErrorContains(t, err, "WithAdvertise(")
+	}
+	f.look(func() { require.Len(t, f.services, 2, "an unreachable address is not registered") })
 }

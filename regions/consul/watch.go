@@ -13,54 +13,52 @@ import (
 )
 
 const (
-	// datacenterInterval is the time between two looks at the list of
-	// datacenters, at most. Consul has no blocking query for it.
+	// datacenterInterval is the maximum time between requests for the list of datacenters. Consul has no
+	// blocking query for it.
 	datacenterInterval = 10 * time.Second
 
-	// coordinateInterval is the same for the network coordinates, after a
-	// start in shorter steps. They are wanted only until round trips have been
-	// measured.
+	// coordinateInterval is the maximum time between requests for the network coordinates, which come more
+	// often at first. Coordinates are used only until round trips have been measured.
 	coordinateInterval = time.Minute
 
-	// minQueryGap is the time between two blocking queries for a service that
-	// changes all the time.
+	// minQueryGap is the minimum time between blocking queries for a service that keeps changing.
 	minQueryGap = 200 * time.Millisecond
 
-	// idleQuery is how long a blocking query whose answer brings nothing new
-	// takes at least if Consul does hold it back as it should.
+	// idleQuery is how long a blocking query without news takes at least if Consul holds it as it should.
 	idleQuery = time.Second
 )
 
-// errFiltered stands for an empty answer to a token that may not see more.
-var errFiltered = errors.New("the ACL token may not read the service or its nodes: answer is empty because Consul has filtered it")
+// errFiltered reports an empty answer that would have had entries for a token with more permissions.
+var errFiltered = errors.New("the ACL token may not read the service or its nodes: " +
+	"Consul has filtered the answer, leaving nothing")
 
-// A watcher puts on the board what Consul says about a service.
+// A watcher passes on what Consul says about a service to an aggregator.
 type watcher struct {
-	client   *api.Client
-	service  string
-	wait     time.Duration
-	maxBlock time.Duration
-	board    *board
-	log      *slog.Logger
+	client     *api.Client
+	service    string
+	wait       time.Duration
+	maxBlock   time.Duration
+	aggregator *aggregator
+	log        *slog.Logger
 }
 
-// watchDatacenters keeps a watch on each datacenter that Consul lists, until
-// ctx is cancelled and they have all ended.
+// watchDatacenters watches each datacenter that Consul lists. It returns once ctx is cancelled and all
+// watches have ended.
 func (w *watcher) watchDatacenters(ctx context.Context) {
 	var (
-		watches = make(map[string]context.CancelFunc)
-		wg      sync.WaitGroup
-		t       trouble
-		retry   backoff
+		watches  = make(map[string]context.CancelFunc)
+		wg       sync.WaitGroup
+		failures failureLog
+		retry    backoff
 	)
-	defer wg.Wait() // they end with ctx
+	defer wg.Wait() // the watches end with ctx
 	for ctx.Err() == nil {
 		var list []string
-		err := guarded(func() (err error) { list, err = w.datacenters(ctx); return err })
+		err := recovered(func() (err error) { list, err = w.datacenters(ctx); return err })
 		if ctx.Err() != nil {
 			return
 		}
-		t.note(w.log, "listing Consul's datacenters", err)
+		failures.record(w.log, "listing Consul's datacenters", err)
 		if err != nil {
 			pause(ctx, retry.next())
 			continue
@@ -81,8 +79,8 @@ func (w *watcher) watchDatacenters(ctx context.Context) {
 				continue
 			}
 			w.log.Info("a datacenter has left Consul", "datacenter", dc)
-			cancel() // before the removal, see board.set
-			w.board.remove(dc)
+			cancel() // before remove, see aggregator.set
+			w.aggregator.remove(dc)
 			delete(watches, dc)
 		}
 		pause(ctx, jitter(datacenterInterval))
@@ -91,33 +89,34 @@ func (w *watcher) watchDatacenters(ctx context.Context) {
 
 func (w *watcher) datacenters(ctx context.Context) ([]string, error) {
 	var list []string
-	// Catalog().Datacenters takes no context.
+	// Catalog().Datacenters does not accept a context.
 	if err := get(ctx, w.client, "/v1/catalog/datacenters", &list); err != nil {
 		return nil, err
 	}
-	list = slices.DeleteFunc(list, func(dc string) bool { return dc == "" }) // which would be the agent's own once more
+	// An empty name would stand for the agent's own datacenter, which is listed by name too.
+	list = slices.DeleteFunc(list, func(dc string) bool { return dc == "" })
 	if len(list) == 0 {
 		return nil, errors.New("the agent does not even list its own datacenter")
 	}
 	return list, nil
 }
 
-// watch puts the nodes of one datacenter on the board, by blocking queries,
-// until ctx is cancelled.
+// watch reports the nodes of one datacenter to the aggregator, using blocking queries, until ctx is
+// cancelled.
 func (w *watcher) watch(ctx context.Context, datacenter string) {
 	var (
-		log     = w.log.With("datacenter", datacenter)
-		index   uint64 // wait for a change after it; 0 does not wait
-		t       trouble
-		retry   backoff
-		skipped map[string]string
+		log      = w.log.With("datacenter", datacenter)
+		index    uint64 // the last one seen, which the next query waits to be exceeded; 0 does not wait
+		failures failureLog
+		retry    backoff
+		skipped  map[string]string
 	)
 	for ctx.Err() == nil {
 		asked := time.Now()
 		var list []regions.Node
 		var bad map[string]string
 		var next uint64
-		err := guarded(func() error {
+		err := recovered(func() error {
 			entries, after, err := w.instances(ctx, datacenter, index)
 			list, bad = nodes(datacenter, entries)
 			next = after
@@ -126,10 +125,10 @@ func (w *watcher) watch(ctx context.Context, datacenter string) {
 		if ctx.Err() != nil {
 			return
 		}
-		t.note(log, "watching a datacenter", err)
+		failures.record(log, "watching a datacenter", err)
 		if err != nil {
-			// Who answers next may have restarted and count from below
-			// index: asked to wait for index, he would wait for long.
+			// The server that answers next may have restarted and count from a lower index. Waiting for
+			// the old one could take very long.
 			index = 0
 			pause(ctx, retry.next())
 			continue
@@ -141,19 +140,19 @@ func (w *watcher) watch(ctx context.Context, datacenter string) {
 			}
 		}
 		skipped = bad
-		w.board.set(ctx, datacenter, list)
+		w.aggregator.set(ctx, datacenter, list)
 
 		gap := minQueryGap
 		switch {
 		case next > index:
 			index, retry = next, 0
 		case next < index:
-			// The index counts anew, so ours means nothing any more.
+			// The index was reset, so the old one is meaningless.
 			index = 0
 			gap = retry.next()
 		case time.Since(asked) < idleQuery:
-			// It did not wait although nothing is new. It never does where
-			// the index is 0 or a proxy has lost it: then this is a poll.
+			// The query did not wait although nothing is new. That is normal where the index is 0 or a
+			// proxy drops it: then this is polling.
 			gap = retry.next()
 		default:
 			retry = 0
@@ -162,13 +161,14 @@ func (w *watcher) watch(ctx context.Context, datacenter string) {
 	}
 }
 
-// instances returns all instances in a datacenter once they have changed since
-// index, or after w.wait, and the index that they have now.
+// instances returns all instances in a datacenter and their current index, as soon as they have changed
+// since index or w.wait is over.
 //
-// The query is Consul's default, answered by the leader. A stale one could be
-// answered by a server that has just been restarted and has nothing yet: valid,
-// and empty.
-func (w *watcher) instances(ctx context.Context, datacenter string, index uint64) ([]*api.ServiceEntry, uint64, error) {
+// The query uses Consul's default consistency, so the leader answers. A stale query could reach a server
+// that has just restarted and has no data yet; its answer would be valid and empty.
+func (w *watcher) instances(
+	ctx context.Context, datacenter string, index uint64,
+) ([]*api.ServiceEntry, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.maxBlock)
 	defer cancel()
 	query := &api.QueryOptions{Datacenter: datacenter, WaitIndex: index, WaitTime: w.wait}
@@ -179,11 +179,11 @@ func (w *watcher) instances(ctx context.Context, datacenter string, index uint64
 	if len(entries) == 0 && meta.ResultsFilteredByACLs {
 		return nil, 0, errFiltered
 	}
-	return whole(entries), meta.LastIndex, nil
+	return complete(entries), meta.LastIndex, nil
 }
 
-// whole returns the entries without those of which a part is missing, and those without checks that are none.
-func whole(entries []*api.ServiceEntry) []*api.ServiceEntry {
+// complete returns the entries that have both a node and a service. It also drops nil checks.
+func complete(entries []*api.ServiceEntry) []*api.ServiceEntry {
 	entries = slices.DeleteFunc(entries, func(e *api.ServiceEntry) bool {
 		return e == nil || e.Service == nil || e.Node == nil
 	})
@@ -193,19 +193,18 @@ func whole(entries []*api.ServiceEntry) []*api.ServiceEntry {
 	return entries
 }
 
-// pollCoordinates puts network coordinates on the board until ctx is
-// cancelled. They are a help at best: where an agent has them switched off, or
-// the token may not read them, there are none.
+// pollCoordinates passes network coordinates to the aggregator until ctx is cancelled. They are optional:
+// there are none if the agent has them disabled or the token may not read them.
 func (w *watcher) pollCoordinates(ctx context.Context) {
-	// Servers that have just met know no coordinates of each other yet.
+	// Servers that have just met do not have each other's coordinates yet, hence the short first gaps.
 	for gap := time.Second; ctx.Err() == nil; gap = min(2*gap, coordinateInterval) {
 		var c []*api.CoordinateDatacenterMap
-		// Coordinate().Datacenters takes no context.
-		err := guarded(func() error { return get(ctx, w.client, "/v1/coordinate/datacenters", &c) })
+		// Coordinate().Datacenters does not accept a context.
+		err := recovered(func() error { return get(ctx, w.client, "/v1/coordinate/datacenters", &c) })
 		if err == nil {
-			w.board.locate(c)
+			w.aggregator.locate(c)
 		} else if ctx.Err() == nil {
-			w.log.Debug("Consul gives no network coordinates", "error", err)
+			w.log.Debug("no network coordinates from Consul", "error", err)
 		}
 		pause(ctx, jitter(gap))
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestDatacentersComeAndGo(t *testing.T) {
+func TestDatacentersJoinAndLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu")
 		f.others["us"] = []*api.ServiceEntry{nodeEntry("n2", "us")}
@@ -35,13 +35,13 @@ func TestDatacentersComeAndGo(t *testing.T) {
 		require.Equal(t, []string{"n1"}, ids(r.last()))
 		f.change(func() { f.others["us"] = append(f.others["us"], nodeEntry("n3", "us")) })
 		pass(time.Minute)
-		require.Equal(t, []string{"n1"}, ids(r.last()), "it is watched no longer")
+		require.Equal(t, []string{"n1"}, ids(r.last()), "no longer watched")
 
 		f.change(func() { f.datacenters = []string{"eu", "us"} })
 		pass(datacenterInterval)
 		require.Equal(t, []string{"n1", "n2", "n3"}, ids(r.last()))
 
-		// While the only datacenter left has not answered, nothing is known.
+		// While the only datacenter left has not answered, no view is reported.
 		views := len(r.all())
 		f.change(func() {
 			f.datacenters = []string{"ap"}
@@ -59,8 +59,8 @@ func TestDatacentersComeAndGo(t *testing.T) {
 	})
 }
 
-// TestIndexGoesBack: a Consul that counts anew is not asked to wait for an
-// index that it will reach in a year.
+// After its index was reset, Consul is not asked to wait for the old one, which it might reach only in a
+// year.
 func TestIndexGoesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu")
@@ -69,12 +69,12 @@ func TestIndexGoesBack(t *testing.T) {
 		pass(5 * time.Second)
 
 		f.change(func() { f.index = 5 })
-		pass(2 * time.Minute) // the query that waits for 1e9 ends by itself
+		pass(2 * time.Minute) // the query that waits for 1e9 times out
 		f.change(func() { f.others["eu"] = []*api.ServiceEntry{nodeEntry("n2", "eu")} })
 		pass(minQueryGap)
 		require.Equal(t, []string{"n1", "n2"}, ids(r.last()))
 
-		// The same behind a failure, where there is no answer to tell.
+		// The same behind a failure, so that no answer shows the reset.
 		f.change(func() { f.fault = func(*http.Request) *http.Response { return refused }; f.index = 1e9 })
 		pass(time.Minute)
 		f.change(func() { f.fault = nil; f.index = 5; f.others["eu"] = nil })
@@ -83,15 +83,15 @@ func TestIndexGoesBack(t *testing.T) {
 	})
 }
 
-// TestNoHotLoop: answers that come at once, whatever their index.
-func TestNoHotLoop(t *testing.T) {
+// Answers that do not wait, whatever their index, do not make a busy loop.
+func TestNoBusyLoop(t *testing.T) {
 	for name, c := range map[string]struct {
 		index func(n int) string
 		most  int // queries in ten minutes
 	}{
 		"index 0":          {func(int) string { return "0" }, 100},
 		"no index":         {func(int) string { return "" }, 100},
-		"index stands":     {func(int) string { return "7" }, 100},
+		"constant index":   {func(int) string { return "7" }, 100},
 		"index falls":      {func(n int) string { return strconv.Itoa(1e9 - n) }, 3001},
 		"index rises":      {func(n int) string { return strconv.Itoa(n) }, 3001},
 		"index alternates": {func(n int) string { return strconv.Itoa(5 + n%2) }, 3001},
@@ -118,8 +118,7 @@ func TestNoHotLoop(t *testing.T) {
 	}
 }
 
-// TestBlockingQueries: while nothing changes, a datacenter is asked once a
-// minute, always for what comes after the last answer.
+// While nothing changes, a datacenter gets one query a minute, with the index of the last answer.
 func TestBlockingQueries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu")
@@ -136,9 +135,8 @@ func TestBlockingQueries(t *testing.T) {
 	})
 }
 
-// TestGarbage: instances that are no nodes are skipped, and each is logged
-// once.
-func TestGarbage(t *testing.T) {
+// Instances that are not valid nodes are skipped, and each is logged once.
+func TestInvalidInstancesAreSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu")
 		with := func(id, key, value string) *api.ServiceEntry {
@@ -159,7 +157,8 @@ func TestGarbage(t *testing.T) {
 		critical := nodeEntry("g7", "eu")
 		critical.Checks = append(critical.Checks, &api.HealthCheck{CheckID: "ttl", Status: api.HealthCritical})
 		maintenance := nodeEntry("g8", "eu")
-		maintenance.Checks = append(maintenance.Checks, &api.HealthCheck{CheckID: api.NodeMaint, Status: api.HealthCritical})
+		maintenance.Checks = append(maintenance.Checks,
+			&api.HealthCheck{CheckID: api.NodeMaint, Status: api.HealthCritical})
 		older, newer := nodeEntry("n6", "eu"), nodeEntry("n6", "eu")
 		older.Service.ID, older.Service.Address, older.Service.CreateIndex = "old", "192.0.2.200", 3
 		newer.Service.CreateIndex = 4
@@ -167,7 +166,8 @@ func TestGarbage(t *testing.T) {
 			nodeEntry("n2", "eu"), nil, {}, agentsAddress, noRegion, warning, critical, maintenance, older, newer,
 			entry("web", "192.0.2.3", 80, nil),
 			with("g1", metaProtocol, "2"), with("g2", metaNode, ""), noAddress, noPort,
-			with("g3", metaWeight, "heavy"), with("g4", metaWeight, "NaN"), with("g9", metaWeight, "-1"), with("g10", metaWeight, "1e300"),
+			with("g3", metaWeight, "heavy"), with("g4", metaWeight, "NaN"),
+			with("g9", metaWeight, "-1"), with("g10", metaWeight, "1e300"),
 		}
 		r := start(t, f.config(), self)
 		pass(time.Second)
@@ -183,14 +183,18 @@ func TestGarbage(t *testing.T) {
 			f.change(func() { f.others["eu"][0] = with("n2", metaWeight, strconv.Itoa(i%10+1)) })
 			pass(time.Second)
 		}
-		for _, instance := range []string{"web", "profile-api-g1", "profile-api-g2", "profile-api-g3", "profile-api-g4", "profile-api-g5", "profile-api-g6", "profile-api-g9", "profile-api-g10", "old"} {
-			require.Equal(t, 1, r.log.Count("skipping an instance", "datacenter=eu", "instance=machine/"+instance+" "), "%s: %s", instance, r.log)
+		for _, instance := range []string{
+			"web", "profile-api-g1", "profile-api-g2", "profile-api-g3", "profile-api-g4", "profile-api-g5",
+			"profile-api-g6", "profile-api-g9", "profile-api-g10", "old",
+		} {
+			logged := r.log.Count("skipping an instance", "datacenter=eu", "instance=machine/"+instance+" ")
+			require.Equal(t, 1, logged, "%s: %s", instance, r.log)
 		}
 		require.Equal(t, 10, r.log.Count("WARN"))
 	})
 }
 
-func TestOneNodeInTwoDatacenters(t *testing.T) {
+func TestANodeInTwoDatacentersCountsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake("eu", "us")
 		f.others["us"] = []*api.ServiceEntry{nodeEntry("n1", "us"), nodeEntry("n2", "us")}

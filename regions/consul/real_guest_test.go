@@ -16,21 +16,22 @@ import (
 	"github.com/geocache/geocache/internal/testcluster/consul"
 )
 
-// A guestbook is three nodes of one region that find each other through the real Consul. The third has an
-// agent of its own.
-type guestbook struct {
+// A trio is three nodes of one region that find each other through a real Consul. The third has its own
+// agent.
+type trio struct {
 	*testing.T
 	nodes  []*geocache.Cache
 	groups []*geocache.Group[string]
 	counts []*geocache.Group[int]
 }
 
-func openGuestbook(t *testing.T, agents ...*consul.Agent) *guestbook {
-	b := &guestbook{T: t}
+func openTrio(t *testing.T, agents ...*consul.Agent) *trio {
+	tr := &trio{T: t}
 	for i, agent := range agents {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		cache, err := geocache.Open(t.Context(), geocache.WithListener(l), geocache.WithNodeID(fmt.Sprint("n", i+1)),
+		cache, err := geocache.Open(t.Context(),
+			geocache.WithListener(l), geocache.WithNodeID(fmt.Sprint("n", i+1)),
 			geocache.WithRegion("eu"), geocache.WithGrace(time.Second),
 			geocache.WithDiscovery(New("guest-api", WithConfig(config(agent)), WithCheckTTL(2*time.Second))))
 		require.NoError(t, err)
@@ -40,35 +41,38 @@ func openGuestbook(t *testing.T, agents ...*consul.Agent) *guestbook {
 		require.NoError(t, err)
 		counts, err := geocache.NewGroup[int](cache, "counts", nil)
 		require.NoError(t, err)
-		b.nodes, b.groups, b.counts = append(b.nodes, cache), append(b.groups, group), append(b.counts, counts)
+		tr.nodes = append(tr.nodes, cache)
+		tr.groups = append(tr.groups, group)
+		tr.counts = append(tr.counts, counts)
 	}
-	b.await("all together", func() bool {
-		for _, n := range b.nodes {
-			if s := n.Stats(); s.Guest || s.Regions[0].Nodes != len(b.nodes) || !s.ServesCopies {
+	tr.await("all together", func() bool {
+		for _, n := range tr.nodes {
+			if s := n.Stats(); s.Guest || s.Regions[0].Nodes != len(tr.nodes) || !s.ServesCopies {
 				return false
 			}
 		}
 		return true
 	})
-	return b
+	return tr
 }
 
-func (b *guestbook) await(what string, is func() bool) {
-	b.Helper()
-	require.Eventually(b, is, 40*time.Second, 20*time.Millisecond, what)
+func (tr *trio) await(what string, is func() bool) {
+	tr.Helper()
+	require.Eventually(tr, is, 40*time.Second, 20*time.Millisecond, what)
 }
 
-// away waits until the third node is a guest, and back until it is none any more and the others are as before.
-func (b *guestbook) away() {
-	b.await("it is a guest, and the others serve copies", func() bool {
-		return b.nodes[2].Stats().Guest && b.nodes[0].Stats().ServesCopies && b.nodes[1].Stats().ServesCopies &&
-			b.nodes[0].Stats().Regions[0].Nodes == 2 && b.nodes[1].Stats().Regions[0].Nodes == 2
+// awaitGuest waits until the third node is a guest and the others serve copies without it.
+func (tr *trio) awaitGuest() {
+	tr.await("the third is a guest and the others serve copies", func() bool {
+		return tr.nodes[2].Stats().Guest && tr.nodes[0].Stats().ServesCopies && tr.nodes[1].Stats().ServesCopies &&
+			tr.nodes[0].Stats().Regions[0].Nodes == 2 && tr.nodes[1].Stats().Regions[0].Nodes == 2
 	})
 }
 
-func (b *guestbook) back() {
-	b.await("it is back, and all serve copies", func() bool {
-		for _, n := range b.nodes {
+// awaitBack waits until the third node is a regular node again and all three serve copies.
+func (tr *trio) awaitBack() {
+	tr.await("the third is back and all serve copies", func() bool {
+		for _, n := range tr.nodes {
 			if s := n.Stats(); s.Guest || s.Regions[0].Nodes != 3 || !s.ServesCopies {
 				return false
 			}
@@ -77,8 +81,8 @@ func (b *guestbook) back() {
 	})
 }
 
-// busy has all nodes write, read what was written, and count, until the function is called that it returns.
-func (b *guestbook) busy() (stop func()) {
+// startLoad makes all nodes write, read back and count until stop is called, and checks what they read.
+func (tr *trio) startLoad() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	var counted, possible atomic.Int64
@@ -87,17 +91,17 @@ func (b *guestbook) busy() (stop func()) {
 		all.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				value := fmt.Sprint(n)
-				if err := b.groups[n%3].Set(context.Background(), key, value); err != nil {
-					b.Error(err)
+				if err := tr.groups[n%3].Set(context.Background(), key, value); err != nil {
+					tr.Error(err)
 				}
-				if v, err := b.groups[(n+i)%3].Get(context.Background(), key); err != nil || v != value {
-					b.Errorf("node %d: %q (%v) after %q was written at node %d", (n+i)%3, v, err, value, n%3)
+				if v, err := tr.groups[(n+i)%3].Get(context.Background(), key); err != nil || v != value {
+					tr.Errorf("node %d: %q (%v) after %q was written at node %d", (n+i)%3, v, err, value, n%3)
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
 		})
 	}
-	for _, counts := range b.counts {
+	for _, counts := range tr.counts {
 		all.Go(func() {
 			for ctx.Err() == nil {
 				possible.Add(1)
@@ -113,24 +117,25 @@ func (b *guestbook) busy() (stop func()) {
 	return func() {
 		cancel()
 		all.Wait()
-		for i, counts := range b.counts {
+		for i, counts := range tr.counts {
 			v, err := counts.Get(context.Background(), "visits")
 			if err != nil || int64(v) < counted.Load() || int64(v) > possible.Load() {
-				b.Errorf("node %d: %d (%v) visits, of which %d were acknowledged, of %d", i, v, err, counted.Load(), possible.Load())
+				tr.Errorf("node %d: %d visits (%v), want from %d acknowledged to %d attempted",
+					i, v, err, counted.Load(), possible.Load())
 			}
 		}
 	}
 }
 
-// A node that the real Consul does not list any more while it lives is a guest of its region, whatever the
-// reason, and comes back when it is listed again. The others notice no more than that it has left.
-func TestRealConsulDropsALivingNode(t *testing.T) {
+// A live node that the real Consul no longer lists becomes a guest of its region, whatever the reason, and a
+// regular node again once it is listed. To the others it is a node that leaves and joins.
+func TestRealConsulDropsALiveNode(t *testing.T) {
 	c := cluster(t)
 	own, err := c.AddClient(t.Context(), "eu", "eu-client")
 	require.NoError(t, err)
 	t.Cleanup(own.Kill)
-	b := openGuestbook(t, c.Agent("eu"), c.Agent("eu"), own)
-	defer b.busy()()
+	tr := openTrio(t, c.Agent("eu"), c.Agent("eu"), own)
+	defer tr.startLoad()()
 	client, err := api.NewClient(config(own))
 	require.NoError(t, err)
 	services, err := client.Agent().Services()
@@ -141,20 +146,20 @@ func TestRealConsulDropsALivingNode(t *testing.T) {
 	}
 
 	require.NoError(t, client.Agent().EnableServiceMaintenance(id, "drained by hand"))
-	b.away()
+	tr.awaitGuest()
 	require.NoError(t, client.Agent().DisableServiceMaintenance(id))
-	b.back()
+	tr.awaitBack()
 
 	require.NoError(t, client.Agent().CheckRegister(&api.AgentCheckRegistration{
 		ID: "disk", Name: "disk is full", ServiceID: id,
 		AgentServiceCheck: api.AgentServiceCheck{TTL: "1h", Status: api.HealthCritical},
 	}))
-	b.away()
+	tr.awaitGuest()
 	require.NoError(t, client.Agent().CheckDeregister("disk"))
-	b.back()
+	tr.awaitBack()
 
 	own.Kill()
-	b.away()
-	require.NoError(t, own.Restart(t.Context())) // empty: it knows of no service
-	b.back()
+	tr.awaitGuest()
+	require.NoError(t, own.Restart(t.Context())) // without data: it knows of no service
+	tr.awaitBack()
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// servers returns the coordinates of a datacenter whose servers stand on a line.
+// servers returns the coordinates of a datacenter whose servers lie on a line.
 func servers(t *testing.T, datacenter, area string, at ...time.Duration) *api.CoordinateDatacenterMap {
 	var entries []string
 	for _, d := range at {
@@ -39,8 +39,9 @@ func TestRoundTrips(t *testing.T) {
 	flat.Coordinates[0].Coord.Vec = []float64{1}
 	all = append(all, flat)
 
-	require.Equal(t, map[string]time.Duration{"eu": 2 * ms, "us": 81 * ms, "ap": 152 * ms}, roundTrips("eu", all))
-	require.Empty(t, roundTrips("", all), "as long as we do not know where we are")
+	want := map[string]time.Duration{"eu": 2 * ms, "us": 81 * ms, "ap": 152 * ms}
+	require.Equal(t, want, roundTrips("eu", all))
+	require.Empty(t, roundTrips("", all), "the own datacenter is not known yet")
 	require.Empty(t, roundTrips("nowhere", all))
 	require.Empty(t, roundTrips("eu", nil))
 }
@@ -60,7 +61,7 @@ func TestDistances(t *testing.T) {
 		want := map[string]time.Duration{"eu": 0, "north": 0, "south": 5 * ms, "us": 80 * ms, "east": 5 * ms}
 		require.Equal(t, want, r.last().Distances)
 
-		// A failure leaves them as they were.
+		// A failed request changes nothing.
 		views := len(r.all())
 		f.change(func() {
 			f.coordinates = nil
@@ -69,7 +70,9 @@ func TestDistances(t *testing.T) {
 		require.Len(t, r.all(), views)
 
 		f.change(func() {
-			f.coordinates = []*api.CoordinateDatacenterMap{servers(t, "eu-1", "wan", 0), servers(t, "us", "wan", 90*ms)}
+			f.coordinates = []*api.CoordinateDatacenterMap{
+				servers(t, "eu-1", "wan", 0), servers(t, "us", "wan", 90*ms),
+			}
 		})
 		pass(coordinateInterval)
 		want = map[string]time.Duration{"eu": 0, "north": 0, "us": 90 * ms, "east": 90 * ms}
@@ -77,16 +80,15 @@ func TestDistances(t *testing.T) {
 	})
 }
 
-// TestRemovedStaysRemoved: an answer that was on its way when its datacenter
-// left is not put back.
-func TestRemovedStaysRemoved(t *testing.T) {
-	b := newBoard("n1")
+// An answer in flight while its datacenter is removed does not bring the datacenter back.
+func TestARemovedDatacenterStaysRemoved(t *testing.T) {
+	a := newAggregator("n1")
 	ctx, cancel := context.WithCancel(t.Context())
-	b.set(t.Context(), "eu", []regions.Node{{ID: "n1"}})
-	b.set(ctx, "us", []regions.Node{{ID: "n2"}})
-	require.Equal(t, []string{"n1", "n2"}, ids(b.view()))
+	a.set(t.Context(), "eu", []regions.Node{{ID: "n1"}})
+	a.set(ctx, "us", []regions.Node{{ID: "n2"}})
+	require.Equal(t, []string{"n1", "n2"}, ids(a.view()))
 	cancel()
-	b.remove("us")
-	b.set(ctx, "us", []regions.Node{{ID: "n2"}})
-	require.Equal(t, []string{"n1"}, ids(b.view()))
+	a.remove("us")
+	a.set(ctx, "us", []regions.Node{{ID: "n2"}})
+	require.Equal(t, []string{"n1"}, ids(a.view()))
 }

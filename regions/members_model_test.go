@@ -14,11 +14,11 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// A model says who is a member by asking, at any moment, what the doc comment
-// of Members asks. It is slow, and knows nothing of steps, rings or reuse.
+// A model decides who is a member by checking the conditions in the doc comment of Members afresh each time.
+// It is slow and knows nothing about steps, rings or reuse.
 type model struct {
 	now   expiry.Instant
-	last  View // the discovery's
+	last  View // the discovery's last view
 	guest bool
 	nodes map[string]*modelled
 }
@@ -26,26 +26,26 @@ type model struct {
 type modelled struct {
 	Node
 	State
-	seen   expiry.Instant // of the last view that listed it, or the first that did not
-	listed bool           // in the present one
+	seen   expiry.Instant // the last view that listed it, or the first that no longer did
+	listed bool           // by the last view
 
-	vouched expiry.Instant // until when somebody's word for it counts
-	hearsay bool           // nothing but such a word has ever been there for it
+	vouched     expiry.Instant // until when another node vouches for it
+	neverListed bool           // known only because another node vouched for it
 }
 
-// lists reports whether the last view has a usable node for which want holds.
+// lists reports whether the last view has a usable node that satisfies want.
 func (m *model) lists(want func(Node) bool) bool {
 	return slices.ContainsFunc(m.last.Nodes, func(n Node) bool { return usable(n) && want(n) })
 }
 
-func (m *model) believed(region string) bool {
+func (m *model) trusted(region string) bool {
 	if region == "eu" {
 		return m.lists(func(n Node) bool { return n.ID == "eu-1" })
 	}
 	return m.lists(func(n Node) bool { return n.Region == region })
 }
 
-// found takes in a view.
+// found applies a view.
 func (m *model) found(v View) {
 	m.last = v
 	for _, mb := range m.nodes {
@@ -64,12 +64,12 @@ func (m *model) found(v View) {
 			mb = &modelled{seen: m.now, listed: true}
 			m.nodes[n.ID] = mb
 		}
-		mb.hearsay = false
+		mb.neverListed = false
 		mb.move(n)
 	}
 }
 
-// move takes in where a node is now. What is known of it is known of where it was.
+// move applies where a node is now. Its state was that of the old place.
 func (mb *modelled) move(n Node) {
 	if mb.Address != n.Address || mb.Region != n.Region {
 		mb.State = State{}
@@ -77,7 +77,7 @@ func (mb *modelled) move(n Node) {
 	mb.Node = n
 }
 
-// vouch takes in what a node says that its discovery lists.
+// vouch applies what another node says its discovery lists.
 func (m *model) vouch(by string, nodes []Node) {
 	if v := m.nodes[by]; v == nil || !v.listed {
 		return
@@ -87,28 +87,28 @@ func (m *model) vouch(by string, nodes []Node) {
 			continue
 		}
 		if m.nodes[n.ID] == nil {
-			m.nodes[n.ID] = &modelled{Node: n, hearsay: true}
+			m.nodes[n.ID] = &modelled{Node: n, neverListed: true}
 		}
-		if mb := m.nodes[n.ID]; !mb.listed && (mb.hearsay || mb.Node == n) {
+		if mb := m.nodes[n.ID]; !mb.listed && (mb.neverListed || mb.Node == n) {
 			mb.move(n)
-			mb.vouched = m.now.Add(vouching)
+			mb.vouched = m.now.Add(vouchTTL)
 		}
 	}
 }
 
-// prune removes who is a member no longer, and returns them.
+// prune removes nodes that are no longer members and returns them.
 func (m *model) prune() (left []string) {
 	for id, mb := range m.nodes {
-		missing := m.now.Sub(max(mb.seen, mb.vouched))
+		absent := m.now.Sub(max(mb.seen, mb.vouched))
 		var gone bool
 		switch {
 		case mb.listed || m.now < mb.vouched:
-		case (mb.hearsay || m.believed(mb.Region)) && !mb.Up:
+		case (mb.neverListed || m.trusted(mb.Region)) && !mb.Up:
 			gone = true
-		case mb.hearsay || m.believed(mb.Region):
-			gone = missing >= grace && !mb.Heard
+		case mb.neverListed || m.trusted(mb.Region):
+			gone = absent >= grace && !mb.Heard
 		default:
-			gone = !mb.Up && missing >= oblivion
+			gone = !mb.Up && absent >= forgetAfter
 		}
 		if gone {
 			delete(m.nodes, id)
@@ -120,7 +120,7 @@ func (m *model) prune() (left []string) {
 	return left
 }
 
-// counts reports whether eu-1 counts the node among those of its region.
+// counts reports whether eu-1 counts the node among the nodes of its region.
 func (m *model) counts(id string) bool {
 	mb := m.nodes[id]
 	return mb != nil && mb.Region == "eu" && mb.Up && (mb.listed || m.now < mb.vouched)
@@ -134,14 +134,14 @@ func (m *model) unwanted() bool {
 		case mb.Region != "eu" || !mb.Up || mb.Guest:
 		case mb.Counted:
 			counted++
-		case mb.Uncounted && m.counts(id): // eu-1 is the first of all
+		case mb.Uncounted && m.counts(id): // eu-1 has the lowest ID
 			uncounted++
 		}
 	}
 	return uncounted > counted
 }
 
-// up returns the nodes that belong into the Topology, by region.
+// up returns the nodes that belong in the Topology, by region.
 func (m *model) up() map[string][]Node {
 	up := map[string][]Node{}
 	for _, mb := range m.nodes {
@@ -158,7 +158,7 @@ func (m *model) up() map[string][]Node {
 	return up
 }
 
-// distance returns that of another region.
+// distance returns the distance of another region.
 func (m *model) distance(region string) (d time.Duration) {
 	for _, mb := range m.nodes {
 		if mb.Up && !mb.Guest && mb.Region == region && mb.RTT > 0 && (d == 0 || mb.RTT < d) {
@@ -168,7 +168,7 @@ func (m *model) distance(region string) (d time.Duration) {
 	return cmp.Or(d, m.last.Distances[region])
 }
 
-// ring tells what the ring of the home region depends on.
+// ring describes what the home region's ring depends on.
 func (m *model) ring() (ring []string) {
 	for _, n := range m.up()["eu"] {
 		ring = append(ring, fmt.Sprint(n.ID, n.Weight))
@@ -203,10 +203,13 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 		s.RTT = rapid.SampledFrom([]time.Duration{0, drawRTT.Draw(t, "rtt")}).Draw(t, "known")
 		s.Guest = rapid.IntRange(0, 3).Draw(t, "guest") == 0
 		s.Heard = rapid.IntRange(0, 3).Draw(t, "heard") > 0
-		standing := rapid.IntRange(0, 3).Draw(t, "standing")
-		s.Counted, s.Uncounted = standing == 1, standing >= 2
+		verdict := rapid.IntRange(0, 3).Draw(t, "verdict")
+		s.Counted, s.Uncounted = verdict == 1, verdict >= 2
 		return s
 	})
+
+	byNodeID := func(n Node) string { return n.ID }
+	drawNodes := rapid.SliceOfNDistinct(drawNode, 0, len(all), byNodeID)
 
 	rapid.Check(t, func(t *rapid.T) {
 		members, err := NewMembers(node("eu-1"), 7, grace, 0)
@@ -215,7 +218,7 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 		var changed expiry.Instant
 		var change Change
 
-		// step compares what a method did with what the model did.
+		// step calls a method and compares its effect with the model's.
 		step := func(t *rapid.T, call func() Change, model func()) {
 			ring := m.ring()
 			known := slices.Sorted(maps.Keys(m.nodes))
@@ -237,16 +240,17 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"found": func(t *rapid.T) {
-				v := View{Nodes: rapid.SliceOfNDistinct(drawNode, 0, len(all), func(n Node) string { return n.ID }).Draw(t, "nodes")}
+				v := View{Nodes: drawNodes.Draw(t, "nodes")}
 				if rapid.IntRange(0, 3).Draw(t, "self") > 0 {
 					v.Nodes = append(v.Nodes, node("eu-1"))
 				}
-				v.Distances = rapid.MapOf(rapid.SampledFrom([]string{"eu", "us", "ap"}), drawRTT).Draw(t, "distances")
+				known := rapid.SampledFrom([]string{"eu", "us", "ap"})
+				v.Distances = rapid.MapOf(known, drawRTT).Draw(t, "distances")
 				step(t, func() Change { return members.Found(m.now, v) }, func() { m.found(v) })
 			},
 			"vouch": func(t *rapid.T) {
 				by := rapid.SampledFrom(all).Draw(t, "by")
-				nodes := rapid.SliceOfNDistinct(drawNode, 0, len(all), func(n Node) string { return n.ID }).Draw(t, "nodes")
+				nodes := drawNodes.Draw(t, "nodes")
 				step(t, func() Change { return members.Vouch(m.now, by, nodes) }, func() { m.vouch(by, nodes) })
 			},
 			"health": func(t *rapid.T) {
@@ -262,7 +266,9 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 				step(t, func() Change { return members.StepAside(m.now) }, func() { m.guest = true })
 			},
 			"tick": func(t *rapid.T) {
-				d := rapid.SampledFrom([]time.Duration{0, time.Second, vouching, grace / 2, grace, oblivion / 2, oblivion}).Draw(t, "d")
+				d := rapid.SampledFrom([]time.Duration{
+					0, time.Second, vouchTTL, grace / 2, grace, forgetAfter / 2, forgetAfter,
+				}).Draw(t, "d")
 				states := rapid.MapOf(rapid.SampledFrom(all), drawState).Draw(t, "states")
 				how := func(id string) State { return states[id] }
 				step(t, func() Change { return members.Tick(m.now, how) }, func() {
@@ -280,7 +286,7 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 				for _, id := range all {
 					counts, known := members.Counts(id)
 					require.Equal(t, m.counts(id), counts, id)
-					require.Equal(t, counts || m.believed("eu"), known, id)
+					require.Equal(t, counts || m.trusted("eu"), known, id)
 				}
 				up := m.up()
 				require.Len(t, top.Remote, len(up)-1)
@@ -291,7 +297,8 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 					require.ElementsMatch(t, nodes, r.Owners("ada", 10))
 				}
 				for i, r := range top.Remote {
-					require.True(t, near(m.distance(r.Name), r.Distance), "%s: %v, but %v is published", r.Name, m.distance(r.Name), r.Distance)
+					require.True(t, near(m.distance(r.Name), r.Distance),
+						"%s: %v, but %v is published", r.Name, m.distance(r.Name), r.Distance)
 					if i > 0 {
 						require.LessOrEqual(t, compareDistance(top.Remote[i-1].Distance, r.Distance), 0)
 					}
