@@ -3,9 +3,6 @@ package geocache_test
 import (
 	"context"
 	"fmt"
-	"io"
-	"log/slog"
-	"net"
 	"testing"
 	"time"
 
@@ -15,41 +12,40 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// quiet is an option for tests on real clocks, whose log would be in the way.
-var quiet = geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
-
 type user struct {
 	Name  string
 	Karma int
 }
 
-// hit opens a Cache that is alone, as services run it, and a group that has the
-// key "ada" in memory.
-func hit[V any](t testing.TB, v V, opts ...geocache.GroupOption) *geocache.Group[V] {
-	cache, err := geocache.Open(t.Context(), quiet)
+// cachedGroup opens a single-node Cache as services do, with real clocks, and returns a group that
+// has the key "ada" in memory.
+func cachedGroup[V any](t testing.TB, v V, opts ...geocache.GroupOption) *geocache.Group[V] {
+	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	t.Cleanup(func() { cache.Close() })
-	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[V](func(context.Context, string) (V, error) { return v, nil }), opts...)
+	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[V](func(context.Context, string) (V, error) {
+		return v, nil
+	}), opts...)
 	require.NoError(t, err)
 	_, err = g.Get(t.Context(), "ada")
 	require.NoError(t, err)
-	time.Sleep(5 * time.Millisecond) // the coarse clock has begun to run
+	time.Sleep(5 * time.Millisecond) // the coarse clock runs by then
 	return g
 }
 
-func TestALocalHitAllocatesNothing(t *testing.T) {
+func TestLocalHitAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	allocations(t, []byte("v"))
-	allocations(t, "v")
-	allocations(t, user{"Ada", 7})
-	allocations(t, &user{"Ada", 7})
-	allocations(t, [64]int{})
+	requireNoAllocations(t, []byte("v"))
+	requireNoAllocations(t, "v")
+	requireNoAllocations(t, user{"Ada", 7})
+	requireNoAllocations(t, &user{"Ada", 7})
+	requireNoAllocations(t, [64]int{})
 }
 
-func allocations[V any](t *testing.T, v V) {
-	g := hit(t, v)
+func requireNoAllocations[V any](t *testing.T, v V) {
+	g := cachedGroup(t, v)
 	ctx := t.Context()
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
 		if _, err := g.Get(ctx, "ada"); err != nil {
@@ -68,14 +64,14 @@ func allocations[V any](t *testing.T, v V) {
 	}), "GetItem of %T", v)
 }
 
-// A hit in this process's memory, on all cores.
+// BenchmarkGet measures a hit in this process's memory, on all cores.
 func BenchmarkGet(b *testing.B) {
 	b.Run("bytes", func(b *testing.B) { benchmarkGet(b, make([]byte, 1<<10)) })
 	b.Run("struct", func(b *testing.B) { benchmarkGet(b, user{"Ada", 7}) })
 }
 
 func benchmarkGet[V any](b *testing.B, v V) {
-	g := hit(b, v)
+	g := cachedGroup(b, v)
 	all := keys(1024)
 	ctx := b.Context()
 	for _, key := range all {
@@ -92,30 +88,22 @@ func benchmarkGet[V any](b *testing.B, v V) {
 	})
 }
 
-// listeners returns n TCP listeners on loopback, and the nodes they make.
-func listeners(t testing.TB, n int) (ls []net.Listener, nodes []regions.Node) {
-	for i := range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		ls = append(ls, l)
-		nodes = append(nodes, regions.Node{ID: fmt.Sprintf("eu-%d", i+1), Region: "eu", Address: l.Addr().String()})
-	}
-	return ls, nodes
-}
-
-// A read that the key's owner answers from its memory, over loopback, with both
-// nodes in this process and 64 readers at once.
+// BenchmarkPeerGet measures a read that the key's owner answers from its memory over loopback, with
+// both nodes in this process and 64 concurrent readers.
 func BenchmarkPeerGet(b *testing.B) {
 	ls, nodes := listeners(b, 2)
 	var groups []*geocache.Group[[]byte]
 	for i, n := range nodes {
-		cache, err := geocache.Open(b.Context(), quiet, geocache.WithRegion("eu"), geocache.WithNodeID(n.ID), geocache.WithListener(ls[i]),
+		cache, err := geocache.Open(b.Context(), silent, geocache.WithRegion("eu"), geocache.WithNodeID(n.ID),
+			geocache.WithListener(ls[i]),
 			geocache.WithDiscovery(regions.Static(nodes...)), geocache.WithJoinWait(100*time.Millisecond))
 		require.NoError(b, err)
 		b.Cleanup(func() { cache.Close() })
-		g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[[]byte](func(context.Context, string) ([]byte, error) {
+		getter := geocache.GetterFunc[[]byte](func(context.Context, string) ([]byte, error) {
 			return make([]byte, 1<<10), nil
-		}), geocache.WithCopyShare(0)) // so that each read goes to the owner
+		})
+		// so that each read goes to the owner
+		g, err := geocache.NewGroup(cache, "test", getter, geocache.WithCopyShare(0))
 		require.NoError(b, err)
 		groups = append(groups, g)
 	}

@@ -22,9 +22,10 @@ func TestTypesThatNewGroupRefuses(t *testing.T) {
 	require.NoError(t, err)
 	defer cache.Close()
 	_, err = NewGroup[profile](cache, "p", nil)
-	require.EqualError(t, err, "geocache: group \"p\": not every geocache.profile comes back from the default codec: "+
-		"geocache.profile.Tags[].secret: an unexported field, which JSON leaves out\n"+
-		"WithCodec takes a codec of your own, or JSON[geocache.profile] if that is as it should be")
+	require.EqualError(t, err,
+		"geocache: group \"p\": not every geocache.profile comes back from the default codec: "+
+			"geocache.profile.Tags[].secret: an unexported field, which JSON leaves out\n"+
+			"WithCodec takes a codec of your own, or JSON[geocache.profile] if that is as it should be")
 	_, err = NewGroup[profile](cache, "p", nil, WithCodec(JSON[profile]{}))
 	require.NoError(t, err)
 	_, err = NewGroup[struct{ *wrapperspb.StringValue }](cache, "half", nil)
@@ -42,7 +43,7 @@ func TestStringsThatTheDefaultCodecRefuses(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestANilMessageIsRefused(t *testing.T) {
+func TestNilMessageIsRefused(t *testing.T) {
 	codec, err := defaultCodec[*wrapperspb.StringValue]()
 	require.NoError(t, err)
 	_, err = codec.Encode(nil)

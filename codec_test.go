@@ -23,43 +23,34 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// upsideDown is a codec of strings, in a wire format that nobody else has.
-type upsideDown[V any] struct{}
+// reversed is a codec of strings with a wire format of its own.
+type reversed[V any] struct{}
 
-func (upsideDown[V]) Encode(v V) ([]byte, error) {
+func (reversed[V]) Encode(v V) ([]byte, error) {
 	b := []byte(any(v).(string))
 	slices.Reverse(b)
 	return b, nil
 }
 
-func (upsideDown[V]) Decode(data []byte) (v V, err error) {
+func (reversed[V]) Decode(data []byte) (v V, err error) {
 	data = slices.Clone(data)
 	slices.Reverse(data)
 	return any(string(data)).(V), nil
 }
 
-// everywhere makes a group on all nodes of the cluster.
-func everywhere[V any](c *testcluster.Cluster, name string, getter geocache.Getter[V], opts ...geocache.GroupOption) map[string]*geocache.Group[V] {
-	groups := map[string]*geocache.Group[V]{}
-	for _, n := range c.Nodes() {
-		g, err := geocache.NewGroup(n.Cache, name, getter, opts...)
-		require.NoError(c.T, err)
-		groups[n.Name] = g
-	}
-	return groups
-}
-
-// token is a kind of string, which is plain whatever methods it has.
+// token is a string type. Strings are encoded as they are, whatever methods their type has.
 type token string
 
 func (token) MarshalJSON() ([]byte, error) { return []byte(`"hidden"`), nil }
 
-// roundTrip reads a key on all nodes: as it was loaded, as it came over the
-// network, and as it was decoded before; then as it was set, and from a snapshot.
+// roundTrip reads a key on all nodes: as it was loaded, as it came over the network, and as it was
+// decoded before; then as it was set, updated, and restored from a snapshot.
 func roundTrip[V any](t *testing.T, want V, same func(a, b V) bool, opts ...geocache.GroupOption) {
 	t.Helper()
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		groups := everywhere(c, "typed", geocache.GetterFunc[V](func(context.Context, string) (V, error) { return want, nil }), opts...)
+		groups := onAll(c, "typed", geocache.GetterFunc[V](func(context.Context, string) (V, error) {
+			return want, nil
+		}), opts...)
 		requireSame := func(v V, ok bool) {
 			t.Helper()
 			require.True(t, ok)
@@ -97,7 +88,7 @@ func roundTrip[V any](t *testing.T, want V, same func(a, b V) bool, opts ...geoc
 		n, err := g.Restore(&snapshot)
 		require.NoError(t, err)
 		require.Positive(t, n)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		requireSame(g.Peek("ada"))
 	})
 }
@@ -115,7 +106,9 @@ func TestCodecs(t *testing.T) {
 	}
 	t.Run("kind of bytes", func(t *testing.T) { roundTrip(t, json.RawMessage("no JSON"), slices.Equal) })
 	t.Run("kind of bytes with methods", func(t *testing.T) { roundTrip(t, net.IP{1, 2, 3, 4}, slices.Equal) })
-	t.Run("kind of string", func(t *testing.T) { roundTrip(t, token("a\xff\x00"), func(a, b token) bool { return a == b }) })
+	t.Run("kind of string", func(t *testing.T) {
+		roundTrip(t, token("a\xff\x00"), func(a, b token) bool { return a == b })
+	})
 	t.Run("methods with pointer receivers", func(t *testing.T) {
 		type nested struct {
 			Sum  big.Int
@@ -128,7 +121,8 @@ func TestCodecs(t *testing.T) {
 	t.Run("string", func(t *testing.T) { roundTrip(t, "ada", func(a, b string) bool { return a == b }) })
 	t.Run("number", func(t *testing.T) { roundTrip(t, 1.5, func(a, b float64) bool { return a == b }) })
 	t.Run("struct", func(t *testing.T) {
-		roundTrip(t, profile{"Ada", []string{"x", "y"}, time.Date(1815, 12, 10, 0, 0, 0, 0, time.UTC)}, func(a, b profile) bool {
+		want := profile{"Ada", []string{"x", "y"}, time.Date(1815, 12, 10, 0, 0, 0, 0, time.UTC)}
+		roundTrip(t, want, func(a, b profile) bool {
 			return a.Name == b.Name && slices.Equal(a.Tags, b.Tags) && a.Since.Equal(b.Since)
 		})
 	})
@@ -147,20 +141,21 @@ func TestCodecs(t *testing.T) {
 		roundTrip(t, s, func(a, b *structpb.Struct) bool { return proto.Equal(a, b) })
 	})
 	t.Run("own", func(t *testing.T) {
-		roundTrip(t, "ada", func(a, b string) bool { return a == b }, geocache.WithCodec(upsideDown[string]{}))
+		roundTrip(t, "ada", func(a, b string) bool { return a == b }, geocache.WithCodec(reversed[string]{}))
 	})
 }
 
-func TestAGetterMayGoOnUsingItsBytes(t *testing.T) {
+func TestGetterMayReuseItsBytes(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		var mu sync.Mutex
 		buf := make([]byte, 0, 64)
-		groups := everywhere(c, "bytes", geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
+		getter := geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			buf = append(buf[:0], "value of "+key...)
 			return buf, nil
-		}))
+		})
+		groups := onAll(c, "bytes", getter)
 		for range 2 {
 			for _, g := range groups {
 				for _, key := range keys(20) {
@@ -173,18 +168,19 @@ func TestAGetterMayGoOnUsingItsBytes(t *testing.T) {
 	})
 }
 
-// During a deploy that changes a group's type, or its codec, each node is to go
-// on as if the other version did not exist.
-func TestAValueThatDoesNotDecodeIsLoadedByTheAsker(t *testing.T) {
+// During a deploy that changes a group's type or codec, each node works as if the other version did
+// not exist.
+func TestUndecodableValueIsLoadedByTheReader(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
 		texts, err := geocache.NewGroup(c.Node("eu-1").Cache, "mixed", ada)
 		require.NoError(t, err)
 		loads := 0
-		numbers, err := geocache.NewGroup(c.Node("eu-2").Cache, "mixed", geocache.GetterFunc[int](func(context.Context, string) (int, error) {
+		getter := geocache.GetterFunc[int](func(context.Context, string) (int, error) {
 			loads++
 			return loads, nil
-		}))
+		})
+		numbers, err := geocache.NewGroup(c.Node("eu-2").Cache, "mixed", getter)
 		require.NoError(t, err)
 
 		item, err := numbers.GetItem(c.T.Context(), key)
@@ -194,7 +190,7 @@ func TestAValueThatDoesNotDecodeIsLoadedByTheAsker(t *testing.T) {
 		item, err = numbers.GetItem(c.T.Context(), key)
 		require.NoError(t, err)
 		require.Equal(t, 1, item.Value)
-		require.Equal(t, geocache.SourceStore, item.Source, "and kept")
+		require.Equal(t, geocache.SourceStore, item.Source, "and it is cached")
 		require.EqualValues(t, 1, numbers.Stats().DecodeErrors)
 		require.EqualValues(t, 1, numbers.Stats().Loads)
 		require.Contains(t, c.Log(), "value does not decode, loading it here")
@@ -212,25 +208,25 @@ func TestAValueThatDoesNotDecodeIsLoadedByTheAsker(t *testing.T) {
 	})
 }
 
-// choosy is a codec that fails on command.
-type choosy struct{ encode, decode func(string) error }
+// fallible is a codec that fails on command.
+type fallible struct{ encode, decode func(string) error }
 
-func (c choosy) Encode(v string) ([]byte, error) { return []byte(v), c.encode(v) }
+func (c fallible) Encode(v string) ([]byte, error) { return []byte(v), c.encode(v) }
 
-func (c choosy) Decode(data []byte) (string, error) { return string(data), c.decode(string(data)) }
+func (c fallible) Decode(data []byte) (string, error) { return string(data), c.decode(string(data)) }
 
-func TestAValueThatCannotBeEncodedIsAnError(t *testing.T) {
+func TestUnencodableValueIsAnError(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		key := c.KeyOf("eu-1")
 		value, loads := "bad", 0
 		bad := errors.New("not in this alphabet")
-		codec := choosy{func(v string) error {
+		codec := fallible{func(v string) error {
 			if v == "bad" {
 				return bad
 			}
 			return nil
 		}, func(string) error { return nil }}
-		groups := everywhere(c, "choosy", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+		groups := onAll(c, "choosy", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 			loads++
 			return value, nil
 		}), geocache.WithCodec[string](codec))
@@ -240,30 +236,31 @@ func TestAValueThatCannotBeEncodedIsAnError(t *testing.T) {
 		require.ErrorContains(t, err, "the getter's value cannot be encoded: not in this alphabet")
 		_, err = groups["eu-2"].Get(c.T.Context(), key)
 		require.ErrorContains(t, err, "the getter's value cannot be encoded: not in this alphabet")
-		require.Equal(t, 2, loads, "by the owner, each time")
+		require.Equal(t, 2, loads, "the owner loads each time")
 
 		value = "good"
 		for _, g := range groups {
 			v, err := g.Get(c.T.Context(), key)
-			require.NoError(t, err, "the key is not dead")
+			require.NoError(t, err, "the key works again")
 			require.Equal(t, "good", v)
 		}
 		require.Equal(t, 3, loads)
 	})
 }
 
-func TestAValueThatNeverDecodesIsAnError(t *testing.T) {
+func TestUndecodableValueIsAnError(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 		bad := errors.New("garbage")
-		codec := choosy{func(string) error { return nil }, func(v string) error {
+		codec := fallible{func(string) error { return nil }, func(v string) error {
 			if strings.HasPrefix(v, "bad") {
 				return bad
 			}
 			return nil
 		}}
-		groups := everywhere(c, "choosy", geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
 			return key, nil
-		}), geocache.WithCodec[string](codec))
+		})
+		groups := onAll(c, "choosy", getter, geocache.WithCodec[string](codec))
 		for _, g := range groups {
 			_, err := g.Get(c.T.Context(), "bad")
 			require.ErrorIs(t, err, bad)

@@ -16,7 +16,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Of all who set a key that is absent, from whichever region, one does.
+// Of all nodes that set an absent key at once, in whichever region, exactly one succeeds.
 func TestSetIfAbsentInACluster(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		groups := onAll[string](c, "jobs", nil)
@@ -39,7 +39,7 @@ func TestSetIfAbsentInACluster(t *testing.T) {
 	})
 }
 
-// What the getter finds is there, and what it fails to find is an error.
+// A value that the getter finds counts as present, and a getter that fails is an error.
 func TestSetIfAbsentAsksTheGetter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
@@ -62,11 +62,11 @@ func TestSetIfAbsentAsksTheGetter(t *testing.T) {
 		_, err = g.SetIfAbsent(t.Context(), "broken", "somebody")
 		require.ErrorIs(t, err, down)
 		require.EqualValues(t, 3, g.Stats().Writes)
-		require.EqualValues(t, 1, g.Stats().WriteErrors, "that there is a value is no error")
+		require.EqualValues(t, 1, g.Stats().WriteErrors, "that a value is present is no error")
 	})
 }
 
-// Counters that are raised by compare-and-set lose nothing, whoever raises them and from where.
+// Counters that are incremented with CompareAndSet lose nothing, from whichever region.
 func TestCompareAndSetLosesNothing(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		groups := onAll[int](c, "counters", nil)
@@ -110,7 +110,8 @@ func TestCompareAndSet(t *testing.T) {
 
 	var set, swapped geocache.Receipt
 	require.NoError(t, g.Set(t.Context(), "ada", "1", geocache.WithReceipt(&set)))
-	current, generation, err = g.CompareAndSet(t.Context(), "ada", set.Generation, "2", geocache.WithReceipt(&swapped))
+	current, generation, err = g.CompareAndSet(t.Context(), "ada", set.Generation, "2",
+		geocache.WithReceipt(&swapped))
 	require.NoError(t, err)
 	require.Equal(t, "2", current)
 	require.Equal(t, swapped.Generation, generation)
@@ -124,65 +125,4 @@ func TestCompareAndSet(t *testing.T) {
 	require.ErrorAs(t, err, &e)
 	require.Equal(t, "CompareAndSet", e.Op)
 	require.Zero(t, g.Stats().WriteErrors)
-}
-
-func TestSetMany(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		groups := onAll[int](c, "many", nil)
-		values := map[string]int{}
-		for i := range 200 {
-			values[fmt.Sprint(i)] = i
-		}
-		var receipt geocache.Receipt
-		require.NoError(c.T, groups["eu-1"].SetMany(c.T.Context(), values, geocache.WithReceipt(&receipt), geocache.WithAck(geocache.AckWorld)))
-		require.ElementsMatch(c.T, []string{"eu", "us"}, receipt.Confirmed)
-		require.NotZero(c.T, receipt.Generation)
-		for _, g := range groups {
-			for key, want := range values {
-				v, err := g.Get(c.T.Context(), key)
-				require.NoError(c.T, err)
-				require.Equal(c.T, want, v)
-			}
-		}
-		err := groups["eu-1"].SetMany(c.T.Context(), map[string]int{"a": 1, string(make([]byte, 5000)): 2})
-		require.ErrorIs(c.T, err, geocache.ErrTooLarge)
-		v, err := groups["eu-1"].Get(c.T.Context(), "a")
-		require.NoError(c.T, err, "the others are set")
-		require.Equal(c.T, 1, v)
-	})
-}
-
-// What takes longer than Shutdown may is cut off, and named.
-func TestShutdownEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
-		require.NoError(t, err)
-		stuck := make(chan struct{})
-		defer close(stuck)
-		g, err := geocache.NewGroupFunc(cache, "g", func(context.Context, string) (string, error) {
-			<-stuck
-			return "", nil
-		})
-		require.NoError(t, err)
-		go g.Get(t.Context(), "ada")
-		synctest.Wait()
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		defer cancel()
-		begun := time.Now()
-		require.ErrorContains(t, cache.Shutdown(ctx), "a getter")
-		require.Equal(t, 3*time.Second, time.Since(begun))
-		require.NoError(t, cache.Close(), "it has been closed")
-		_, err = g.Get(t.Context(), "ada")
-		require.ErrorIs(t, err, geocache.ErrClosed)
-	})
-}
-
-func TestMistakesOfNewGroupFuncAndShutdown(t *testing.T) {
-	cache, err := geocache.Open(t.Context(), silent)
-	require.NoError(t, err)
-	defer cache.Close()
-	_, err = geocache.NewGroupFunc[string](cache, "g", nil)
-	require.ErrorContains(t, err, "the function is nil")
-	var none context.Context
-	require.ErrorContains(t, cache.Shutdown(none), "the context is nil")
 }

@@ -10,11 +10,12 @@ import (
 
 const module = "github.com/geocache/geocache"
 
-// imports returns all packages that a package of this module needs, tests left
-// out, without those of the standard library.
+// imports returns all packages that a package of this module depends on, without tests and the
+// standard library.
 func imports(t *testing.T, pkg string) []string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f",
+		"{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
 	require.NoError(t, err)
 	var all []string
 	for path := range strings.Lines(string(out)) {
@@ -25,11 +26,13 @@ func imports(t *testing.T, pkg string) []string {
 	return all
 }
 
-// Imports run one way: the root, which is a face, → internal/engine → peers, regions, internal/store
-// and the rest → consistenthash, expiry. groupcompat stands on top, and it alone needs groupcache. And
-// who embeds the cache gets what it needs and nothing else.
+// Imports run one way: the root (a face) → internal/engine → peers, regions, internal/store and the
+// rest → consistenthash, expiry. groupcompat is on top, and it alone needs groupcache. A program
+// that embeds the cache depends on what the cache needs and nothing else.
 func TestImports(t *testing.T) {
-	leaves := []string{"/internal/lease", "/internal/origin", "/internal/canonical", "/internal/lossless", "/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind", "/internal/message", "/internal/valid", "/internal/wire",
+	leaves := []string{"/internal/lease", "/internal/origin", "/internal/canonical", "/internal/lossless",
+		"/internal/keylock", "/internal/flight", "/internal/store", "/internal/outbox", "/internal/writebehind",
+		"/internal/message", "/internal/valid", "/internal/wire",
 		"/consistenthash", "/expiry", "/latency"}
 	engine := append([]string{"/peers", "/regions"}, leaves...)
 	root := append([]string{"/internal/engine"}, engine...)
@@ -71,6 +74,7 @@ func TestImports(t *testing.T) {
 				require.NotContains(t, path, "github.com/golang/", "imported by %s", module+pkg)
 			}
 		}
-		require.Equal(t, len(allowed) > 0, strings.Contains(strings.Join(all, " "), module), "go list has found %v", all)
+		require.Equal(t, len(allowed) > 0, strings.Contains(strings.Join(all, " "), module), "go list has found %v",
+			all)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The snippets of docs/strategies.md are pieces of the examples, which are compiled and run.
+// The snippets of docs/strategies.md are parts of the examples, which are compiled and run.
 func TestSnippetsAreExamples(t *testing.T) {
 	unindented := func(code string) string {
 		var b strings.Builder

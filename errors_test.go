@@ -16,15 +16,15 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// broken fails in the way that its key names.
-func broken(ctx context.Context, key string) (string, error) {
+// failAsKeySays fails in the way that its key names.
+func failAsKeySays(ctx context.Context, key string) (string, error) {
 	switch key, _, _ = strings.Cut(key, " "); key {
 	case "absent":
 		return "", fmt.Errorf("select: %w", geocache.ErrNotFound)
 	case "fails":
 		return "", fmt.Errorf("reading row: %w", &fs.PathError{Op: "open", Path: "/rows", Err: fs.ErrPermission})
 	case "gives-up":
-		return "", fmt.Errorf("query: %w", context.DeadlineExceeded) // by a timeout of its own
+		return "", fmt.Errorf("query: %w", context.DeadlineExceeded) // because of a timeout of its own
 	case "heeds":
 		<-ctx.Done()
 		return "", fmt.Errorf("query: %w", ctx.Err())
@@ -34,20 +34,20 @@ func broken(ctx context.Context, key string) (string, error) {
 		panic("at the disco")
 	case "blocks":
 		<-ctx.Done()
-		time.Sleep(time.Second) // and takes its time to notice
+		time.Sleep(time.Second) // it notices late
 	case "large":
 		return strings.Repeat("x", 2000), nil
 	}
 	return key, nil
 }
 
-// What a reader gets who asks in the process that loads, and in another.
+// Checks the error that a reader gets in the process that loads, and in another one.
 func TestErrors(t *testing.T) {
 	const large = "key or value too large: the getter's value has 2000 bytes, at most 1000 are allowed"
 	for _, test := range []struct {
 		key          string
-		is           error  // on both
-		here, remote string // what the error says, after where it arose
+		is           error  // in both
+		here, remote string // the error's text after its location
 	}{
 		{"absent", geocache.ErrNotFound, "", ""},
 		{"fails", nil, "reading row: open /rows: permission denied", "reading row: open /rows: permission denied"},
@@ -59,9 +59,11 @@ func TestErrors(t *testing.T) {
 		{"large", geocache.ErrTooLarge, large, large},
 	} {
 		t.Run(test.key, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}, func(c *testcluster.Cluster) {
-				groups := everywhere(c, "g", geocache.GetterFunc[string](broken), geocache.WithLoadTimeout(10*time.Second))
-				key := owned(groups["eu-1"], "eu-1", test.key)
+			config := testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
+				groups := onAll(c, "g", geocache.GetterFunc[string](failAsKeySays),
+					geocache.WithLoadTimeout(10*time.Second))
+				key := keyOwnedBy(groups["eu-1"], "eu-1", test.key)
 				for node, want := range map[string]string{"eu-1": test.here, "eu-2": test.remote} {
 					_, err := groups[node].GetItem(c.T.Context(), key)
 					_, errs := groups[node].GetMany(c.T.Context(), []string{key})
@@ -82,7 +84,7 @@ func TestErrors(t *testing.T) {
 						require.ErrorIs(t, err, test.is)
 						require.ErrorIs(t, errs, test.is)
 					}
-					if test.is == geocache.ErrTimeout && node == "eu-1" { // it may be the load or the wait for it that ends first
+					if test.is == geocache.ErrTimeout && node == "eu-1" { // either the load or the wait for it ends first
 						require.ErrorContains(t, err, want)
 						continue
 					}
@@ -93,11 +95,12 @@ func TestErrors(t *testing.T) {
 
 					here := node == "eu-1"
 					var path *fs.PathError
-					require.Equal(t, here && test.key == "fails", errors.As(err, &path), "the getter's own error stays in its process")
+					require.Equal(t, here && test.key == "fails", errors.As(err, &path),
+						"the getter's own error stays in its process")
 					require.Equal(t, here && (test.key == "fails" || test.key == "panics"), errors.Is(err, fs.ErrPermission))
 					var p *geocache.PanicError
 					if require.Equal(t, here && strings.HasPrefix(test.key, "panics"), errors.As(err, &p)); p != nil {
-						require.Contains(t, string(p.Stack), "geocache_test.broken")
+						require.Contains(t, string(p.Stack), "geocache_test.failAsKeySays")
 						require.NotNil(t, p.Value)
 					}
 				}
@@ -106,8 +109,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// owned returns a key that begins with a word and has the given owner.
-func owned(g *geocache.Group[string], owner, word string) string {
+// keyOwnedBy returns a key that begins with word and that owner owns.
+func keyOwnedBy(g *geocache.Group[string], owner, word string) string {
 	for i := 0; ; i++ {
 		if key := fmt.Sprintf("%s %d", word, i); g.Locate(key)[0].Owner.ID == owner {
 			return key
@@ -115,31 +118,35 @@ func owned(g *geocache.Group[string], owner, word string) string {
 	}
 }
 
-func TestAKeyThatIsTooLarge(t *testing.T) {
+func TestKeyTooLarge(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		key := owned(c.Node("eu-1").Group, "eu-1", strings.Repeat("k", 5000))
+		key := keyOwnedBy(c.Node("eu-1").Group, "eu-1", strings.Repeat("k", 5000))
 		_, err := c.Node("eu-2").Group.Get(c.T.Context(), key)
 		require.ErrorIs(t, err, geocache.ErrTooLarge)
-		require.EqualError(t, err, fmt.Sprintf(`geocache: get test/"%s…": key or value too large: a key of %d bytes, at most 4096 are allowed`,
-			strings.Repeat("k", 64), len(key)))
+		require.EqualError(t, err,
+			fmt.Sprintf(`geocache: get test/"%s…": key or value too large: `+
+				`a key of %d bytes, at most 4096 are allowed`,
+				strings.Repeat("k", 64), len(key)))
 		var e *geocache.Error
 		require.ErrorAs(t, err, &e)
-		require.Equal(t, key, e.Key, "whole")
+		require.Equal(t, key, e.Key, "the error has the whole key")
 		require.Zero(t, c.Origin.Total())
 	})
 }
 
-// A getter may read from another group, whose error is then its own.
-func TestAnErrorOfAnotherGroupIsTheGetters(t *testing.T) {
+// A getter may read from another group. That group's error is then its own.
+func TestErrorFromAnotherGroup(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
-		inner := everywhere(c, "inner", geocache.GetterFunc[string](broken))["eu-3"]
-		innerKey := owned(inner, "eu-3", "fails")
-		outer := everywhere(c, "outer", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
+		inner := onAll(c, "inner", geocache.GetterFunc[string](failAsKeySays))["eu-3"]
+		innerKey := keyOwnedBy(inner, "eu-3", "fails")
+		getter := geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
 			_, err := inner.Get(ctx, innerKey)
 			return "", fmt.Errorf("for %s: %w", key[:5], err)
-		}))
-		key := owned(outer["eu-1"], "eu-1", "outer")
-		text := fmt.Sprintf(`geocache: get outer/%q at eu-1 in eu: for outer: geocache: get inner/%q at eu-3 in eu: reading row: open /rows: permission denied`, key, innerKey)
+		})
+		outer := onAll(c, "outer", getter)
+		key := keyOwnedBy(outer["eu-1"], "eu-1", "outer")
+		text := fmt.Sprintf(`geocache: get outer/%q at eu-1 in eu: for outer: `+
+			`geocache: get inner/%q at eu-3 in eu: reading row: open /rows: permission denied`, key, innerKey)
 		_, err := outer["eu-1"].Get(c.T.Context(), key)
 		require.EqualError(t, err, text)
 		require.ErrorIs(t, err, fs.ErrPermission)
@@ -148,15 +155,16 @@ func TestAnErrorOfAnotherGroupIsTheGetters(t *testing.T) {
 	})
 }
 
-func TestACallersOwnEndIsNoTimeout(t *testing.T) {
+func TestCallersDeadlineIsNotErrTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now))
 		require.NoError(t, err)
 		defer cache.Close()
-		g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
+		getter := geocache.GetterFunc[string](func(ctx context.Context, _ string) (string, error) {
 			<-ctx.Done()
 			return "", ctx.Err()
-		}), geocache.WithLoadTimeout(time.Minute))
+		})
+		g, err := geocache.NewGroup(cache, "g", getter, geocache.WithLoadTimeout(time.Minute))
 		require.NoError(t, err)
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -170,7 +178,7 @@ func TestACallersOwnEndIsNoTimeout(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		require.EqualError(t, err, `geocache: get g/"ada": context canceled`)
 
-		synctest.Wait() // else the load may find another caller before it is told to end
+		synctest.Wait() // else the load may find another caller before it is cancelled
 		begun := time.Now()
 		_, err = g.Get(t.Context(), "ada")
 		require.ErrorIs(t, err, geocache.ErrTimeout)
@@ -179,15 +187,16 @@ func TestACallersOwnEndIsNoTimeout(t *testing.T) {
 	})
 }
 
-// On real clocks the several timeouts of a load end in some order.
-func TestALoadThatTimesOutSaysSo(t *testing.T) {
+// With real clocks, the timeouts that a load has end in any order. The error is the same.
+func TestLoadTimeout(t *testing.T) {
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)
 	release := make(chan struct{})
-	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+	getter := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 		<-release
 		return "", nil
-	}), geocache.WithLoadTimeout(20*time.Millisecond))
+	})
+	g, err := geocache.NewGroup(cache, "g", getter, geocache.WithLoadTimeout(20*time.Millisecond))
 	require.NoError(t, err)
 	for i := range 20 {
 		_, err := g.Get(t.Context(), fmt.Sprint(i))

@@ -15,21 +15,20 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// departures records the calls of a function of WithOnEvict.
-type departures struct {
+// evictions records the calls of a WithOnEvict function.
+type evictions struct {
 	mu    sync.Mutex
 	calls []string
 }
 
-func (d *departures) note(key, v string, reason geocache.EvictReason) {
+func (d *evictions) record(key, v string, reason geocache.EvictReason) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls = append(d.calls, fmt.Sprintf("%s=%s %v", key, v, reason))
 }
 
-// take waits until everything is quiet, and returns what was called since the last
-// time.
-func (d *departures) take() []string {
+// drain waits until everything is idle, and returns the calls since the last drain.
+func (d *evictions) drain() []string {
 	synctest.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -40,8 +39,8 @@ func (d *departures) take() []string {
 
 func TestPolicies(t *testing.T) {
 	for policy, want := range map[geocache.Policy]string{
-		geocache.LRU:  "a", // b was read after it
-		geocache.LFU:  "b", // read once, a twice
+		geocache.LRU:  "a", // b was read later
+		geocache.LFU:  "b", // b was read once, a twice
 		geocache.FIFO: "a",
 	} {
 		t.Run(policy.String(), func(t *testing.T) {
@@ -87,13 +86,14 @@ func TestResize(t *testing.T) {
 		}
 		require.Equal(t, 1000, g.Len())
 
-		require.ErrorContains(t, g.Resize(0, -1), "WithMaxBytes(0): must be positive\nWithMaxEntries(-1): must not be negative")
+		require.ErrorContains(t, g.Resize(0, -1),
+			"WithMaxBytes(0): must be positive\nWithMaxEntries(-1): must not be negative")
 		require.Equal(t, bytes, g.Stats().MaxBytes, "nothing has changed")
 	})
 }
 
-func TestOnEvictTellsOfEachValueOnce(t *testing.T) {
-	var d departures
+func TestOnEvictIsCalledOnceForEachValue(t *testing.T) {
+	var d evictions
 	version := 0
 	versioned := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
 		if strings.HasPrefix(key, "no") {
@@ -103,8 +103,9 @@ func TestOnEvictTellsOfEachValueOnce(t *testing.T) {
 		return fmt.Sprint(version), nil
 	})
 	opts := []geocache.GroupOption{
-		geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Second), geocache.WithMaxEntries(3), geocache.WithPolicy(geocache.FIFO),
-		geocache.WithOnEvict(d.note),
+		geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Second), geocache.WithMaxEntries(3),
+		geocache.WithPolicy(geocache.FIFO),
+		geocache.WithOnEvict(d.record),
 	}
 	alone(t, versioned, opts, func(t *testing.T, g *geocache.Group[string]) {
 		get := func(key string) {
@@ -116,41 +117,43 @@ func TestOnEvictTellsOfEachValueOnce(t *testing.T) {
 		for _, key := range []string{"a", "b", "c", "d"} {
 			get(key)
 		}
-		require.Equal(t, []string{"a=1 capacity"}, d.take())
+		require.Equal(t, []string{"a=1 capacity"}, d.drain())
 
 		err := g.Set(t.Context(), "b", "new")
 		require.NoError(t, err)
-		require.Equal(t, []string{"b=2 replaced"}, d.take())
+		require.Equal(t, []string{"b=2 replaced"}, d.drain())
 
 		err = g.Remove(t.Context(), "c")
 		require.NoError(t, err)
-		require.Equal(t, []string{"c=3 removed"}, d.take())
+		require.Equal(t, []string{"c=3 removed"}, d.drain())
 
 		get("no")
 		time.Sleep(3 * time.Second)
-		require.Empty(t, d.take(), "an absence has no value")
+		require.Empty(t, d.drain(), "cached absence has no value")
 
 		err = g.Clear(t.Context())
 		require.NoError(t, err)
-		require.ElementsMatch(t, []string{"b=new removed", "d=4 removed"}, d.take())
+		require.ElementsMatch(t, []string{"b=new removed", "d=4 removed"}, d.drain())
 
-		time.Sleep(time.Millisecond) // what is loaded in the instant of a Clear may be from before it
+		time.Sleep(time.Millisecond) // a load in the instant of a Clear may be from before it
 		get("e")
 		time.Sleep(time.Minute + 2*time.Second)
-		require.Equal(t, []string{"e=5 expired"}, d.take())
+		require.Equal(t, []string{"e=5 expired"}, d.drain())
 
 		s := g.Stats()
 		require.Equal(t, []uint64{1, 2, 3, 1}, []uint64{s.Evicted, s.Expired, s.Removed, s.Replaced})
 	})
 }
 
-// TestExpiredValuesLeaveMemory has items with lives from one to sixty seconds in a
-// group of an hour: each has left memory a second after its time at the latest, and
-// none before. What may be served stale stays for as long.
+// TestExpiredValuesLeaveMemory gives items TTLs from one to sixty seconds in a group with one of an
+// hour. Each leaves memory within a second of its expiry, and not before. What may be served stale
+// stays for as long as it may.
 func TestExpiredValuesLeaveMemory(t *testing.T) {
 	for _, stale := range []time.Duration{0, 10 * time.Minute} {
 		life := func(key string) time.Duration { return time.Duration(1+len(key)*7%60) * time.Second }
-		getter := geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
+		getter := geocache.ItemGetterFunc[string](func(
+			_ context.Context, key string,
+		) (geocache.Loaded[string], error) {
 			return geocache.Loaded[string]{Value: "v", TTL: life(key)}, nil
 		})
 		var begun time.Time
@@ -160,7 +163,8 @@ func TestExpiredValuesLeaveMemory(t *testing.T) {
 				left[key] = time.Since(begun)
 			}
 		}
-		opts := []geocache.GroupOption{geocache.WithTTL(time.Hour), geocache.WithStaleIfError(stale), geocache.WithOnEvict(onEvict)}
+		opts := []geocache.GroupOption{geocache.WithTTL(time.Hour), geocache.WithStaleIfError(stale),
+			geocache.WithOnEvict(onEvict)}
 		alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
 			begun = time.Now()
 			for i := range 200 {
@@ -180,9 +184,8 @@ func TestExpiredValuesLeaveMemory(t *testing.T) {
 	}
 }
 
-// TestAPanicInOnEvictHarmsNobody has a function that panics and one that does not
-// return: reads go on.
-func TestAPanicInOnEvictHarmsNobody(t *testing.T) {
+// TestOnEvictDoesNotDelayReads has a function that panics and then one that hangs. Reads go on.
+func TestOnEvictDoesNotDelayReads(t *testing.T) {
 	calls := 0
 	var release chan struct{}
 	onEvict := func(key, _ string, _ geocache.EvictReason) {
@@ -206,19 +209,19 @@ func TestAPanicInOnEvictHarmsNobody(t *testing.T) {
 	})
 }
 
-// TestOnEvictOfCopies sees a copy leave the node that has it when its key is
-// written elsewhere.
+// TestOnEvictOfCopies writes a key, and sees its copies leave the nodes that have them.
 func TestOnEvictOfCopies(t *testing.T) {
-	var d departures
-	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: []geocache.GroupOption{geocache.WithOnEvict(d.note)}}, func(c *testcluster.Cluster) {
+	var d evictions
+	config := testcluster.Config{Nodes: 2, Group: []geocache.GroupOption{geocache.WithOnEvict(d.record)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		owner := c.Owner("eu", "ada")
 		for _, n := range c.Nodes() {
 			n.MustGet("ada")
 		}
-		require.Empty(t, d.take())
+		require.Empty(t, d.drain())
 		_, err := owner.Set("ada", "new")
 		require.NoError(t, err)
-		calls := d.take()
+		calls := d.drain()
 		require.Len(t, calls, 2, "%v", calls)
 	})
 }

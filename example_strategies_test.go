@@ -32,7 +32,7 @@ func ExampleNewGroup_lookAside() {
 	// Ada Lovelace <nil>
 }
 
-// A key that is read in the last minute of its life is loaded anew before it expires.
+// A key that is read in the last minute of its TTL is loaded again before it expires.
 func ExampleWithRefreshAhead() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -46,7 +46,7 @@ func ExampleWithRefreshAhead() {
 	// Ada Lovelace <nil>
 }
 
-// Who reads a value just after it has expired does not wait for the new one.
+// A reader of a value that has just expired does not wait for the new one.
 func ExampleWithStaleWhileRevalidate() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -62,7 +62,7 @@ func ExampleWithStaleWhileRevalidate() {
 	// Ada Lovelace <nil> from stale
 }
 
-// A GetMany loads what it lacks by one query at each owner.
+// GetMany loads missing keys with one query at each owner.
 func ExampleBatchGetterFunc() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -86,7 +86,7 @@ func ExampleBatchGetterFunc() {
 	// 2 <nil>
 }
 
-// A function becomes its cached self, in the whole cluster.
+// A function whose results are cached in the whole cluster.
 func ExampleMemoize() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -111,7 +111,7 @@ func ExampleMemoize() {
 	// 150 <nil>
 }
 
-// Keys that other calls of the cache can use, too.
+// Keys that other calls of the cache can use as well.
 func ExampleMemoizeBy() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -132,7 +132,7 @@ func ExampleMemoizeBy() {
 	// 144 <nil>
 }
 
-// Keys that will be wanted are loaded before anybody waits for them.
+// Keys that will be needed are loaded before anybody waits for them.
 func ExampleGroup_Warm() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -159,7 +159,7 @@ func ExampleIncrement() {
 	// 11 <nil>
 }
 
-// While the origin is down, what was there is served, and says so.
+// While the origin is down, the old value is served, and says so.
 func ExampleWithStaleIfError() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -183,7 +183,7 @@ func ExampleWithStaleIfError() {
 	// Ada Lovelace <nil> from stale
 }
 
-// The origin is asked once in ten seconds for what it does not have.
+// The origin is asked only once in ten seconds for a key that it does not have.
 func ExampleWithNegativeTTL() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -203,7 +203,7 @@ func ExampleWithNegativeTTL() {
 	// 1
 }
 
-// A process takes over what the one before it had in memory.
+// A process takes over what its predecessor had in memory.
 func ExampleGroup_Snapshot() {
 	ctx := context.Background()
 	open := func() (*geocache.Cache, *geocache.Group[string]) {

@@ -5,8 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,12 +14,9 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// silent keeps the log out of the examples' output.
-var silent = geocache.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
-
 var names = map[string]string{"ada": "Ada Lovelace", "grace": "Grace Hopper"}
 
-// load stands for a query to a database.
+// load stands for a database query.
 func load(_ context.Context, key string) (string, error) {
 	if name, ok := names[key]; ok {
 		return name, nil
@@ -38,7 +34,8 @@ func Example() {
 	}
 	defer cache.Close()
 
-	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load), geocache.WithTTL(5*time.Minute))
+	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load),
+		geocache.WithTTL(5*time.Minute))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -55,8 +52,8 @@ func Example() {
 	// true
 }
 
-// Two nodes, of which the second is told of the first. In a service each is a
-// process, and all know of all, from their configuration or from Consul.
+// Two nodes, the second of which is told of the first. In a service, each is a process, and all
+// know of all others from their configuration or from Consul.
 func Example_nodes() {
 	ctx := context.Background()
 	open := func(id, address string, others ...regions.Node) *geocache.Cache {
@@ -92,7 +89,8 @@ func ExampleGroup_GetItem() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
 	defer cache.Close()
-	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load), geocache.WithTTL(time.Minute))
+	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load),
+		geocache.WithTTL(time.Minute))
 
 	for range 2 {
 		item, err := users.GetItem(ctx, "ada")
@@ -137,7 +135,7 @@ func ExampleGroup_Peek() {
 	// Ada Lovelace true
 }
 
-// A getter that knows how long what it loads is good for.
+// A getter that knows how long what it loads stays valid.
 func ExampleItemGetterFunc() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -172,7 +170,9 @@ func ExampleWithCodec() {
 	cache, _ := geocache.Open(ctx, silent)
 	defer cache.Close()
 	lengths, _ := geocache.NewGroup(cache, "lengths",
-		geocache.GetterFunc[uint64](func(_ context.Context, key string) (uint64, error) { return uint64(len(key)), nil }),
+		geocache.GetterFunc[uint64](func(_ context.Context, key string) (uint64, error) {
+			return uint64(len(key)), nil
+		}),
 		geocache.WithCodec[uint64](uvarint{}))
 
 	fmt.Println(lengths.Get(ctx, "ada"))
@@ -196,8 +196,8 @@ func ExampleOpen_mistakes() {
 	// geocache: WithLease(1ms): must be from 10ms to 1 hour
 }
 
-// The fields of Stats are for programs. For people, fmt.Print(cache.Stats()) writes all
-// of it as a report.
+// The fields of Stats are for programs. For people, fmt.Print(cache.Stats()) prints all of it as a
+// report.
 func ExampleCache_Stats() {
 	ctx := context.Background()
 	cache, err := geocache.Open(ctx, silent)
@@ -220,4 +220,80 @@ func ExampleCache_Stats() {
 	s := cache.Stats().Groups["users"]
 	fmt.Printf("%d reads, %.0f%% from memory, %d load\n", s.Reads(), 100*s.HitRatio(), s.Loads)
 	// Output: 10 reads, 90% from memory, 1 load
+}
+
+// A function is all that a group needs.
+func ExampleNewGroupFunc() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, err := geocache.NewGroupFunc(cache, "users", load, geocache.WithTTL(time.Minute))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(users.Get(ctx, "ada"))
+	// Output: Ada Lovelace <nil>
+}
+
+// A service that is told to stop gives the cache the time that it has left itself.
+func ExampleCache_Shutdown() {
+	cache, _ := geocache.Open(context.Background(), silent)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	fmt.Println(cache.Shutdown(ctx))
+	// Output: <nil>
+}
+
+// A group of at most two entries, evicted by LRU, that reports what leaves it.
+func ExampleWithOnEvict() {
+	cache, err := geocache.Open(context.Background(), silent)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cache.Close()
+
+	load := func(_ context.Context, key string) (string, error) { return "value of " + key, nil }
+	left := make(chan string, 1)
+	users, err := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load),
+		geocache.WithPolicy(geocache.LRU),
+		geocache.WithMaxEntries(2),
+		geocache.WithOnEvict(func(key, v string, reason geocache.EvictReason) {
+			left <- fmt.Sprintf("%s left for %v: %s", key, reason, v)
+		}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, key := range []string{"ada", "bob", "ada", "cy"} {
+		if _, err := users.Get(context.Background(), key); err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Println(<-left)
+	fmt.Println(users.Contains("ada"), users.Contains("bob"), users.Len())
+	// Output:
+	// bob left for capacity: value of bob
+	// true false 2
+}
+
+// Reading what is in this process's memory, without asking anybody.
+func ExampleGroup_All() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	users, _ := geocache.NewGroup[string](cache, "users", nil)
+	users.Set(ctx, "ada", "Ada Lovelace")
+	users.Set(ctx, "grace", "Grace Hopper")
+
+	fmt.Println(users.Len())
+	for _, key := range slices.Sorted(maps.Keys(maps.Collect(users.All()))) {
+		fmt.Println(key)
+	}
+	// Output:
+	// 2
+	// ada
+	// grace
 }

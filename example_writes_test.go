@@ -91,8 +91,7 @@ func ExampleGroup_Clear() {
 	// false
 }
 
-// Updates of one key come one after the other, whichever processes and regions
-// they come from.
+// Updates of one key happen one after the other, whichever processes and regions they come from.
 func ExampleGroup_Update() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -118,7 +117,7 @@ func ExampleGroup_Update() {
 	// geocache: update visits/"ada": budget spent true
 }
 
-// Set and Remove write to the database, and when they return it has the write.
+// Set and Remove write to the database, which has the write when they return.
 func ExampleWithSetter() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -139,8 +138,8 @@ func ExampleWithSetter() {
 	// true
 }
 
-// Set returns before the database has the write. Of several writes of a key it gets the
-// last, and Close waits until it has all.
+// Set returns before the database has the write. Of several writes of a key the database gets the
+// last, and Close waits until it has them all.
 func ExampleWithWriteBehind() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -160,7 +159,7 @@ func ExampleWithWriteBehind() {
 	// map[bus 42:stop 999]
 }
 
-// A write that waits for all regions, and says which have confirmed it.
+// A write that waits for all regions, and reports which have confirmed it.
 func ExampleWithReceipt() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent, geocache.WithRegion("eu-west"))
@@ -168,7 +167,8 @@ func ExampleWithReceipt() {
 	users, _ := geocache.NewGroup(cache, "users", geocache.GetterFunc[string](load))
 
 	var w geocache.Receipt
-	err := users.Set(ctx, "ada", "Augusta Ada King", geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w))
+	err := users.Set(ctx, "ada", "Augusta Ada King", geocache.WithAck(geocache.AckWorld),
+		geocache.WithReceipt(&w))
 	fmt.Println(err, w.Confirmed, w.Pending, w.Generation != 0)
 	// Output:
 	// <nil> [eu-west] [] true
@@ -181,7 +181,7 @@ func ExampleGroup_RemoveTag() {
 	}
 	defer cache.Close()
 
-	// A page of a team's members is made of many rows; it bears the tag of each.
+	// A page of a team's members is made from many rows, and bears the tag of each.
 	pages, err := geocache.NewGroup(cache, "pages", geocache.ItemGetterFunc[string](
 		func(ctx context.Context, key string) (geocache.Loaded[string], error) {
 			return geocache.Loaded[string]{Value: "ada, grace", Tags: []string{"user:1", "user:2"}}, nil
@@ -194,7 +194,7 @@ func ExampleGroup_RemoveTag() {
 		panic(err)
 	}
 
-	// User 2 has changed: every page that shows it is loaded anew, everywhere.
+	// User 2 has changed: every page that shows it is loaded again, everywhere.
 	if err := pages.RemoveTag(ctx, "user:2"); err != nil {
 		panic(err)
 	}
@@ -259,8 +259,8 @@ func ExampleGroup_RemoveMany() {
 	// 3 false
 }
 
-// A value with a life of its own, which is exact: only the group's time to live is shortened by
-// up to a tenth.
+// A value with a TTL of its own, which is exact: only the group's TTL is shortened by up to a
+// tenth.
 func ExampleWithItemTTL() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -273,7 +273,7 @@ func ExampleWithItemTTL() {
 	// Output: 1m0s
 }
 
-// A value with tags goes with any of them.
+// Removing any of its tags removes a value.
 func ExampleWithTags() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
@@ -286,12 +286,14 @@ func ExampleWithTags() {
 	// Output: false
 }
 
-// What an error of a write says about whether it has happened.
+// An error of a write says whether the write has happened.
 func ExampleError() {
 	ctx := context.Background()
 	cache, _ := geocache.Open(ctx, silent)
 	defer cache.Close()
-	setter := geocache.WithSetter(func(context.Context, string, string) error { return errors.New("read-only replica") })
+	setter := geocache.WithSetter(func(context.Context, string, string) error {
+		return errors.New("read-only")
+	})
 	users, _ := geocache.NewGroup[string](cache, "users", nil, setter)
 
 	err := users.Set(ctx, "ada", "Augusta")
@@ -308,6 +310,57 @@ func ExampleError() {
 		fmt.Println(e.Op, e.Group, e.Key, "at", e.Node, "in", e.Region)
 	}
 	// Output:
-	// the cache has not got it: geocache: set users/"ada" at alone in local: writing to the origin: read-only replica
+	// the cache has not got it: geocache: set users/"ada" at alone in local: writing to the origin: read-only
 	// Set users ada at alone in local
+}
+
+func ExampleGroup_SetMany() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	prices, _ := geocache.NewGroup[int](cache, "prices", nil)
+
+	fmt.Println(prices.SetMany(ctx, map[string]int{"apple": 30, "pear": 40}, geocache.WithTags("fruit")))
+	found, _ := prices.GetMany(ctx, []string{"apple", "pear"})
+	fmt.Println(found)
+	// Output:
+	// <nil>
+	// map[apple:30 pear:40]
+}
+
+// The first process, in whichever region, gets the job.
+func ExampleGroup_SetIfAbsent() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	jobs, _ := geocache.NewGroup[string](cache, "jobs", nil)
+
+	fmt.Println(jobs.SetIfAbsent(ctx, "job 7", "worker 1"))
+	fmt.Println(jobs.SetIfAbsent(ctx, "job 7", "worker 2"))
+	fmt.Println(jobs.Get(ctx, "job 7"))
+	// Output:
+	// true <nil>
+	// false <nil>
+	// worker 1 <nil>
+}
+
+// An edited form is saved only if nobody else has saved it in the meantime.
+func ExampleGroup_CompareAndSet() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	forms, _ := geocache.NewGroup[string](cache, "forms", nil)
+	forms.Set(ctx, "7", "draft")
+
+	opened, _ := forms.GetItem(ctx, "7")
+	forms.Set(ctx, "7", "somebody else's draft")
+
+	current, generation, err := forms.CompareAndSet(ctx, "7", opened.Generation, "my draft")
+	fmt.Println(errors.Is(err, geocache.ErrChanged), current)
+
+	current, _, err = forms.CompareAndSet(ctx, "7", generation, "both drafts")
+	fmt.Println(err, current)
+	// Output:
+	// true somebody else's draft
+	// <nil> both drafts
 }

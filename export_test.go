@@ -1,7 +1,7 @@
 package geocache
 
-// WithSmallMemory has a node remember little of writes: so many floors of each group, and so
-// many bytes for each region that has not heard.
+// WithSmallMemory limits what a node remembers of writes: to this many floors in each group, and to
+// this many bytes for each region that has not received them.
 func WithSmallMemory(floors int, outbox int64) Option {
 	return cacheOption(func(c *config) { c.Floors, c.Outbox = floors, outbox })
 }

@@ -12,18 +12,19 @@ import (
 )
 
 var (
-	historySeed  = flag.Uint64("seed", 0, "run the one history of this seed")
-	historySeeds = flag.Uint64("seeds", 150, "how many histories to run")
+	historySeed  = flag.Uint64("seed", 0, "run only the history of this seed")
+	historySeeds = flag.Uint64("seeds", 150, "the number of histories to run")
 	historyFirst = flag.Uint64("first", 1, "the seed of the first")
 	historyTheme = flag.String("theme", "", "run histories of this theme only; see package history")
-	historyLog   = flag.Bool("nodelog", false, "show the log of the nodes where a history is not as promised")
-	historyFile  = flag.String("failures", "", "add to this file how to replay each history that is not as promised")
+	historyLog   = flag.Bool("nodelog", false, "print the nodes' log of histories that break a promise")
+	historyFile  = flag.String("failures", "",
+		"append to this file how to replay each history that breaks a promise")
 )
 
 func init() { history.SmallMemory = geocache.WithSmallMemory }
 
-// Histories of clusters with faults of every kind are as promised. See package
-// history; make torture runs many more.
+// Histories of clusters with faults of every kind keep all promises. See package history; make
+// torture runs many more.
 func TestHistory(t *testing.T) {
 	first, n := *historyFirst, *historySeeds
 	if *historySeed != 0 {
@@ -33,7 +34,7 @@ func TestHistory(t *testing.T) {
 	all := make(history.Coverage)
 	t.Cleanup(func() {
 		t.Log(all)
-		if n >= 100 && *historyTheme == "" { // a few histories may be all isolation
+		if n >= 100 && *historyTheme == "" { // in a few histories, every node may be isolated most of the time
 			for _, wrong := range all.Check() {
 				t.Error(wrong)
 			}
@@ -56,8 +57,9 @@ func TestHistory(t *testing.T) {
 				t.Error(v)
 			}
 			replay := fmt.Sprintf("go test -race -run '^TestHistory$' -seed=%d -theme=%s -v .", seed, config.Theme)
-			t.Errorf("%d violations in all. To replay (a few times, see package history): %s\nconfig: %+v", len(violations), replay, config)
-			noteFailure(t, replay, violations)
+			t.Errorf("%d violations in all. To replay (a few times, see package history): %s\nconfig: %+v",
+				len(violations), replay, config)
+			recordFailure(t, replay, violations)
 			for _, f := range h.Faults {
 				t.Log(f)
 			}
@@ -68,8 +70,8 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// noteFailure adds a history to the file of those that are not as promised.
-func noteFailure(t *testing.T, replay string, violations []history.Violation) {
+// recordFailure appends a history that breaks a promise to the file of those.
+func recordFailure(t *testing.T, replay string, violations []history.Violation) {
 	if *historyFile == "" {
 		return
 	}

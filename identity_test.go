@@ -24,9 +24,9 @@ import (
 
 const service = "cache.profile-api"
 
-// intrude has a process that nobody lists join nodes, and read and write as it likes: none of that
+// joinUnlisted opens a node that nobody lists, which joins nodes, reads and writes. None of that
 // reaches them.
-func intrude(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
+func joinUnlisted(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 	t.Helper()
 	known := keys(50)
 	for _, key := range known {
@@ -39,7 +39,7 @@ func intrude(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 		listed = append(listed, n.Node())
 	}
 	intruder, err := geocache.Open(t.Context(), append([]geocache.Option{
-		quiet, geocache.WithRegion("eu"), geocache.WithNodeID("intruder"), geocache.WithListener(l),
+		silent, geocache.WithRegion("eu"), geocache.WithNodeID("intruder"), geocache.WithListener(l),
 		geocache.WithDiscovery(regions.Static(listed...)), geocache.WithJoinWait(200 * time.Millisecond),
 	}, opts...)...)
 	require.NoError(t, err)
@@ -60,10 +60,10 @@ func intrude(t *testing.T, nodes []*tcpNode, opts ...geocache.Option) {
 		}, 10*time.Second, 5*time.Millisecond)
 	}
 	readThrough(t, known, nodes...)
-	joined(t, nodes...)
+	waitJoined(t, nodes...)
 }
 
-// TestIntruders: a certificate of the authority is not enough.
+// A certificate of the authority alone lets nobody in.
 func TestIntruders(t *testing.T) {
 	a := authority.New(t)
 	mine := a.Issue(authority.DNS(service), authority.IP("127.0.0.1"))
@@ -77,7 +77,9 @@ func TestIntruders(t *testing.T) {
 		return &tls.Config{Certificates: []tls.Certificate{mine}}, nil
 	}
 	none := named(mine)
-	none.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return new(tls.Certificate), nil }
+	none.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return new(tls.Certificate), nil
+	}
 	for name, c := range map[string]struct{ ours, theirs []geocache.Option }{
 		"of another service": {
 			[]geocache.Option{geocache.WithTLS(named(mine))},
@@ -92,15 +94,17 @@ func TestIntruders(t *testing.T) {
 			[]geocache.Option{geocache.WithTLS(a.Config(mine))},
 		},
 		"of another SPIFFE ID": {
-			[]geocache.Option{geocache.WithTLS(a.Config(a.Issue(authority.URI("spiffe://corp/profile-api")))), geocache.WithPeerNames("spiffe://corp/profile-api")},
-			[]geocache.Option{geocache.WithTLS(a.Config(a.Issue(authority.URI("spiffe://corp/other")))), geocache.WithPeerNames("spiffe://corp/*")},
+			[]geocache.Option{geocache.WithTLS(a.Config(a.Issue(authority.URI("spiffe://corp/profile-api")))),
+				geocache.WithPeerNames("spiffe://corp/profile-api")},
+			[]geocache.Option{geocache.WithTLS(a.Config(a.Issue(authority.URI("spiffe://corp/other")))),
+				geocache.WithPeerNames("spiffe://corp/*")},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 			nodes := openTCP(t, 2, func(int) []geocache.Option { return c.ours })
-			joined(t, nodes...)
-			intrude(t, nodes, c.theirs...)
+			waitJoined(t, nodes...)
+			joinUnlisted(t, nodes, c.theirs...)
 			for _, n := range nodes {
 				require.NoError(t, n.Close())
 			}
@@ -108,7 +112,7 @@ func TestIntruders(t *testing.T) {
 	}
 }
 
-// byAddress is TLS without a name: nodes are judged by the addresses that the directory lists.
+// byAddress is TLS without a name: nodes are identified by the addresses that the directory lists.
 func byAddress(t *testing.T, nodes int) geocache.Option {
 	a, now := authority.New(t), time.Now()
 	var hosts []string
@@ -116,22 +120,23 @@ func byAddress(t *testing.T, nodes int) geocache.Option {
 		hosts = append(hosts, fmt.Sprintf("eu-%d", i+1))
 	}
 	config := a.Config(a.Issue(authority.DNS(hosts...)))
-	config.Time = func() time.Time { return now } // certificates are not of the bubble's time
+	config.Time = func() time.Time { return now } // certificates do not follow the bubble's time
 	return geocache.WithTLS(config)
 }
 
-// TestANodeJoinsByItsAddress: nodes that are judged by their listed addresses let each other in as soon
-// as both list each other, whichever comes last.
-func TestANodeJoinsByItsAddress(t *testing.T) {
+// Nodes that are identified by their listed addresses admit each other as soon as both list each
+// other, whichever comes last.
+func TestNodeJoinsByItsAddress(t *testing.T) {
 	for name, nodes := range map[string]int{"two alone": 1, "others vouch": 3} {
 		t.Run(name, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Nodes: nodes, Cache: []geocache.Option{byAddress(t, nodes+1)}}, func(c *testcluster.Cluster) {
+			config := testcluster.Config{Nodes: nodes, Cache: []geocache.Option{byAddress(t, nodes+1)}}
+			testcluster.Run(t, config, func(c *testcluster.Cluster) {
 				young := fmt.Sprintf("eu-%d", nodes+1)
-				c.Directory.Hide("eu-1", young) // eu-1 is told late
+				c.Directory.Hide("eu-1", young) // eu-1 is told later
 				c.Add("eu")
 				time.Sleep(10 * time.Second)
 				c.Directory.Show("eu-1", young)
-				time.Sleep(100 * time.Millisecond) // a refused node waits for a second and more
+				time.Sleep(100 * time.Millisecond) // a refused node waits for a second and more before it tries again
 				for _, n := range c.Nodes() {
 					require.Len(t, n.Cache.Stats().Peers, nodes)
 					for _, p := range n.Cache.Stats().Peers {
@@ -146,10 +151,11 @@ func TestANodeJoinsByItsAddress(t *testing.T) {
 	}
 }
 
-// TestANodeThatIsNeverToldAndLetsNobodyIn: the others cannot even ping it, and it knows of them all the same.
-func TestANodeThatIsNeverToldAndLetsNobodyIn(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Cache: []geocache.Option{byAddress(t, 4)}}, func(c *testcluster.Cluster) {
-		lonely := c.Add("eu", geocache.WithDiscovery(blinkered{c.Directory, nil}), geocache.WithJoinWait(0))
+// The others cannot even ping this node, and it knows of them all the same.
+func TestIsolatedNodeThatRefusesItsPeers(t *testing.T) {
+	config := testcluster.Config{Cache: []geocache.Option{byAddress(t, 4)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		lonely := c.Add("eu", geocache.WithDiscovery(isolatedDiscovery{c.Directory, nil}), geocache.WithJoinWait(0))
 		time.Sleep(2 * time.Minute)
 		require.Positive(t, lonely.Cache.Stats().Refused["unlisted"])
 		old := c.Node("eu-1")
@@ -161,13 +167,13 @@ func TestANodeThatIsNeverToldAndLetsNobodyIn(t *testing.T) {
 	})
 }
 
-// certs is the files of a node.
-type certs struct {
+// certFiles is the directory with a node's certificate, key and authorities.
+type certFiles struct {
 	t   *testing.T
 	dir string
 }
 
-func (c certs) write(file string, content ...[]byte) {
+func (c certFiles) write(file string, content ...[]byte) {
 	var all []byte
 	for _, part := range content {
 		all = append(all, part...)
@@ -175,39 +181,42 @@ func (c certs) write(file string, content ...[]byte) {
 	require.NoError(c.t, os.WriteFile(filepath.Join(c.dir, file), all, 0o600))
 }
 
-func (c certs) issue(a *authority.Authority, id string) {
+func (c certFiles) issue(a *authority.Authority, id string) {
 	certificate, key := authority.Files(c.t, a.Issue(authority.URI(id)))
 	c.write("tls.crt", certificate)
 	c.write("tls.key", key)
 }
 
-func (c certs) load() *peertls.Files {
+func (c certFiles) load() *peertls.Files {
 	f, err := peertls.Load(peertls.Options{
-		Certificate: filepath.Join(c.dir, "tls.crt"), Key: filepath.Join(c.dir, "tls.key"), Authorities: filepath.Join(c.dir, "ca.crt"),
-		Interval: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+		Certificate: filepath.Join(c.dir, "tls.crt"),
+		Key:         filepath.Join(c.dir, "tls.key"),
+		Authorities: filepath.Join(c.dir, "ca.crt"),
+		Interval:    20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(c.t, err)
 	return f
 }
 
-// TestRotation: certificates and the authority are rotated under load. Nothing fails, and then the old
-// authority is refused.
-func TestRotation(t *testing.T) {
+// Certificates and the authority are rotated under load. Nothing fails, and then the old authority
+// is refused.
+func TestCertificateRotation(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	old, young := authority.New(t), authority.New(t)
 	id := func(i int) string { return fmt.Sprintf("spiffe://example.org/profile-api/%d", i) }
-	of, files := make([]certs, 3), make([]*peertls.Files, 3)
+	of, files := make([]certFiles, 3), make([]*peertls.Files, 3)
 	for i := range of {
-		of[i] = certs{t, t.TempDir()}
+		of[i] = certFiles{t, t.TempDir()}
 		of[i].issue(old, id(i))
 		of[i].write("ca.crt", old.PEM())
 		files[i] = of[i].load()
 		defer files[i].Close()
 	}
 	nodes := openTCP(t, 3, func(i int) []geocache.Option {
-		return []geocache.Option{geocache.WithTLSFunc(files[i].TLS), geocache.WithPeerNames("spiffe://example.org/profile-api/*")}
+		return []geocache.Option{geocache.WithTLSFunc(files[i].TLS),
+			geocache.WithPeerNames("spiffe://example.org/profile-api/*")}
 	})
-	joined(t, nodes...)
+	waitJoined(t, nodes...)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var load sync.WaitGroup
@@ -222,7 +231,7 @@ func TestRotation(t *testing.T) {
 					}
 					for _, reader := range nodes {
 						if v, err := reader.group.Get(t.Context(), key); err != nil || v != value {
-							t.Errorf("read: %q, %v; written was %q", v, err, value)
+							t.Errorf("read: %q, %v; want %q", v, err, value)
 							return
 						}
 					}
@@ -264,7 +273,8 @@ func TestRotation(t *testing.T) {
 		require.WithinDuration(t, files[i].Stats().NotAfter, n.Stats().Certificate, 0)
 	}
 
-	intrude(t, nodes, geocache.WithTLS(old.Config(old.Issue(authority.URI(id(4))), old, young)), geocache.WithPeerNames("spiffe://example.org/*"))
+	joinUnlisted(t, nodes, geocache.WithTLS(old.Config(old.Issue(authority.URI(id(4))), old, young)),
+		geocache.WithPeerNames("spiffe://example.org/*"))
 	for _, n := range nodes {
 		require.Positive(t, n.Stats().Refused["tls"])
 		require.NoError(t, n.Close())

@@ -12,10 +12,11 @@ import (
 	"github.com/geocache/geocache"
 )
 
-// TestWhatIsInThisProcess asks for what is in memory, of which some is absent and
-// some has expired.
-func TestWhatIsInThisProcess(t *testing.T) {
-	getter := geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
+// TestContainsLenAndAll asks for what is in memory, some of which is absent or has expired.
+func TestContainsLenAndAll(t *testing.T) {
+	getter := geocache.ItemGetterFunc[string](func(
+		_ context.Context, key string,
+	) (geocache.Loaded[string], error) {
 		switch {
 		case strings.HasPrefix(key, "no"):
 			return geocache.Loaded[string]{}, geocache.ErrNotFound
@@ -24,7 +25,8 @@ func TestWhatIsInThisProcess(t *testing.T) {
 		}
 		return geocache.Loaded[string]{Value: "value of " + key}, nil
 	})
-	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Minute), geocache.WithStaleIfError(time.Hour)}
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Minute),
+		geocache.WithStaleIfError(time.Hour)}
 	alone(t, getter, opts, func(t *testing.T, g *geocache.Group[string]) {
 		for _, key := range []string{"ada", "bob", "no", "short"} {
 			g.Get(t.Context(), key)
@@ -41,7 +43,7 @@ func TestWhatIsInThisProcess(t *testing.T) {
 		require.Equal(t, 2, g.Len())
 		require.Equal(t, map[string]string{"ada": "value of ada", "bob": "value of bob"}, maps.Collect(g.All()))
 
-		for key := range g.All() { // the body may do anything
+		for key := range g.All() { // the loop body may call the group
 			err := g.Remove(t.Context(), key)
 			require.NoError(t, err)
 			break
@@ -63,12 +65,13 @@ func TestAllInOrder(t *testing.T) {
 		geocache.LFU:  {"a", "b", "d", "c"},
 		geocache.FIFO: {"d", "c", "b", "a"},
 	} {
-		alone(t, ada, []geocache.GroupOption{geocache.WithPolicy(policy)}, func(t *testing.T, g *geocache.Group[string]) {
+		opts := []geocache.GroupOption{geocache.WithPolicy(policy)}
+		alone(t, ada, opts, func(t *testing.T, g *geocache.Group[string]) {
 			for _, key := range []string{"a", "b", "c", "d", "a", "a", "b"} {
 				_, err := g.Get(t.Context(), key)
 				require.NoError(t, err)
 			}
-			for range 2 { // and looking changes nothing
+			for range 2 { // iterating does not change the order
 				var got []string
 				for key := range g.All() {
 					got = append(got, key)

@@ -16,12 +16,16 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// pair returns a group on two nodes of one region, and on one of another, over real TCP.
-func pair[V any](t *testing.T, getter geocache.Getter[V], opts ...geocache.Option) (groups []*geocache.Group[V]) {
-	var meeting lobby
+// threeOverTCP returns a group on two nodes of one region and one of another, over real TCP.
+func threeOverTCP[V any](
+	t *testing.T, getter geocache.Getter[V], opts ...geocache.Option,
+) (groups []*geocache.Group[V]) {
+	var meeting sharedDiscovery
 	var caches []*geocache.Cache
 	for _, region := range []string{"eu", "eu", "us"} {
-		cache, err := geocache.Open(t.Context(), append(opts, geocache.WithRegion(region), geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(&meeting))...)
+		cache, err := geocache.Open(t.Context(),
+			append(opts, geocache.WithRegion(region), geocache.WithListen("127.0.0.1:0"),
+				geocache.WithDiscovery(&meeting))...)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, cache.Close()) })
 		caches = append(caches, cache)
@@ -35,11 +39,13 @@ func pair[V any](t *testing.T, getter geocache.Getter[V], opts ...geocache.Optio
 	return groups
 }
 
-// What is as long as it may be works like everything else, wherever its owner is; one more is refused.
+// Keys, tags and values of the maximum length work like all others, whoever owns the key. One byte
+// more is refused.
 func TestLimits(t *testing.T) {
 	const most = 1000
 	ctx, world := t.Context(), geocache.WithAck(geocache.AckWorld)
-	g := pair[string](t, nil, geocache.WithMaxValueBytes(most), geocache.WithCluster(strings.Repeat("c", 255)))
+	g := threeOverTCP[string](t, nil, geocache.WithMaxValueBytes(most),
+		geocache.WithCluster(strings.Repeat("c", 255)))
 	key := func(i, length int) string { return fmt.Sprintf("%03d", i) + strings.Repeat("\xff", length-3) }
 	tags := make([]string, 255)
 	for i := range tags {
@@ -58,7 +64,7 @@ func TestLimits(t *testing.T) {
 			}
 		}
 	}
-	for i := range 8 { // some of either node
+	for i := range 8 { // owned by different nodes
 		k := key(i, 4096)
 		for what, remove := range map[string]func() error{
 			"Remove":       func() error { return g[0].Remove(ctx, k, world) },
@@ -68,16 +74,20 @@ func TestLimits(t *testing.T) {
 			"4,094":        func() error { return g[0].RemovePrefix(ctx, k[:4094], world) },
 			"4,093":        func() error { return g[0].RemovePrefix(ctx, k[:4093], world) },
 			"RemoveMany":   func() error { return g[0].RemoveMany(ctx, []string{k, key(i+1, 4096)}, world) },
-			"in 257 parts": func() error { return g[0].RemoveMany(ctx, many(k), world) },
+			"in 257 parts": func() error { return g[0].RemoveMany(ctx, manyKeys(k), world) },
 		} {
 			require.NoError(t, g[1].Set(ctx, k, value, geocache.WithTags(tags...), world), what)
 			everywhere(true, k)
 			require.NoError(t, remove(), what)
 			everywhere(false, k)
 		}
-		_, err := g[1].Update(ctx, k, func(string, bool) (string, error) { return value, nil }, geocache.WithTags(tags...))
+		_, err := g[1].Update(ctx, k, func(string, bool) (string, error) {
+			return value, nil
+		}, geocache.WithTags(tags...))
 		require.NoError(t, err)
-		_, err = g[1].Update(ctx, k, func(old string, ok bool) (string, error) { return old, nil }, geocache.WithTags(tags...))
+		_, err = g[1].Update(ctx, k, func(old string, ok bool) (string, error) {
+			return old, nil
+		}, geocache.WithTags(tags...))
 		require.NoError(t, err)
 	}
 
@@ -102,8 +112,8 @@ func TestLimits(t *testing.T) {
 	require.ErrorContains(t, g[0].RemovePrefix(ctx, ""), "empty")
 }
 
-// many returns so many keys that their removal takes several requests, k among them.
-func many(k string) []string {
+// manyKeys returns k and enough other keys for their removal to take several requests.
+func manyKeys(k string) []string {
 	keys := []string{k}
 	for i := range 3000 {
 		keys = append(keys, fmt.Sprintf("%d", i))
@@ -111,14 +121,16 @@ func many(k string) []string {
 	return keys
 }
 
-// A getter's value with all the tags there may be, as large as it may be, is read at every node.
-func TestTagsComeOnTopOfALargeValue(t *testing.T) {
+// A getter's value of the maximum size with the maximum of tags can be read at every node.
+func TestTagsDoNotCountAgainstTheValueSize(t *testing.T) {
 	const most = 1000
 	tags := make([]string, 255)
 	for i := range tags {
 		tags[i] = fmt.Sprintf("%0255d", i)
 	}
-	g := pair[string](t, geocache.ItemGetterFunc[string](func(_ context.Context, key string) (geocache.Loaded[string], error) {
+	g := threeOverTCP[string](t, geocache.ItemGetterFunc[string](func(
+		_ context.Context, key string,
+	) (geocache.Loaded[string], error) {
 		return geocache.Loaded[string]{Value: strings.Repeat("v", most), Tags: tags}, nil
 	}), geocache.WithMaxValueBytes(most))
 	for i := range 16 {
@@ -134,17 +146,22 @@ func TestTagsComeOnTopOfALargeValue(t *testing.T) {
 	require.EqualValues(t, 32, loads, "once in each region")
 }
 
-// Nobody is asked anything without a context, and nothing panics on a goroutine of the cache's own.
-func TestNoContext(t *testing.T) {
+// A nil context is an error before anything is called, and nothing panics on a goroutine of the
+// cache's own.
+func TestNilContext(t *testing.T) {
 	var none context.Context
-	for _, opts := range [][]geocache.Option{nil, {geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static())}} {
+	for _, opts := range [][]geocache.Option{
+		nil, {geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(regions.Static())},
+	} {
 		_, err := geocache.Open(none, opts...)
 		require.EqualError(t, err, "geocache: the context is nil")
 	}
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)
 	defer cache.Close()
-	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[int](func(context.Context, string) (int, error) { return 1, nil }))
+	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[int](func(context.Context, string) (int, error) {
+		return 1, nil
+	}))
 	require.NoError(t, err)
 	calls := map[string]func() error{
 		"Get":          func() error { _, err := g.Get(none, "k"); return err },
@@ -161,7 +178,10 @@ func TestNoContext(t *testing.T) {
 			return err
 		},
 		"Increment": func() error { _, err := geocache.Increment(none, g, "k", 1); return err },
-		"Warm":      func() error { _, err := g.Warm(none, func(yield func(string) bool) { yield("k") }); return err },
+		"Warm": func() error {
+			_, err := g.Warm(none, func(yield func(string) bool) { yield("k") })
+			return err
+		},
 	}
 	for what, call := range calls {
 		require.ErrorContains(t, call(), "the context is nil", what)
@@ -169,7 +189,7 @@ func TestNoContext(t *testing.T) {
 	require.Zero(t, g.Stats().Loads)
 }
 
-// What is as long as it may be goes through a snapshot, and what is cut off or longer does not.
+// Entries of the maximum size survive a snapshot. A truncated one is refused.
 func TestLimitsInASnapshot(t *testing.T) {
 	open := func() *geocache.Group[string] {
 		cache, err := geocache.Open(t.Context(), geocache.WithMaxValueBytes(1000))
@@ -227,7 +247,8 @@ func TestWarmAtItsLimits(t *testing.T) {
 	requireMistakes(t, err, "WarmRate(-1)", "WarmConcurrency(-1)", "keys is nil")
 
 	for _, rate := range []float64{1, 1e300, math.MaxFloat64, math.Inf(1)} {
-		stats, err := g.Warm(t.Context(), slices.Values([]string{"", strings.Repeat("k", 4096)}), geocache.WithWarmRate(rate), geocache.WithWarmConcurrency(1024))
+		stats, err := g.Warm(t.Context(), slices.Values([]string{"", strings.Repeat("k", 4096)}),
+			geocache.WithWarmRate(rate), geocache.WithWarmConcurrency(1024))
 		require.NoError(t, err)
 		require.Equal(t, 2, stats.Loaded+stats.Present)
 	}

@@ -3,6 +3,7 @@ package geocache_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,23 +16,26 @@ import (
 	"github.com/geocache/geocache/internal/testcluster/network/mangle"
 )
 
-// The tests of mechanisms of a write at its owner and on its way there. See
-// mechanisms_test.go.
+// The mechanisms_*_test.go files test the mechanisms that make writes and reads correct. Each
+// TestMechanism… fails if its mechanism is taken out, and needs no luck for that. See
+// docs/design.md.
+//
+// This file tests what happens to a write at its owner, and on its way there.
 
-// The key lock: the origin sees a key's writes in the order of their stamps.
-func TestMechanismWritesOfAKeyGoThroughOneAtATime(t *testing.T) {
+// The key lock: the origin gets a key's writes in the order of their stamps.
+func TestMechanismWritesOfAKeyAreSerialized(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var writing atomic.Int64
-		slow := "first" // is in the database at once, and is long in saying so
+		slow := "first" // reaches the database at once, and is acknowledged late
 		answer := func(what string) {
 			if what == slow {
 				time.Sleep(100 * time.Millisecond)
 			}
 		}
 		set := geocache.WithSetter(func(ctx context.Context, key, value string) error {
-			require.EqualValues(t, 1, writing.Add(1), "writes of %s at the same time", key)
+			require.EqualValues(t, 1, writing.Add(1), "concurrent writes of %s", key)
 			defer writing.Add(-1)
 			v, _ := testcluster.ParseValue(value)
 			err := db.set(ctx, key, value)
@@ -39,13 +43,14 @@ func TestMechanismWritesOfAKeyGoThroughOneAtATime(t *testing.T) {
 			return err
 		})
 		for _, n := range c.Nodes() {
-			group, err := geocache.NewGroup(n.Cache, "ordered", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+			getter := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 				return "", geocache.ErrNotFound
-			}), set)
+			})
+			group, err := geocache.NewGroup(n.Cache, "ordered", getter, set)
 			require.NoError(t, err)
 			n.Group = group
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var sets sync.WaitGroup
 		for i, value := range []string{"first", "second"} {
 			sets.Go(func() {
@@ -56,18 +61,18 @@ func TestMechanismWritesOfAKeyGoThroughOneAtATime(t *testing.T) {
 		}
 		sets.Wait()
 		for _, n := range c.Nodes() {
-			require.Equal(t, db.row("ada"), what(t, n, "ada"), n.Name)
+			require.Equal(t, db.row("ada"), textUnchecked(t, n, "ada"), n.Name)
 		}
 	})
 }
 
-// The key lock: what a Swap has compared is still there when it swaps.
-func TestMechanismASwapIsOneStep(t *testing.T) {
+// The key lock: a Swap swaps the value that it has compared.
+func TestMechanismSwapIsAtomic(t *testing.T) {
 	db := newDatabase()
 	testcluster.Run(t, testcluster.Config{Group: db.options()}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.does(func(context.Context, string, string) error {
-			time.Sleep(20 * time.Millisecond) // between the two
+			time.Sleep(20 * time.Millisecond) // between comparing and swapping
 			return nil
 		})
 		var updating sync.WaitGroup
@@ -79,18 +84,18 @@ func TestMechanismASwapIsOneStep(t *testing.T) {
 		}
 		updating.Wait()
 		require.Equal(t, "xxx", db.row("ada"))
-		require.Equal(t, "xxx", what(t, c.Node("eu-1"), "ada"))
+		require.Equal(t, "xxx", textUnchecked(t, c.Node("eu-1"), "ada"))
 	})
 }
 
-// The pause before a write is asked for once more: its first owner may have it in a buffer. It is not
-// shorter by the wall clock's being set meanwhile.
-func TestMechanismAWriteInABufferIsWaitedFor(t *testing.T) {
+// The pause before a write is retried: its first owner may have it in a buffer. Setting the wall
+// clock meanwhile must not shorten the pause.
+func TestMechanismRetryWaitsForABufferedWrite(t *testing.T) {
 	for _, step := range []time.Duration{0, 400 * time.Millisecond} {
 		testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
 			owner, writer := c.Node("eu-1"), c.Node("eu-2")
 			writer.SetClock(-step)
-			time.Sleep(standing)
+			time.Sleep(untilLeased)
 			key := c.KeyOf(owner.Name)
 			writer.MustGet(key)
 			owner.Freeze()
@@ -101,8 +106,8 @@ func TestMechanismAWriteInABufferIsWaitedFor(t *testing.T) {
 					require.NoError(t, err)
 				}
 			})
-			time.Sleep(time.Millisecond)             // the first lies in the owner's buffer
-			c.Net.CutOneWay(writer.Name, owner.Name) // nor does it hear that its caller has hung up
+			time.Sleep(time.Millisecond)             // the first write is in the owner's buffer
+			c.Net.CutOneWay(writer.Name, owner.Name) // it does not notice that its caller has hung up
 			writer.SetClock(0)
 			writer.Reject(owner.Name)
 			time.Sleep(700 * time.Millisecond)
@@ -118,24 +123,20 @@ func TestMechanismAWriteInABufferIsWaitedFor(t *testing.T) {
 	}
 }
 
-// The pause counts from when the one was asked that may have it, not those before.
-func TestMechanismAWriteIsWaitedForSinceItWasSent(t *testing.T) {
+// The pause counts from when the write was last sent to a node that may have it, not from earlier
+// attempts.
+func TestMechanismRetryWaitsFromTheLastSending(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
 		owner, successor, writer := c.Node("eu-1"), c.Node("eu-2"), c.Node("eu-3")
 		for _, n := range c.Nodes() {
-			if n != owner { // which says so, in time
+			if n != owner { // eu-1 answers that it lacks the group, in time
 				var err error
 				n.Group, err = geocache.NewGroup(n.Cache, "late", ada)
 				require.NoError(t, err)
 			}
 		}
-		time.Sleep(standing)
-		key := ""
-		for i := 0; key == ""; i++ {
-			if at := writer.Group.Locate(fmt.Sprint(i))[0]; at.Owner.ID == owner.Name && at.Successor.ID == successor.Name {
-				key = fmt.Sprint(i)
-			}
-		}
+		time.Sleep(untilLeased)
+		key := keyOwnedAndSucceededBy(writer, owner.Name, successor.Name)
 		owner.Freeze()
 		var writing sync.WaitGroup
 		writing.Go(func() {
@@ -165,11 +166,11 @@ func TestMechanismAWriteIsWaitedForSinceItWasSent(t *testing.T) {
 	})
 }
 
-// A push is answered when its region has been told: the world's acknowledgement says that
-// nobody serves what is older.
-func TestMechanismAPushIsAnsweredWhenItsRegionHasBeenTold(t *testing.T) {
+// A push is answered after its region has been told: AckWorld promises that nobody serves anything
+// older.
+func TestMechanismPushIsAnsweredAfterTheBroadcast(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner, reader := c.Node("us-1"), c.Node("us-2")
 		key := c.KeyOf(owner.Name)
 		reader.MustGet(key)
@@ -185,8 +186,8 @@ func TestMechanismAPushIsAnsweredWhenItsRegionHasBeenTold(t *testing.T) {
 	})
 }
 
-// closeSlowly has a node close, and take long to: it waits for a value that another one loads.
-// Messages between nodes are lost from now on, until the result is called, which waits for the end.
+// closeSlowly begins to close n, which takes long because it waits for a value that owner loads.
+// Messages between nodes are lost until end is called, which waits for the close.
 func closeSlowly(c *testcluster.Cluster, n, owner *testcluster.Node) (end func()) {
 	c.Origin.Behave(testcluster.After(3 * time.Second))
 	var ending sync.WaitGroup
@@ -204,11 +205,11 @@ func closeSlowly(c *testcluster.Cluster, n, owner *testcluster.Node) (end func()
 	}
 }
 
-// A node that leaves does not see the others any more: nobody would be told of what it writes.
-func TestMechanismANodeThatLeavesCarriesOutNoWrites(t *testing.T) {
+// A leaving node does not see the others any more, so nobody would be told of its writes.
+func TestMechanismLeavingNodeExecutesNoWrites(t *testing.T) {
 	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		leaving := c.Node("eu-1")
 		key := c.KeyOf(leaving.Name)
 		end := closeSlowly(c, leaving, c.Node("eu-2"))
@@ -216,7 +217,7 @@ func TestMechanismANodeThatLeavesCarriesOutNoWrites(t *testing.T) {
 		w, err := leaving.Set(key, "written")
 		end()
 		require.ErrorIs(t, err, geocache.ErrClosed)
-		require.NotErrorIs(t, err, geocache.ErrUnconfirmed, "it has not happened")
+		require.NotErrorIs(t, err, geocache.ErrUnconfirmed, "the write is known not to have happened")
 		require.Zero(t, w.Generation)
 		c.Settle()
 		for _, n := range c.Nodes() {
@@ -225,11 +226,11 @@ func TestMechanismANodeThatLeavesCarriesOutNoWrites(t *testing.T) {
 	})
 }
 
-// And what it was writing is not acknowledged because nobody is left to be told.
-func TestMechanismANodeThatLeavesAcknowledgesNothingByItself(t *testing.T) {
+// Nor is a write that it had begun acknowledged just because nobody is left to be told.
+func TestMechanismLeavingNodeAcknowledgesNothingAlone(t *testing.T) {
 	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		leaving := c.Node("eu-1")
 		key := c.KeyOf(leaving.Name)
 		for _, n := range c.Nodes() {
@@ -242,9 +243,9 @@ func TestMechanismANodeThatLeavesAcknowledgesNothingByItself(t *testing.T) {
 	})
 }
 
-// While the setter of an Update runs, the key may come to have another owner, which swaps the same
-// value. No Increment that returns nil is lost.
-func TestMechanismTheSecondLookOfAnUpdateWithASetter(t *testing.T) {
+// While the setter of an Update runs, the key may get another owner, which swaps the same value. No
+// Increment that returned nil is lost.
+func TestMechanismUpdateRechecksOwnershipAfterTheSetter(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 2}, func(c *testcluster.Cluster) {
 		const keys = 60
 		var rows sync.Map
@@ -270,7 +271,7 @@ func TestMechanismTheSecondLookOfAnUpdateWithASetter(t *testing.T) {
 		for _, n := range c.Nodes() {
 			groups = append(groups, group(n))
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var done [keys]atomic.Int64
 		var running sync.WaitGroup
 		ctx, cancel := context.WithCancel(context.Background())
@@ -297,6 +298,81 @@ func TestMechanismTheSecondLookOfAnUpdateWithASetter(t *testing.T) {
 			n, err := groups[0].Get(context.Background(), fmt.Sprint(k))
 			require.NoError(c.T, err)
 			require.GreaterOrEqual(c.T, int64(n), done[k].Load(), "key %d", k)
+		}
+	})
+}
+
+// The new stamp: what was loaded while a write waited for room in the queue is older than the
+// write, and must not pass for newer.
+func TestMechanismWriteIsRestampedAfterWaitingForRoom(t *testing.T) {
+	var rows sync.Map
+	rows.Store("ada", "old")
+	getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+		row, _ := rows.Load(key)
+		return row.(string), nil
+	})
+	opts := []geocache.GroupOption{
+		geocache.WithSetter(func(_ context.Context, key, value string) error {
+			time.Sleep(3 * time.Second)
+			rows.Store(key, value)
+			return nil
+		}),
+		geocache.WithRemover(func(context.Context, string) error { return nil }),
+		geocache.WithWriteBehind(1 << 10),
+	}
+	alone(t, geocache.Getter[string](getter), opts, func(t *testing.T, g *geocache.Group[string]) {
+		get := func() string {
+			v, err := g.Get(t.Context(), "ada")
+			require.NoError(t, err)
+			return v
+		}
+		require.NoError(t, g.Set(t.Context(), "bob", strings.Repeat("x", 600))) // leaves no room
+		begun := time.Now()
+		var writing sync.WaitGroup
+		writing.Go(func() { require.NoError(t, g.Set(t.Context(), "ada", "new")) })
+		time.Sleep(2 * time.Second) // longer than clocks may differ, so that a load of now is not maybe older
+		require.Equal(t, "old", get())
+		writing.Wait()
+		require.Equal(t, 3*time.Second, time.Since(begun), "the Set has waited for room")
+		require.Equal(t, "new", get())
+		time.Sleep(10 * time.Second)
+		require.Equal(t, "new", get())
+	})
+}
+
+// A value that was removed by its tag does not match what a Swap expects, although it is still in
+// memory and its stamp is the one that was read. Otherwise the removed value would live on in what
+// an Update has made of it.
+func TestMechanismSwapOfAValueRemovedByTag(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
+		owner := c.Node("eu-1")
+		for _, n := range c.Nodes() {
+			key := c.KeyOf(owner.Name)
+			_, err := owner.Set(key, "removed", geocache.WithTags("red"))
+			require.NoError(t, err)
+			read, removed := make(chan struct{}), make(chan struct{})
+			var updating sync.WaitGroup
+			updating.Go(func() {
+				var seen []string
+				what, _, err := n.Update(key, func(was string, _ bool) (string, error) {
+					if seen = append(seen, was); len(seen) == 1 {
+						close(read)
+						<-removed
+					}
+					return was + "updated", nil
+				})
+				require.NoError(t, err)
+				require.Empty(t, seen[len(seen)-1], "by %s", n.Name)
+				require.Equal(t, "updated", what)
+			})
+			<-read
+			require.NoError(t, c.Node("eu-2").Group.RemoveTag(c.T.Context(), "red"))
+			close(removed)
+			updating.Wait()
+			for _, reader := range c.Nodes() {
+				require.Equal(t, "updated", text(t, reader, key), "by %s, at %s", n.Name, reader.Name)
+			}
 		}
 	})
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// memo memoizes a function of A, on a Cache that is alone, that shows what it was called with.
+// memo memoizes a function of A on a single-node Cache. The function returns its argument as text.
 func memo[A any](t *testing.T, calls *atomic.Int64) func(arg A) string {
 	t.Helper()
 	cache, err := geocache.Open(t.Context(), silent)
@@ -37,7 +37,7 @@ func memo[A any](t *testing.T, calls *atomic.Int64) func(arg A) string {
 	}
 }
 
-// requireCalls checks that each of the args has a call of its own, and none has two.
+// requireCalls checks that the function is called once for each of the args.
 func requireCalls[A any](t *testing.T, args ...A) {
 	t.Helper()
 	var calls atomic.Int64
@@ -61,14 +61,15 @@ type query struct {
 	Sizes map[string]float64
 }
 
-// What values have keys of their own is tested in internal/canonical.
+// Which values have the same key is tested in internal/canonical.
 func TestMemoize(t *testing.T) {
 	requireCalls(t, "", "a", "b", strings.Repeat("x", 4096))
 	requireCalls(t, color("red"), "blue")
 	requireCalls(t, 0, 1, -1, math.MaxInt, math.MinInt)
 	requireCalls(t, struct{}{})
 	requireCalls(t, nil, []string{}, []string{""}, []string{"a", "b"}, []string{"ab"})
-	requireCalls(t, query{}, query{Name: "a"}, query{Tags: []string{"a"}}, query{Tags: []string{}}, query{Dims: [2]uint8{1, 0}},
+	requireCalls(t, query{}, query{Name: "a"}, query{Tags: []string{"a"}}, query{Tags: []string{}},
+		query{Dims: [2]uint8{1, 0}},
 		query{Sizes: map[string]float64{"x": 1, "y": 2, "z": 3, "w": 4, "v": 5}})
 	requireCalls(t, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.Addr{})
 }
@@ -88,19 +89,26 @@ func TestMemoizeRefuses(t *testing.T) {
 	}
 	_ = hidden{secret: "", Inner: []struct{ other int }{{other: 1}}}
 	require.Equal(t, []string{
-		`geocache: group "f": the argument's geocache_test.hidden.secret is not exported, so that it could not be restored from a key`,
-		"the argument's geocache_test.hidden.Inner[].other is not exported, so that it could not be restored from a key",
+		`geocache: group "f": the argument's geocache_test.hidden.secret is not exported, ` +
+			"so that it could not be restored from a key",
+		"the argument's geocache_test.hidden.Inner[].other is not exported, so that it could not be restored " +
+			"from a key",
 	}, refused(geocache.Memoize(cache, "f", func(context.Context, hidden) (int, error) { return 0, nil })))
 	require.Equal(t, []string{
-		`geocache: group "f": the argument's map[string]interface {}[] is of kind interface, which could not be restored from a key`,
+		`geocache: group "f": the argument's map[string]interface {}[] is of kind interface, ` +
+			"which could not be restored from a key",
 		"the function is nil",
 	}, refused(geocache.Memoize[map[string]any, int](cache, "f", nil)))
 	refused(geocache.Memoize(cache, "f", func(context.Context, func()) (int, error) { return 0, nil }))
 	refused(geocache.Memoize(cache, "f", func(context.Context, chan int) (int, error) { return 0, nil }))
-	require.Contains(t, refused(geocache.Memoize(cache, "f", func(context.Context, int) (int, error) { return 0, nil }, geocache.WithTTL(-1)))[0], "WithTTL(-1ns)")
+	require.Contains(t, refused(geocache.Memoize(cache, "f", func(context.Context, int) (int, error) {
+		return 0, nil
+	}, geocache.WithTTL(-1)))[0], "WithTTL(-1ns)")
 	require.Empty(t, cache.Stats().Groups)
 
-	f, err := geocache.Memoize(cache, "f", func(_ context.Context, s []string) (int, error) { return len(s), nil })
+	f, err := geocache.Memoize(cache, "f", func(_ context.Context, s []string) (int, error) {
+		return len(s), nil
+	})
 	require.NoError(t, err)
 	_, err = f(t.Context(), []string{strings.Repeat("x", 4097)})
 	require.ErrorIs(t, err, geocache.ErrTooLarge)
@@ -123,9 +131,11 @@ func TestMemoizeRefuses(t *testing.T) {
 	circle := &list{}
 	circle.Next = circle
 	_, err = g(t.Context(), circle)
-	require.ErrorIs(t, err, geocache.ErrTooLarge, "it has no end")
+	require.ErrorIs(t, err, geocache.ErrTooLarge, "it is cyclic")
 
-	h, err := geocache.Memoize(cache, "h", func(_ context.Context, q query) (int, error) { return 0, errDatabase })
+	h, err := geocache.Memoize(cache, "h", func(_ context.Context, q query) (int, error) {
+		return 0, errDatabase
+	})
 	require.NoError(t, err)
 	_, err = h(t.Context(), query{Name: "ada", Min: 3})
 	require.ErrorIs(t, err, errDatabase)
@@ -144,9 +154,10 @@ func TestMemoizeInACluster(t *testing.T) {
 			require.NoError(t, err)
 			at[n.Name] = f
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 50 {
-			q := query{Name: fmt.Sprint(i), Min: i, Tags: []string{"a", fmt.Sprint(i)}, Sizes: map[string]float64{"x": float64(i)}}
+			q := query{Name: fmt.Sprint(i), Min: i, Tags: []string{"a", fmt.Sprint(i)},
+				Sizes: map[string]float64{"x": float64(i)}}
 			for node, f := range at {
 				v, err := f(context.Background(), q)
 				require.NoError(t, err, node)
@@ -179,7 +190,7 @@ func TestMemoizeDuringADeploy(t *testing.T) {
 			require.NoError(t, err)
 			of = append(of, f)
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 20 {
 			v, err := old(context.Background(), struct {
 				Name string
@@ -196,7 +207,7 @@ func TestMemoizeDuringADeploy(t *testing.T) {
 	})
 }
 
-func TestMemoizeKnowsNoResult(t *testing.T) {
+func TestMemoizeCachesErrNotFound(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()
@@ -232,7 +243,9 @@ func TestMemoizeBy(t *testing.T) {
 	require.Equal(t, 1, calls)
 
 	odd := errors.New("odd")
-	bad, err := geocache.MemoizeBy(cache, "bad", strconv.Itoa, func(string) (int, error) { return 0, odd }, square)
+	bad, err := geocache.MemoizeBy(cache, "bad", strconv.Itoa, func(string) (int, error) {
+		return 0, odd
+	}, square)
 	require.NoError(t, err)
 	_, err = bad(t.Context(), 1)
 	require.ErrorIs(t, err, odd)
@@ -242,7 +255,7 @@ func TestMemoizeBy(t *testing.T) {
 	require.ErrorContains(t, err, "a group of that name already exists")
 }
 
-func TestMemoizeOfWhatContainsItself(t *testing.T) {
+func TestMemoizeOfCyclicArguments(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()

@@ -20,9 +20,10 @@ func TestGettersThatWaitForThemselves(t *testing.T) {
 		defer cache.Close()
 		var g *geocache.Group[string]
 		var other *geocache.Group[string]
-		other, err = geocache.NewGroup(cache, "other", geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(ctx context.Context, key string) (string, error) {
 			return g.Get(ctx, "across")
-		}))
+		})
+		other, err = geocache.NewGroup(cache, "other", getter)
 		require.NoError(t, err)
 		meet := func() { time.Sleep(time.Second) }
 		get := func(ctx context.Context, key string) (string, error) {
@@ -33,7 +34,7 @@ func TestGettersThatWaitForThemselves(t *testing.T) {
 				return g.Get(ctx, "b")
 			case "b":
 				return g.Get(ctx, "a")
-			case "left", "right": // begun by two readers at the same time
+			case "left", "right": // read by two readers at the same time
 				meet()
 				return g.Get(ctx, map[string]string{"left": "right", "right": "left"}[key])
 			case "across":
@@ -46,7 +47,7 @@ func TestGettersThatWaitForThemselves(t *testing.T) {
 			case "warm":
 				_, err := g.Warm(ctx, func(yield func(string) bool) { yield("warm") })
 				return "", err
-			case "deep": // waits for keys that wait for others, and none for it
+			case "deep": // waits for keys that wait for others, but not for it
 				for range 2 {
 					if _, err := g.Get(ctx, "deeper"); err != nil {
 						return "", err

@@ -15,7 +15,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// versions is a getter that takes a second, and whose n-th value of any key is n.
+// versions is a getter that takes a second. Its n-th value, of any key, is n.
 func versions(loads *atomic.Int64) geocache.Getter[string] {
 	return geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 		n := loads.Add(1)
@@ -46,21 +46,21 @@ func TestRefreshAhead(t *testing.T) {
 			all.Go(func() {
 				v, after := get()
 				require.Equal(t, "1", v)
-				require.Zero(t, after, "who reads does not wait")
+				require.Zero(t, after, "readers do not wait")
 			})
 		}
 		all.Wait()
 		time.Sleep(time.Second + 1)
 		v, _ := get()
 		require.Equal(t, "2", v)
-		require.EqualValues(t, 2, loads.Load(), "once")
+		require.EqualValues(t, 2, loads.Load(), "the window's readers cause one refresh")
 
-		for range 1200 { // ten minutes
+		for range 1200 { // for ten minutes
 			time.Sleep(500 * time.Millisecond)
 			_, after := get()
 			require.Zero(t, after)
 		}
-		time.Sleep(2 * time.Second) // a refresh that the last read has begun ends meanwhile
+		time.Sleep(2 * time.Second) // a refresh begun by the last read ends meanwhile
 		require.InDelta(t, 2+600/37, loads.Load(), 3)
 		s := g.Stats()
 		require.EqualValues(t, 1, s.Getter)
@@ -68,15 +68,15 @@ func TestRefreshAhead(t *testing.T) {
 
 		before := loads.Load()
 		time.Sleep(10 * time.Minute)
-		require.Equal(t, before, loads.Load(), "what nobody reads expires")
+		require.Equal(t, before, loads.Load(), "a value that nobody reads expires")
 		require.Zero(t, g.Stats().Entries)
 	})
 }
 
-func TestARefreshThatFails(t *testing.T) {
+func TestRefreshFails(t *testing.T) {
 	var loads atomic.Int64
 	down := false
-	getter := counted(&loads, func(context.Context, string) (string, error) {
+	getter := countLoads(&loads, func(context.Context, string) (string, error) {
 		if down {
 			return "", errDatabase
 		}
@@ -100,8 +100,9 @@ func TestARefreshThatFails(t *testing.T) {
 	})
 }
 
-// A life shorter than twice the window does not mean that it is refreshed all the time.
-func TestRefreshingAShortLife(t *testing.T) {
+// A TTL shorter than twice the refresh window does not mean that the value is refreshed all the
+// time.
+func TestRefreshOfShortLivedValues(t *testing.T) {
 	var loads atomic.Int64
 	getter := geocache.ItemGetterFunc[string](func(context.Context, string) (geocache.Loaded[string], error) {
 		loads.Add(1)
@@ -114,7 +115,7 @@ func TestRefreshingAShortLife(t *testing.T) {
 			require.NoError(t, err)
 			time.Sleep(100 * time.Millisecond)
 		}
-		require.InDelta(t, 12, loads.Load(), 1, "each five seconds")
+		require.InDelta(t, 12, loads.Load(), 1, "every five seconds")
 		require.EqualValues(t, 1, g.Stats().Getter)
 	})
 }
@@ -131,12 +132,12 @@ func TestRefreshAheadInACluster(t *testing.T) {
 			}, func(c *testcluster.Cluster) {
 				c.Net.SetLatency("eu", "us", 80*time.Millisecond)
 				c.Origin.Behave(testcluster.After(time.Second))
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				for _, n := range c.Nodes() {
 					n.MustGet("ada")
 				}
 				first := c.Origin.Loads("ada")
-				for range 400 { // 200 s: the copies and the owners are read all the time
+				for range 400 { // for 200 s, copies and owners are read all the time
 					time.Sleep(500 * time.Millisecond)
 					for _, n := range c.Nodes() {
 						require.Equal(t, geocache.SourceStore, n.MustGet("ada").Source, n.Name)
@@ -144,15 +145,16 @@ func TestRefreshAheadInACluster(t *testing.T) {
 				}
 				rounds := c.Origin.Loads("ada")/first - 1
 				require.InDelta(t, 200/38, rounds, 1)
-				require.Equal(t, 0, c.Origin.Loads("ada")%first, "once in each region, or in the world")
+				require.Equal(t, 0, c.Origin.Loads("ada")%first, "once in each region, or once in the world")
 			})
 		})
 	}
 }
 
-func TestAWriteDuringARefresh(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(20 * time.Second)}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+func TestWriteDuringARefresh(t *testing.T) {
+	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithRefreshAhead(20 * time.Second)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		owner := c.Owner("eu", "ada")
 		item := owner.MustGet("ada")
 		for _, n := range c.Nodes() {
@@ -176,25 +178,27 @@ func TestAWriteDuringARefresh(t *testing.T) {
 	})
 }
 
-// The queue is the origin until the origin has what is in it.
-func TestARefreshDoesNotReadBehindTheQueue(t *testing.T) {
+// Until the origin has a queued write, the queue is the origin.
+func TestRefreshDoesNotBypassTheQueue(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db, geocache.WithRefreshAhead(20*time.Second), geocache.WithStaleWhileRevalidate(time.Minute)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	config := writeBehindConfig(db, geocache.WithRefreshAhead(20*time.Second),
+		geocache.WithStaleWhileRevalidate(time.Minute))
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "written")
 		require.NoError(t, err)
 		for range 300 {
 			time.Sleep(time.Second)
 			for _, n := range c.Nodes() {
-				require.Equal(t, "written", what(t, n, "ada"))
+				require.Equal(t, "written", textUnchecked(t, n, "ada"))
 			}
 		}
 		require.Zero(t, c.Origin.Loads("ada"))
 	})
 }
 
-func TestAHitInTheWindowAllocatesNothing(t *testing.T) {
+func TestHitInTheRefreshWindowAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
@@ -203,18 +207,26 @@ func TestAHitInTheWindowAllocatesNothing(t *testing.T) {
 	defer cache.Close()
 	down := make(chan struct{})
 	defer close(down)
-	hangs := geocache.GetterFunc[string](func(context.Context, string) (string, error) { <-down; return "", errDatabase })
-	g, err := geocache.NewGroup(cache, "g", hangs, geocache.WithTTL(time.Hour), geocache.WithRefreshAhead(time.Hour-1))
+	hangs := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+		<-down
+		return "", errDatabase
+	})
+	g, err := geocache.NewGroup(cache, "g", hangs, geocache.WithTTL(time.Hour),
+		geocache.WithRefreshAhead(time.Hour-1))
 	require.NoError(t, err)
 	require.NoError(t, g.Set(t.Context(), "ada", "v", geocache.WithItemTTL(4*time.Second)))
-	require.Eventually(t, func() bool { _, _ = g.Get(t.Context(), "ada"); return g.Stats().Refreshes > 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		_, _ = g.Get(t.Context(), "ada")
+		return g.Stats().Refreshes > 0
+	}, 10*time.Second, 10*time.Millisecond)
 	ctx := t.Context()
 	require.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = g.Get(ctx, "ada") }))
 }
 
 func TestStaleWhileRevalidate(t *testing.T) {
 	var loads atomic.Int64
-	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithStaleWhileRevalidate(30 * time.Second)}
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute),
+		geocache.WithStaleWhileRevalidate(30 * time.Second)}
 	alone(t, versions(&loads), opts, func(t *testing.T, g *geocache.Group[string]) {
 		item, err := g.GetItem(t.Context(), "ada")
 		require.NoError(t, err)
@@ -248,7 +260,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 		begun := time.Now()
 		item, err = g.GetItem(t.Context(), "ada")
 		require.NoError(t, err)
-		require.Equal(t, geocache.SourceGetter, item.Source, "too old")
+		require.Equal(t, geocache.SourceGetter, item.Source, "too old to be served stale")
 		require.Equal(t, time.Second, time.Since(begun))
 	})
 }
@@ -265,7 +277,7 @@ func TestStaleWhileRevalidateInACluster(t *testing.T) {
 			}, func(c *testcluster.Cluster) {
 				c.Net.SetLatency("eu", "us", 80*time.Millisecond)
 				c.Origin.Behave(testcluster.After(time.Second))
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				var expires time.Time
 				for _, n := range c.Nodes() {
 					if item := n.MustGet("ada"); item.Expires.After(expires) {
@@ -277,7 +289,7 @@ func TestStaleWhileRevalidateInACluster(t *testing.T) {
 				for _, n := range c.Nodes() {
 					begun := time.Now()
 					require.Equal(t, geocache.SourceStale, n.MustGet("ada").Source, n.Name)
-					require.Less(t, time.Since(begun), 10*time.Millisecond, "no further than to the owner")
+					require.Less(t, time.Since(begun), 10*time.Millisecond, "a stale read goes to the owner at most")
 				}
 				time.Sleep(1300 * time.Millisecond)
 				for _, n := range c.Nodes() {
@@ -289,14 +301,18 @@ func TestStaleWhileRevalidateInACluster(t *testing.T) {
 	}
 }
 
-func TestWhatWasWrittenOverIsNotServedWhileRevalidating(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(30 * time.Second)}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+// revalidate is an option of some of the clusters below.
+var revalidate = geocache.WithStaleWhileRevalidate(30 * time.Second)
+
+func TestOverwrittenValueIsNotServedWhileRevalidating(t *testing.T) {
+	config := testcluster.Config{Group: []geocache.GroupOption{revalidate}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		item := c.Owner("eu", "ada").MustGet("ada")
 		time.Sleep(time.Until(item.Expires) + time.Second)
 		_, err := c.Node("eu-1").Remove("ada")
 		require.NoError(t, err)
-		time.Sleep(10 * time.Millisecond) // what is loaded at the same moment is in doubt
+		time.Sleep(10 * time.Millisecond) // what is loaded at the same moment may be older
 		for _, n := range c.Nodes() {
 			require.NotEqual(t, geocache.SourceStale, n.MustGet("ada").Source)
 		}
@@ -306,13 +322,14 @@ func TestWhatWasWrittenOverIsNotServedWhileRevalidating(t *testing.T) {
 		for _, n := range c.Nodes() {
 			held += n.Group.Stats().Floors
 		}
-		require.Equal(t, 3, held, "as long as there may be anything below")
+		require.Equal(t, 3, held, "a floor stays as long as an entry below it may be served")
 	})
 }
 
-func TestRevalidatingFails(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(30 * time.Second)}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+func TestRevalidationFails(t *testing.T) {
+	config := testcluster.Config{Group: []geocache.GroupOption{revalidate}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		owner := c.Owner("eu", "ada")
 		item := owner.MustGet("ada")
 		c.Origin.Behave(testcluster.Failing(errors.New("down")))
@@ -332,10 +349,11 @@ func TestRevalidatingFails(t *testing.T) {
 	})
 }
 
-// Update is atomic, so a stale value is not good enough for it; it waits for the fresh one.
+// Update is atomic, so it does not use a stale value but waits for a fresh one.
 func TestUpdateWhileRevalidating(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Group: []geocache.GroupOption{geocache.WithStaleWhileRevalidate(30 * time.Second)}}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	config := testcluster.Config{Group: []geocache.GroupOption{revalidate}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		for _, n := range c.Nodes() {
 			key := "key of " + n.Name
 			item := c.Owner("eu", key).MustGet(key)
@@ -353,10 +371,11 @@ func TestUpdateWhileRevalidating(t *testing.T) {
 	})
 }
 
-// A refresh that is under way when a tag of its value is removed does not bring it back.
-func TestATagIsRemovedDuringARefresh(t *testing.T) {
+// A refresh that is in progress when a tag of its value is removed does not bring the value back.
+func TestTagIsRemovedDuringARefresh(t *testing.T) {
 	for name, option := range map[string]geocache.GroupOption{
-		"ahead": geocache.WithRefreshAhead(20 * time.Second), "revalidating": geocache.WithStaleWhileRevalidate(time.Minute),
+		"ahead":        geocache.WithRefreshAhead(20 * time.Second),
+		"revalidating": geocache.WithStaleWhileRevalidate(time.Minute),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var loads atomic.Int64
@@ -365,7 +384,8 @@ func TestATagIsRemovedDuringARefresh(t *testing.T) {
 				time.Sleep(time.Second)
 				return geocache.Loaded[string]{Value: v, Tags: []string{"tag"}}, nil
 			})
-			alone(t, geocache.Getter[string](getter), []geocache.GroupOption{geocache.WithTTL(time.Minute), option}, func(t *testing.T, g *geocache.Group[string]) {
+			opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), option}
+			alone(t, geocache.Getter[string](getter), opts, func(t *testing.T, g *geocache.Group[string]) {
 				item, err := g.GetItem(t.Context(), "ada")
 				require.NoError(t, err)
 				if name == "ahead" {

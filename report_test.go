@@ -15,8 +15,8 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// distribution returns what a Stats would say of durations so many of which took so long.
-func distribution(many map[time.Duration]int) geocache.Latency {
+// latencyOf returns what Stats would say of these many calls of each duration.
+func latencyOf(many map[time.Duration]int) geocache.Latency {
 	var h latency.Histogram
 	for took, n := range many {
 		for range n {
@@ -27,21 +27,25 @@ func distribution(many map[time.Duration]int) geocache.Latency {
 	return geocache.Latency{Count: d.Count, Sum: d.Sum, P50: d.P50, P99: d.P99, P999: d.P999, Max: d.Max}
 }
 
-// reported is a Stats with something in every figure.
-func reported() geocache.Stats {
+// fullStats is a Stats with something in every field.
+func fullStats() geocache.Stats {
 	near := geocache.Exchanges{
 		Requests: 12_103, Errors: 2,
-		FetchLatency: distribution(map[time.Duration]int{180 * time.Microsecond: 980, 14 * time.Millisecond: 19, 1200 * time.Millisecond: 1}),
-		CallLatency:  distribution(map[time.Duration]int{210 * time.Microsecond: 100}),
+		FetchLatency: latencyOf(map[time.Duration]int{180 * time.Microsecond: 980, 14 * time.Millisecond: 19,
+			1200 * time.Millisecond: 1}),
+		CallLatency: latencyOf(map[time.Duration]int{210 * time.Microsecond: 100}),
 	}
-	far := geocache.Exchanges{Requests: 40, CallLatency: distribution(map[time.Duration]int{81 * time.Millisecond: 40})}
+	far := geocache.Exchanges{Requests: 40,
+		CallLatency: latencyOf(map[time.Duration]int{81 * time.Millisecond: 40})}
+	unsent := geocache.OutboxStats{
+		Queued: 1200, InFlight: 64, Bytes: 3 << 20, Lag: 2345 * time.Millisecond, Sent: 98_765, Resent: 3,
+		Coalesced: 12, Lost: 1, DroppedValues: 4, Collapsed: 2, Expired: 9,
+	}
 	return geocache.Stats{
 		Node: regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946"},
 		Regions: []geocache.RegionStats{
 			{Name: "eu", Nodes: 2, Distance: 175 * time.Microsecond, Exchanges: near},
-			{Name: "us-east", Nodes: 1, Distance: 80123 * time.Microsecond, Exchanges: far, Outbox: geocache.OutboxStats{
-				Queued: 1200, InFlight: 64, Bytes: 3 << 20, Lag: 2345 * time.Millisecond, Sent: 98_765, Resent: 3,
-				Coalesced: 12, Lost: 1, DroppedValues: 4, Collapsed: 2, Expired: 9}},
+			{Name: "us-east", Nodes: 1, Distance: 80123 * time.Microsecond, Exchanges: far, Outbox: unsent},
 			{Name: "ap"},
 		},
 		Peers: []geocache.PeerStats{
@@ -53,11 +57,15 @@ func reported() geocache.Stats {
 			"sessions": {
 				Store: 1_000_000, Owner: 9000, Region: 9, Getter: 1900, Stale: 11, NotFound: 70, Errors: 10,
 				Loads: 1902, LoadErrors: 3, Panics: 1, Abandoned: 2,
-				LoadLatency: distribution(map[time.Duration]int{12 * time.Millisecond: 1880, 90 * time.Millisecond: 18, 3 * time.Second: 1}),
-				Served:      5123, Unanswered: 2, OwnerFallbacks: 1, DecodeErrors: 4,
-				Entries: 12_345, Copies: 2345, Bytes: 47_395_635, CopyBytes: 11 << 20, Evicted: 10, Expired: 11, Removed: 12, Replaced: 13, TooLarge: 1, MaxBytes: 64 << 20, MaxEntries: 20_000, Floors: 300,
-				Writes: 120, WriteErrors: 1, RejectedLoads: 5, UpdateRetries: 2, Repaired: 6, OriginWrites: 118, OriginErrors: 2,
-				WriteBehind: geocache.WriteBehindStats{Queued: 3, QueuedBytes: 1234, Held: 7, HeldBytes: 900, Waiting: 1, Lag: 20 * time.Millisecond, Coalesced: 4, Refused: 8},
+				LoadLatency: latencyOf(map[time.Duration]int{12 * time.Millisecond: 1880, 90 * time.Millisecond: 18,
+					3 * time.Second: 1}),
+				Served: 5123, Unanswered: 2, OwnerFallbacks: 1, DecodeErrors: 4,
+				Entries: 12_345, Copies: 2345, Bytes: 47_395_635, CopyBytes: 11 << 20, Evicted: 10, Expired: 11,
+				Removed: 12, Replaced: 13, TooLarge: 1, MaxBytes: 64 << 20, MaxEntries: 20_000, Floors: 300,
+				Writes: 120, WriteErrors: 1, RejectedLoads: 5, UpdateRetries: 2, Repaired: 6, OriginWrites: 118,
+				OriginErrors: 2,
+				WriteBehind: geocache.WriteBehindStats{Queued: 3, QueuedBytes: 1234, Held: 7, HeldBytes: 900, Waiting: 1,
+					Lag: 20 * time.Millisecond, Coalesced: 4, Refused: 8},
 			},
 			"idle": {MaxBytes: 1 << 30},
 		},
@@ -69,30 +77,32 @@ func reported() geocache.Stats {
 func TestReport(t *testing.T) {
 	want, err := os.ReadFile("testdata/report.txt")
 	require.NoError(t, err)
-	require.Equal(t, string(want), reported().String())
+	require.Equal(t, string(want), fullStats().String())
 
-	s := reported()
+	s := fullStats()
 	s.ServesCopies = false
 	require.Equal(t, strings.Replace(string(want), "copies served", "copies not served", 1), s.String())
 }
 
-// Nothing that is counted is missing in the report: a figure that is changes nothing here.
-func TestEveryFigureIsReported(t *testing.T) {
-	everyFigure(t, geocache.GroupStats{}, geocache.GroupStats.String)
-	everyFigure(t, geocache.WriteBehindStats{}, func(b geocache.WriteBehindStats) string { return geocache.GroupStats{WriteBehind: b}.String() })
-	everyFigure(t, geocache.OutboxStats{}, func(o geocache.OutboxStats) string {
+// A field that is missing in the report fails here, because changing it does not change the report.
+func TestEveryFieldIsReported(t *testing.T) {
+	requireEveryFieldReported(t, geocache.GroupStats{}, geocache.GroupStats.String)
+	requireEveryFieldReported(t, geocache.WriteBehindStats{}, func(b geocache.WriteBehindStats) string {
+		return geocache.GroupStats{WriteBehind: b}.String()
+	})
+	requireEveryFieldReported(t, geocache.OutboxStats{}, func(o geocache.OutboxStats) string {
 		return geocache.Stats{Regions: []geocache.RegionStats{{Name: "us", Outbox: o}}}.String()
 	})
-	everyFigure(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
+	requireEveryFieldReported(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
 		return geocache.Stats{Regions: []geocache.RegionStats{{Exchanges: e}}}.String()
 	})
-	everyFigure(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
+	requireEveryFieldReported(t, geocache.Exchanges{}, func(e geocache.Exchanges) string {
 		return geocache.Stats{Peers: []geocache.PeerStats{{Exchanges: e}}}.String()
 	})
 }
 
-// everyFigure fails if there is a field of S without which the same would be reported.
-func everyFigure[S any](t *testing.T, zero S, report func(S) string) {
+// requireEveryFieldReported fails if there is a field of S that does not change the report.
+func requireEveryFieldReported[S any](t *testing.T, zero S, report func(S) string) {
 	t.Helper()
 	for field, v := range reflect.ValueOf(zero).Fields() {
 		var s S
@@ -103,17 +113,18 @@ func everyFigure[S any](t *testing.T, zero S, report func(S) string) {
 		case v.CanInt():
 			f.SetInt(12345)
 		case v.Type() == reflect.TypeFor[geocache.Latency]():
-			f.Set(reflect.ValueOf(distribution(map[time.Duration]int{time.Second: 1})))
+			f.Set(reflect.ValueOf(latencyOf(map[time.Duration]int{time.Second: 1})))
 		default:
-			require.Equal(t, reflect.TypeFor[geocache.WriteBehindStats](), v.Type(), "a type that this test does not know")
+			require.Equal(t, reflect.TypeFor[geocache.WriteBehindStats](), v.Type(),
+				"a type that this test does not know")
 			continue
 		}
 		require.NotEqual(t, report(zero), report(s), "%T.%s is not in the report", zero, field.Name)
 	}
 }
 
-// A Cache that is alone has little to tell.
-func TestReportOfOneAlone(t *testing.T) {
+// A single-node Cache has little to report.
+func TestReportOfASingleNode(t *testing.T) {
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()
@@ -125,7 +136,7 @@ local       1         -         0       0        0    -    -    -      0    -   
 `, cache.Stats().String())
 }
 
-func TestReportOfSmallAndLarge(t *testing.T) {
+func TestReportUnits(t *testing.T) {
 	for _, c := range []struct {
 		stats geocache.GroupStats
 		want  string
@@ -138,10 +149,11 @@ func TestReportOfSmallAndLarge(t *testing.T) {
 		{geocache.GroupStats{Writes: 1_234_567_890}, "writes   1,234,567,890 "},
 		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 999}}, "lag 999ns"},
 		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 83456 * time.Millisecond}}, "lag 1m23.5s"},
-		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 26*time.Hour + 7*time.Second}}, "lag 26h0m0s"},
+		{geocache.GroupStats{WriteBehind: geocache.WriteBehindStats{Lag: 26*time.Hour + 7*time.Second}},
+			"lag 26h0m0s"},
 	} {
 		require.Contains(t, c.stats.String(), c.want)
 	}
 	require.False(t, strings.Contains(geocache.GroupStats{}.String(), "behind"))
-	require.Equal(t, reported().String(), fmt.Sprint(reported()))
+	require.Equal(t, fullStats().String(), fmt.Sprint(fullStats()))
 }

@@ -17,10 +17,14 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// restarted opens a Cache with a group, as a process does whose wall clock is off.
-func restarted(t *testing.T, offset time.Duration, getter geocache.Getter[string], opts ...geocache.GroupOption) *geocache.Group[string] {
+// openAt opens a Cache with a group, as a restarted process does whose wall clock is off by offset.
+func openAt(
+	t *testing.T, offset time.Duration, getter geocache.Getter[string], opts ...geocache.GroupOption,
+) *geocache.Group[string] {
 	t.Helper()
-	cache, err := geocache.Open(t.Context(), silent, geocache.WithClock(func() time.Time { return time.Now().Add(offset) }))
+	cache, err := geocache.Open(t.Context(), silent, geocache.WithClock(func() time.Time {
+		return time.Now().Add(offset)
+	}))
 	require.NoError(t, err)
 	t.Cleanup(func() { cache.Close() })
 	g, err := geocache.NewGroup(cache, "test", getter, append(opts, geocache.WithTTL(time.Minute))...)
@@ -38,7 +42,7 @@ func snapshot[V any](t *testing.T, g *geocache.Group[V]) []byte {
 func TestSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var loads atomic.Int64
-		before := restarted(t, 0, counted(&loads, ada))
+		before := openAt(t, 0, countLoads(&loads, ada))
 		items := map[string]geocache.Item[string]{}
 		for _, key := range keys(1000) {
 			item, err := before.GetItem(t.Context(), key)
@@ -51,10 +55,10 @@ func TestSnapshot(t *testing.T) {
 		data := snapshot(t, before)
 		time.Sleep(20 * time.Second)
 
-		after := restarted(t, 0, counted(&loads, ada))
+		after := openAt(t, 0, countLoads(&loads, ada))
 		n, err := after.Restore(io.MultiReader(bytes.NewReader(data), strings.NewReader("what follows")))
 		require.NoError(t, err)
-		require.Equal(t, 1000, n, "one was removed, one set")
+		require.Equal(t, 1000, n, "one was removed, one was set")
 		require.Equal(t, before.Stats().Floors, after.Stats().Floors)
 		for key, was := range items {
 			if key == "key-0" {
@@ -65,7 +69,7 @@ func TestSnapshot(t *testing.T) {
 			require.Equal(t, was.Value, item.Value)
 			require.Equal(t, was.Generation, item.Generation)
 			require.Equal(t, geocache.SourceStore, item.Source)
-			require.False(t, item.Expires.After(was.Expires), "not a moment longer")
+			require.False(t, item.Expires.After(was.Expires), "it expires no later than before")
 			require.WithinDuration(t, was.Expires, item.Expires, time.Second)
 		}
 		v, err := after.Get(t.Context(), "set")
@@ -76,24 +80,25 @@ func TestSnapshot(t *testing.T) {
 		require.False(t, ok)
 
 		time.Sleep(35 * time.Second)
-		late := restarted(t, 0, ada)
+		late := openAt(t, 0, ada)
 		n, err = late.Restore(bytes.NewReader(data))
 		require.NoError(t, err)
 		require.Less(t, n, 1000, "some have expired")
 		require.Positive(t, n)
 		time.Sleep(20 * time.Second)
-		late = restarted(t, 0, ada)
+		late = openAt(t, 0, ada)
 		n, err = late.Restore(bytes.NewReader(data))
 		require.NoError(t, err)
 		require.Zero(t, n)
 	})
 }
 
-// Floors come in pages, and memory outlives Close.
-func TestASnapshotOfManyWrites(t *testing.T) {
+// Floors are written in pages, and memory can be read after Close.
+func TestSnapshotOfManyWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open := func() (*geocache.Cache, *geocache.Group[string]) {
-			cache, err := geocache.Open(t.Context(), silent, geocache.WithClock(time.Now), geocache.WithMaxValueBytes(100))
+			cache, err := geocache.Open(t.Context(), silent, geocache.WithClock(time.Now),
+				geocache.WithMaxValueBytes(100))
 			require.NoError(t, err)
 			g, err := geocache.NewGroup(cache, "test", ada)
 			require.NoError(t, err)
@@ -123,10 +128,10 @@ func TestASnapshotOfManyWrites(t *testing.T) {
 	})
 }
 
-// Whatever the wall clock has done in between, nothing is younger than it was.
-func TestASnapshotAndClocks(t *testing.T) {
+// Whatever the wall clock has done meanwhile, no value gets younger.
+func TestSnapshotAndClocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := restarted(t, 0, ada)
+		before := openAt(t, 0, ada)
 		_, err := before.Get(t.Context(), "ada")
 		require.NoError(t, err)
 		time.Sleep(10 * time.Second)
@@ -134,8 +139,10 @@ func TestASnapshotAndClocks(t *testing.T) {
 		require.NoError(t, err)
 		data := snapshot(t, before)
 
-		for offset, restored := range map[time.Duration]int{0: 1, -400 * time.Millisecond: 1, 10 * time.Second: 1, 2 * time.Minute: 0} {
-			after := restarted(t, offset, ada)
+		for offset, restored := range map[time.Duration]int{
+			0: 1, -400 * time.Millisecond: 1, 10 * time.Second: 1, 2 * time.Minute: 0,
+		} {
+			after := openAt(t, offset, ada)
 			n, err := after.Restore(bytes.NewReader(data))
 			require.NoError(t, err)
 			require.Equal(t, restored, n, offset)
@@ -148,9 +155,9 @@ func TestASnapshotAndClocks(t *testing.T) {
 			require.NoError(t, after.Remove(t.Context(), "ada"))
 			item, err = after.GetItem(t.Context(), "ada")
 			require.NoError(t, err)
-			require.Equal(t, geocache.SourceGetter, item.Source, "what is loaded and written now is newer")
+			require.Equal(t, geocache.SourceGetter, item.Source, "a new write beats what was restored")
 		}
-		after := restarted(t, -time.Hour, ada)
+		after := openAt(t, -time.Hour, ada)
 		n, err := after.Restore(bytes.NewReader(data))
 		require.ErrorIs(t, err, geocache.ErrSnapshot)
 		require.ErrorContains(t, err, "it is from the future")
@@ -158,9 +165,9 @@ func TestASnapshotAndClocks(t *testing.T) {
 	})
 }
 
-func TestASnapshotThatDoesNotFit(t *testing.T) {
+func TestSnapshotThatDoesNotFit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := restarted(t, 0, ada)
+		before := openAt(t, 0, ada)
 		for _, key := range keys(1000) {
 			_, err := before.Get(t.Context(), key)
 			require.NoError(t, err)
@@ -169,7 +176,7 @@ func TestASnapshotThatDoesNotFit(t *testing.T) {
 			_, err := before.Get(t.Context(), key)
 			require.NoError(t, err)
 		}
-		after := restarted(t, 0, ada, geocache.WithMaxBytes(32<<10))
+		after := openAt(t, 0, ada, geocache.WithMaxBytes(32<<10))
 		n, err := after.Restore(bytes.NewReader(snapshot(t, before)))
 		require.NoError(t, err)
 		require.Greater(t, n, 50)
@@ -180,13 +187,13 @@ func TestASnapshotThatDoesNotFit(t *testing.T) {
 				there++
 			}
 		}
-		require.GreaterOrEqual(t, there, 49, "those that are read have come first")
+		require.GreaterOrEqual(t, there, 49, "entries that are read come first")
 	})
 }
 
-func TestASnapshotThatIsNone(t *testing.T) {
+func TestDamagedSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := restarted(t, 0, ada)
+		before := openAt(t, 0, ada)
 		for _, key := range keys(5) {
 			_, err := before.Get(t.Context(), key)
 			require.NoError(t, err)
@@ -194,7 +201,7 @@ func TestASnapshotThatIsNone(t *testing.T) {
 		}
 		good := snapshot(t, before)
 		restore := func(data []byte) error {
-			after := restarted(t, 0, ada)
+			after := openAt(t, 0, ada)
 			_, err := after.Restore(bytes.NewReader(data))
 			for _, key := range keys(5) {
 				if v, ok := after.Peek(key); ok {
@@ -211,7 +218,8 @@ func TestASnapshotThatIsNone(t *testing.T) {
 			require.ErrorIs(t, restore(good[:i]), geocache.ErrSnapshot, "cut off at %d", i)
 		}
 		require.ErrorContains(t, restore([]byte("a text")), "it has been cut off")
-		require.ErrorContains(t, restore([]byte("geocache snapshot 2\n")), "it is not in a format that this version can read")
+		require.ErrorContains(t, restore([]byte("geocache snapshot 2\n")),
+			"it is not in a format that this version can read")
 
 		other, err := geocache.Open(t.Context(), silent, geocache.WithClock(time.Now))
 		require.NoError(t, err)
@@ -220,28 +228,29 @@ func TestASnapshotThatIsNone(t *testing.T) {
 		require.NoError(t, err)
 		_, err = g.Restore(bytes.NewReader(good))
 		require.ErrorIs(t, err, geocache.ErrSnapshot)
-		require.EqualError(t, err, `geocache: restoring other: geocache: not a good snapshot: it is of group "test"`)
+		require.EqualError(t, err,
+			`geocache: restoring other: geocache: not a good snapshot: it is of group "test"`)
 
 		broken := errors.New("disk")
-		_, err = g.Restore(io.MultiReader(bytes.NewReader(good[:30]), iotestErr{broken}))
+		_, err = g.Restore(io.MultiReader(bytes.NewReader(good[:30]), failingReader{broken}))
 		require.ErrorIs(t, err, broken)
 		require.NotErrorIs(t, err, geocache.ErrSnapshot)
 		for room := range 400 {
-			require.ErrorIs(t, before.Snapshot(&full{room}), errFull)
+			require.ErrorIs(t, before.Snapshot(&fullWriter{room}), errFull)
 		}
 	})
 }
 
-type iotestErr struct{ err error }
+type failingReader struct{ err error }
 
-func (r iotestErr) Read([]byte) (int, error) { return 0, r.err }
+func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
 
-// full is a writer with room for so many bytes.
-type full struct{ room int }
+// fullWriter is a writer with room for this many bytes.
+type fullWriter struct{ room int }
 
 var errFull = errors.New("full")
 
-func (w *full) Write(p []byte) (int, error) {
+func (w *fullWriter) Write(p []byte) (int, error) {
 	if w.room -= len(p); w.room < 0 {
 		return 0, errFull
 	}
@@ -249,9 +258,9 @@ func (w *full) Write(p []byte) (int, error) {
 }
 
 // What was written while a node was down is not undone by what it restores.
-func TestANodeThatRestoresHasMissedWrites(t *testing.T) {
+func TestRestoreAfterMissedWrites(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{TTL: 10 * time.Minute}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		n := c.Node("eu-2")
 		var mine []string
 		for _, key := range keys(90) {
@@ -277,8 +286,8 @@ func TestANodeThatRestoresHasMissedWrites(t *testing.T) {
 		n.Restart(0)
 		restored, err := n.Group.Restore(bytes.NewReader(data))
 		require.NoError(t, err)
-		require.Equal(t, len(mine)-(len(mine)+2)/3-(len(mine)+1)/3, restored, "copies are not in it")
-		time.Sleep(standing)
+		require.Equal(t, len(mine)-(len(mine)+2)/3-(len(mine)+1)/3, restored, "a snapshot has no copies")
+		time.Sleep(untilLeased)
 		loads := c.Origin.Total()
 		for i, key := range mine {
 			for _, n := range c.Nodes() {
@@ -293,16 +302,16 @@ func TestANodeThatRestoresHasMissedWrites(t *testing.T) {
 				}
 			}
 		}
-		require.Equal(t, (len(mine)+1)/3, c.Origin.Total()-loads, "but for what was removed")
+		require.Equal(t, (len(mine)+1)/3, c.Origin.Total()-loads, "only removed keys are loaded again")
 	})
 }
 
-// A region that was down as a whole knows of writes what any of its snapshots does.
+// A whole region that was down knows of the writes in any of its snapshots.
 func TestARegionRestoresWritesFirst(t *testing.T) {
 	for _, order := range [][]string{{"eu-1", "eu-2"}, {"eu-2", "eu-1"}} {
 		t.Run(fmt.Sprint(order), func(t *testing.T) {
 			testcluster.Run(t, testcluster.Config{TTL: 10 * time.Minute}, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				key := c.KeyOf("eu-2")
 				c.Node("eu-2").MustGet(key)
 				data := map[string][]byte{"eu-2": snapshot(t, c.Node("eu-2").Group)}
@@ -316,7 +325,7 @@ func TestARegionRestoresWritesFirst(t *testing.T) {
 				for _, n := range all {
 					n.Restart(0)
 				}
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				for _, node := range order {
 					_, err := c.Node(node).Group.Restore(bytes.NewReader(data[node]))
 					require.NoError(t, err)
@@ -329,10 +338,10 @@ func TestARegionRestoresWritesFirst(t *testing.T) {
 	}
 }
 
-// A value keeps its tags, and a snapshot the removals of some.
-func TestASnapshotWithTags(t *testing.T) {
+// A value keeps its tags, and a snapshot has the removals of tags and prefixes.
+func TestSnapshotWithTags(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := restarted(t, 0, ada)
+		before := openAt(t, 0, ada)
 		for _, key := range []string{"a", "b", "p/1"} {
 			require.NoError(t, before.Set(t.Context(), key, "set", geocache.WithTags("tag of "+key)))
 		}
@@ -342,7 +351,7 @@ func TestASnapshotWithTags(t *testing.T) {
 		require.NoError(t, before.RemovePrefix(t.Context(), "p/"))
 		late := snapshot(t, before)
 
-		after := restarted(t, 0, ada)
+		after := openAt(t, 0, ada)
 		n, err := after.Restore(bytes.NewReader(late))
 		require.NoError(t, err)
 		require.Equal(t, 1, n)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,24 +17,25 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Reads of other nodes' keys take a round trip, and a load on top where there is
-// one; the sums of a region are those of its nodes.
+// Reads of other nodes' keys take a round trip, plus a load if there is one. A region's sums are
+// those of its nodes.
 func TestLatencies(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		c.Origin.Behave(testcluster.After(30 * time.Millisecond))
 		node := c.Node("eu-1")
 		key := c.KeyOf("eu-2")
-		for passed := []string{key}; node.Group.Locate(key)[0].Successor.ID == node.Name; { // it would get what is written
+		// the successor would be told of the value
+		for passed := []string{key}; node.Group.Locate(key)[0].Successor.ID == node.Name; {
 			key = c.KeyOf("eu-2", passed...)
 			passed = append(passed, key)
 		}
-		time.Sleep(2 * testcluster.TTL) // no owner looks for the keys at former ones
+		time.Sleep(2 * testcluster.TTL) // no owner looks for keys at former owners any more
 		before := node.Cache.Stats().Regions[0]
 		value := c.Node("eu-2").MustGet(key).Value
 		for range 9 {
-			require.NoError(t, node.Group.Set(c.T.Context(), key, value)) // a call
+			require.NoError(t, node.Group.Set(c.T.Context(), key, value)) // one call
 			require.Equal(t, geocache.SourceOwner, node.MustGet(key).Source)
-			require.Equal(t, geocache.SourceStore, node.MustGet(key).Source) // which asks nobody
+			require.Equal(t, geocache.SourceStore, node.MustGet(key).Source) // which needs no peer
 		}
 		require.Equal(t, geocache.SourceGetter, node.MustGet(c.KeyOf("eu-3")).Source)
 
@@ -41,7 +43,7 @@ func TestLatencies(t *testing.T) {
 		eu := s.Regions[0]
 		fetches := eu.FetchLatency
 		require.EqualValues(t, 10, fetches.Count-before.FetchLatency.Count)
-		require.Equal(t, 30500*time.Microsecond, fetches.Max) // a round trip and a load
+		require.Equal(t, 30500*time.Microsecond, fetches.Max) // a round trip plus a load
 		require.Equal(t, 9*500*time.Microsecond+fetches.Max, fetches.Sum-before.FetchLatency.Sum)
 		require.Equal(t, 512*time.Microsecond, fetches.P50)
 		require.EqualValues(t, 9, eu.CallLatency.Count-before.CallLatency.Count)
@@ -61,16 +63,16 @@ func TestLatencies(t *testing.T) {
 	})
 }
 
-// A process that has joined has had one lapse, and has one more for each node of its
-// region that leaves.
-func TestLapses(t *testing.T) {
+// A node that has joined has lost its lease once, and loses it once more for each node of its
+// region that dies.
+func TestLeaseLosses(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().LeaseLosses)
 		c.Node("eu-3").Close()
 		c.Settle()
 		c.Add("eu")
 		c.Settle()
-		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().LeaseLosses, "a deploy costs no copies")
+		require.EqualValues(t, 1, c.Node("eu-1").Cache.Stats().LeaseLosses, "a deploy does not end the lease")
 		c.Node("eu-2").Crash()
 		c.Settle()
 		s := c.Node("eu-1").Cache.Stats()
@@ -80,15 +82,14 @@ func TestLapses(t *testing.T) {
 	})
 }
 
-// Failures have no latency: a load that fails at once would make a slow origin look
-// quick.
+// Failures are not in the latency: a load that fails at once would make a slow origin look fast.
 func TestLoadLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
 		require.NoError(t, err)
 		defer cache.Close()
 		took := map[string]time.Duration{"slow": 8 * time.Second, "absent": 20 * time.Millisecond, "fails": 0}
-		g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
+		getter := geocache.GetterFunc[string](func(_ context.Context, key string) (string, error) {
 			d, special := took[key]
 			if !special {
 				d = 20 * time.Millisecond
@@ -101,7 +102,8 @@ func TestLoadLatency(t *testing.T) {
 				return "", errors.New("down")
 			}
 			return key, nil
-		}))
+		})
+		g, err := geocache.NewGroup(cache, "g", getter)
 		require.NoError(t, err)
 		for i := range 97 {
 			_, err = g.Get(t.Context(), fmt.Sprint(i))
@@ -115,7 +117,7 @@ func TestLoadLatency(t *testing.T) {
 		require.EqualValues(t, 1, s.LoadErrors)
 		require.EqualValues(t, 99, s.LoadLatency.Count)
 		require.Equal(t, 98*20*time.Millisecond+8*time.Second, s.LoadLatency.Sum)
-		require.Equal(t, 20480*time.Microsecond, s.LoadLatency.P50) // the upper edge of 20 ms's bucket
+		require.Equal(t, 20480*time.Microsecond, s.LoadLatency.P50) // the upper bound of the bucket of 20 ms
 		require.Equal(t, 8*time.Second, s.LoadLatency.P999)
 		require.Equal(t, 8*time.Second, s.LoadLatency.Max)
 
@@ -126,13 +128,13 @@ func TestLoadLatency(t *testing.T) {
 	})
 }
 
-// What GroupStats says about its figures holds at any moment.
+// What GroupStats promises about its fields holds at any moment.
 func TestStatsAreConsistent(t *testing.T) {
 	const maxBytes = 1 << 20
 	cache, err := geocache.Open(t.Context(), silent)
 	require.NoError(t, err)
 	defer cache.Close()
-	g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
+	getter := geocache.GetterFunc[[]byte](func(_ context.Context, key string) ([]byte, error) {
 		switch key[len(key)-1] {
 		case '0':
 			return nil, errors.New("down")
@@ -142,7 +144,8 @@ func TestStatsAreConsistent(t *testing.T) {
 			return nil, geocache.ErrNotFound
 		}
 		return make([]byte, 10_000), nil
-	}), geocache.WithMaxBytes(maxBytes))
+	})
+	g, err := geocache.NewGroup(cache, "g", getter, geocache.WithMaxBytes(maxBytes))
 	require.NoError(t, err)
 
 	var begun, returned atomic.Uint64 // reads
@@ -164,7 +167,7 @@ func TestStatsAreConsistent(t *testing.T) {
 				case n%2 == 0:
 					_ = g.Set(t.Context(), key, make([]byte, 1000))
 				default:
-					_ = g.Set(t.Context(), key, nil, geocache.WithItemTTL(-1)) // an error
+					_ = g.Set(t.Context(), key, nil, geocache.WithItemTTL(-1)) // fails
 				}
 			}
 		})
@@ -185,9 +188,11 @@ func TestStatsAreConsistent(t *testing.T) {
 		require.LessOrEqual(t, s.Bytes, int64(maxBytes))
 
 		for name, pair := range map[string][2]uint64{
-			"store": {last.Store, s.Store}, "getter": {last.Getter, s.Getter}, "not found": {last.NotFound, s.NotFound},
-			"errors": {last.Errors, s.Errors}, "loads": {last.Loads, s.Loads}, "load errors": {last.LoadErrors, s.LoadErrors},
-			"latency": {last.LoadLatency.Count, s.LoadLatency.Count}, "writes": {last.Writes, s.Writes}, "evictions": {last.Evicted, s.Evicted},
+			"store": {last.Store, s.Store}, "getter": {last.Getter, s.Getter},
+			"not found": {last.NotFound, s.NotFound}, "errors": {last.Errors, s.Errors},
+			"loads": {last.Loads, s.Loads}, "load errors": {last.LoadErrors, s.LoadErrors},
+			"latency": {last.LoadLatency.Count, s.LoadLatency.Count},
+			"writes":  {last.Writes, s.Writes}, "evictions": {last.Evicted, s.Evicted},
 		} {
 			require.LessOrEqual(t, pair[0], pair[1], name)
 		}
@@ -201,17 +206,18 @@ func TestStatsAreConsistent(t *testing.T) {
 	require.Equal(t, s.Reads(), s.Store+s.Getter+s.NotFound+s.Errors, "%v", s)
 }
 
-// A value that is written while a load fails answers the readers who wait for the load,
-// and is no stale one.
-func TestAWriteDuringALoadThatFailsIsNotStale(t *testing.T) {
+// A value that is written while a load fails is the answer to the readers that wait for the load,
+// and is not a stale one.
+func TestWriteDuringAFailingLoadIsNotStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
 		require.NoError(t, err)
 		defer cache.Close()
-		g, err := geocache.NewGroup(cache, "g", geocache.GetterFunc[string](func(context.Context, string) (string, error) {
+		getter := geocache.GetterFunc[string](func(context.Context, string) (string, error) {
 			time.Sleep(time.Second)
 			return "", errors.New("down")
-		}))
+		})
+		g, err := geocache.NewGroup(cache, "g", getter)
 		require.NoError(t, err)
 		go func() {
 			time.Sleep(time.Second / 2)
@@ -224,5 +230,71 @@ func TestAWriteDuringALoadThatFailsIsNotStale(t *testing.T) {
 		require.True(t, item.Expires.After(time.Now()))
 		require.EqualValues(t, 1, g.Stats().Store)
 		require.Zero(t, g.Stats().Stale)
+	})
+}
+
+func TestEveryReadIsCountedOnce(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{
+		Regions: []string{"eu", "us"},
+		TTL:     2 * time.Second,
+		Group:   []geocache.GroupOption{geocache.WithStaleIfError(3 * time.Second)},
+	}, func(c *testcluster.Cluster) {
+		random := rand.New(rand.NewPCG(1, 2))
+		want := map[string]*geocache.GroupStats{}
+		for _, n := range c.Nodes() {
+			want[n.Name] = &geocache.GroupStats{}
+		}
+		count := func(s *geocache.GroupStats, item geocache.Item[string], err error) {
+			switch {
+			case errors.Is(err, geocache.ErrNotFound):
+				s.NotFound++
+			case err != nil:
+				s.Errors++
+			default:
+				*map[geocache.Source]*uint64{
+					geocache.SourceStore: &s.Store, geocache.SourceOwner: &s.Owner, geocache.SourceRegion: &s.Region,
+					geocache.SourceGetter: &s.Getter, geocache.SourceStale: &s.Stale,
+				}[item.Source]++
+			}
+		}
+		for i := range 3000 {
+			switch i {
+			case 1000:
+				c.Origin.Behave(testcluster.Failing(errors.New("down")), "eu")
+			case 1500:
+				c.Origin.Behave(testcluster.Failing(errors.New("down")))
+			case 2500:
+				c.Origin.Behave(testcluster.Failing(geocache.ErrNotFound))
+			}
+			n := c.Nodes()[random.IntN(6)]
+			item, err := n.Get(fmt.Sprintf("key-%d", random.IntN(20)))
+			count(want[n.Name], item, err)
+			time.Sleep(5 * time.Millisecond)
+		}
+		var all geocache.GroupStats
+		for _, n := range c.Nodes() {
+			s, w := n.Group.Stats(), want[n.Name]
+			require.Equal(t, s, n.Cache.Stats().Groups["test"])
+			require.Equal(t, [...]uint64{w.Store, w.Owner, w.Region, w.Getter, w.Stale, w.NotFound, w.Errors},
+				[...]uint64{s.Store, s.Owner, s.Region, s.Getter, s.Stale, s.NotFound, s.Errors}, n.Name)
+			require.Equal(t, w.Reads(), s.Reads())
+			require.InDelta(t, float64(s.Store+s.Owner)/float64(w.Reads()), s.HitRatio(), 1e-9)
+			require.LessOrEqual(t, s.LoadErrors, s.Loads)
+			all.Store += s.Store
+			all.Owner += s.Owner
+			all.Region += s.Region
+			all.Getter += s.Getter
+			all.Stale += s.Stale
+			all.NotFound += s.NotFound
+			all.Errors += s.Errors
+			all.Loads += s.Loads
+		}
+		require.EqualValues(t, 3000, all.Reads())
+		require.EqualValues(t, c.Origin.Total(), all.Loads)
+		for _, n := range []uint64{
+			all.Store, all.Owner, all.Region, all.Getter, all.Stale, all.NotFound, all.Errors,
+		} {
+			require.Positive(t, n, "the test must have seen everything: %+v", all)
+		}
 	})
 }

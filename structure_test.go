@@ -34,7 +34,7 @@ func sources(t *testing.T, visit func(path string, data []byte)) {
 	require.NoError(t, err)
 }
 
-// A file is read in one go, and a type understood in one sitting.
+// A file can be read in one go, and a type understood in one sitting.
 func TestNothingIsTooLarge(t *testing.T) {
 	type typ struct{ dir, name string }
 	methods := map[typ]int{}
@@ -69,12 +69,13 @@ func TestNothingIsTooLarge(t *testing.T) {
 	require.Greater(t, len(methods), 100)
 }
 
-// What a user sees of this package is made of its own types, those of the standard library, and regions.
+// The public API has types of this package, of the standard library and of package regions only.
 func TestThePublicAPIHasNoInternalTypes(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "doc", "-all", ".").Output()
 	require.NoError(t, err)
 	sentinel := regexp.MustCompile(`^\s*Err\w+ += engine\.Err\w+$`) // a value, not a type
-	foreign := regexp.MustCompile(`\b(canonical|engine|expiry|flight|keylock|latency|lease|lossless|message|origin|outbox|peers|store|wire|writebehind)\.[A-Z]`)
+	foreign := regexp.MustCompile(`\b(canonical|engine|expiry|flight|keylock|latency|lease|lossless|message|` +
+		`origin|outbox|peers|store|wire|writebehind)\.[A-Z]`)
 	for line := range strings.Lines(string(out)) {
 		if line = strings.TrimRight(line, "\n"); !sentinel.MatchString(line) {
 			require.NotRegexp(t, foreign, line)

@@ -4,19 +4,20 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache"
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// What a node leaves unsent, or unfinished, when it dies.
+// This file tests what happens to writes that a node has not sent to other regions, or has not
+// finished, when it dies.
 
-// ownedBy returns some keys that a node owns, read by all nodes of a region.
-func ownedBy(c *testcluster.Cluster, node, readIn string) (keys []string) {
+// keysOwnedBy returns some keys that a node owns, after reading them at all nodes of a region.
+func keysOwnedBy(c *testcluster.Cluster, node, readIn string) (keys []string) {
 	for i := range 60 {
 		if key := fmt.Sprint(i); c.Owner(node[:2], key).Name == node {
 			keys = append(keys, key)
@@ -29,9 +30,9 @@ func ownedBy(c *testcluster.Cluster, node, readIn string) (keys []string) {
 	return keys
 }
 
-// reunite ends all cuts, and returns a moment after all nodes have found all again: too soon for
-// them to have compared their floors.
-func reunite(c *testcluster.Cluster) {
+// healAndReconnect ends all cuts, and returns shortly after all nodes have connected again: too
+// soon for them to have compared their floors.
+func healAndReconnect(c *testcluster.Cluster) {
 	c.Net.HealAll()
 	for again := true; again; {
 		time.Sleep(50 * time.Millisecond)
@@ -58,7 +59,7 @@ func requireText(c *testcluster.Cluster, want string, keys []string, regions ...
 	}
 }
 
-func requireNoneOf(c *testcluster.Cluster, old string, keys []string, regions ...string) {
+func requireNotText(c *testcluster.Cluster, old string, keys []string, regions ...string) {
 	c.T.Helper()
 	for _, key := range keys {
 		for _, n := range c.Nodes(regions...) {
@@ -67,12 +68,13 @@ func requireNoneOf(c *testcluster.Cluster, old string, keys []string, regions ..
 	}
 }
 
-// A node writes, another one takes its keys over, and it dies, all while the other region cannot be
-// reached. Who owns the keys then sends what the first owner has not.
-func TestWhatAnEarlierOwnerHasNotSent(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		keys := ownedBy(c, "eu-1", "us")
+// A node writes, another one takes over its keys, and the first dies, all while the other region is
+// cut off. The new owner then sends what the first has not.
+func TestWritesUnsentByAFormerOwner(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
+		keys := keysOwnedBy(c, "eu-1", "us")
 		c.Net.Cut("eu", "us")
 		time.Sleep(time.Second)
 		for _, key := range keys {
@@ -83,18 +85,20 @@ func TestWhatAnEarlierOwnerHasNotSent(t *testing.T) {
 		c.Settle()
 		c.Node("eu-1").Crash()
 		time.Sleep(120 * time.Second)
-		reunite(c)
-		requireNoneOf(c, "load 1 in us", keys, "us")
+		healAndReconnect(c)
+		requireNotText(c, "load 1 in us", keys, "us")
 	})
 }
 
-// The same, and it is back under its ID before anybody has taken it for gone.
-func TestWhatAProcessBeforeARestartHasNotSent(t *testing.T) {
-	for _, wait := range []time.Duration{0, 5 * time.Second} { // whether the group is there before the others are found
-		testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}, func(c *testcluster.Cluster) {
+// The same, but the dead node is restarted under its ID before anybody has noticed.
+func TestWritesUnsentBeforeARestart(t *testing.T) {
+	// whether the group is opened before the others are found
+	for _, wait := range []time.Duration{0, 5 * time.Second} {
+		config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 175 * time.Second}
+		testcluster.Run(t, config, func(c *testcluster.Cluster) {
 			c.Add("eu", geocache.WithJoinWait(wait))
-			time.Sleep(standing)
-			keys := ownedBy(c, "eu-4", "us")
+			time.Sleep(untilLeased)
+			keys := keysOwnedBy(c, "eu-4", "us")
 			c.Net.Cut("eu", "us")
 			time.Sleep(time.Second)
 			for _, key := range keys {
@@ -104,150 +108,91 @@ func TestWhatAProcessBeforeARestartHasNotSent(t *testing.T) {
 			c.Node("eu-4").Crash()
 			c.Node("eu-4").Restart(0)
 			time.Sleep(10 * time.Second)
-			reunite(c)
-			requireNoneOf(c, "load 1 in us", keys, "us")
+			healAndReconnect(c)
+			requireNotText(c, "load 1 in us", keys, "us")
 		})
 	}
 }
 
-// A region that is lost has told one of two others of a write. Comparing floors brings it to the
-// other one, as long as any value that is older may be alive.
-func TestRegionsCompareAllFloorsThatMatter(t *testing.T) {
+// A region that is lost has told one of two others of a write. Anti-entropy brings it to the other
+// one, as long as an older value may live there.
+func TestAntiEntropyBetweenThirdRegions(t *testing.T) {
 	const ttl = 175 * time.Second
-	testcluster.Run(t, testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, TTL: ttl}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, TTL: ttl}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		c.Net.Cut("us", "eu")
 		c.Net.Cut("us", "ap")
 		time.Sleep(2 * time.Second)
 		_, err := c.Node("eu-1").Set("ada", "written", geocache.WithItemTTL(time.Second))
 		require.NoError(t, err)
-		c.Node("us-1").MustGet("ada") // after the write, of which us does not know
+		c.Node("us-1").MustGet("ada") // after the write, which us does not know of
 		time.Sleep(time.Second)
 		c.Node("eu-1").Crash()
 		time.Sleep(ttl - 30*time.Second)
 		c.Net.Heal("us", "ap")
 		time.Sleep(15 * time.Second)
 		w := c.Node("us-1").Group.Stats().Floors
-		require.NotZero(t, w, "the floor has come")
+		require.NotZero(t, w, "the floor must have arrived")
 	})
 }
 
-// crash kills a node, and does not wait until its goroutines have ended.
-func crash(n *testcluster.Node) (done <-chan struct{}) {
-	ended := make(chan struct{})
-	go func() {
-		n.Crash()
-		close(ended)
-	}()
-	synctest.Wait()
-	return ended
+// The members of a region have its floors, and send them in place of a node that died before it had
+// sent them.
+func TestWritesUnsentByADeadNode(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
+		for i := range 60 {
+			for _, n := range append(c.Nodes("eu"), c.Nodes("us")...) {
+				n.MustGet(fmt.Sprint(i))
+			}
+		}
+		c.Net.Cut("eu", "us")
+		time.Sleep(2 * time.Second)
+		for i := range 60 {
+			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "written")
+			require.NoError(t, err)
+		}
+		c.Node("eu-2").Crash()
+		c.Net.HealAll()
+		time.Sleep(5 * time.Second)
+		for i := range 60 {
+			for _, n := range c.Nodes("us") {
+				require.Equal(t, "written", text(t, n, fmt.Sprint(i)), "%s of %d, whose owner was %s", n.Name, i,
+					c.Owner("eu", fmt.Sprint(i)).Name)
+			}
+		}
+	})
 }
 
-// A Set is under way to an owner that is killed, after another node has been told of it. That
-// one's user writes something else. When the first Set is carried out by the next owner, what
-// followed from it stays.
-func TestAWriteThatIsAskedForAgain(t *testing.T) {
-	for _, remove := range []bool{false, true} {
-		t.Run(fmt.Sprintf("remove %v", remove), func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-				c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
-				time.Sleep(standing)
-				key, at := "", ""
-				for i := 0; key == ""; i++ { // not the writer's, and its next owner reads it
-					l := c.Node("eu-1").Group.Locate(fmt.Sprint(i))[0]
-					if l.Owner.ID != "eu-1" && l.Successor.ID != "eu-1" {
-						key, at = fmt.Sprint(i), l.Successor.ID
-					}
+// A node dies before it has told another region of the removal of a tag or prefix. The new owner of
+// the tag or prefix then sends it, as such.
+func TestTagOrPrefixRemovalUnsentByADeadNode(t *testing.T) {
+	scopes := map[string]expiry.Subject{"tag": expiry.Tag("origin"), "prefix": expiry.Prefix("a")}
+	for name, scope := range scopes {
+		t.Run(name, func(t *testing.T) {
+			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+				time.Sleep(untilLeased)
+				for _, n := range c.Nodes() {
+					n.MustGet("ada")
 				}
-				other := c.Node(at)
-				other.MustGet(key)
-				first := make(chan error, 1)
-				go func() {
-					var err error
-					if remove {
-						_, err = c.Node("eu-1").Remove(key)
-					} else {
-						_, err = c.Node("eu-1").Set(key, "first")
-					}
-					first <- err
-				}()
-				time.Sleep(12 * time.Millisecond)
-				crashed := crash(c.Owner("eu", key))
-				if !remove {
-					require.Equal(t, "first", text(t, other, key))
-				}
-				_, err := other.Set(key, "second")
-				require.NoError(t, err)
-				require.NoError(t, <-first)
-				<-crashed
 				time.Sleep(2 * time.Second)
-				requireText(c, "second", []string{key})
+				owner := c.Owner("eu", string(scope))
+				c.Net.Cut(owner.Name, "us")
+				if name == "tag" {
+					require.NoError(t, owner.Group.RemoveTag(context.Background(), "origin"))
+				} else {
+					require.NoError(t, owner.Group.RemovePrefix(context.Background(), "a"))
+				}
+				removed := c.Now()
+				owner.Crash()
+				time.Sleep(2500 * time.Millisecond) // too early for anti-entropy
+				for _, n := range c.Nodes() {
+					v, _ := testcluster.ParseValue(n.MustGet("ada").Value)
+					require.True(t, v.Begun.After(removed), "at %s: loaded %v before", n.Name, removed.Sub(v.Begun))
+				}
 			})
-		})
-	}
-}
-
-// Where nothing has been written since, the second owner has the value of the Set, even if it had
-// been told of it before.
-func TestAWriteThatIsAskedForAgainHasItsValue(t *testing.T) {
-	for killed := range 4 { // at each step on the way
-		testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
-			c.Net.SetLatency("eu", "eu", 5*time.Millisecond)
-			group := func(n *testcluster.Node) *geocache.Group[string] {
-				g, err := geocache.NewGroup[string](n.Cache, "aside", nil)
-				require.NoError(t, err)
-				return g
-			}
-			groups := map[string]*geocache.Group[string]{}
-			for _, n := range c.Nodes() {
-				groups[n.Name] = group(n)
-			}
-			time.Sleep(standing)
-			key := c.KeyOf("eu-2")
-			set := make(chan error, 1)
-			go func() { set <- groups["eu-1"].Set(context.Background(), key, "value") }()
-			time.Sleep(time.Duration(3+5*killed) * time.Millisecond)
-			crashed := crash(c.Node("eu-2"))
-			require.NoError(t, <-set)
-			<-crashed
-			time.Sleep(2 * time.Second)
-			for _, node := range []string{"eu-1", "eu-3"} {
-				v, err := groups[node].Get(context.Background(), key)
-				require.NoError(t, err, "killed at step %d", killed)
-				require.Equal(t, "value", v, node)
-			}
-		})
-	}
-}
-
-// So many nodes come before anybody asks for a value that those who have it are far down its key's
-// succession. It is there all the same: no origin has what was set, and a 0 that is loaded would hide it.
-func TestWhatWasSetBeforeManyNodesCame(t *testing.T) {
-	for _, update := range []bool{false, true} { // whether it is updated, or read first
-		testcluster.Run(t, testcluster.Config{Nodes: 2, Counters: true}, func(c *testcluster.Cluster) {
-			time.Sleep(standing)
-			for i := range 30 {
-				_, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, fmt.Sprint(i), 7)
-				require.NoError(t, err)
-			}
-			for range 5 {
-				c.Add("eu")
-			}
-			time.Sleep(standing)
-			for i := range 30 {
-				key, want := fmt.Sprint(i), 7
-				if update {
-					want++
-					n, err := geocache.Increment(c.T.Context(), c.Node("eu-1").Counters, key, 1)
-					require.NoError(t, err)
-					require.Equal(t, want, n, key)
-				}
-				for _, node := range c.Nodes() {
-					n, err := node.Counters.Get(c.T.Context(), key)
-					require.NoError(t, err)
-					require.Equal(t, want, n, "%s at %s", key, node.Name)
-				}
-			}
 		})
 	}
 }

@@ -3,7 +3,6 @@ package geocache_test
 import (
 	"context"
 	"crypto/tls"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,15 +16,15 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A tcpNode is a node on loopback, real clocks and real TCP.
+// A tcpNode is a node on loopback, with real clocks and real TCP.
 type tcpNode struct {
 	*geocache.Cache
 	group *geocache.Group[string]
 	loads *atomic.Int64 // of all nodes
 }
 
-// openTCP opens nodes that know each other, all at the same time. opts are one
-// node's.
+// openTCP opens nodes that list each other, all at the same time. opts returns the options of the
+// i-th node.
 func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode {
 	ls, all := listeners(t, n)
 	nodes := make([]*tcpNode, n)
@@ -34,13 +33,14 @@ func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode
 	for i, l := range ls {
 		opening.Go(func() {
 			cache, err := geocache.Open(t.Context(), append([]geocache.Option{
-				quiet, geocache.WithRegion("eu"), geocache.WithNodeID(all[i].ID), geocache.WithListener(l), geocache.WithDiscovery(regions.Static(all...)),
+				silent, geocache.WithRegion("eu"), geocache.WithNodeID(all[i].ID), geocache.WithListener(l),
+				geocache.WithDiscovery(regions.Static(all...)),
 			}, opts(i)...)...)
 			if err != nil {
 				t.Errorf("%v", err)
 				return
 			}
-			g, err := geocache.NewGroup(cache, "test", counted(loads, ada))
+			g, err := geocache.NewGroup(cache, "test", countLoads(loads, ada))
 			if err != nil {
 				t.Errorf("%v", err)
 			}
@@ -54,15 +54,17 @@ func openTCP(t *testing.T, n int, opts func(i int) []geocache.Option) []*tcpNode
 	return nodes
 }
 
-// joined waits until the nodes, and no others, own keys as each of them sees it.
-func joined(t *testing.T, nodes ...*tcpNode) {
+// waitJoined waits until each of the nodes sees these nodes, and no others, as members.
+func waitJoined(t *testing.T, nodes ...*tcpNode) {
 	t.Helper()
 	for _, n := range nodes {
-		require.Eventually(t, func() bool { return n.Stats().Regions[0].Nodes == len(nodes) }, 10*time.Second, 5*time.Millisecond)
+		require.Eventually(t, func() bool {
+			return n.Stats().Regions[0].Nodes == len(nodes)
+		}, 10*time.Second, 5*time.Millisecond)
 	}
 }
 
-// readThrough reads keys through all nodes.
+// readThrough reads the keys at all nodes.
 func readThrough(t *testing.T, keys []string, nodes ...*tcpNode) {
 	t.Helper()
 	for _, n := range nodes {
@@ -77,7 +79,7 @@ func readThrough(t *testing.T, keys []string, nodes ...*tcpNode) {
 func TestThreeNodesOverTCP(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	nodes := openTCP(t, 3, func(int) []geocache.Option { return nil })
-	joined(t, nodes...)
+	waitJoined(t, nodes...)
 	readThrough(t, keys(200), nodes...)
 	require.EqualValues(t, 200, nodes[0].loads.Load())
 	m, err := nodes[1].group.GetMany(t.Context(), keys(400))
@@ -91,10 +93,10 @@ func TestThreeNodesOverTCP(t *testing.T) {
 
 	require.NoError(t, nodes[2].Close())
 	readThrough(t, keys(600), nodes[:2]...)
-	joined(t, nodes[:2]...)
+	waitJoined(t, nodes[:2]...)
 
 	var closing sync.WaitGroup
-	for range 3 { // and twice more
+	for range 3 { // and twice again
 		for _, n := range nodes[:2] {
 			closing.Go(func() {
 				if err := n.Close(); err != nil {
@@ -112,24 +114,26 @@ func TestMutualTLS(t *testing.T) {
 	configs := []*tls.Config{
 		ours.Config(ours.Issue(loopback)),
 		ours.Config(ours.Issue(loopback)),
-		theirs.Config(theirs.Issue(loopback), ours), // trusts us, so it is we who have to refuse it
-		theirs.Config(theirs.Issue(loopback)),       // another world
+		theirs.Config(theirs.Issue(loopback), ours), // trusts us, so that we have to refuse it
+		theirs.Config(theirs.Issue(loopback)),       // another authority
 		nil,                                         // plaintext
 	}
 	nodes := openTCP(t, len(configs), func(i int) []geocache.Option {
 		return []geocache.Option{geocache.WithTLS(configs[i]), geocache.WithJoinWait(300 * time.Millisecond)}
 	})
-	joined(t, nodes[:2]...)
+	waitJoined(t, nodes[:2]...)
 	readThrough(t, keys(100), nodes[:2]...)
 	require.EqualValues(t, 100, nodes[0].loads.Load())
 
 	for i, n := range nodes[2:] {
-		joined(t, n)
-		readThrough(t, keys(10), n) // each by itself
+		waitJoined(t, n)
+		readThrough(t, keys(10), n) // each of them is alone
 		require.EqualValues(t, 110+10*i, n.loads.Load())
 	}
 	for _, n := range nodes {
-		require.Eventually(t, func() bool { return n.Stats().Refused["tls"] >= 3 }, 10*time.Second, 5*time.Millisecond, "%s", n.Node().ID)
+		require.Eventually(t, func() bool {
+			return n.Stats().Refused["tls"] >= 3
+		}, 10*time.Second, 5*time.Millisecond, "%s", n.Node().ID)
 	}
 	require.Equal(t, 2, nodes[0].Stats().Regions[0].Nodes, "still")
 	for _, n := range nodes {
@@ -137,80 +141,9 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
-func TestOpenThatFailsLeavesNothing(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	busy, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer busy.Close()
-	_, err = geocache.Open(t.Context(), quiet, geocache.WithListen(busy.Addr().String()))
-	require.ErrorContains(t, err, "address already in use")
+func (emptyDiscovery) Region(context.Context) (string, error) { return "", nil }
 
-	ls, nodes := listeners(t, 2)
-	ls[0].Close() // nobody answers there
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = geocache.Open(ctx, quiet, geocache.WithListener(ls[1]), geocache.WithDiscovery(mute{}))
-	require.ErrorIs(t, err, context.Canceled)
-	_, err = net.DialTimeout("tcp", nodes[1].Address, time.Second)
-	require.Error(t, err, "the listener is closed")
-
-	_, err = geocache.Open(t.Context(), quiet, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(inRegion("")))
-	require.Error(t, err)
-}
-
-// mute is a Discovery that finds nothing.
-type mute struct{}
-
-func (mute) Region(context.Context) (string, error) { return "", nil }
-
-func (mute) Run(ctx context.Context, _ regions.Node, _ func() error, _ func(regions.View)) error {
+func (emptyDiscovery) Run(ctx context.Context, _ regions.Node, _ func() error, _ func(regions.View)) error {
 	<-ctx.Done()
 	return nil
-}
-
-func TestOpenGoesOnWithoutADiscovery(t *testing.T) {
-	for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
-		begun := time.Now()
-		cache, err := geocache.Open(t.Context(), quiet, geocache.WithListen("127.0.0.1:0"), geocache.WithDiscovery(mute{}), geocache.WithJoinWait(wait))
-		require.NoError(t, err)
-		require.GreaterOrEqual(t, time.Since(begun), wait)
-		g, err := geocache.NewGroup(cache, "test", ada)
-		require.NoError(t, err)
-		_, err = g.Get(t.Context(), "ada")
-		require.NoError(t, err)
-		require.NoError(t, cache.Close())
-	}
-}
-
-// The clock that hits read runs a little late; expiry does not.
-func TestTheCoarseClockExpiresOnTime(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	const ttl = 2500 * time.Millisecond // more than two seconds, from which on the exact clock decides
-	cache, err := geocache.Open(t.Context(), quiet)
-	require.NoError(t, err)
-	g, err := geocache.NewGroup(cache, "test", geocache.GetterFunc[time.Time](func(context.Context, string) (time.Time, error) {
-		return time.Now(), nil
-	}), geocache.WithTTL(ttl))
-	require.NoError(t, err)
-	var loads []time.Time
-	var pause time.Duration // the longest that this goroutine had to wait for its turn
-	last := time.Now()
-	for end := last.Add(2 * ttl); last.Before(end); {
-		called := time.Now()
-		pause, last = max(pause, called.Sub(last)), called
-		loaded, err := g.Get(t.Context(), "ada")
-		require.NoError(t, err)
-		require.LessOrEqual(t, called.Sub(loaded), ttl, "older than its time to live when it was asked for")
-		if len(loads) == 0 || loaded.After(loads[len(loads)-1]) {
-			loads = append(loads, loaded)
-		}
-	}
-	require.GreaterOrEqual(t, len(loads), 2)
-	for i := 1; i < len(loads); i++ {
-		lived := loads[i].Sub(loads[i-1])
-		require.GreaterOrEqual(t, lived, ttl*9/10-time.Millisecond, "not too early either")
-		require.Less(t, lived, ttl+pause+5*time.Millisecond)
-	}
-	require.NoError(t, cache.Close()) // with it goes the ticker
-	require.EqualValues(t, len(loads), g.Stats().Loads)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,11 +20,11 @@ import (
 
 func increment(old int, _ bool) (int, error) { return old + 1, nil }
 
-func TestUpdatesOfTwoNodesContend(t *testing.T) {
+func TestUpdatesContend(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, Counters: true, Home: "eu"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var callers sync.WaitGroup
 		var seen sync.Map
 		for _, n := range c.Nodes() {
@@ -48,16 +49,18 @@ func TestUpdatesOfTwoNodesContend(t *testing.T) {
 	})
 }
 
-func TestAnUpdateThatFails(t *testing.T) {
+func TestUpdateFails(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Counters: true}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		n, ctx := c.Node("eu-2"), context.Background()
 		_, err := n.Counters.Update(ctx, "hits", increment)
 		require.NoError(t, err)
 
 		var w geocache.Receipt
 		enough := errors.New("enough")
-		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return 99, enough }, geocache.WithReceipt(&w))
+		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) {
+			return 99, enough
+		}, geocache.WithReceipt(&w))
 		require.ErrorIs(t, err, enough)
 		var e *geocache.Error
 		require.ErrorAs(t, err, &e)
@@ -69,7 +72,7 @@ func TestAnUpdateThatFails(t *testing.T) {
 		require.ErrorAs(t, err, &p)
 		require.Equal(t, "at the disco", p.Value)
 
-		// Of those that go together each has its own result.
+		// Updates that are executed together have results of their own.
 		var both sync.WaitGroup
 		slow := func(old int, _ bool) (int, error) { time.Sleep(time.Second); return old, nil }
 		both.Go(func() { n.Counters.Update(ctx, "hits", slow) })
@@ -77,14 +80,16 @@ func TestAnUpdateThatFails(t *testing.T) {
 		for _, fails := range []error{nil, enough} {
 			both.Go(func() {
 				var w geocache.Receipt
-				_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { return old, fails }, geocache.WithReceipt(&w))
+				_, err := n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) {
+					return old, fails
+				}, geocache.WithReceipt(&w))
 				require.ErrorIs(t, err, fails)
 				require.Equal(t, fails == nil, w.Generation != 0)
 			})
 		}
 		both.Wait()
 
-		// One that fails takes nobody with it, be it by ending the goroutine it is called on.
+		// An Update that fails does not affect others, even if its function ends the goroutine.
 		var callers sync.WaitGroup
 		for i := range 30 {
 			callers.Go(func() {
@@ -112,10 +117,10 @@ func TestAnUpdateThatFails(t *testing.T) {
 	})
 }
 
-func TestAnUpdateOfAKeyThatIsNotThere(t *testing.T) {
+func TestUpdateOfAMissingKey(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Origin.Behave(func(context.Context, string) error { return geocache.ErrNotFound })
 		for i, n := range c.Nodes() {
 			key := fmt.Sprint(i)
@@ -132,10 +137,10 @@ func TestAnUpdateOfAKeyThatIsNotThere(t *testing.T) {
 	})
 }
 
-func TestUpdatesHomeIsCutOff(t *testing.T) {
+func TestUpdateWhileTheHomeIsCutOff(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Counters: true, Home: "eu"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		ctx := context.Background()
 		_, err := c.Node("us-1").Counters.Update(ctx, "hits", increment)
 		require.NoError(t, err)
@@ -159,15 +164,17 @@ func TestUpdatesHomeIsCutOff(t *testing.T) {
 	})
 }
 
-func TestAnUpdatesOptions(t *testing.T) {
-	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
+func TestUpdateOptions(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"},
+		Group: []geocache.GroupOption{geocache.WithHomeRegion("eu")}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		write := func(string, bool) (string, error) { return "1", nil }
 		_, w, err := c.Node("us-1").Update("ada", write)
 		require.NoError(t, err)
-		require.Equal(t, []string{"us", "eu"}, w.Confirmed, "its own and the key's home")
-		_, w, err = c.Node("us-1").Update("ada", write, geocache.WithAck(geocache.AckWorld), geocache.WithItemTTL(10*time.Second))
+		require.Equal(t, []string{"us", "eu"}, w.Confirmed, "the caller's region and the key's home")
+		_, w, err = c.Node("us-1").Update("ada", write, geocache.WithAck(geocache.AckWorld),
+			geocache.WithItemTTL(10*time.Second))
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{"ap", "eu", "us"}, w.Confirmed)
 		require.Equal(t, "us", w.Confirmed[0])
@@ -184,22 +191,27 @@ func TestAnUpdatesOptions(t *testing.T) {
 		c.Net.Cut("ap", "eu")
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_, err = c.Node("us-1").Group.Update(ctx, "ada", func(old string, _ bool) (string, error) { return old, nil }, geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w))
+		_, err = c.Node("us-1").Group.Update(ctx, "ada", func(old string, _ bool) (string, error) {
+			return old, nil
+		}, geocache.WithAck(geocache.AckWorld), geocache.WithReceipt(&w))
 		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
 		require.Equal(t, []string{"us", "eu"}, w.Confirmed)
 		require.Equal(t, []string{"ap"}, w.Pending)
 	})
 }
 
-// Once Update has returned its function is not called any more, and what is not known to
-// have been left out is uncertain.
-func TestAnUpdateWhoseCallerLeaves(t *testing.T) {
+// Once Update has returned, its function is not called any more. The result is uncertain unless it
+// is known that the write did not happen.
+func TestUpdateWhoseCallerGivesUp(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 1, Counters: true}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		n, bg := c.Node("eu-1"), context.Background()
 		var first, second sync.WaitGroup
 		first.Go(func() {
-			_, err := n.Counters.Update(bg, "hits", func(old int, _ bool) (int, error) { time.Sleep(time.Second); return old + 1, nil })
+			_, err := n.Counters.Update(bg, "hits", func(old int, _ bool) (int, error) {
+				time.Sleep(time.Second)
+				return old + 1, nil
+			})
 			require.NoError(t, err)
 		})
 		time.Sleep(time.Millisecond)
@@ -214,7 +226,7 @@ func TestAnUpdateWhoseCallerLeaves(t *testing.T) {
 			})
 			returned.Store(true)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.NotErrorIs(t, err, geocache.ErrUncertain, "it has not happened")
+			require.NotErrorIs(t, err, geocache.ErrUncertain, "the write is known not to have happened")
 			require.Equal(t, 100*time.Millisecond, time.Since(begun))
 		})
 		first.Wait()
@@ -227,18 +239,21 @@ func TestAnUpdateWhoseCallerLeaves(t *testing.T) {
 
 		ctx, cancel := context.WithCancel(bg)
 		defer cancel()
-		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) { cancel(); return old + 1, nil })
+		_, err = n.Counters.Update(ctx, "hits", func(old int, _ bool) (int, error) {
+			cancel()
+			return old + 1, nil
+		})
 		if err != nil {
 			require.ErrorIs(t, err, geocache.ErrUncertain)
 		}
 	})
 }
 
-// As long as there is one node that keeps it, no acknowledged increment is lost.
-func TestACounterWhoseOwnersDie(t *testing.T) {
+// As long as one of the nodes that keep the counter lives, no acknowledged increment is lost.
+func TestCounterWhoseOwnersDie(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 4, Counters: true, Home: "eu"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		acknowledged, uncertain := 0, 0
 		add := func(k int) {
 			for range k {
@@ -269,11 +284,11 @@ func TestACounterWhoseOwnersDie(t *testing.T) {
 	})
 }
 
-// Nodes come and go in order, and it stays a counter.
-func TestACounterWhileNodesComeAndGo(t *testing.T) {
+// Nodes come and go one after the other, and no count is lost.
+func TestCounterWhileNodesComeAndGo(t *testing.T) {
 	config := testcluster.Config{Nodes: 3, Counters: true}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var callers sync.WaitGroup
 		stop := make(chan struct{})
 		var acknowledged, uncertain atomic.Int64
@@ -314,20 +329,23 @@ func TestACounterWhileNodesComeAndGo(t *testing.T) {
 	})
 }
 
-// What the store does not keep can be updated all the same.
-func TestAnUpdateOfWhatIsNotKept(t *testing.T) {
+// A value that the store does not keep can be updated all the same.
+func TestUpdateOfAnOversizedValue(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, testcluster.Config{Nodes: 2, Group: db.options(geocache.WithMaxBytes(1))}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithMaxBytes(1))}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		for i := range 5 {
-			_, _, err := c.Nodes()[i%2].Update("ada", func(string, bool) (string, error) { return strings.Repeat("x", 1000+i), nil })
+			_, _, err := c.Nodes()[i%2].Update("ada", func(string, bool) (string, error) {
+				return strings.Repeat("x", 1000+i), nil
+			})
 			require.NoError(t, err)
 			require.Len(t, db.row("ada"), 1000+i)
 		}
 	})
-	config := testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
+	config = testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for _, n := range c.Nodes() {
 			_, _, err := n.Update("ada", func(string, bool) (string, error) { return strings.Repeat("x", 1000), nil })
 			require.ErrorIs(t, err, geocache.ErrTooLarge, n.Name)
@@ -335,8 +353,9 @@ func TestAnUpdateOfWhatIsNotKept(t *testing.T) {
 	})
 }
 
-// What a RemoveTag has made dead is in memory until it is swept. That must not keep an Update waiting.
-func TestUpdateOfWhatATagHasRemoved(t *testing.T) {
+// A value that was removed by its tag stays in memory until it is swept. That must not delay an
+// Update.
+func TestUpdateOfAValueRemovedByTag(t *testing.T) {
 	cache, err := geocache.Open(t.Context())
 	require.NoError(t, err)
 	defer cache.Close()
@@ -348,4 +367,106 @@ func TestUpdateOfWhatATagHasRemoved(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 	require.Zero(t, g.Stats().UpdateRetries)
+}
+
+func TestIncrement(t *testing.T) {
+	alone(t, geocache.Getter[int8](nil), nil, func(t *testing.T, g *geocache.Group[int8]) {
+		for _, step := range []struct {
+			delta, want int8
+			overflow    bool
+		}{
+			{100, 100, false}, {27, 127, false}, {1, 127, true}, {0, 127, false},
+			{-128, -1, false}, {-127, -128, false}, {-1, -128, true}, {math.MinInt8, -128, true},
+			{127, -1, false},
+		} {
+			n, err := geocache.Increment(t.Context(), g, "ada", step.delta)
+			if step.overflow {
+				require.ErrorContains(t, err, "are more than a int8 holds")
+			} else {
+				require.NoError(t, err)
+				require.Equal(t, step.want, n)
+			}
+			n, err = g.Get(t.Context(), "ada")
+			require.NoError(t, err)
+			require.Equal(t, step.want, n)
+		}
+	})
+	alone(t, geocache.Getter[uint64](nil), nil, func(t *testing.T, g *geocache.Group[uint64]) {
+		n, err := geocache.Increment(t.Context(), g, "ada", math.MaxUint64)
+		require.NoError(t, err)
+		require.EqualValues(t, uint64(math.MaxUint64), n)
+		_, err = geocache.Increment(t.Context(), g, "ada", 1)
+		require.EqualError(t, err,
+			`geocache: update test/"ada": 18446744073709551615 and 1 are more than a uint64 holds`)
+	})
+	ten := geocache.GetterFunc[time.Duration](func(context.Context, string) (time.Duration, error) {
+		return 10, nil
+	})
+	alone(t, ten, nil,
+		func(t *testing.T, g *geocache.Group[time.Duration]) {
+			n, err := geocache.Increment(t.Context(), g, "ada", 5)
+			require.NoError(t, err)
+			require.EqualValues(t, 15, n, "it begins from the origin's value")
+		})
+}
+
+func TestIncrementInACluster(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+		groups := onAll(c, "counts", geocache.Getter[int](nil), geocache.WithTTL(time.Hour))
+		var all sync.WaitGroup
+		for _, g := range groups {
+			for range 20 {
+				all.Go(func() {
+					_, err := geocache.Increment(context.Background(), g, "ada", 1)
+					require.NoError(t, err)
+				})
+			}
+		}
+		all.Wait()
+		n, err := geocache.Increment(context.Background(), groups["us-2"], "ada", 0,
+			geocache.WithAck(geocache.AckWorld))
+		require.NoError(t, err)
+		require.Equal(t, 120, n)
+		for node, g := range groups {
+			n, err := g.Get(context.Background(), "ada")
+			require.NoError(t, err)
+			require.Equal(t, 120, n, node)
+		}
+	})
+}
+
+func TestTenThousandIncrements(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3, Counters: true}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
+		var callers sync.WaitGroup
+		var nodes []*testcluster.Node
+		for _, region := range config.Regions {
+			nodes = append(nodes, c.Nodes(region)...)
+		}
+		const total = 10_000
+		var failed atomic.Int64
+		for i := range total {
+			callers.Go(func() {
+				time.Sleep(time.Duration(i%1000) * time.Millisecond)
+				_, err := nodes[i%len(nodes)].Counters.Update(c.T.Context(), "hits", func(old int, _ bool) (int, error) {
+					return old + 1, nil
+				})
+				if err != nil {
+					failed.Add(1)
+					t.Error(err)
+				}
+			})
+		}
+		callers.Wait()
+		require.Zero(t, failed.Load())
+		time.Sleep(time.Second)
+		for _, n := range nodes {
+			v, err := n.Counters.Get(c.T.Context(), "hits")
+			require.NoError(t, err)
+			if v != total {
+				t.Errorf("%s: %d", n.Name, v)
+			}
+		}
+	})
 }

@@ -19,7 +19,7 @@ import (
 
 func TestWarm(t *testing.T) {
 	var loads, running, most atomic.Int64
-	getter := counted(&loads, func(_ context.Context, key string) (string, error) {
+	getter := countLoads(&loads, func(_ context.Context, key string) (string, error) {
 		most.Store(max(most.Load(), running.Add(1)))
 		defer running.Add(-1)
 		time.Sleep(20 * time.Millisecond)
@@ -39,7 +39,7 @@ func TestWarm(t *testing.T) {
 		s, err := g.Warm(t.Context(), slices.Values(all))
 		require.NoError(t, err)
 		require.Equal(t, geocache.WarmStats{Loaded: 1999, Present: 1, Missing: 2}, s)
-		require.InDelta(t, 2, time.Since(begun).Seconds(), 0.1, "a thousand a second")
+		require.InDelta(t, 2, time.Since(begun).Seconds(), 0.1, "the default is a thousand a second")
 		require.LessOrEqual(t, most.Load(), int64(64))
 		require.EqualValues(t, 2002, loads.Load())
 
@@ -54,7 +54,8 @@ func TestWarm(t *testing.T) {
 		for i := range 100 {
 			bad = append(bad, fmt.Sprint("bad-", i), fmt.Sprint("good-", i))
 		}
-		s, err = g.Warm(t.Context(), slices.Values(append(bad, strings.Repeat("x", 5000))), geocache.WithWarmRate(1e9), geocache.WithWarmConcurrency(1024))
+		s, err = g.Warm(t.Context(), slices.Values(append(bad, strings.Repeat("x", 5000))),
+			geocache.WithWarmRate(1e9), geocache.WithWarmConcurrency(1024))
 		require.Equal(t, geocache.WarmStats{Loaded: 100, Failed: 101}, s)
 		require.ErrorIs(t, err, errDatabase)
 		require.ErrorContains(t, err, `geocache: warm test/"bad-`)
@@ -85,7 +86,8 @@ func TestWarmEnds(t *testing.T) {
 		require.ErrorIs(t, err, geocache.ErrClosed)
 
 		_, err = g.Warm(t.Context(), endless, geocache.WithWarmRate(0), geocache.WithWarmConcurrency(0))
-		requireMistakes(t, err, "geocache: warm g: WithWarmRate(0): must be positive", "WarmConcurrency(0): must be from 1 to 1024")
+		requireMistakes(t, err, "geocache: warm g: WithWarmRate(0): must be positive",
+			"WarmConcurrency(0): must be from 1 to 1024")
 	})
 	alone(t, geocache.Getter[string](nil), nil, func(t *testing.T, g *geocache.Group[string]) {
 		_, err := g.Warm(t.Context(), slices.Values(keys(3)))
@@ -95,15 +97,15 @@ func TestWarmEnds(t *testing.T) {
 
 func TestWarmInACluster(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		q := &queries{}
+		q := &recordingGetter{}
 		groups := onAll(c, "warm", geocache.Getter[string](q), geocache.WithTTL(testcluster.TTL))
 		time.Sleep(2 * testcluster.TTL)
 		all := keys(900)
 		s, err := groups["eu-1"].Warm(context.Background(), slices.Values(append(all, "none")))
 		require.NoError(t, err)
 		require.Equal(t, geocache.WarmStats{Loaded: 900, Missing: 1}, s)
-		require.Len(t, q.loaded(), 901, "in this region")
-		require.Less(t, len(q.sizes())+len(q.singles), 901/10, "many at once")
+		require.Len(t, q.loaded(), 901, "in this region alone")
+		require.Less(t, len(q.sizes())+len(q.singles), 901/10, "most of them in batches")
 		for node, g := range groups {
 			require.Zero(t, g.Stats().Copies, node)
 			require.Equal(t, strings.HasPrefix(node, "eu"), g.Stats().Entries > 0, node)
@@ -118,7 +120,8 @@ func TestWarmInACluster(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, geocache.WarmStats{Present: 900}, s)
 
-		// An owner that is gone does not keep its keys from being loaded, nor others from failing.
+		// A hung owner does not prevent its keys from being loaded, and a failed key does not fail
+		// others.
 		c.Node("eu-3").Freeze()
 		q.behave = func(_ context.Context, keys []string) error {
 			if slices.Contains(keys, "new-5") {

@@ -3,8 +3,7 @@ package geocache_test
 import (
 	"context"
 	"fmt"
-	"sync"
-	"sync/atomic"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,21 +13,9 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// standing is how long a new cluster takes until its nodes serve copies.
-const standing = 3 * time.Second
-
-// text returns what the value says that a node has for key.
-func text(t *testing.T, n *testcluster.Node, key string) string {
-	t.Helper()
-	item, err := n.Get(key)
-	require.NoError(t, err, "%s: Get(%q)", n.Name, key)
-	v, _ := testcluster.ParseValue(item.Value)
-	return v.By
-}
-
-func TestASetIsSeenByItsRegionWhenItReturns(t *testing.T) {
+func TestSetIsVisibleInItsRegionOnReturn(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 40 {
 			key := fmt.Sprint(i)
 			for _, n := range c.Nodes("eu") {
@@ -50,9 +37,9 @@ func TestASetIsSeenByItsRegionWhenItReturns(t *testing.T) {
 	})
 }
 
-func TestARemoveMakesTheNextReadLoad(t *testing.T) {
+func TestRemoveMakesTheNextReadLoad(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 10 {
 			key := fmt.Sprint(i)
 			for _, n := range c.Nodes("eu") {
@@ -71,254 +58,132 @@ func TestARemoveMakesTheNextReadLoad(t *testing.T) {
 	})
 }
 
-func TestAClearReachesEveryRegion(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		for i := range 20 {
-			for _, n := range append(c.Nodes("eu"), c.Nodes("us")...) {
-				n.MustGet(fmt.Sprint(i))
+func TestSetMany(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+		groups := onAll[int](c, "many", nil)
+		values := map[string]int{}
+		for i := range 200 {
+			values[fmt.Sprint(i)] = i
+		}
+		var receipt geocache.Receipt
+		require.NoError(c.T, groups["eu-1"].SetMany(c.T.Context(), values, geocache.WithReceipt(&receipt),
+			geocache.WithAck(geocache.AckWorld)))
+		require.ElementsMatch(c.T, []string{"eu", "us"}, receipt.Confirmed)
+		require.NotZero(c.T, receipt.Generation)
+		for _, g := range groups {
+			for key, want := range values {
+				v, err := g.Get(c.T.Context(), key)
+				require.NoError(c.T, err)
+				require.Equal(c.T, want, v)
 			}
 		}
-		w, err := c.Node("us-2").Clear(geocache.WithAck(geocache.AckWorld))
-		require.NoError(t, err)
-		require.Equal(t, []string{"us", "eu"}, w.Confirmed)
-		for i := range 20 {
-			for _, n := range append(c.Nodes("eu"), c.Nodes("us")...) {
-				_, ok := n.Group.Peek(fmt.Sprint(i))
-				require.False(t, ok)
-			}
-		}
+		err := groups["eu-1"].SetMany(c.T.Context(), map[string]int{"a": 1, string(make([]byte, 5000)): 2})
+		require.ErrorIs(c.T, err, geocache.ErrTooLarge)
+		v, err := groups["eu-1"].Get(c.T.Context(), "a")
+		require.NoError(c.T, err, "the other key is set")
+		require.Equal(c.T, 1, v)
 	})
 }
 
-func TestAWriteIsSeenInOtherRegionsOneTripLater(t *testing.T) {
-	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3}
-	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		c.Net.SetLatency("eu", "us", 40*time.Millisecond)
-		c.Net.SetLatency("eu", "ap", 120*time.Millisecond)
-		time.Sleep(standing)
-		for i := range 20 {
-			key := fmt.Sprint(i)
-			for _, region := range config.Regions {
-				for _, n := range c.Nodes(region) {
-					n.MustGet(key)
+func TestWriteArgumentErrors(t *testing.T) {
+	alone(t, ada, nil, func(t *testing.T, g *geocache.Group[string]) {
+		cancelled, cancel := context.WithCancel(context.Background())
+		cancel()
+		long := strings.Repeat("k", 4097)
+		for name, c := range map[string]struct {
+			ctx  context.Context
+			key  string
+			opts []geocache.WriteOption
+			is   error
+			text string
+		}{
+			"level": {opts: []geocache.WriteOption{geocache.WithAck(geocache.AckWorld + 1)},
+				text: "Ack(3): there is no such level"},
+			"ttl": {opts: []geocache.WriteOption{geocache.WithItemTTL(-time.Second)},
+				text: "ItemTTL(-1s): must not be negative"},
+			"key":     {key: long, is: geocache.ErrTooLarge, text: "a key of 4097 bytes, at most 4096 are allowed"},
+			"context": {ctx: cancelled, is: context.Canceled},
+		} {
+			if c.ctx == nil {
+				c.ctx = t.Context()
+			}
+			w := geocache.Receipt{Generation: 7}
+			opts := append(c.opts, geocache.WithReceipt(&w))
+			_, updateErr := g.Update(c.ctx, c.key, func(string, bool) (string, error) {
+				t.Error(name)
+				return "", nil
+			}, opts...)
+			for op, err := range map[string]error{
+				"Set":    g.Set(c.ctx, c.key, "v", opts...),
+				"Remove": g.Remove(c.ctx, c.key, opts...),
+				"Update": updateErr,
+			} {
+				var e *geocache.Error
+				require.ErrorAs(t, err, &e, name)
+				require.Equal(t, op, e.Op)
+				require.Equal(t, "test", e.Group)
+				require.ErrorContains(t, err, c.text)
+				if c.is != nil {
+					require.ErrorIs(t, err, c.is)
 				}
 			}
-			begun := time.Now()
-			_, err := c.Node("eu-1").Set(key, "written")
+			require.Zero(t, w)
+		}
+		require.EqualValues(t, 12, g.Stats().Writes)
+		require.EqualValues(t, 12, g.Stats().WriteErrors)
+		require.NoError(t, g.Set(t.Context(), long[1:], "v"))
+	})
+}
+
+func TestItemTTLOfASet(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
+		for own, want := range map[time.Duration]time.Duration{
+			10 * time.Second: 10 * time.Second, time.Hour: testcluster.TTL, 0: testcluster.TTL,
+		} {
+			_, err := c.Node("eu-1").Set("ada", "1", geocache.WithItemTTL(own), geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
-			for region, trip := range map[string]time.Duration{"us": 40 * time.Millisecond, "ap": 120 * time.Millisecond} {
-				time.Sleep(time.Until(begun.Add(trip + 2*time.Millisecond)))
-				for _, n := range c.Nodes(region) {
-					require.Equal(t, "written", text(t, n, key), n.Name)
-				}
+			for _, n := range c.Nodes() {
+				left := time.Until(n.MustGet("ada").Expires)
+				require.LessOrEqual(t, left, want, n.Name)
+				require.Greater(t, left, want*9/10-time.Second, n.Name)
 			}
 		}
 	})
 }
 
-// However many writes there are, none waits for the others: what is not seen one trip later is the
-// machine's doing, since in a bubble that takes no time.
-func TestAThousandWritesASecondAreSeenOneTripLater(t *testing.T) {
-	trips := map[[2]string]time.Duration{{"eu", "us"}: 40 * time.Millisecond, {"ap", "us"}: 70 * time.Millisecond, {"ap", "eu"}: 90 * time.Millisecond}
-	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}}
+func TestValueTooLarge(t *testing.T) {
+	config := testcluster.Config{Cache: []geocache.Option{geocache.WithMaxValueBytes(1000)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		for pair, trip := range trips {
-			c.Net.SetLatency(pair[0], pair[1], trip)
-		}
-		time.Sleep(standing)
-		const keys, writes = 60, 300 // of each region
-		var all sync.WaitGroup
-		for i, region := range config.Regions {
-			for j := range writes {
-				all.Go(func() {
-					time.Sleep(time.Duration(3*j+i) * time.Millisecond)
-					key, begun := fmt.Sprint(region, j%keys), time.Now()
-					_, err := c.Nodes(region)[j%3].Set(key, fmt.Sprintf("%04d", j))
-					require.NoError(t, err)
-					for pair, trip := range trips {
-						to := pair[0]
-						switch region {
-						case pair[0]:
-							to = pair[1]
-						case pair[1]:
-						default:
-							continue
-						}
-						time.Sleep(time.Until(begun.Add(trip + 3*time.Millisecond)))
-						require.GreaterOrEqual(t, text(t, c.Nodes(to)[(j+1)%3], key), fmt.Sprintf("%04d", j), "%s in %s", key, to)
-					}
-				})
-			}
-		}
-		all.Wait()
-	})
-}
-
-func TestAWorldWriteNamesTheRegionsThatConfirmed(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		w, err := c.Node("eu-1").Set("ada", "1", geocache.WithAck(geocache.AckWorld))
-		require.NoError(t, err)
-		require.Equal(t, []string{"eu", "ap", "us"}, w.Confirmed)
-		require.Equal(t, "1", text(t, c.Node("us-3"), "ada"))
-
-		c.Net.Cut("eu", "us")
-		c.Net.Cut("ap", "us")
-		begun := time.Now()
-		w, err = c.Node("eu-1").Set("ada", "2", geocache.WithAck(geocache.AckWorld))
-		require.ErrorIs(t, err, geocache.ErrUnconfirmed)
-		require.ErrorContains(t, err, "us")
-		require.Equal(t, 30*time.Second, time.Since(begun).Round(time.Second), "the caller's deadline")
-		require.Equal(t, []string{"eu", "ap"}, w.Confirmed)
-		require.Equal(t, []string{"us"}, w.Pending)
-		require.NotZero(t, w.Generation)
-		require.Equal(t, "2", text(t, c.Node("eu-2"), "ada"))
-
-		c.Net.HealAll()
-		time.Sleep(4 * time.Second) // connections are made anew within 2 s
-		for _, n := range c.Nodes("us") {
-			require.Equal(t, "2", text(t, n, "ada"), "it still travelled")
+		for _, n := range c.Nodes() {
+			require.NoError(t, n.Group.Set(context.Background(), "ada", strings.Repeat("x", 1000)), n.Name)
+			err := n.Group.Set(context.Background(), "ada", strings.Repeat("x", 1001))
+			require.ErrorIs(t, err, geocache.ErrTooLarge, n.Name)
 		}
 	})
 }
 
-// Its own deadline is not the only thing that ends the wait for a region that is away.
-func TestAWorldWriteEndsWithItsCache(t *testing.T) {
-	for _, owner := range []string{"eu-1", "eu-2"} {
-		t.Run(owner, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
-				c.Net.Cut("eu", "us")
-				key, ended := c.KeyOf(owner), make(chan error, 1)
-				go func() {
-					ended <- c.Node("eu-1").Group.Set(context.Background(), key, testcluster.Value{Key: key, By: "1"}.String(), geocache.WithAck(geocache.AckWorld))
-				}()
-				time.Sleep(20 * time.Second)
-				require.Empty(t, ended)
-				require.NoError(t, c.Node("eu-1").Cache.Close())
-				require.ErrorIs(t, <-ended, geocache.ErrUnconfirmed)
-			})
-		})
-	}
-}
-
-// A member that cannot be told has stopped serving its copies before the call
-// returns, and a write waits for no more than that, once.
-func TestAMemberThatIsCutOffServesNoCopies(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		cut := c.Node("eu-4")
-		key := ""
-		for i := 0; key == ""; i++ {
-			if k := fmt.Sprint(i); c.Owner("eu", k) != cut && c.Owner("eu", k) != c.Node("eu-1") {
-				key = k
-			}
+func TestNilWriteOptions(t *testing.T) {
+	alone(t, ada, nil, func(t *testing.T, g *geocache.Group[string]) {
+		ctx := t.Context()
+		for name, call := range map[string]func() error{
+			"Set":          func() error { return g.Set(ctx, "k", "v", geocache.WithAck(geocache.AckOwner), nil) },
+			"Remove":       func() error { return g.Remove(ctx, "k", nil) },
+			"RemoveTag":    func() error { return g.RemoveTag(ctx, "k", nil) },
+			"RemovePrefix": func() error { return g.RemovePrefix(ctx, "k", nil) },
+			"RemoveMany":   func() error { return g.RemoveMany(ctx, nil, nil) },
+			"Clear":        func() error { return g.Clear(ctx, nil) },
+			"Update": func() error {
+				_, err := g.Update(ctx, "k", func(s string, _ bool) (string, error) { return s, nil }, nil)
+				return err
+			},
+			"Warm": func() error {
+				_, err := g.Warm(ctx, func(func(string) bool) {}, nil)
+				return err
+			},
+		} {
+			require.ErrorContains(t, call(), "is nil", name)
 		}
-		before := cut.MustGet(key).Value
-		_, ok := cut.Group.Peek(key)
-		require.True(t, ok)
-		c.Net.Cut("eu-4", "eu")
-		begun := time.Now()
-		_, err := c.Node("eu-1").Set(key, "written")
-		require.NoError(t, err)
-		require.Less(t, time.Since(begun), 2200*time.Millisecond)
-		_, ok = cut.Group.Peek(key)
-		require.False(t, ok, "%s still serves %q", cut.Name, before)
-
-		begun = time.Now()
-		_, err = c.Node("eu-1").Set(key, "again")
-		require.NoError(t, err)
-		require.Less(t, time.Since(begun), 10*time.Millisecond, "once")
-
-		c.Net.HealAll()
-		time.Sleep(5 * time.Second)
-		require.Equal(t, "again", text(t, cut, key))
-	})
-}
-
-func TestAWriteWhileAnotherRegionIsCutOffArrivesWhenItHeals(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		for i := range 100 {
-			for _, n := range c.Nodes("us") {
-				n.MustGet(fmt.Sprint(i))
-			}
-		}
-		c.Net.Cut("eu", "us")
-		time.Sleep(5 * time.Second)
-		for i := range 100 {
-			_, err := c.Nodes("eu")[i%3].Set(fmt.Sprint(i), "written")
-			require.NoError(t, err)
-		}
-		require.NotEqual(t, "written", text(t, c.Node("us-1"), "7"))
-		c.Net.HealAll()
-		time.Sleep(4 * time.Second)
-		for i := range 100 {
-			for _, n := range c.Nodes("us") {
-				require.Equal(t, "written", text(t, n, fmt.Sprint(i)))
-			}
-		}
-	})
-}
-
-// The region's members hold the floors, and send them for a node that died with
-// them unsent.
-func TestANodeThatDiesWithWritesUnsentIsSucceeded(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 3}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		for i := range 60 {
-			for _, n := range append(c.Nodes("eu"), c.Nodes("us")...) {
-				n.MustGet(fmt.Sprint(i))
-			}
-		}
-		c.Net.Cut("eu", "us")
-		time.Sleep(2 * time.Second)
-		for i := range 60 {
-			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "written")
-			require.NoError(t, err)
-		}
-		c.Node("eu-2").Crash()
-		c.Net.HealAll()
-		time.Sleep(5 * time.Second)
-		for i := range 60 {
-			for _, n := range c.Nodes("us") {
-				require.Equal(t, "written", text(t, n, fmt.Sprint(i)), "%s of %d, whose owner was %s", n.Name, i, c.Owner("eu", fmt.Sprint(i)).Name)
-			}
-		}
-	})
-}
-
-func TestACounterThatTenThousandIncrementEndsAtTenThousand(t *testing.T) {
-	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 3, Counters: true}
-	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
-		var callers sync.WaitGroup
-		var nodes []*testcluster.Node
-		for _, region := range config.Regions {
-			nodes = append(nodes, c.Nodes(region)...)
-		}
-		const total = 10_000
-		var failed atomic.Int64
-		for i := range total {
-			callers.Go(func() {
-				time.Sleep(time.Duration(i%1000) * time.Millisecond)
-				_, err := nodes[i%len(nodes)].Counters.Update(c.T.Context(), "hits", func(old int, _ bool) (int, error) { return old + 1, nil })
-				if err != nil {
-					failed.Add(1)
-					t.Error(err)
-				}
-			})
-		}
-		callers.Wait()
-		require.Zero(t, failed.Load())
-		time.Sleep(time.Second)
-		for _, n := range nodes {
-			v, err := n.Counters.Get(c.T.Context(), "hits")
-			require.NoError(t, err)
-			if v != total {
-				t.Errorf("%s: %d", n.Name, v)
-			}
-		}
+		require.ErrorContains(t, g.Set(ctx, "k", "v", geocache.WithAck(geocache.AckOwner), nil), "option 1 is nil")
 	})
 }

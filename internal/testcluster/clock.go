@@ -6,18 +6,18 @@ import (
 	"unsafe"
 )
 
-// A clock has the two readings of a real machine's: a wall clock that is off, and may be set while
-// the machine runs, and a monotonic one that is not touched by that.
+// A clock has the two readings of a real machine: a wall clock that is off and can be set while the
+// machine runs, and a monotonic one that setting the wall clock does not affect.
 type clock struct {
 	offset  atomic.Int64
-	stopped atomic.Pointer[time.Time] // when it was, while it stands still
+	stopped atomic.Pointer[time.Time] // when it stopped; nil while it runs
 }
 
-// reading has a monotonic one. Times in a bubble have none.
+// reading has a monotonic reading. Times in a bubble have none.
 var reading = time.Now()
 
-// now returns a reading of both. Package time moves the two of a Time together only, so now
-// reaches into it; TestClock tells if the layout of time.Time has changed.
+// now returns a time with both readings. Package time can only move the two of a Time together, so
+// now writes into the Time itself. TestClock fails if the layout of time.Time changes.
 func (c *clock) now() time.Time {
 	offset := c.offset.Load()
 	now := time.Now()
@@ -34,8 +34,8 @@ func (c *clock) now() time.Time {
 	return t
 }
 
-// Pause stops the node as SIGSTOP does, in its own eyes too: its clock stands still until Resume, and has
-// then gone on. What its goroutines do meanwhile is cut off from the network.
+// Pause stops the node as SIGSTOP does, and stops its clock: the node itself does not notice until
+// Resume. What its goroutines do meanwhile does not reach the network.
 func (n *Node) Pause() {
 	now := time.Now()
 	n.clock.stopped.Store(&now)
@@ -48,5 +48,5 @@ func (n *Node) Resume() {
 	n.Thaw()
 }
 
-// SetClock sets how far n's wall clock is off from now on, as its operator or NTP does.
+// SetClock sets how far n's wall clock is off from now on, as an operator or NTP does.
 func (n *Node) SetClock(offset time.Duration) { n.clock.offset.Store(int64(offset)) }

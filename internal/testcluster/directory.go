@@ -12,35 +12,36 @@ import (
 )
 
 const (
-	// checkTTL is how long a Directory lists a process that crashed.
+	// checkTTL is how long a Directory still lists a process that crashed.
 	checkTTL = 10 * time.Second
-	// reregister is how long nodes take to notice that they were forgotten.
+	// reregister is how long nodes take to notice that the directory has forgotten them.
 	reregister = 5 * time.Second
 )
 
-// A Directory is a discovery that all nodes of a cluster share, and that fails on
-// command in the ways Consul has been seen to. What it says may differ from node to node:
-// see Lag, Hide and Reweigh.
+// A Directory is a discovery that all nodes of a cluster share, and that fails on command in the
+// ways in which Consul has been seen to fail. What it reports may differ from node to node: see
+// Lag, Hide and Reweigh. Its methods are safe for concurrent use.
 type Directory struct {
 	mu       sync.Mutex              // guards the following
 	listed   map[string]regions.Node // by ID
 	watchers map[string]*watcher     // by the ID of the node that watches
 	expiring map[string]*time.Timer  // by the ID of a node that crashed
 	state    state
-	lags     map[string]time.Duration // by who watches
-	hidden   map[secret]bool
-	weights  map[string]float64 // by ID: what is listed instead of the node's own
-	views    uint64             // told so far
+	lags     map[string]time.Duration // by node or region
+	hidden   map[hiding]bool
+	weights  map[string]float64 // by ID; overrides the node's own
+	views    uint64             // numbers the views that were reported
 }
 
-// A secret is what somebody is not told of. Both are nodes, or regions that stand for all of theirs.
-type secret struct{ from, what string }
+// hiding says that from is not told of what. Each is a node, or a region that stands for all of its
+// nodes.
+type hiding struct{ from, what string }
 
 type watcher struct {
-	self  regions.Node
-	found func(regions.View)
-	err   chan error // ends the watcher's Run
-	told  uint64     // the number of the view that it was told last
+	self     regions.Node
+	found    func(regions.View)
+	err      chan error // ends the watcher's Run
+	notified uint64     // the number of the last view that it was told
 }
 
 type state int
@@ -60,7 +61,7 @@ func newDirectory() *Directory {
 		watchers: make(map[string]*watcher),
 		expiring: make(map[string]*time.Timer),
 		lags:     make(map[string]time.Duration),
-		hidden:   make(map[secret]bool),
+		hidden:   make(map[hiding]bool),
 		weights:  make(map[string]float64),
 	}
 }
@@ -68,7 +69,7 @@ func newDirectory() *Directory {
 // Region implements regions.Discovery. The Directory has no notion of regions.
 func (d *Directory) Region(context.Context) (string, error) { return "", nil }
 
-// Run implements regions.Discovery.
+// Run implements regions.Discovery. It does not call healthy.
 func (d *Directory) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
 	w := &watcher{self: self, found: found, err: make(chan error, 1)}
 	d.mu.Lock()
@@ -78,7 +79,7 @@ func (d *Directory) Run(ctx context.Context, self regions.Node, _ func() error, 
 	}
 	d.watchers[self.ID] = w
 	d.listLocked(w)
-	d.tellLocked()
+	d.notifyLocked()
 	d.mu.Unlock()
 
 	var err error
@@ -90,17 +91,17 @@ func (d *Directory) Run(ctx context.Context, self regions.Node, _ func() error, 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.watchers[self.ID] != w {
-		return err // it crashed, and has been started again
+		return err // the node crashed, and has been started again
 	}
 	delete(d.watchers, self.ID)
 	if err == nil && d.state == working && d.expiring[self.ID] == nil {
 		delete(d.listed, self.ID)
-		d.tellLocked()
+		d.notifyLocked()
 	}
 	return err
 }
 
-// listLocked registers a node if the directory takes that.
+// listLocked registers a node, if the directory accepts registrations.
 func (d *Directory) listLocked(w *watcher) {
 	if d.state != working {
 		return
@@ -112,18 +113,18 @@ func (d *Directory) listLocked(w *watcher) {
 	d.listed[w.self.ID] = w.self
 }
 
-// tellLocked tells all watchers what the directory has to say, always in the same order.
-func (d *Directory) tellLocked() {
+// notifyLocked tells all watchers what the directory reports, always in the same order.
+func (d *Directory) notifyLocked() {
 	if d.state == silent || d.state == failing {
 		return
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.watchers)) {
-		d.tellOneLocked(d.watchers[id])
+		d.notifyOneLocked(d.watchers[id])
 	}
 }
 
-// tellOneLocked tells a watcher what it is to know, now or later.
-func (d *Directory) tellOneLocked(w *watcher) {
+// notifyOneLocked tells one watcher what it may know, now or after its lag.
+func (d *Directory) notifyOneLocked(w *watcher) {
 	var view regions.View
 	for _, id := range slices.Sorted(maps.Keys(d.listed)) {
 		if n := d.listed[id]; d.state == working && !d.hiddenLocked(w.self, n) {
@@ -137,15 +138,15 @@ func (d *Directory) tellOneLocked(w *watcher) {
 	number := d.views
 	lag := max(d.lags[w.self.ID], d.lags[w.self.Region])
 	if lag == 0 {
-		w.told = number
+		w.notified = number
 		w.found(view)
 		return
 	}
 	time.AfterFunc(lag, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.watchers[w.self.ID] == w && w.told < number {
-			w.told = number
+		if d.watchers[w.self.ID] == w && w.notified < number {
+			w.notified = number
 			w.found(view)
 		}
 	})
@@ -153,42 +154,42 @@ func (d *Directory) tellOneLocked(w *watcher) {
 
 func (d *Directory) hiddenLocked(from, what regions.Node) bool {
 	for _, f := range []string{from.ID, from.Region} {
-		if d.hidden[secret{f, what.ID}] || d.hidden[secret{f, what.Region}] {
+		if d.hidden[hiding{f, what.ID}] || d.hidden[hiding{f, what.Region}] {
 			return true
 		}
 	}
 	return false
 }
 
-// Lag has who, a node or all of a region, hear of everything that much later from now on. With 0
-// it is told at once, what it has missed too.
+// Lag delays by this much everything that who, a node or all nodes of a region, is told from now
+// on. With 0, who is told at once, including what it has missed.
 func (d *Directory) Lag(who string, by time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.lags[who] = by
 	if by == 0 {
-		d.tellLocked()
+		d.notifyLocked()
 	}
 }
 
-// Hide leaves what, a node or a region, out of what from is told, until Show. A node may be
-// hidden from itself.
+// Hide leaves what, a node or a region, out of what from, a node or a region, is told until Show. A
+// node may be hidden from itself.
 func (d *Directory) Hide(from, what string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.hidden[secret{from, what}] = true
-	d.tellLocked()
+	d.hidden[hiding{from, what}] = true
+	d.notifyLocked()
 }
 
 // Show ends a Hide.
 func (d *Directory) Show(from, what string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.hidden, secret{from, what})
-	d.tellLocked()
+	delete(d.hidden, hiding{from, what})
+	d.notifyLocked()
 }
 
-// Reweigh lists a node with another weight than it has itself; with 0, with its own again.
+// Reweigh lists a node with this weight instead of its own, or with its own again if weight is 0.
 func (d *Directory) Reweigh(id string, weight float64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -197,20 +198,20 @@ func (d *Directory) Reweigh(id string, weight float64) {
 	} else {
 		d.weights[id] = weight
 	}
-	d.tellLocked()
+	d.notifyLocked()
 }
 
-// Relist lists a node again that was unlisted and runs.
+// Relist lists a running node again that was unlisted.
 func (d *Directory) Relist(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if w := d.watchers[id]; w != nil {
 		d.listLocked(w)
-		d.tellLocked()
+		d.notifyLocked()
 	}
 }
 
-// crashed has the node's registration expire.
+// crashed lets the node's registration expire.
 func (d *Directory) crashed(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -220,30 +221,30 @@ func (d *Directory) crashed(id string) {
 		if d.expiring[id] != nil {
 			delete(d.expiring, id)
 			delete(d.listed, id)
-			d.tellLocked()
+			d.notifyLocked()
 		}
 	})
 }
 
-// Unlist removes a node that runs, as an operator or a failed check does.
+// Unlist removes a running node, as an operator or a failed check does.
 func (d *Directory) Unlist(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.listed, id)
-	d.tellLocked()
+	d.notifyLocked()
 }
 
-// Silence has the directory say nothing until Restore.
+// Silence makes the directory say nothing until Restore.
 func (d *Directory) Silence() { d.enter(silent) }
 
-// Fail has every call fail until Restore, those under way at once.
+// Fail makes every call fail until Restore. Calls in progress fail at once.
 func (d *Directory) Fail() { d.enter(failing) }
 
-// AnswerEmpty has the directory answer, correctly formed, that there are no
-// nodes, until Restore.
+// AnswerEmpty makes the directory report, in a well-formed answer, that there are no nodes, until
+// Restore.
 func (d *Directory) AnswerEmpty() { d.enter(answersEmpty) }
 
-// Restore has the directory work again as if nothing had been.
+// Restore makes the directory work again, with all running nodes registered.
 func (d *Directory) Restore() { d.enter(working) }
 
 func (d *Directory) enter(s state) {
@@ -255,20 +256,20 @@ func (d *Directory) enter(s state) {
 		case failing:
 			w.err <- errDirectory
 		case working:
-			d.listLocked(w) // those that came meanwhile: an agent goes on trying
+			d.listLocked(w) // including those that have started meanwhile: an agent keeps trying
 		}
 	}
-	d.tellLocked()
+	d.notifyLocked()
 }
 
-// Forget loses all registrations, as a Consul agent does that is restarted
-// without its data. Nodes notice one after the other and register again.
+// Forget loses all registrations, as a Consul agent does that is restarted without its data. The
+// nodes notice one after the other, and register again.
 func (d *Directory) Forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.state = working
 	clear(d.listed)
-	d.tellLocked()
+	d.notifyLocked()
 	delay := reregister
 	for _, id := range slices.Sorted(maps.Keys(d.watchers)) {
 		w := d.watchers[id]
@@ -277,7 +278,7 @@ func (d *Directory) Forget() {
 			defer d.mu.Unlock()
 			if d.watchers[w.self.ID] == w {
 				d.listLocked(w)
-				d.tellLocked()
+				d.notifyLocked()
 			}
 		})
 		delay += 100 * time.Millisecond

@@ -9,8 +9,8 @@ import (
 	"github.com/geocache/geocache"
 )
 
-// An Origin is what the nodes' getters load from. By default it has every key
-// and answers at once, with a value that tells when the load began.
+// An Origin is what the nodes' getters load from. By default it has every key and answers at once.
+// Its values say when their load began. Its methods are safe for concurrent use.
 type Origin struct {
 	now func() time.Time // see Cluster.Now
 
@@ -20,15 +20,15 @@ type Origin struct {
 	running int
 	behave  map[string]Getter // by region
 	log     []*Load
-	truth   map[string][]Version // by key: what it had and has, but for what it had at first
+	truth   map[string][]Version // by key: all versions from 1 on; see truth.go
 	absent  func(key string) bool
 	primary string        // the region whose origin does not lag
-	lag     time.Duration // of the others
-	blocked chan struct{} // what Block waits for; nil once unblocked
+	lag     time.Duration // of all other origins
+	blocked chan struct{} // closed by Unblock
 }
 
-// A Getter is how the origin behaves towards a region. An error or a panic of it
-// is the getter's; otherwise it answers with the key's value.
+// A Getter is how the origin behaves towards a region. If it returns an error or panics, so does
+// the load; otherwise the load returns the key's value.
 type Getter func(ctx context.Context, key string) error
 
 func newOrigin(now func() time.Time) *Origin {
@@ -42,8 +42,8 @@ func newOrigin(now func() time.Time) *Origin {
 	}
 }
 
-// Behave sets how the origin behaves towards the named regions from now on, or
-// towards all regions if none is named. nil answers at once.
+// Behave sets how the origin behaves from now on towards the named regions, or towards all if none
+// is named. With nil it answers at once.
 func (o *Origin) Behave(g Getter, regions ...string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -56,7 +56,7 @@ func (o *Origin) Behave(g Getter, regions ...string) {
 	}
 }
 
-// After answers after d.
+// After returns a Getter that answers after d, unless its context ends first.
 func After(d time.Duration) Getter {
 	return func(ctx context.Context, key string) error {
 		select {
@@ -68,10 +68,10 @@ func After(d time.Duration) Getter {
 	}
 }
 
-// Failing fails with err.
+// Failing returns a Getter that fails with err.
 func Failing(err error) Getter { return func(context.Context, string) error { return err } }
 
-// Block never answers, and does not care for its context, until the test ends.
+// Block returns a Getter that answers only after Unblock, and ignores its context.
 func (o *Origin) Block() Getter {
 	return func(context.Context, string) error {
 		<-o.blocked
@@ -79,7 +79,7 @@ func (o *Origin) Block() Getter {
 	}
 }
 
-// Unblock ends everything that Block holds, now and in future.
+// Unblock ends everything that Block holds, now and in future. Run calls it at the end of a test.
 func (o *Origin) Unblock() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -90,14 +90,14 @@ func (o *Origin) Unblock() {
 	}
 }
 
-// Loads returns how often key was loaded, in all regions.
+// Loads returns how often key was loaded, in all regions together.
 func (o *Origin) Loads(key string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.loads[key]
 }
 
-// Total returns how many loads there were from the named regions, or from all.
+// Total returns the number of loads from the named regions, or from all if none is named.
 func (o *Origin) Total(regions ...string) (n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -114,7 +114,7 @@ func (o *Origin) Total(regions ...string) (n int) {
 	return n
 }
 
-// Running returns how many loads run now.
+// Running returns the number of loads in progress.
 func (o *Origin) Running() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -128,7 +128,7 @@ type Load struct {
 	OK           bool      // it returned a value
 }
 
-// Log returns all loads there were, in the order of their beginnings.
+// Log returns all loads so far, in the order in which they began.
 func (o *Origin) Log() (all []Load) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -138,7 +138,8 @@ func (o *Origin) Log() (all []Load) {
 	return all
 }
 
-// TagsOf returns the tags of every value of key that an Origin has, one of them the key's alone.
+// TagsOf returns the tags of all values of key: one that only this key has, and one that all keys
+// have.
 func TagsOf(key string) []string { return []string{"tag of " + key[:min(len(key), 200)], "origin"} }
 
 // getter returns the getter of the nodes in region.
@@ -164,7 +165,7 @@ func (o *Origin) getter(region string) geocache.Getter[string] {
 			o.running--
 			load.Ended, load.OK = now, err == nil
 		}()
-		version, exists := o.visible(region, key, begun) // looked at first, and then it is slow
+		version, exists := o.visible(region, key, begun) // the origin is read first, and slow afterwards
 		if behave != nil {
 			if err := behave(ctx, key); err != nil {
 				return loaded, err

@@ -1,7 +1,6 @@
-// Package testcluster runs whole clusters in one test: nodes in several regions
-// on a simulated network, with a discovery and an origin that fail on command,
-// in the virtual time of a testing/synctest bubble. Hours of cluster life take
-// milliseconds.
+// Package testcluster runs whole clusters in one test: nodes in several regions on a simulated
+// network, with a discovery and an origin that fail on command, in the virtual time of a
+// testing/synctest bubble. Hours of cluster life take milliseconds.
 //
 //	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
 //		c.Node("eu-1").MustGet("ada")
@@ -9,14 +8,14 @@
 //		...
 //	})
 //
-// Every read through a [Node] is checked against guarantee 1: a value whose load
-// began longer ago than the time to live, in true time and whatever the nodes'
-// clocks say, fails the test unless it is marked stale.
+// Every read through a [Node] is checked against promise 1: unless it is marked stale, a value
+// whose load began longer ago than the TTL fails the test, in true time and whatever the nodes'
+// clocks say. The other promises are for tests to check, or for package history.
 //
-// The nodes are real: [geocache.Cache] with its real transport. What is
-// simulated is what they stand on. A frozen or crashed process keeps its
-// goroutines here, cut off from the network; tests with real processes and the
-// real Consul are elsewhere.
+// The nodes are real: each is a [geocache.Cache] with its real transport. Everything below them is
+// simulated. A frozen or crashed process keeps its goroutines here, cut off from the network. There
+// are no real processes, sockets or Consul: for those, see tcp_test.go and the tests of
+// regions/consul and examples.
 package testcluster
 
 import (
@@ -38,46 +37,45 @@ import (
 	"github.com/geocache/geocache/internal/testcluster/network/mangle"
 )
 
-// TTL is the time to live of the group that nodes have, unless the Config's
-// options change it.
+// TTL is the TTL of the group that nodes have, unless the Config says otherwise.
 const TTL = time.Minute
 
-// Config describes a cluster. Zero values are the defaults.
+// Config describes a cluster. The zero value of each field is its default.
 type Config struct {
 	Regions []string // default: "eu"
-	Nodes   int      // in each region; default 3
-	Seed    uint64   // of the network's losses and the rings
+	Nodes   int      // in each region; default: 3
+	Seed    uint64   // of the network's losses, and of the rings
 
-	// TTL is the group's; default TTL.
+	// TTL is the group's TTL. Default: the constant TTL.
 	TTL time.Duration
-	// Offset is how far the wall clock of a node is off when it is first started;
-	// default not at all.
+	// Offset returns how far a node's wall clock is off when it is first started. Default: not at
+	// all.
 	Offset func(node string) time.Duration
-	// Apart are regions that nobody is told of in the others, nor they of the others, until the
+	// Hidden are regions that do not know of the others, nor the others of them, until the
 	// Directory shows them.
-	Apart []string
-	// Mangle is what happens to messages between nodes; default nothing.
+	Hidden []string
+	// Mangle is what happens to messages between nodes. Default: nothing.
 	Mangle mangle.Rates
-	// Counters gives each node a second group, see Node; with Home as its home region
-	// if that is not empty.
+	// Counters gives each node a second group (see Node), with Home as its home region if that is
+	// not empty.
 	Counters bool
 	Home     string
-	// LookAside has the counters be in the cache alone: the origin knows nothing of them.
+	// LookAside makes the counters a group without a getter: the origin has none.
 	LookAside bool
-	// Jitter is by how much messages come late at most; see network.Network.SetJitter.
+	// Jitter is the longest that a message is delayed beyond its latency; see
+	// network.Network.SetJitter.
 	Jitter time.Duration
-	// Through has writes go to the origin. With PrimaryOrigin the origins of the other regions
-	// lag by OriginLag.
-	Through       bool
+	// WriteThrough makes the origin get all writes. If PrimaryOrigin is set, the origins of the
+	// other regions lag by OriginLag.
+	WriteThrough  bool
 	PrimaryOrigin string
 	OriginLag     time.Duration
-	// Cache and Group are options for all nodes.
+	// Cache and Group are further options for all nodes.
 	Cache []geocache.Option
 	Group []geocache.GroupOption
 }
 
-// A Cluster is a running cluster. Its methods are for the test's goroutine, but
-// for Now and Add.
+// A Cluster is a running cluster. Its methods are for the test's goroutine, except Now and Add.
 type Cluster struct {
 	T         *testing.T
 	Net       *network.Network
@@ -89,16 +87,16 @@ type Cluster struct {
 	log    logs.Buffer
 
 	mu    sync.Mutex       // guards the following
-	nodes map[string]*Node // by name; those that were closed or crashed too
+	nodes map[string]*Node // by name, including those that were closed or crashed
 	next  map[string]int   // by region: the number of the next node
-	now   time.Time        // what Now returned last
+	now   time.Time        // the last result of Now
 }
 
-// parallel are the tests that are parallel already: one may run several clusters.
+// parallel has the tests that are parallel already: a test may run several clusters.
 var parallel sync.Map
 
-// Run builds a cluster in a bubble, calls f, and shuts it down. A goroutine that
-// is left afterwards fails the test. The test is a parallel one from then on.
+// Run builds a cluster in a bubble, calls f, and shuts the cluster down. A goroutine that is left
+// afterwards fails the test. Run makes the test a parallel one.
 func Run(t *testing.T, config Config, f func(c *Cluster)) {
 	t.Helper()
 	if _, already := parallel.LoadOrStore(t, true); !already {
@@ -128,16 +126,16 @@ func Run(t *testing.T, config Config, f func(c *Cluster)) {
 		if config.Mangle != (mangle.Rates{}) {
 			c.Mangler = mangle.New(config.Seed, config.Mangle)
 		}
-		for _, apart := range config.Apart {
+		for _, hidden := range config.Hidden {
 			for _, region := range config.Regions {
-				if region != apart {
-					c.Directory.Hide(region, apart)
-					c.Directory.Hide(apart, region)
+				if region != hidden {
+					c.Directory.Hide(region, hidden)
+					c.Directory.Hide(hidden, region)
 				}
 			}
 		}
 		defer c.shutDown()
-		// All at once, as a deploy does: each waits in Open for the others.
+		// All at once, as in a deploy: each waits in Open for the others.
 		var starting sync.WaitGroup
 		for range config.Nodes {
 			for _, region := range config.Regions {
@@ -151,7 +149,7 @@ func Run(t *testing.T, config Config, f func(c *Cluster)) {
 	})
 }
 
-// shutDown closes all nodes, whatever state the test left them in.
+// shutDown closes all nodes, in whatever state the test left them.
 func (c *Cluster) shutDown() {
 	if c.T.Failed() {
 		c.T.Logf("log of the nodes:\n%s", c.Log())
@@ -166,9 +164,9 @@ func (c *Cluster) shutDown() {
 	closing.Wait()
 }
 
-// Now returns the present time, and no time twice: of two calls the later one gets
-// the later time, although virtual time stands still while anybody works. So the
-// times tell what happened before what.
+// Now returns the current time, and no time twice: of two calls the later one gets the later time,
+// although virtual time stands still while anybody works. So the times say what happened before
+// what.
 func (c *Cluster) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,8 +199,7 @@ func (c *Cluster) place(region string) *Node {
 	return n
 }
 
-// Add starts one more node in region, with more options, and returns once it
-// serves.
+// Add starts one more node in a region, with these options on top, and returns once it serves.
 func (c *Cluster) Add(region string, opts ...geocache.Option) *Node {
 	n := c.place(region)
 	n.options = opts
@@ -219,7 +216,7 @@ func (c *Cluster) Node(name string) *Node {
 	return n
 }
 
-// Nodes returns the nodes of the named regions, or of all, that run.
+// Nodes returns the running nodes of the named regions, or of all if none is named, sorted by name.
 func (c *Cluster) Nodes(in ...string) []*Node {
 	var nodes []*Node
 	for _, n := range c.nodes {
@@ -231,14 +228,12 @@ func (c *Cluster) Nodes(in ...string) []*Node {
 	return nodes
 }
 
-// Owner returns the node that owns key in a region, as seen by the first node
-// there that runs.
+// Owner returns the node that owns key in a region, as the first running node there sees it.
 func (c *Cluster) Owner(region, key string) *Node {
 	return c.Node(c.Nodes(region)[0].Group.Locate(key)[0].Owner.ID)
 }
 
-// KeyOf returns a key that the named node owns in its region, other than those
-// given.
+// KeyOf returns a key that the named node owns in its region, other than those in not.
 func (c *Cluster) KeyOf(node string, not ...string) string {
 	for i := range 100_000 {
 		key := fmt.Sprintf("key-%d", i)
@@ -250,22 +245,23 @@ func (c *Cluster) KeyOf(node string, not ...string) string {
 	return ""
 }
 
-// Settle lets the cluster come to rest: heartbeats have noticed what there is to
-// notice, and everybody knows.
+// Settle waits until the cluster is at rest: heartbeats have noticed every change, and all nodes
+// know of it.
 func (c *Cluster) Settle() { time.Sleep(5 * time.Second) }
 
-// Log returns what the nodes have logged.
+// Log returns what all nodes have logged.
 func (c *Cluster) Log() string { return c.log.String() }
 
-// A Node is one process of the cluster.
+// A Node is one process of the cluster. Its name and region stay; its Cache and Group are new after
+// Restart.
 type Node struct {
 	Name   string
 	Region string
 	Cache  *geocache.Cache
 	Group  *geocache.Group[string]
 
-	// Counters is a group of numbers to Update, if the Config asks for it. The origin
-	// has 0 for each, unless LookAside is set, and no counter expires within a test.
+	// Counters is a group of numbers to Update, if Config.Counters is set. The origin has 0 for
+	// each, unless LookAside is set. No counter expires within a test.
 	Counters *geocache.Group[int]
 
 	c       *Cluster
@@ -279,7 +275,7 @@ type Node struct {
 	rejected map[string]bool       // addresses
 }
 
-// start makes the node a member.
+// start opens the node's Cache and groups.
 func (n *Node) start() {
 	l, err := n.host.Listen()
 	if err != nil {
@@ -307,7 +303,7 @@ func (n *Node) start() {
 		return
 	}
 	groupOpts := append([]geocache.GroupOption{geocache.WithTTL(n.c.config.TTL)}, n.c.config.Group...)
-	if n.c.config.Through {
+	if n.c.config.WriteThrough {
 		groupOpts = append(groupOpts, n.c.Origin.options()...)
 	}
 	if n.Group, err = geocache.NewGroup(n.Cache, "test", n.c.Origin.getter(n.Region), groupOpts...); err != nil {
@@ -324,7 +320,7 @@ func (n *Node) start() {
 	}
 }
 
-// Get reads key with a deadline of 30 s and checks the age of what comes.
+// Get reads key, with a deadline of 30 s, and checks the age of the value.
 func (n *Node) Get(key string) (geocache.Item[string], error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -347,7 +343,7 @@ func (n *Node) GetContext(ctx context.Context, key string) (geocache.Item[string
 	return item, nil
 }
 
-// MustGet is Get that fails the test on an error.
+// MustGet is Get, but fails the test on an error.
 func (n *Node) MustGet(key string) geocache.Item[string] {
 	n.c.T.Helper()
 	item, err := n.Get(key)
@@ -357,7 +353,7 @@ func (n *Node) MustGet(key string) geocache.Item[string] {
 	return item
 }
 
-// Close closes the node's cache, as a service does that is stopped.
+// Close closes the node's cache, as a service does that is being stopped.
 func (n *Node) Close() {
 	if err := n.Cache.Close(); err != nil {
 		n.c.T.Errorf("%s: %v", n.Name, err)
@@ -366,18 +362,17 @@ func (n *Node) Close() {
 	n.host.Crash()
 }
 
-// Crash kills the node's process. The directory still lists it for a while, as
-// Consul does until the check has expired.
+// Crash kills the node's process. The directory lists it for a while longer, as Consul does until a
+// check expires.
 func (n *Node) Crash() {
 	n.host.Crash()
 	n.gone = true
 	n.c.Directory.crashed(n.Name)
-	n.Cache.Close() // cut off already: only its goroutines end
+	n.Cache.Close() // it is cut off already, so this only ends its goroutines
 }
 
-// Restart starts a node that was closed or crashed, empty and under the same
-// name. Its clock is off by offset. If there are options they take the place of those
-// it was added with.
+// Restart starts a node that was closed or has crashed, empty and under the same name. Its clock is
+// off by offset. Options, if there are any, replace those that it was added with.
 func (n *Node) Restart(offset time.Duration, opts ...geocache.Option) {
 	n.host = n.host.Restart()
 	n.gone = false
@@ -388,12 +383,12 @@ func (n *Node) Restart(offset time.Duration, opts ...geocache.Option) {
 	n.start()
 }
 
-// Freeze stops the node as SIGSTOP does, as far as others can see.
+// Freeze stops the node as SIGSTOP does, as far as others can see: its goroutines and clock go on.
 func (n *Node) Freeze() { n.host.Freeze() }
 
-// Reject breaks the connections that n has made to another node, and refuses it new ones, as
-// a firewall does that rejects what it does not let through. What was sent before arrives;
-// what the other one has connected stays.
+// Reject breaks the connections that n has made to another node, and refuses new ones, as a
+// firewall does that rejects packets. What was sent before arrives, and the other node's
+// connections to n stay.
 func (n *Node) Reject(other string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -8,17 +8,17 @@ import (
 	"github.com/geocache/geocache"
 )
 
-// This file is an origin that can be written to. What it has of a key is numbered: 0 is what it had
-// at first, and a value loaded says which it is of.
+// This file makes an Origin writable. The versions of a key are numbered: 0 is what the origin had
+// at first, and a loaded value says which version it is.
 
-// A Version is what the origin has of a key from some time on.
+// A Version is what the origin has of a key from a certain time on.
 type Version struct {
 	By   string // what was written; empty if it was removed
 	From time.Time
 }
 
-// Put has the origin have something else of a key from now on, with nobody told of it, and returns its
-// number. By is empty if the key is removed.
+// Put sets what the origin has of a key from now on, without telling anybody, and returns the
+// number of this version. By is empty if the key is removed.
 func (o *Origin) Put(key, by string) int {
 	now := o.now()
 	o.mu.Lock()
@@ -27,7 +27,7 @@ func (o *Origin) Put(key, by string) int {
 	return len(o.truth[key])
 }
 
-// Truth returns what the origin had of each key, from number 1 on.
+// Truth returns the versions of each key, from number 1 on.
 func (o *Origin) Truth() map[string][]Version {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -38,21 +38,21 @@ func (o *Origin) Truth() map[string][]Version {
 	return all
 }
 
-// Lag has the origins of all regions but one be replicas that lag.
+// Lag makes the origins of all regions but primary replicas that lag by this much.
 func (o *Origin) Lag(primary string, by time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.primary, o.lag = primary, by
 }
 
-// Absent has the origin have no value of some keys at first.
+// Absent sets which keys the origin does not have at first.
 func (o *Origin) Absent(is func(key string) bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.absent = is
 }
 
-// visible returns what a region sees of a key.
+// visible returns which version of a key a region's origin has, and whether there is a value.
 func (o *Origin) visible(region, key string, now time.Time) (version int, exists bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 // writeTimeout is the deadline of a Node's writes.
 const writeTimeout = 30 * time.Second
 
-// Set makes what the text of key's value, with a deadline of 30 s. The value says
-// besides when the Set began, for Get to check its age.
+// Set sets key to a value that says what, with a deadline of 30 s. The value also says when the Set
+// began, so that Get can check its age.
 func (n *Node) Set(key, what string, opts ...geocache.WriteOption) (geocache.Receipt, error) {
 	return n.write(opts, func(ctx context.Context, opts []geocache.WriteOption) error {
 		return n.Group.Set(ctx, key, Value{key, n.c.Now(), what}.String(), opts...)
@@ -32,8 +32,8 @@ func (n *Node) Clear(opts ...geocache.WriteOption) (geocache.Receipt, error) {
 	})
 }
 
-// Update replaces the text of key's value by what f makes of it, with a deadline of 30 s. If
-// the value is from the origin f gets "" and false.
+// Update replaces what key's value says by what f returns, with a deadline of 30 s. If the value
+// was loaded from the origin, or there is none, f gets "" and false.
 func (n *Node) Update(key string, f func(what string, written bool) (string, error), opts ...geocache.WriteOption) (what string, w geocache.Receipt, err error) {
 	w, err = n.write(opts, func(ctx context.Context, opts []geocache.WriteOption) error {
 		v, err := n.Group.Update(ctx, key, func(old string, ok bool) (string, error) {

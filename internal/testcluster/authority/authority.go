@@ -1,4 +1,5 @@
-// Package authority issues certificates for tests.
+// Package authority is a certificate authority for tests: it issues certificates, with any names,
+// that are valid for an hour or so. It knows no revocation and no intermediate certificates.
 package authority
 
 import (
@@ -56,16 +57,16 @@ func Pool(authorities ...*Authority) *x509.CertPool {
 	return pool
 }
 
-// A Change makes a certificate another than the usual one, which is a server's and a
-// client's, has no name and has an hour left of two.
+// A Change changes a certificate before it is issued. Without changes a certificate is for servers
+// and clients, has no names, and is valid from an hour ago until an hour from now.
 type Change func(*x509.Certificate)
 
-// DNS has the certificate be for DNS names too.
+// DNS adds DNS names.
 func DNS(names ...string) Change {
 	return func(c *x509.Certificate) { c.DNSNames = append(c.DNSNames, names...) }
 }
 
-// IP has the certificate be for IP addresses too.
+// IP adds IP addresses.
 func IP(addresses ...string) Change {
 	return func(c *x509.Certificate) {
 		for _, a := range addresses {
@@ -74,7 +75,7 @@ func IP(addresses ...string) Change {
 	}
 }
 
-// URI has the certificate be for URIs too.
+// URI adds URIs.
 func URI(uris ...string) Change {
 	return func(c *x509.Certificate) {
 		for _, uri := range uris {
@@ -87,15 +88,15 @@ func URI(uris ...string) Change {
 	}
 }
 
-// For has the certificate be for these uses alone.
+// For sets the certificate's uses.
 func For(uses ...x509.ExtKeyUsage) Change {
 	return func(c *x509.Certificate) { c.ExtKeyUsage = uses }
 }
 
-// Until has the certificate end at t.
+// Until sets when the certificate expires.
 func Until(t time.Time) Change { return func(c *x509.Certificate) { c.NotAfter = t } }
 
-// Issue issues a certificate.
+// Issue returns a new certificate and its key.
 func (a *Authority) Issue(changes ...Change) tls.Certificate {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -114,8 +115,8 @@ func (a *Authority) Issue(changes ...Change) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// Config returns the configuration of a node with a certificate of this authority, which trusts these
-// authorities; without any, this one.
+// Config returns the TLS configuration of a node that has this certificate and trusts these
+// authorities, or only a if there are none.
 func (a *Authority) Config(certificate tls.Certificate, trusted ...*Authority) *tls.Config {
 	if len(trusted) == 0 {
 		trusted = []*Authority{a}
@@ -123,7 +124,7 @@ func (a *Authority) Config(certificate tls.Certificate, trusted ...*Authority) *
 	return &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: Pool(trusted...), ClientCAs: Pool(trusted...)}
 }
 
-// Files returns a certificate and its key as they are in files.
+// Files returns a certificate and its key in PEM, as in files.
 func Files(t testing.TB, c tls.Certificate) (certificate, key []byte) {
 	t.Helper()
 	for _, der := range c.Certificate {

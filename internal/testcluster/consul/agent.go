@@ -15,42 +15,41 @@ import (
 	"time"
 )
 
-// An Agent is a Consul agent: the server of a datacenter, or a client there. It keeps its ports as long as
-// it lives, through any number of restarts.
+// An Agent is a Consul agent: the server of a datacenter, or a client in one. It keeps its ports
+// through any number of restarts.
 type Agent struct {
 	Datacenter string
 
 	name    string
-	server  *Agent // of a client; nil if this is a server
+	server  *Agent // the server of a client's datacenter; nil if this is a server
 	cluster *Cluster
 	ports   ports
 	process *process // the latest
-	data    string   // the directory of a client's process
+	data    string   // the data directory of a client; empty for a server
 }
 
 // A process is one run of the consul binary.
 type process struct {
 	cmd    *exec.Cmd
 	output *tail
-	ended  chan struct{} // closed once it has been waited for
+	ended  chan struct{} // closed when the process has ended
 }
 
 // Address returns the address of the agent's HTTP interface, host:port.
 func (a *Agent) Address() string { return a.ports.address(a.ports.http) }
 
-// Kill ends the process by SIGKILL, as a crash would, and returns once it is
-// gone. Killing an agent that does not run does nothing.
+// Kill ends the process with SIGKILL, as a crash does, and returns once it is gone. Killing an
+// agent that is not running does nothing.
 func (a *Agent) Kill() {
-	a.process.cmd.Process.Kill() // an error says that it has ended before
+	a.process.cmd.Process.Kill() // an error means that it has already ended
 	<-a.process.ended
 	if a.data != "" {
 		_ = os.RemoveAll(a.data)
 	}
 }
 
-// Restart starts an agent that was killed. It comes back without any memory,
-// on the same ports. Restart returns when it has a leader and knows the other
-// agents that run.
+// Restart starts an agent that was killed, without its former state and on the same ports. Restart
+// returns when the agent has a leader and knows the other running agents.
 func (a *Agent) Restart(ctx context.Context) error {
 	if a.alive() {
 		return fmt.Errorf("agent %s is running", a.Datacenter)
@@ -61,8 +60,8 @@ func (a *Agent) Restart(ctx context.Context) error {
 	return a.waitReady(ctx, a.cluster.running())
 }
 
-// Leave makes the agent leave the cluster for good: its datacenter disappears
-// from the others' lists. Leave returns when its process has ended.
+// Leave makes the agent leave the cluster for good, so that its datacenter disappears from the
+// others' lists. Leave returns when the process has ended.
 func (a *Agent) Leave(ctx context.Context) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+a.Address()+"/v1/agent/leave", nil)
 	if err != nil {
@@ -101,7 +100,7 @@ func (a *Agent) spawn() error {
 	}
 	if a.server == nil {
 		args = append(append(args, "-dev"), a.cluster.wanJoin(a)...)
-	} else { // which keeps something on disk even in development mode, so that is left out
+	} else { // a client writes to disk even in development mode, so it runs without that
 		var err error
 		if a.data, err = os.MkdirTemp("", "consul"); err != nil {
 			return err
@@ -175,7 +174,7 @@ func (a *Agent) ready(ctx context.Context, datacenters []string) error {
 	return nil
 }
 
-// client keeps no connections, so it leaves none behind.
+// client keeps no connections open, so that it leaves no goroutines behind.
 var client = &http.Client{
 	Transport: &http.Transport{DisableKeepAlives: true},
 	Timeout:   10 * time.Second,
@@ -199,17 +198,16 @@ func (a *Agent) get(ctx context.Context, path string, out any) error {
 
 const loopback = "127.0.0.1"
 
-// ports are those of one agent. All but http are used for TCP, the serf ones
-// for UDP too.
+// ports are the ports of one agent. All are used for TCP, and those of serf for UDP as well.
 type ports struct{ http, server, lan, wan int }
 
 func (ports) address(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }
 
-// freePorts finds ports that are free for TCP and for UDP.
+// freePorts finds ports that are free for both TCP and UDP.
 func freePorts() (ports, error) {
 	var p ports
 	for _, port := range []*int{&p.http, &p.server, &p.lan, &p.wan} {
-		// Each is held until all are found, so they differ.
+		// All are held until the last is found, so they differ.
 		l, err := net.Listen("tcp", p.address(0))
 		if err != nil {
 			return p, err
@@ -225,7 +223,7 @@ func freePorts() (ports, error) {
 	return p, nil
 }
 
-// tail keeps the last that was written to it.
+// tail keeps the end of what was written to it.
 type tail struct {
 	mu   sync.Mutex
 	text []byte

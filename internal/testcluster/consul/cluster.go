@@ -1,8 +1,9 @@
-// Package consul runs real Consul agents on loopback, one per datacenter,
-// joined over their WAN pool: for tests and for the demonstration.
+// Package consul runs real Consul agents on loopback, one per datacenter, joined over their WAN
+// pool, for tests and for the demonstration. It needs a consul binary, which make consul builds; it
+// does not download one.
 //
-// Each agent is a server in Consul's development mode. It keeps nothing on
-// disk, so one that was killed comes back empty.
+// Each agent is a server in Consul's development mode. It keeps nothing on disk, so one that was
+// killed comes back empty. There is one server per datacenter, so nothing here tests elections.
 package consul
 
 import (
@@ -14,12 +15,12 @@ import (
 	"slices"
 )
 
-// ErrNoBinary says that there is no Consul to run.
+// ErrNoBinary is the error of Binary if there is no Consul to run.
 var ErrNoBinary = errors.New("there is no consul binary: run make consul")
 
-// Binary returns the path of the Consul to run: what GEOCACHE_CONSUL says, else
-// .bin/consul in the working directory or the nearest one above that has it.
-// If there is none, the error is ErrNoBinary.
+// Binary returns the path of the Consul to run: that in GEOCACHE_CONSUL, or .bin/consul in the
+// working directory or the nearest one above that has it. If there is none, the error is
+// ErrNoBinary.
 func Binary() (string, error) {
 	if path := os.Getenv("GEOCACHE_CONSUL"); path != "" {
 		return path, nil
@@ -41,17 +42,18 @@ func Binary() (string, error) {
 	}
 }
 
-// A Cluster is a number of datacenters with one server each, and clients where they have been added. One goroutine at a
-// time may use a Cluster and its Agents; only Agent.Address is safe anywhere.
+// A Cluster is a set of datacenters with one server each, and with the clients that were added.
+// Only one goroutine at a time may use a Cluster and its Agents, except that Agent.Address is
+// always safe.
 type Cluster struct {
 	binary string
 	hcl    string
 	agents []*Agent
 }
 
-// Start starts an agent for each of the datacenters and returns when each has a
-// leader and knows all the others, which takes a few seconds. Configuration in
-// HCL, which may be empty, is added to every agent's.
+// Start starts a server in each of the datacenters, and returns when each has a leader and knows
+// all others, which takes a few seconds. hcl, which may be empty, is added to the configuration of
+// every agent.
 func Start(ctx context.Context, hcl string, datacenters ...string) (*Cluster, error) {
 	binary, err := Binary()
 	if err != nil {
@@ -73,8 +75,7 @@ func Start(ctx context.Context, hcl string, datacenters ...string) (*Cluster, er
 	return c, nil
 }
 
-// Add starts an agent of a new datacenter, which joins the others, and returns
-// when it has a leader and knows them.
+// Add starts the server of a new datacenter, and returns when it has a leader and knows the others.
 func (c *Cluster) Add(ctx context.Context, datacenter string) (*Agent, error) {
 	if c.Agent(datacenter) != nil {
 		return nil, fmt.Errorf("datacenter %s is there already", datacenter)
@@ -82,8 +83,8 @@ func (c *Cluster) Add(ctx context.Context, datacenter string) (*Agent, error) {
 	return c.add(ctx, Agent{Datacenter: datacenter, name: datacenter})
 }
 
-// AddClient starts a client in a datacenter, as each machine beside the servers has one, and returns when it
-// has joined.
+// AddClient starts a client in a datacenter, as there is one on each machine beside the servers,
+// and returns when it has joined.
 func (c *Cluster) AddClient(ctx context.Context, datacenter, name string) (*Agent, error) {
 	return c.add(ctx, Agent{Datacenter: datacenter, name: name, server: c.Agent(datacenter)})
 }
@@ -99,11 +100,10 @@ func (c *Cluster) add(ctx context.Context, like Agent) (*Agent, error) {
 	return a, nil
 }
 
-// start starts an agent without waiting for its peers.
+// start starts an agent, without waiting for the others.
 func (c *Cluster) start(ctx context.Context, like Agent) (*Agent, error) {
 	var err error
-	// Somebody else may take a port between our finding it free and the agent
-	// listening on it.
+	// Another process may take a port between freePorts and the agent's listening on it.
 	for range 3 {
 		a := &Agent{Datacenter: like.Datacenter, name: like.name, server: like.server, cluster: c}
 		if a.ports, err = freePorts(); err != nil {
@@ -121,7 +121,7 @@ func (c *Cluster) start(ctx context.Context, like Agent) (*Agent, error) {
 	return nil, err
 }
 
-// Agent returns the server of a datacenter, nil if there is none.
+// Agent returns the server of a datacenter, or nil if there is none.
 func (c *Cluster) Agent(datacenter string) *Agent {
 	i := slices.IndexFunc(c.agents, func(a *Agent) bool { return a.Datacenter == datacenter && a.server == nil })
 	if i < 0 {
@@ -137,7 +137,7 @@ func (c *Cluster) Stop() {
 	}
 }
 
-// running returns the datacenters whose agents run.
+// running returns the datacenters of the agents that run.
 func (c *Cluster) running() []string {
 	var list []string
 	for _, a := range c.agents {
@@ -148,7 +148,7 @@ func (c *Cluster) running() []string {
 	return list
 }
 
-// wanJoin returns the arguments by which an agent finds the others.
+// wanJoin returns the arguments that make an agent join the others.
 func (c *Cluster) wanJoin(self *Agent) []string {
 	var args []string
 	for _, a := range c.agents {

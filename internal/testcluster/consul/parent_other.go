@@ -4,5 +4,5 @@ package consul
 
 import "os/exec"
 
-// dieWithParent does nothing: only Linux can.
+// dieWithParent does nothing: it is possible on Linux only.
 func dieWithParent(*exec.Cmd) {}

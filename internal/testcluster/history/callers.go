@@ -67,7 +67,7 @@ func (l *life) callOnce(random *rand.Rand) {
 	isCounter, isWrite := random.Float64() < l.config.Counting, random.Float64() < l.config.Writes && !l.calm.Load()
 	switch x := random.Float64(); {
 	case l.config.Updating > 0 && !l.calm.Load() && random.Float64() < l.config.Updating:
-		l.update(k, time.Duration(random.Float64()*float64(l.config.Pondering)), limit)
+		l.update(k, time.Duration(random.Float64()*float64(l.config.UpdateTime)), limit)
 	case isCounter && isWrite:
 		l.increment(counter, limit)
 	case isCounter:
@@ -81,7 +81,7 @@ func (l *life) callOnce(random *rand.Rand) {
 		if random.IntN(10) == 0 {
 			life = 1 + time.Duration(random.Int64N(int64(l.config.TTL)))
 		}
-		if l.config.Answering > 0 && random.Float64() < l.config.Answering {
+		if l.config.ReadBeforeSet > 0 && random.Float64() < l.config.ReadBeforeSet {
 			l.read(GetItem, k, limit)
 		}
 		l.set(k, ack, life, limit)
@@ -184,7 +184,7 @@ func (l *life) set(key string, ack geocache.AckLevel, life, limit time.Duration)
 	if life > 0 {
 		o.Life, own = life, append(own, geocache.WithItemTTL(life))
 	}
-	l.sets.tell(l, key)
+	l.sets.notify(l, key)
 	l.write(o, limit, own, func(ctx context.Context, opts []geocache.WriteOption) error {
 		return l.group.Set(ctx, key, o.Value.String(), opts...)
 	})
@@ -234,7 +234,7 @@ func (l *life) write(o *Op, limit time.Duration, opts []geocache.WriteOption, do
 }
 
 // update updates a key with a function that takes its time.
-func (l *life) update(key string, pondering, limit time.Duration) {
+func (l *life) update(key string, takes, limit time.Duration) {
 	o := &Op{Kind: Update, Key: key, Life: l.config.TTL}
 	l.op(o, limit, func(ctx context.Context) error {
 		var w geocache.Receipt
@@ -243,7 +243,7 @@ func (l *life) update(key string, pondering, limit time.Duration) {
 			a.Base, _ = testcluster.ParseValue(old)
 			a.By = fmt.Sprintf("update at %v on %s", a.Begin, l.name)
 			select {
-			case <-time.After(pondering):
+			case <-time.After(takes):
 			case <-ctx.Done(): // Update waits for a function that runs
 			}
 			a.End = l.now()

@@ -65,7 +65,7 @@ func (h *History) Age() (found []Violation) {
 		if !r.isRead() || r.Outcome != OK || r.Stale || r.Kind == GetMany && h.begun(r) >= r.Begin {
 			continue
 		}
-		if h.stood(r) { // it may have been looked at before
+		if h.wasFrozen(r) { // it may have been looked at before
 			continue
 		}
 		life, since := h.Config.TTL, h.begun(r)
@@ -102,15 +102,15 @@ func (h *History) olderValue(v testcluster.Value, w *Op) string {
 	if s == nil || s == w || s.Generation == 0 || s.Generation >= w.Generation {
 		return ""
 	}
-	if s.mayBeTwice() && !w.after(s) {
+	if s.mayBeRetried() && !w.after(s) {
 		return "" // the first sending may have been stamped higher than the one that was acknowledged
 	}
 	return "set at a lower generation than the write's"
 }
 
-// mayBeTwice reports whether s may have been sent to a second owner. That takes as long as
+// mayBeRetried reports whether s may have been sent to a second owner. That takes as long as
 // the first one might still do it.
-func (s *Op) mayBeTwice() bool { return s.End-s.Begin >= time.Second }
+func (s *Op) mayBeRetried() bool { return s.End-s.Begin >= time.Second }
 
 // covers reports whether w, when it had ended, was to be seen by all reads of the
 // region that began then: its caller was told so.
@@ -119,8 +119,8 @@ func (w *Op) covers(region string) bool {
 }
 
 // seen checks reads against the writes that had ended before.
-func (h *History) seen(promise string, read func(r *Op) bool, write func(r, w *Op) bool) (found []Violation) {
-	for key, ops := range h.byKey() {
+func (h *History) checkReads(promise string, read func(r *Op) bool, write func(r, w *Op) bool) (found []Violation) {
+	for key, ops := range h.keys {
 		for _, r := range ops {
 			if !r.isRead() || r.Outcome != OK || !read(r) {
 				continue
@@ -186,7 +186,7 @@ func (h *History) indexKeys() map[string][]*Op {
 // return what was loaded before the write began. In other regions that holds
 // from Healed on, see World, or if the region has confirmed the write.
 func (h *History) Fencing() []Violation {
-	return h.seen("2 fencing",
+	return h.checkReads("2 fencing",
 		func(r *Op) bool { return r.Value.Loaded() },
 		func(r, w *Op) bool { return w.covers(r.Region) })
 }
@@ -194,7 +194,7 @@ func (h *History) Fencing() []Violation {
 // Region checks promise 3: a read that begins when a write has ended does not
 // return what was set at a lower generation.
 func (h *History) Region() []Violation {
-	return h.seen("3 read your region's writes",
+	return h.checkReads("3 read your region's writes",
 		func(r *Op) bool { return !r.Value.Loaded() },
 		func(r, w *Op) bool { return w.covers(r.Region) })
 }
@@ -203,7 +203,7 @@ func (h *History) Region() []Violation {
 // older than any write that was acknowledged, in whatever region. Only a write that
 // did not wait for more than its owner may have been lost with it.
 func (h *History) World() []Violation {
-	return h.seen("4 the world has it",
+	return h.checkReads("4 the world has it",
 		func(r *Op) bool { return r.Begin >= h.Healed },
 		func(r, w *Op) bool { return w.Outcome == OK && w.Ack != geocache.AckOwner })
 }
@@ -212,7 +212,7 @@ func (h *History) World() []Violation {
 // which the second began when the first had ended, the second has the higher
 // generation. Else it would be lost.
 func (h *History) Order() (found []Violation) {
-	for key, ops := range h.byKey() {
+	for key, ops := range h.keys {
 		for _, second := range ops {
 			if !second.isWrite() || second.Outcome != OK {
 				continue
@@ -237,7 +237,7 @@ func (h *History) Order() (found []Violation) {
 // there. That the write is the right one is World's.
 func (h *History) Agreement() (found []Violation) {
 	const promise = "5 convergence"
-	for key, ops := range h.byKey() {
+	for key, ops := range h.keys {
 		var set *Op // a read of what was set
 		for _, r := range ops {
 			if !r.isRead() || r.Outcome != OK || r.Begin < h.Last || r.Value.Loaded() {

@@ -7,7 +7,7 @@ import "fmt"
 // therefore comes after it, whoever sends what again. Stamps are not looked at: they
 // are what may be wrong.
 func (h *History) Causality() (found []Violation) {
-	for key, ops := range h.byKey() {
+	for key, ops := range h.keys {
 		known := h.firstReads(ops)
 		for _, r := range ops {
 			s := h.sets[r.Value.By]
@@ -21,7 +21,7 @@ func (h *History) Causality() (found []Violation) {
 				if w == s || !w.covers(r.Region) || !r.after(w) {
 					continue
 				}
-				before := known[seen{w.Node, s}]
+				before := known[valueAt{w.Node, s}]
 				if before != nil && w.after(before) && !h.away(w.Node, before.Begin, w.End) && !h.excused(r, w) && !h.lost(w, r.Begin) {
 					found = append(found, Violation{"5 order of causes", fmt.Sprintf("a read of %s returned what was overwritten by one who knew it", key), []*Op{s, before, w, r}})
 					break
@@ -33,21 +33,21 @@ func (h *History) Causality() (found []Violation) {
 }
 
 // seen is a value at a node.
-type seen struct {
+type valueAt struct {
 	node string
 	set  *Op
 }
 
 // firstReads returns, of the reads of what was set, the one at each node that had ended first.
-func (h *History) firstReads(ops []*Op) map[seen]*Op {
-	first := make(map[seen]*Op)
+func (h *History) firstReads(ops []*Op) map[valueAt]*Op {
+	first := make(map[valueAt]*Op)
 	for _, r := range ops {
 		s := h.sets[r.Value.By]
 		if !r.isRead() || r.Outcome != OK || s == nil {
 			continue
 		}
-		if was := first[seen{r.Node, s}]; was == nil || r.End < was.End {
-			first[seen{r.Node, s}] = r
+		if was := first[valueAt{r.Node, s}]; was == nil || r.End < was.End {
+			first[valueAt{r.Node, s}] = r
 		}
 	}
 	return first

@@ -27,7 +27,7 @@ func (h *History) versionOf(o *Op) {
 // from an origin without it, however late, nor that there is nothing if there was something by then.
 // And that there is nothing is not said for longer than that may be remembered.
 func (h *History) Origin() (found []Violation) {
-	for key, ops := range h.byKey() {
+	for key, ops := range h.keys {
 		for _, r := range ops {
 			switch {
 			case !r.isRead():

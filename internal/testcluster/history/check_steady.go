@@ -20,18 +20,18 @@ func shapeSteady(c *Config, random *rand.Rand) {
 	if len(c.Regions) == 3 {
 		c.Nodes = 2
 	}
-	c.TTL = one(random, 2*time.Second, 10*time.Second, 10*time.Minute)
+	c.TTL = choose(random, 2*time.Second, 10*time.Second, 10*time.Minute)
 	c.RefreshAhead, c.Revalidate = 0, min(c.Revalidate, c.TTL)
-	c.Writes = one(random, 0, 0.02, 0.3)
+	c.Writes = choose(random, 0, 0.02, 0.3)
 	c.Think = 30 * time.Millisecond
-	c.OriginLag = one(random, 10*time.Millisecond, 300*time.Millisecond)
+	c.OriginLag = choose(random, 10*time.Millisecond, 300*time.Millisecond)
 	c.StableHome = true
 }
 
 // steady reports whether nothing was wrong in the region, nor between it and others, for so long
 // that all had recovered from what was before.
 func (h *History) steady(region string, from, to time.Duration) bool {
-	for _, f := range h.parting {
+	for _, f := range h.separating {
 		if !f.overlaps(from-recovery, to) {
 			continue
 		}
@@ -62,7 +62,7 @@ func (h *History) OneLoad() (found []Violation) {
 	if c.RefreshAhead > 0 {
 		lives = min(lives/2, lives-c.RefreshAhead)
 	}
-	keys := h.byKey()
+	keys := h.keys
 	last := make(map[[2]string]testcluster.Load)
 	doubting := make(map[[2]string]int)
 	for _, l := range h.Loads {
@@ -160,7 +160,7 @@ func (o *Op) isTimed() bool {
 // deaths counts how often a node of the region went, or came, at about the time. It is false if something
 // else was wrong there.
 func (h *History) deaths(region string, from, to time.Duration) (n int, known bool) {
-	for _, f := range h.parting {
+	for _, f := range h.separating {
 		switch {
 		case !f.overlaps(from-recovery, to) || f.Kind == World:
 		case f.Kind == Down:
@@ -188,7 +188,7 @@ func (h *History) Availability() (found []Violation) {
 		}
 	}
 	for _, r := range h.Ops {
-		if !r.isRead() || r.Outcome != Failed || r.Limit < 10*time.Second || h.stood(r) || h.away(r.Node, r.Begin, r.End) {
+		if !r.isRead() || r.Outcome != Failed || r.Limit < 10*time.Second || h.wasFrozen(r) || h.away(r.Node, r.Begin, r.End) {
 			continue
 		}
 		excused := false

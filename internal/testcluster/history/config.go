@@ -11,13 +11,13 @@ import (
 
 // Config is what a history is made of.
 type Config struct {
-	Seed    uint64
-	Theme   Theme
-	Regions []string
-	Nodes   int    // in each region, at the beginning
-	Comer   string // a region that is in Regions and that the others do not know of at the beginning
-	TTL     time.Duration
-	Length  time.Duration // of the time with faults
+	Seed     uint64
+	Theme    Theme
+	Regions  []string
+	Nodes    int    // in each region, at the beginning
+	Newcomer string // a region that is in Regions and that the others do not know of at the beginning
+	TTL      time.Duration
+	Length   time.Duration // of the time with faults
 
 	Keys      int
 	Callers   int           // on each node
@@ -45,12 +45,12 @@ type Config struct {
 	Counting  float64
 	LookAside bool
 	// Removes is the share of writes that remove one key, and Updating of calls that update one, with
-	// a function that takes up to Pondering.
+	// a function that takes up to UpdateTime.
 	Removes, Updating float64
-	Pondering         time.Duration
-	// WorldAcks is the share of writes that wait for the world, and Answering that of the Sets
+	UpdateTime        time.Duration
+	// WorldAcks is the share of writes that wait for the world, and ReadBeforeSet that of the Sets
 	// whose caller has read the key just before.
-	WorldAcks, Answering float64
+	WorldAcks, ReadBeforeSet float64
 	Options
 	// LoadTimeout is the group's; 0 is the default. Cut is for how long regions are cut off from
 	// each other in a history about that.

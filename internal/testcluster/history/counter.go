@@ -112,7 +112,7 @@ func (h *History) Twice() (found []Violation) {
 		missing := 0 // of a second run from 1 on
 		for number := 1; number <= len(ops); number++ {
 			same := given[number]
-			if len(same) > 1 && missing > uncertain && !h.twoOwners(same[0].Begin, same[len(same)-1].End) && !h.estrangedAt(same[0].Begin, same[len(same)-1].End) {
+			if len(same) > 1 && missing > uncertain && !h.twoOwners(same[0].Begin, same[len(same)-1].End) && !h.regionsUnaware(same[0].Begin, same[len(same)-1].End) {
 				found = append(found, Violation{"update", fmt.Sprintf("several Increments of %s have returned %d", key, number), same})
 				break
 			}

@@ -70,7 +70,7 @@ func (c Coverage) String() string {
 func (h *History) Coverage() Coverage {
 	h.index()
 	c := make(Coverage)
-	keys := h.byKey()
+	keys := h.keys
 	for _, ops := range keys {
 		h.coverWrites(c, ops)
 	}

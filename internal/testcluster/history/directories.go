@@ -11,13 +11,13 @@ import (
 
 func shapeDirectories(c *Config, random *rand.Rand) {
 	quiet(c, 15*time.Second)
-	c.Regions = one(random, []string{"eu"}, []string{"eu", "us"})
+	c.Regions = choose(random, []string{"eu"}, []string{"eu", "us"})
 	c.Nodes = 2 + random.IntN(2)
 	c.Think = 100 * time.Millisecond
 	c.Keys = 3
 	c.Writes = 0.4
 	c.OriginLag = 10 * time.Millisecond
-	c.Grace = one(random, 0, 3*time.Second)
+	c.Grace = choose(random, 0, 3*time.Second)
 }
 
 // directoryFaults has the directory differ, and nodes come and go under it.
@@ -26,26 +26,26 @@ func (r *runner) directoryFaults() {
 	d := r.c.Directory
 	for r.pauseFor(upTo(random, 2*time.Second)) {
 		nodes := r.serving()
-		n := any1(random, nodes)
+		n := pick(random, nodes)
 		for_ := upTo(random, 6*time.Second)
 		switch random.IntN(6) {
 		case 0: // it is not told of some
 			r.hide(random, nodes, n, for_)
 		case 1: // it is told nothing at all, as by an agent that was restarted
 			d.Hide(n.Name, n.Region)
-			mended := r.broken(&Fault{Kind: Otherwise, A: n.Name}) // such an answer is not believed
+			endFault := r.beginFault(&Fault{Kind: Misreported, A: n.Name}) // such an answer is not believed
 			r.pauseFor(for_)
 			d.Show(n.Name, n.Region)
-			mended()
+			endFault()
 		case 2: // it runs, and is listed no more
-			mended := r.broken(&Fault{Kind: Unlisted, A: n.Name})
+			endFault := r.beginFault(&Fault{Kind: Unlisted, A: n.Name})
 			d.Unlist(n.Name)
 			r.pauseFor(for_)
 			d.Relist(n.Name)
-			mended()
+			endFault()
 		case 5: // so it is to the others, and its own agent, which has died, says nothing new
 			d.Lag(n.Name, time.Minute)
-			mended := r.broken(&Fault{Kind: Unlisted, A: n.Name})
+			endFault := r.beginFault(&Fault{Kind: Unlisted, A: n.Name})
 			for _, other := range r.c.Nodes(n.Region) {
 				d.Hide(other.Name, n.Name)
 			}
@@ -54,7 +54,7 @@ func (r *runner) directoryFaults() {
 				d.Show(other.Name, n.Name)
 			}
 			d.Lag(n.Name, 0)
-			mended()
+			endFault()
 		case 3: // some hear late of who comes
 			r.comesLate(random, nodes, n, for_)
 		case 4: // it is killed and back at once
@@ -69,10 +69,10 @@ func (r *runner) hide(random *rand.Rand, nodes []*testcluster.Node, n *testclust
 	for _, other := range nodes {
 		if other != n && other.Region == n.Region && random.IntN(2) == 0 {
 			r.c.Directory.Hide(n.Name, other.Name)
-			mended := r.broken(&Fault{Kind: Unaware, A: n.Name, B: other.Name})
+			endFault := r.beginFault(&Fault{Kind: Unaware, A: n.Name, B: other.Name})
 			shown = append(shown, func() {
 				r.c.Directory.Show(n.Name, other.Name)
-				mended()
+				endFault()
 			})
 		}
 	}
@@ -98,13 +98,13 @@ func (r *runner) comesLate(random *rand.Rand, nodes []*testcluster.Node, n *test
 	} else {
 		r.restart(n, random.IntN(2) == 0, upTo(random, 2*time.Second))
 	}
-	var mended []func()
+	var endFault []func()
 	for _, other := range late {
-		mended = append(mended, r.broken(&Fault{Kind: Unaware, A: other.Name, B: name}))
+		endFault = append(endFault, r.beginFault(&Fault{Kind: Unaware, A: other.Name, B: name}))
 	}
 	r.pauseFor(d)
 	for i, other := range late {
 		r.c.Directory.Lag(other.Name, 0)
-		mended[i]()
+		endFault[i]()
 	}
 }

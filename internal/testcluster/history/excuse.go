@@ -20,14 +20,14 @@ func (h *History) away(node string, from, to time.Duration) bool {
 
 // shunned reports whether the node was not listed at some time, or a moment before: then it may have
 // been a guest of its region, which keeps nothing and is told of nothing.
-func (h *History) shunned(node string, from, to time.Duration) bool {
+func (h *History) wasUnlisted(node string, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.Faults, func(f *Fault) bool {
 		return f.Kind == Unlisted && f.A == node && f.overlaps(from-recovery, to)
 	})
 }
 
 // parts reports whether f keeps a and b, of one region, from talking.
-func (f *Fault) parts(a, b string) bool {
+func (f *Fault) separates(a, b string) bool {
 	switch f.Kind {
 	case Frozen:
 		return f.A == a || f.A == b
@@ -41,15 +41,15 @@ func (f *Fault) parts(a, b string) bool {
 
 // apart reports whether a and b, of one region, could not talk at some time. That
 // one of them is down does not count.
-func (h *History) apart(a, b string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.parting, func(f *Fault) bool { return f.overlaps(from, to) && f.parts(a, b) })
+func (h *History) separated(a, b string, from, to time.Duration) bool {
+	return slices.ContainsFunc(h.separating, func(f *Fault) bool { return f.overlaps(from, to) && f.separates(a, b) })
 }
 
 // apartThroughout reports whether a and b surely could not talk all the time, because
 // of one fault. Who lacks the other in its discovery, or its whole discovery, may have heard of it from others.
-func (h *History) apartThroughout(a, b string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.parting, func(f *Fault) bool {
-		return (f.Kind == Cut || f.Kind == Frozen) && f.From <= from && f.To >= to && f.parts(a, b)
+func (h *History) separatedThroughout(a, b string, from, to time.Duration) bool {
+	return slices.ContainsFunc(h.separating, func(f *Fault) bool {
+		return (f.Kind == Cut || f.Kind == Frozen) && f.From <= from && f.To >= to && f.separates(a, b)
 	})
 }
 
@@ -60,7 +60,7 @@ func (h *History) disturbed(node, region string, from, to time.Duration) bool {
 		return true
 	}
 	for _, other := range h.Nodes[region] {
-		if h.apart(node, other, from, to) {
+		if h.separated(node, other, from, to) {
 			return true
 		}
 	}
@@ -70,16 +70,16 @@ func (h *History) disturbed(node, region string, from, to time.Duration) bool {
 // told reports whether the write must have been told to the node before it
 // returned. It must unless the node was not there, or out of contact with the writer, or
 // with any node that the writer could reach and that may have owned the key.
-func (h *History) told(node, region string, w *Op) bool {
+func (h *History) informed(node, region string, w *Op) bool {
 	from := w.Begin - recovery
 	if w.Region != region {
 		return !h.disturbed(node, region, from, w.End)
 	}
-	if h.away(node, from, w.End) || h.apart(node, w.Node, from, w.End) {
+	if h.away(node, from, w.End) || h.separated(node, w.Node, from, w.End) {
 		return false
 	}
 	for _, owner := range h.Nodes[region] {
-		if h.apart(node, owner, from, w.End) && !h.apartThroughout(w.Node, owner, w.Begin, w.End) {
+		if h.separated(node, owner, from, w.End) && !h.separatedThroughout(w.Node, owner, w.Begin, w.End) {
 			return false
 		}
 	}
@@ -98,7 +98,7 @@ func (h *History) told(node, region string, w *Op) bool {
 // what it owns. A node that was told is never excused, however isolated
 // it is afterwards, and the crash of a node excuses nobody but that node.
 func (h *History) excused(r, w *Op) bool {
-	if h.told(r.Node, r.Region, w) && !h.away(r.Node, w.End, r.Begin) {
+	if h.informed(r.Node, r.Region, w) && !h.away(r.Node, w.End, r.Begin) {
 		return false
 	}
 	caughtUp := func(since time.Duration) bool {
@@ -108,7 +108,7 @@ func (h *History) excused(r, w *Op) bool {
 	if caughtUp(w.End) {
 		return false
 	}
-	for _, f := range h.parting {
+	for _, f := range h.separating {
 		if f.To != forEver && caughtUp(f.To+1) {
 			return false
 		}
@@ -143,7 +143,7 @@ func (h *History) mayBeLost(from, to time.Duration) bool {
 			}
 		}
 		for _, n := range h.Nodes[region] {
-			down[n] = down[n] || h.shunned(n, from, to)
+			down[n] = down[n] || h.wasUnlisted(n, from, to)
 		}
 		maps.DeleteFunc(down, func(_ string, is bool) bool { return !is })
 		if len(down) > 1 {
@@ -165,8 +165,8 @@ func (h *History) interrupted(ops []*Op, from, to time.Duration) bool {
 // divided reports whether two nodes of the region could not talk at some time: then it may
 // have had two owners of a key.
 func (h *History) divided(region string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.parting, func(f *Fault) bool {
-		return f.Kind != Down && f.overlaps(from, to) && slices.Contains(h.Nodes[region], f.A) && f.parts(f.A, cmp.Or(f.B, "any other"))
+	return slices.ContainsFunc(h.separating, func(f *Fault) bool {
+		return f.Kind != Down && f.overlaps(from, to) && slices.Contains(h.Nodes[region], f.A) && f.separates(f.A, cmp.Or(f.B, "any other"))
 	})
 }
 
@@ -177,15 +177,15 @@ func (h *History) twoOwners(from, to time.Duration) bool {
 
 // estranged reports whether, when u happened, a region was not aware of another one, so that u may
 // have counted where others did not. Then only what has been counted before is certain.
-func (h *History) estranged(u *Op) bool { return h.estrangedAt(u.Begin, u.End) }
+func (h *History) estranged(u *Op) bool { return h.regionsUnaware(u.Begin, u.End) }
 
-func (h *History) estrangedAt(from, to time.Duration) bool {
+func (h *History) regionsUnaware(from, to time.Duration) bool {
 	return h.Config.Home == "" && slices.ContainsFunc(h.Faults, func(f *Fault) bool {
 		return f.Kind == Unaware && h.Nodes[f.A] != nil && f.overlaps(from-recovery, to+time.Second)
 	})
 }
 
 // stood reports whether the process of o stood still while o was under way.
-func (h *History) stood(o *Op) bool {
+func (h *History) wasFrozen(o *Op) bool {
 	return slices.ContainsFunc(h.Faults, func(f *Fault) bool { return f.Kind == Frozen && f.A == o.Node && f.overlaps(o.Begin, o.End) })
 }

@@ -19,16 +19,16 @@ type FaultKind string
 
 // The kinds.
 const (
-	Down      FaultKind = "down"      // A does not run: it has crashed, left, or not joined yet
-	Frozen    FaultKind = "frozen"    // A is stopped
-	Alone     FaultKind = "alone"     // A was started without a directory, and may not know others, nor they it
-	Cut       FaultKind = "cut"       // between A and B of one region, one way at least
-	World     FaultKind = "world"     // between regions A and B
-	Directory FaultKind = "directory" // the directory
-	Unaware   FaultKind = "unaware"   // A, a node or region, is not told that B is there, and B serves
-	Unlisted  FaultKind = "unlisted"  // A runs, and the directory lists it no more, or not to the others; excuses nothing
-	Otherwise FaultKind = "otherwise" // A's weight is one to some and another to others; excuses nothing
-	Stepped   FaultKind = "stepped"   // the wall clock of A has been set; excuses nothing
+	Down        FaultKind = "down"        // A does not run: it has crashed, left, or not joined yet
+	Frozen      FaultKind = "frozen"      // A is stopped
+	Alone       FaultKind = "alone"       // A was started without a directory, and may not know others, nor they it
+	Cut         FaultKind = "cut"         // between A and B of one region, one way at least
+	World       FaultKind = "world"       // between regions A and B
+	Directory   FaultKind = "directory"   // the directory
+	Unaware     FaultKind = "unaware"     // A, a node or region, is not told that B is there, and B serves
+	Unlisted    FaultKind = "unlisted"    // A runs, and the directory lists it no more, or not to the others; excuses nothing
+	Misreported FaultKind = "misreported" // A's weight is one to some and another to others; excuses nothing
+	Stepped     FaultKind = "stepped"     // the wall clock of A has been set; excuses nothing
 )
 
 func (f *Fault) String() string {

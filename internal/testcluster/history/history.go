@@ -184,10 +184,10 @@ type History struct {
 	Mangled [3]int64
 	Log     string // of the nodes
 
-	keys     map[string][]*Op // see byKey
-	sets     map[string]*Op   // by what they set
-	attempts map[string]*Op   // Updates, by each value that their functions have returned
-	parting  []*Fault         // Faults, and Alone where a node was started while the directory was out
+	keys       map[string][]*Op // see byKey
+	sets       map[string]*Op   // by what they set
+	attempts   map[string]*Op   // Updates, by each value that their functions have returned
+	separating []*Fault         // Faults, and Alone where a node was started while the directory was out
 }
 
 // joinWait is how long a start may have taken: the default of geocache.WithJoinWait and some.
@@ -212,11 +212,11 @@ func (h *History) index() {
 	for _, o := range h.Ops {
 		h.versionOf(o)
 	}
-	h.parting = slices.Clone(h.Faults)
+	h.separating = slices.Clone(h.Faults)
 	for _, start := range h.Faults {
 		for _, out := range h.Faults {
 			if start.Kind == Down && out.Kind == Directory && start.To != forEver && out.overlaps(start.To-joinWait, start.To) {
-				h.parting = append(h.parting, &Fault{Kind: Alone, A: start.A, From: start.To - joinWait, To: out.To})
+				h.separating = append(h.separating, &Fault{Kind: Alone, A: start.A, From: start.To - joinWait, To: out.To})
 			}
 		}
 	}

@@ -11,13 +11,13 @@ import (
 // shapeKills has few keys, which are read and then set by many.
 func shapeKills(c *Config, random *rand.Rand) {
 	quiet(c, 10*time.Second)
-	c.Regions = one(random, []string{"eu"}, []string{"eu"}, []string{"eu", "us"})
+	c.Regions = choose(random, []string{"eu"}, []string{"eu"}, []string{"eu", "us"})
 	c.Nodes = 3
 	c.Keys = 1 + random.IntN(2)
 	c.Callers, c.Think = 2, 50*time.Millisecond
-	c.Writes, c.Answering = 0.5, 0.8
+	c.Writes, c.ReadBeforeSet = 0.5, 0.8
 	c.OriginLag = 10 * time.Millisecond
-	c.Latency = one(random, 0, 2*time.Millisecond, 5*time.Millisecond)
+	c.Latency = choose(random, 0, 2*time.Millisecond, 5*time.Millisecond)
 	if random.IntN(2) == 0 {
 		c.Mangle.Delay = 0.3
 	}
@@ -30,14 +30,14 @@ func (r *runner) kills() {
 	var down sync.WaitGroup
 	defer down.Wait()
 	for r.pauseFor(500*time.Millisecond + upTo(random, 2*time.Second)) {
-		region := one(random, r.config.Regions...)
+		region := choose(random, r.config.Regions...)
 		serving := r.serving(region)
 		if len(serving) < 2 || len(serving) < 3 && random.IntN(3) > 0 {
 			continue
 		}
 		random.Shuffle(len(serving), func(i, j int) { serving[i], serving[j] = serving[j], serving[i] })
 		for _, owner := range serving {
-			after, back := upTo(random, 6*max(r.config.Latency, 2*time.Millisecond)), one(random, 0, time.Second, upTo(random, 4*time.Second))
+			after, back := upTo(random, 6*max(r.config.Latency, 2*time.Millisecond)), choose(random, 0, time.Second, upTo(random, 4*time.Second))
 			key, begins := r.sets.wait(func(l *life, key string) bool {
 				return l.region == region && l.node != owner && l.group.Locate(key)[0].Owner.ID == owner.Name
 			})
@@ -73,7 +73,7 @@ func (w *watch) wait(wanted func(l *life, key string) bool) (stop func(), begins
 }
 
 // tell tells of a Set.
-func (w *watch) tell(l *life, key string) {
+func (w *watch) notify(l *life, key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.wanted != nil && w.wanted(l, key) {

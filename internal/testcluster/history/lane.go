@@ -20,10 +20,10 @@ const mostNodes = 4
 // that loses all who know of a write loses the write, which nobody promised otherwise. The faults of regions, and those between them, overlap as they like.
 type lane struct {
 	*runner
-	region string
-	nodes  []*testcluster.Node // that serve
-	random *rand.Rand
-	mended time.Duration // when the last fault was
+	region  string
+	nodes   []*testcluster.Node // that serve
+	random  *rand.Rand
+	lastEnd time.Duration // when the last fault was
 }
 
 func (l *lane) run() {
@@ -60,7 +60,7 @@ func (l *lane) run() {
 				l.pause(300 * time.Millisecond)
 			}
 		}
-		l.mended = l.now()
+		l.lastEnd = l.now()
 	}
 }
 
@@ -82,7 +82,7 @@ func (l *lane) pause(mean time.Duration) bool {
 // catchUp waits until all know what the region does, so that one of them can go.
 // It reports false if faults are over.
 func (l *lane) catchUp() bool {
-	return l.config.Rash || l.pauseFor(l.mended+recovery+2*time.Second-l.now())
+	return l.config.Rash || l.pauseFor(l.lastEnd+recovery+2*time.Second-l.now())
 }
 
 // restart stops nodes, at the same time, and starts each after a while.
@@ -115,17 +115,17 @@ func (l *lane) join() {
 // values expire early.
 func (l *lane) step(n *testcluster.Node) {
 	offset := l.offset(n.Name)
-	mended := l.broken(&Fault{Kind: Stepped, A: n.Name})
+	endFault := l.beginFault(&Fault{Kind: Stepped, A: n.Name})
 	n.SetClock(offset)
-	mended()
+	endFault()
 }
 
 // cut cuts every node of some off from every one of others, for a while.
 func (l *lane) cut(most time.Duration, cut func(a, b string), some, others []*testcluster.Node) {
-	var mended []func()
+	var endFault []func()
 	for _, a := range some {
 		for _, b := range others {
-			mended = append(mended, l.broken(&Fault{Kind: Cut, A: a.Name, B: b.Name}))
+			endFault = append(endFault, l.beginFault(&Fault{Kind: Cut, A: a.Name, B: b.Name}))
 			cut(a.Name, b.Name)
 		}
 	}
@@ -135,7 +135,7 @@ func (l *lane) cut(most time.Duration, cut func(a, b string), some, others []*te
 			l.c.Net.Heal(a.Name, b.Name)
 		}
 	}
-	for _, m := range mended {
+	for _, m := range endFault {
 		m()
 	}
 }
@@ -157,7 +157,7 @@ func (r *runner) worldFaults() {
 		at := random.IntN(len(r.config.Regions))
 		a := r.config.Regions[at]
 		b := r.config.Regions[(at+1+random.IntN(len(r.config.Regions)-1))%len(r.config.Regions)]
-		mended := r.broken(&Fault{Kind: World, A: a, B: b})
+		endFault := r.beginFault(&Fault{Kind: World, A: a, B: b})
 		if random.IntN(3) == 0 {
 			r.c.Net.CutOneWay(a, b)
 		} else {
@@ -165,13 +165,13 @@ func (r *runner) worldFaults() {
 		}
 		r.pauseFor(d)
 		r.c.Net.Heal(a, b)
-		mended()
+		endFault()
 	}
 }
 
 // directoryFault breaks the directory for a while.
 func (r *runner) directoryFault(which int, d time.Duration) {
-	mended := r.broken(&Fault{Kind: Directory})
+	endFault := r.beginFault(&Fault{Kind: Directory})
 	switch which {
 	case 0:
 		r.c.Directory.Silence()
@@ -185,7 +185,7 @@ func (r *runner) directoryFault(which int, d time.Duration) {
 	r.pauseFor(d)
 	r.c.Directory.Restore()
 	time.Sleep(directoryRetry) // some ask again only then
-	mended()
+	endFault()
 }
 
 // directoryRetry is how long nodes take to ask again, or to announce themselves again.

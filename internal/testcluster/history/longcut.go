@@ -33,7 +33,7 @@ func (r *runner) longCut() {
 		return
 	}
 	end := time.After(r.config.Cut)
-	mended := r.broken(&Fault{Kind: World, A: "eu", B: "us"})
+	endFault := r.beginFault(&Fault{Kind: World, A: "eu", B: "us"})
 	r.c.Net.Cut("eu", "us")
 	r.pauseFor(upTo(random, 2*time.Second)) // writes
 	r.calm.Store(true)
@@ -43,7 +43,7 @@ func (r *runner) longCut() {
 			r.join("eu")
 			r.pauseFor(upTo(random, 3*time.Second))
 		}
-		n := any1(random, old)
+		n := pick(random, old)
 		if random.IntN(2) == 0 {
 			r.restart(n, random.IntN(4) == 0, upTo(random, 2*time.Second))
 		} else {
@@ -56,5 +56,5 @@ func (r *runner) longCut() {
 	case <-r.over:
 	}
 	r.c.Net.Heal("eu", "us")
-	mended()
+	endFault()
 }

@@ -15,8 +15,8 @@ import (
 // This file is what may happen to one node, whoever plans it.
 
 // stop stops a node: it leaves, or it crashes.
-func (r *runner) stop(n *testcluster.Node, leaves bool) (mended func()) {
-	mended = r.broken(&Fault{Kind: Down, A: n.Name})
+func (r *runner) stop(n *testcluster.Node, leaves bool) (endFault func()) {
+	endFault = r.beginFault(&Fault{Kind: Down, A: n.Name})
 	r.mu.Lock()
 	was := r.lives[n.Name]
 	delete(r.lives, n.Name)
@@ -28,18 +28,18 @@ func (r *runner) stop(n *testcluster.Node, leaves bool) (mended func()) {
 	was.kill()
 	n.Crash()
 	was.callers.Wait()
-	return mended
+	return endFault
 }
 
 // restart stops a node and starts it after a while, with other options if there are any.
 func (r *runner) restart(n *testcluster.Node, leaves bool, down time.Duration, opts ...geocache.Option) {
 	offset := r.offset(n.Name)
 	r.snapshot(n)
-	mended := r.stop(n, leaves)
+	endFault := r.stop(n, leaves)
 	r.pauseFor(down)
 	n.Restart(offset, opts...)
 	r.restore(n)
-	mended()
+	endFault()
 	r.begin(n)
 }
 
@@ -49,9 +49,9 @@ func (r *runner) join(region string, opts ...geocache.Option) *testcluster.Node 
 	f := &Fault{Kind: Down, A: fmt.Sprintf("%s-%d", region, len(r.history.Nodes[region])+1), New: true}
 	r.history.Nodes[region] = append(r.history.Nodes[region], f.A)
 	r.mu.Unlock()
-	mended := r.broken(f)
+	endFault := r.beginFault(f)
 	n := r.c.Add(region, opts...)
-	mended()
+	endFault()
 	r.begin(n)
 	return n
 }
@@ -67,7 +67,7 @@ func (r *runner) serving(regions ...string) (nodes []*testcluster.Node) {
 }
 
 // any returns one of the nodes.
-func any1[T any](random *rand.Rand, of []T) T { return of[random.IntN(len(of))] }
+func pick[T any](random *rand.Rand, of []T) T { return of[random.IntN(len(of))] }
 
 // upTo returns a time up to most.
 func upTo(random *rand.Rand, most time.Duration) time.Duration {
@@ -104,7 +104,7 @@ func (r *runner) restore(n *testcluster.Node) {
 func (r *runner) oddRemoval(random *rand.Rand, n *testcluster.Node) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if name := one(random, oddNames...); random.IntN(2) == 0 {
+	if name := choose(random, oddNames...); random.IntN(2) == 0 {
 		_ = n.Group.RemovePrefix(ctx, name) // whether that is known does not matter: what is gone is loaded
 	} else {
 		_ = n.Group.RemoveTag(ctx, name)
@@ -117,11 +117,11 @@ func (r *runner) pauses(n *testcluster.Node, d time.Duration) {
 	was := r.lives[n.Name]
 	was.frozen = true
 	r.mu.Unlock()
-	mended := r.broken(&Fault{Kind: Frozen, A: n.Name})
+	endFault := r.beginFault(&Fault{Kind: Frozen, A: n.Name})
 	n.Pause()
 	r.pauseFor(d)
 	n.Resume()
-	mended()
+	endFault()
 	r.mu.Lock()
 	was.frozen = false
 	r.mu.Unlock()

@@ -39,15 +39,15 @@ const (
 // shapeOptions draws a group's options.
 func shapeOptions(c *Config, random *rand.Rand) {
 	quiet(c, 12*time.Second)
-	c.Regions = one(random, []string{"eu"}, []string{"eu", "us"}, []string{"eu", "us"})
+	c.Regions = choose(random, []string{"eu"}, []string{"eu", "us"}, []string{"eu", "us"})
 	c.Nodes = 2 + random.IntN(2)
 	c.Home = "eu"
-	c.TTL = one(random, 4*time.Second, 10*time.Second, 10*time.Minute)
+	c.TTL = choose(random, 4*time.Second, 10*time.Second, 10*time.Minute)
 	c.Writes, c.Removes = 0.4, 0.4
-	c.Think, c.OriginLag = 100*time.Millisecond, one(random, 10*time.Millisecond, 500*time.Millisecond)
+	c.Think, c.OriginLag = 100*time.Millisecond, choose(random, 10*time.Millisecond, 500*time.Millisecond)
 	c.RefreshAhead, c.Revalidate = min(c.RefreshAhead, c.TTL/2), min(c.Revalidate, c.TTL)
 	maybe := func() bool { return random.IntN(3) == 0 }
-	c.Writing = one(random, Never, Through, Through, Behind, Beside, Beside)
+	c.Writing = choose(random, Never, Through, Through, Behind, Beside, Beside)
 	if maybe() {
 		c.StaleIfError, c.Outages = c.TTL/2, true
 	}
@@ -55,12 +55,12 @@ func shapeOptions(c *Config, random *rand.Rand) {
 		c.NegativeTTL = c.TTL / 2
 	}
 	if maybe() {
-		c.OriginRegion = one(random, c.Regions...)
+		c.OriginRegion = choose(random, c.Regions...)
 	}
 	if len(c.Regions) > 1 && c.Writing != Never && c.Writing != Behind && random.IntN(2) == 0 {
-		c.ReplicaLag, c.OriginRegion = one(random, 200*time.Millisecond, 2*time.Second), ""
+		c.ReplicaLag, c.OriginRegion = choose(random, 200*time.Millisecond, 2*time.Second), ""
 	}
-	c.Policy = one(random, geocache.S3FIFO, geocache.S3FIFO, geocache.LRU, geocache.LFU, geocache.FIFO)
+	c.Policy = choose(random, geocache.S3FIFO, geocache.S3FIFO, geocache.LRU, geocache.LFU, geocache.FIFO)
 	if maybe() {
 		c.MaxBytes, c.Keys = 2000, 12
 	}
@@ -139,7 +139,7 @@ func (r *runner) optionFaults() {
 	random := source(r.config.Seed, "options")
 	for r.pauseFor(upTo(random, 3*time.Second)) {
 		if r.config.OddNames {
-			if g := any1(random, r.serving()); g != nil {
+			if g := pick(random, r.serving()); g != nil {
 				r.oddRemoval(random, g)
 			}
 		}

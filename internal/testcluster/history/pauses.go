@@ -10,12 +10,12 @@ import (
 
 func shapePauses(c *Config, random *rand.Rand) {
 	quiet(c, 12*time.Second)
-	c.Regions = one(random, []string{"eu"}, []string{"eu", "us"})
+	c.Regions = choose(random, []string{"eu"}, []string{"eu", "us"})
 	c.Nodes = 3
 	c.Think = 50 * time.Millisecond
 	c.Keys = 2
 	c.Writes = 0.3
-	c.OriginLag = one(random, 10*time.Millisecond, 300*time.Millisecond)
+	c.OriginLag = choose(random, 10*time.Millisecond, 300*time.Millisecond)
 }
 
 // pauseFaults stops one or two nodes of a region at a time, some for less than a lease, and kills one now
@@ -23,11 +23,11 @@ func shapePauses(c *Config, random *rand.Rand) {
 func (r *runner) pauseFaults() {
 	random := source(r.config.Seed, "pauses")
 	for r.pauseFor(upTo(random, 2*time.Second)) {
-		nodes := r.serving(one(random, r.config.Regions...))
+		nodes := r.serving(choose(random, r.config.Regions...))
 		random.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 		var all sync.WaitGroup
 		for _, n := range nodes[:1+random.IntN(2)] {
-			d, after := upTo(random, one(random, time.Second, 3*time.Second, 8*time.Second)), upTo(random, time.Second)
+			d, after := upTo(random, choose(random, time.Second, 3*time.Second, 8*time.Second)), upTo(random, time.Second)
 			all.Go(func() {
 				r.pauseFor(after)
 				r.pauses(n, d)

@@ -9,16 +9,16 @@ import (
 
 // This file is a region that joins a cluster that runs, and may leave it again.
 
-// comer is the region that joins.
-const comer = "sa"
+// newcomer is the region that joins.
+const newcomer = "sa"
 
 // shapeRegions has counters without a named home, and mostly without an origin: they
 // are where the regions are that somebody knows.
 func shapeRegions(c *Config, random *rand.Rand) {
 	quiet(c, 12*time.Second)
-	c.Regions = one(random, []string{"eu"}, []string{"eu", "us"})
+	c.Regions = choose(random, []string{"eu"}, []string{"eu", "us"})
 	if random.IntN(2) == 0 {
-		c.Comer, c.Regions = comer, append(c.Regions, comer)
+		c.Newcomer, c.Regions = newcomer, append(c.Regions, newcomer)
 	}
 	c.Nodes = 2
 	c.Callers, c.Think = 1+random.IntN(2), 50*time.Millisecond
@@ -36,13 +36,13 @@ func shapeRegions(c *Config, random *rand.Rand) {
 func (r *runner) regionFaults() {
 	random := source(r.config.Seed, "regions")
 	d := r.c.Directory
-	hidden := r.config.Comer != ""
-	was := slices.DeleteFunc(slices.Clone(r.config.Regions), func(region string) bool { return region == comer })
+	hidden := r.config.Newcomer != ""
+	was := slices.DeleteFunc(slices.Clone(r.config.Regions), func(region string) bool { return region == newcomer })
 	var unaware []func()
-	between := func(a, b string) { unaware = append(unaware, r.broken(&Fault{Kind: Unaware, A: a, B: b})) }
+	between := func(a, b string) { unaware = append(unaware, r.beginFault(&Fault{Kind: Unaware, A: a, B: b})) }
 	if hidden {
 		for _, region := range was {
-			between(region, comer)
+			between(region, newcomer)
 		}
 	}
 	if !r.pauseFor(2*time.Second + upTo(random, 3*time.Second)) {
@@ -50,44 +50,44 @@ func (r *runner) regionFaults() {
 	}
 	if !hidden {
 		for _, region := range was {
-			between(region, comer)
+			between(region, newcomer)
 		}
 	}
 	// Each node of those that were there hears of it at a time of its own.
 	late := r.serving(was...)
 	for _, n := range late {
-		d.Hide(n.Name, comer)
+		d.Hide(n.Name, newcomer)
 	}
 	var hearing sync.WaitGroup
 	if random.IntN(3) > 0 { // writes wait for a node that is gone while the region comes
-		n := any1(random, late)
+		n := pick(random, late)
 		hearing.Go(func() { r.restart(n, false, 2*time.Second) })
 		r.pauseFor(upTo(random, 500*time.Millisecond))
 	}
 	if hidden {
 		for _, region := range was {
-			d.Show(region, comer)
-			d.Show(comer, region)
+			d.Show(region, newcomer)
+			d.Show(newcomer, region)
 		}
 	} else {
 		for range 1 + random.IntN(2) {
-			r.join(comer)
+			r.join(newcomer)
 		}
 	}
-	most := one(random, 0, 500*time.Millisecond, 4*time.Second)
+	most := choose(random, 0, 500*time.Millisecond, 4*time.Second)
 	for _, n := range late {
 		after := upTo(random, most)
 		hearing.Go(func() {
 			r.pauseFor(after)
-			d.Show(n.Name, comer)
+			d.Show(n.Name, newcomer)
 		})
 	}
 	hearing.Wait()
-	for _, mended := range unaware {
-		mended()
+	for _, endFault := range unaware {
+		endFault()
 	}
 	if leaving := source(r.config.Seed, "leaving"); leaving.IntN(4) == 0 && r.pauseFor(upTo(leaving, 4*time.Second)) {
-		for _, n := range r.serving(comer) {
+		for _, n := range r.serving(newcomer) {
 			r.stop(n, leaving.IntN(2) == 0)
 		}
 	}

@@ -26,7 +26,7 @@ func (h *History) Register() (found []Violation) {
 		c.OddNames || c.Writing != Never || c.Mangle.Lose > 0 {
 		return nil
 	}
-	for key, ops := range h.byKey() {
+	for key, ops := range h.keys {
 		var history []porcupine.Operation
 		if !h.forRegister(ops) {
 			continue

@@ -53,11 +53,11 @@ func Run(t *testing.T, config Config) *History {
 		return time.Duration((2*random.Float64() - 1) * float64(config.MaxOffset))
 	}
 	var apart []string
-	if config.Comer != "" {
-		apart = []string{config.Comer}
+	if config.Newcomer != "" {
+		apart = []string{config.Newcomer}
 	}
 	testcluster.Run(t, testcluster.Config{
-		Apart:    apart,
+		Hidden:   apart,
 		Regions:  config.Regions,
 		Nodes:    config.Nodes,
 		Seed:     config.Seed,
@@ -72,7 +72,7 @@ func Run(t *testing.T, config Config) *History {
 		Jitter:    time.Microsecond,
 		Cache:     cacheOptions(&config),
 
-		Through:       config.Writing == Through || config.Writing == Behind,
+		WriteThrough:  config.Writing == Through || config.Writing == Behind,
 		PrimaryOrigin: config.Home,
 		OriginLag:     config.ReplicaLag,
 	}, func(c *testcluster.Cluster) {
@@ -236,7 +236,7 @@ func (r *runner) record(o *Op) {
 }
 
 // broken notes that something is broken from now on, until the result is called.
-func (r *runner) broken(f *Fault) (mended func()) {
+func (r *runner) beginFault(f *Fault) (end func()) {
 	f.From, f.To = r.now(), forEver
 	r.mu.Lock()
 	defer r.mu.Unlock()

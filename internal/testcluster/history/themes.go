@@ -75,16 +75,16 @@ func quiet(c *Config, length time.Duration) {
 }
 
 // of returns one of the choices.
-func one[T any](random *rand.Rand, of ...T) T { return of[random.IntN(len(of))] }
+func choose[T any](random *rand.Rand, of ...T) T { return of[random.IntN(len(of))] }
 
 // shapeWeights has all count fast: two who count at the same time at different owners
 // lose one.
 func shapeWeights(c *Config, random *rand.Rand) {
 	quiet(c, 8*time.Second)
-	c.Regions = one(random, []string{"eu"}, []string{"eu"}, []string{"eu", "us"})
+	c.Regions = choose(random, []string{"eu"}, []string{"eu"}, []string{"eu", "us"})
 	c.Nodes = 2 + random.IntN(2)
 	c.Home = "eu"
-	c.Callers, c.Think = 2, one(random, 10*time.Millisecond, 30*time.Millisecond)
+	c.Callers, c.Think = 2, choose(random, 10*time.Millisecond, 30*time.Millisecond)
 	c.Counting, c.Writes = 0.8, 0.6
 	c.Counters = 2 + random.IntN(2)
 }
@@ -95,8 +95,8 @@ func (r *runner) weightFaults() {
 	random := source(r.config.Seed, "weights")
 	for r.pauseFor(500*time.Millisecond + upTo(random, time.Second)) {
 		nodes := r.serving()
-		n := any1(random, nodes)
-		weight := one(random, 0.25, 0.5, 2, 4)
+		n := pick(random, nodes)
+		weight := choose(random, 0.25, 0.5, 2, 4)
 		late := nodes[:0:0]
 		for _, other := range nodes {
 			if other != n && random.IntN(2) == 0 {
@@ -104,7 +104,7 @@ func (r *runner) weightFaults() {
 				r.c.Directory.Lag(other.Name, time.Minute)
 			}
 		}
-		mended := r.broken(&Fault{Kind: Otherwise, A: n.Name})
+		endFault := r.beginFault(&Fault{Kind: Misreported, A: n.Name})
 		restarts := random.IntN(2) == 0
 		if restarts {
 			r.restart(n, random.IntN(2) == 0, upTo(random, time.Second), geocache.WithWeight(weight))
@@ -119,6 +119,6 @@ func (r *runner) weightFaults() {
 		for _, other := range late {
 			r.c.Directory.Lag(other.Name, 0)
 		}
-		mended()
+		endFault()
 	}
 }

@@ -15,15 +15,15 @@ import (
 // they are removed.
 func shapeUpdates(c *Config, random *rand.Rand) {
 	quiet(c, 12*time.Second)
-	c.Regions = one(random, []string{"eu"}, []string{"eu", "us"})
+	c.Regions = choose(random, []string{"eu"}, []string{"eu", "us"})
 	c.Nodes = 2
 	c.Home = "eu"
 	c.TTL = 4*time.Second + upTo(random, 6*time.Second)
 	c.RefreshAhead, c.Revalidate = 0, 0
 	c.Keys = 6
-	c.Callers, c.Think = 2, one(random, 100*time.Millisecond, 300*time.Millisecond)
+	c.Callers, c.Think = 2, choose(random, 100*time.Millisecond, 300*time.Millisecond)
 	c.OriginLag = 10 * time.Millisecond
-	c.Updating, c.Pondering = 0.5, 3*time.Second
+	c.Updating, c.UpdateTime = 0.5, 3*time.Second
 	c.Writes, c.Removes, c.Clears = 0.7, 0.8, 0
 	if random.IntN(3) == 0 {
 		c.NodeFaults = 4 * time.Second
@@ -34,7 +34,7 @@ func shapeUpdates(c *Config, random *rand.Rand) {
 // which its home region had confirmed before the function returned. What is asked for
 // after that comes in between, as writes elsewhere may.
 func (h *History) Atomicity() (found []Violation) {
-	for key, ops := range h.byKey() {
+	for key, ops := range h.keys {
 		for _, u := range ops {
 			if u.Kind != Update || u.Outcome != OK || len(u.Attempts) == 0 {
 				continue

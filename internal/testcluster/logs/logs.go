@@ -1,5 +1,5 @@
-// Package logs has what tests read logs from. It imports nothing of this module, so that every package's
-// tests can use it.
+// Package logs lets tests read what a logger writes. It does not parse log lines. It imports
+// nothing of this module, so that the tests of every package can use it.
 package logs
 
 import (
@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// A Buffer takes what a logger writes while a test reads it. The zero value is ready. Its methods are safe
-// for concurrent use.
+// A Buffer keeps what a logger writes, and can be read meanwhile. The zero value is ready to use.
+// Its methods are safe for concurrent use.
 type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer // guarded by mu
@@ -23,14 +23,14 @@ func (b *Buffer) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
-// String returns all that has been written.
+// String returns everything written so far.
 func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
 }
 
-// Count returns how many lines contain all of the words.
+// Count returns the number of lines that contain all of the words.
 func (b *Buffer) Count(words ...string) (n int) {
 	for line := range strings.Lines(b.String()) {
 		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {

@@ -28,20 +28,20 @@ type conn struct {
 
 	// The network's mu guards the following fields.
 	host          *Host
-	changed       sync.Cond // of anything that a Read or Write waits for
-	writing       bool      // a Write is under way; others wait, lest their bytes mingle
+	changed       sync.Cond // on any change that a Read or Write waits for
+	writing       bool      // a Write is in progress; others wait, so that their bytes do not mix
 	closed        bool      // by Close
-	reset         bool      // by a RST that has arrived, or a crash of the host
+	reset         bool      // by a RST that has arrived, or by a crash of the host
 	readDeadline  deadline
 	writeDeadline deadline
 }
 
-// newConn returns an end without pipes.
+// newConn returns one end, without pipes.
 func newConn(h *Host, local string) *conn {
 	return &conn{local: addr(local), host: h, changed: sync.Cond{L: &h.net.mu}}
 }
 
-// join lays the pipes between two ends.
+// join connects two ends with pipes.
 func join(a, b *conn) {
 	a.remote, b.remote = b.local, a.local
 	a.out, b.out = newPipe(a, b), newPipe(b, a)
@@ -86,7 +86,6 @@ func (c *conn) Write(b []byte) (int, error) {
 		c.writing = false
 		c.changed.Broadcast()
 	}()
-	c.host.net.trafficLocked(c.host, c.out.dst.host).Writes++
 	written := 0
 	for written < len(b) {
 		if err := c.awaitLocked(func() bool { return !c.host.frozen && c.out.spaceLocked() > 0 }); err != nil {
@@ -99,7 +98,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	return written, nil
 }
 
-// awaitLocked waits until a Write may go on, or fails when it cannot.
+// awaitLocked waits until a Write may go on, and fails if it cannot.
 func (c *conn) awaitLocked(ready func() bool) error {
 	for {
 		if err := c.usableLocked(&c.writeDeadline); err != nil {
@@ -115,8 +114,8 @@ func (c *conn) awaitLocked(ready func() bool) error {
 	}
 }
 
-// usableLocked returns the error of a Read or Write that this end itself has
-// made impossible. As on a real connection, that goes before what has arrived.
+// usableLocked returns the error of a Read or Write that this end itself has made impossible. As on
+// a real connection, that takes precedence over data that has arrived.
 func (c *conn) usableLocked(d *deadline) error {
 	switch {
 	case c.closed:
@@ -127,8 +126,8 @@ func (c *conn) usableLocked(d *deadline) error {
 	return nil
 }
 
-// Close ends all Reads and Writes. What was written is still sent, then a FIN;
-// or, if data has arrived that nobody has read, a RST.
+// Close ends all Reads and Writes. What was written is still sent, followed by a FIN. If data has
+// arrived that nobody has read, it sends a RST instead.
 func (c *conn) Close() error {
 	c.host.net.mu.Lock()
 	defer c.host.net.mu.Unlock()
@@ -149,7 +148,7 @@ func (c *conn) Close() error {
 func (c *conn) finishLocked() {
 	delete(c.host.conns, c)
 	switch {
-	case c.reset: // It is beyond being told.
+	case c.reset: // it cannot be told any more
 	case c.in.arrived.Len() > 0:
 		c.out.resetLocked()
 	default:
@@ -157,14 +156,14 @@ func (c *conn) finishLocked() {
 	}
 }
 
-// abortLocked makes this end fail. What has arrived can still be read.
+// abortLocked makes this end fail. Data that has arrived can still be read.
 func (c *conn) abortLocked() {
 	c.reset = true
 	c.changed.Broadcast()
 }
 
-// killLocked ends a connection that its program will not close: it has crashed,
-// or never had it.
+// killLocked ends a connection that its program will not close: the program has crashed, or never
+// accepted it.
 func (c *conn) killLocked() {
 	delete(c.host.conns, c)
 	c.out.resetLocked()
@@ -203,8 +202,8 @@ func (c *conn) setDeadlines(t time.Time, deadlines ...*deadline) error {
 	return nil
 }
 
-// wake makes all waits look again. It takes the lock because a Read that has
-// found its deadline not passed must be waiting before the wake-up comes.
+// wake makes all waiters check again. It takes the lock because a Read that has found its deadline
+// not passed must be waiting before the wake-up comes.
 func (c *conn) wake() {
 	c.host.net.mu.Lock()
 	defer c.host.net.mu.Unlock()
@@ -215,7 +214,7 @@ func (c *conn) opError(op string, err error) error {
 	return opError(op, c.local, c.remote, err)
 }
 
-// A deadline is one of a conn's two, with the timer that wakes the conn then.
+// A deadline is one of a conn's two deadlines, with the timer that wakes the conn.
 type deadline struct {
 	at    time.Time // zero if there is none
 	timer *time.Timer

@@ -87,7 +87,7 @@ func TestReadDeadline(t *testing.T) {
 		requireReadError(t, w.server, os.ErrDeadlineExceeded, oneWay-1)
 		time.Sleep(time.Second)
 		_, err := w.server.Read(make([]byte, 5))
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "goes before data")
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "takes precedence over data")
 		var netErr net.Error
 		require.ErrorAs(t, err, &netErr)
 		require.True(t, netErr.Timeout())
@@ -162,7 +162,7 @@ func TestABlockedWriteEnds(t *testing.T) {
 	}
 }
 
-// The RST that answers it can be lost.
+// A Write to a closed end must not hang, even if the RST that answers it is lost.
 func TestAWriteToAClosedEndDoesNotHang(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.CutOneWay("us", "eu")
@@ -193,7 +193,7 @@ func TestConcurrentWritesDoNotMingle(t *testing.T) {
 	})
 }
 
-// Everything at once, for the race detector and for waits that nothing ends.
+// Everything at once, for the race detector, and to find waits that never end.
 func TestConcurrentUse(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.SetLoss("eu", "us", 0.1)
@@ -236,8 +236,7 @@ func TestConcurrentUse(t *testing.T) {
 	})
 }
 
-// Whatever happens to the links and the hosts' processes short of a crash, what
-// is read is what was written.
+// Whatever happens to the links and hosts, short of a crash, what is read is what was written.
 func TestAStreamArrivesWholeAndInOrder(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		sizes := rapid.SliceOfN(rapid.IntRange(0, 20_000), 1, 20).Draw(r, "sizes")
@@ -292,7 +291,7 @@ func TestHTTPOverTLS(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(1),
-			DNSNames:     []string{w.us.Name()},
+			DNSNames:     []string{w.us.name},
 			NotBefore:    time.Now().Add(-time.Hour),
 			NotAfter:     time.Now().Add(time.Hour),
 		}

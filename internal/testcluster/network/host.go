@@ -33,12 +33,13 @@ type Host struct {
 	listener *listener     // nil if there is none
 
 	// conns are the host's ends of connections.
-	// Invariant: an end is in it from the handshake until it is closed and, if
-	// the host was frozen then, thawed: whatever waits on an end is found here.
+	//
+	// Invariant: an end is in conns from its handshake until it has been closed and, if the host
+	// was frozen by then, thawed. So whatever waits on an end can be found here.
 	conns map[*conn]struct{}
 }
 
-// startLocked makes a host the latest of its name.
+// startLocked creates the current host of this name.
 func (n *Network) startLocked(name, zone string) *Host {
 	h := &Host{
 		net:    n,
@@ -57,20 +58,13 @@ func (n *Network) startLocked(name, zone string) *Host {
 // is reports whether the name stands for the host: its own or its zone's.
 func (h *Host) is(name string) bool { return h.name == name || h.zone == name }
 
-// Name returns the host's name.
-func (h *Host) Name() string { return h.name }
-
-// Zone returns the name of the host's zone.
-func (h *Host) Zone() string { return h.zone }
-
-// Addr returns the address at which the host listens and others dial it, its
-// name and the port 7946.
+// Addr returns the address at which the host listens: its name and port 7946.
 func (h *Host) Addr() string { return h.address(port) }
 
 func (h *Host) address(port int) string { return fmt.Sprintf("%s:%d", h.name, port) }
 
-// Listen listens at the host's address. The errors are EADDRINUSE if it does
-// already, and ENETDOWN after a crash.
+// Listen listens at the host's address. The errors are EADDRINUSE if the host listens already, and
+// ENETDOWN after a crash.
 func (h *Host) Listen() (net.Listener, error) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
@@ -124,7 +118,7 @@ func (h *Host) dial(ctx context.Context, address string) (*conn, error) {
 	return nil, syscall.ETIMEDOUT
 }
 
-// prepare makes the two ends of a connection to address that does not exist yet.
+// prepare creates the two ends of a connection to address, before there is one.
 func (h *Host) prepare(address string) (client, server *conn, err error) {
 	n := h.net
 	n.mu.Lock()
@@ -134,15 +128,14 @@ func (h *Host) prepare(address string) (client, server *conn, err error) {
 	if target == nil || target.Addr() != address {
 		return nil, nil, &net.DNSError{Err: "no such host", Name: address, IsNotFound: true}
 	}
-	n.trafficLocked(h, target).Dials++
 	h.port++
 	client, server = newConn(h, h.address(h.port)), newConn(target, address)
 	join(client, server)
 	return client, server, nil
 }
 
-// handshake sends one SYN and waits as long as its answer takes. It reports
-// whether the answer came, and fails if it was a refusal.
+// handshake sends one SYN, and waits for as long as the answer takes. It reports whether the answer
+// came, and fails if that was a refusal.
 func (h *Host) handshake(ctx context.Context, client, server *conn) (answered bool, err error) {
 	arrived, err := h.carry(ctx, client.out)
 	if !arrived || err != nil {
@@ -160,8 +153,8 @@ func (h *Host) handshake(ctx context.Context, client, server *conn) (answered bo
 	return answered, err
 }
 
-// carry waits as long as a packet that is sent once takes through p, and
-// reports whether it arrives.
+// carry waits for as long as a packet takes through p, and reports whether it arrives. It is sent
+// only once.
 func (h *Host) carry(ctx context.Context, p *pipe) (arrived bool, err error) {
 	n := h.net
 	n.mu.Lock()
@@ -191,7 +184,7 @@ func (h *Host) establish(client, server *conn) error {
 	return nil
 }
 
-// running waits until the host is not frozen.
+// running waits while the host is frozen.
 func (h *Host) running(ctx context.Context) error {
 	h.net.mu.Lock()
 	thawed := h.thawed
@@ -205,7 +198,7 @@ func (h *Host) running(ctx context.Context) error {
 }
 
 func (h *Host) sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 { // no timer is set to what is due, see pipe.armLocked
+	if d <= 0 { // no timer is set for what is due already, see pipe.armLocked
 		return h.check(ctx)
 	}
 	t := time.NewTimer(d)
@@ -218,7 +211,7 @@ func (h *Host) sleep(ctx context.Context, d time.Duration) error {
 	return h.check(ctx)
 }
 
-// check says why a dial must end, if it must.
+// check returns why a dial must end, or nil.
 func (h *Host) check(ctx context.Context) error {
 	select {
 	case <-h.died:
@@ -228,12 +221,11 @@ func (h *Host) check(ctx context.Context) error {
 	}
 }
 
-// Crash kills the process. The host's connections are reset, here at once and
-// at the other ends a latency later unless the RST is lost; its listener is
-// closed, dials to it are refused and its own dials fail. What it had sent and
-// is on its way arrives; what waits for the end of a cut does not.
+// Crash kills the process. The host's connections are reset: at this end at once, and at the other
+// ends one latency later unless the RST is lost. Its listener is closed, dials to it are refused,
+// and its own dials fail. What is on its way arrives; what waits for the end of a cut does not.
 //
-// For a machine that vanishes without a RST, cut it off first.
+// To make a machine vanish without a RST, cut it off first.
 func (h *Host) Crash() {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
@@ -255,9 +247,8 @@ func (h *Host) crashLocked() {
 	}
 }
 
-// Restart crashes the host unless it has already, and starts a host with the
-// same name and zone, which then others reach at the address. Cuts stay as they
-// are, this Host stays dead.
+// Restart crashes the host, unless it has crashed already, and starts one with the same name, zone
+// and address. Cuts stay as they are. This Host stays dead.
 func (h *Host) Restart() *Host {
 	n := h.net
 	n.mu.Lock()
@@ -267,19 +258,18 @@ func (h *Host) Restart() *Host {
 	}
 	h.crashLocked()
 	next := n.startLocked(h.name, h.zone)
-	next.port = h.port // else it would repeat the losses of its former life
+	next.port = h.port // otherwise it would repeat the losses of its former life
 	return next
 }
 
-// Freeze stops the process as SIGSTOP does, as far as the network is concerned:
-// until Thaw, its Reads, Writes, Accepts and Dials wait. The host's operating
-// system keeps working: what was written before is sent, connections to the
-// host are established, and data that arrives is kept until the buffer is full.
+// Freeze stops the process as SIGSTOP does, as far as the network is concerned: until Thaw its
+// Reads, Writes, Accepts and Dials wait. The host's operating system goes on: what was written
+// before is sent, connections to the host are established, and arriving data is kept until the
+// buffer is full.
 //
-// The network cannot stop the process's goroutines and clocks. Deadlines,
-// contexts and Close end a wait on a frozen host, too, so that tests can shut
-// such a process down, but a connection's Close is told to the other end after
-// Thaw only.
+// The network cannot stop the process's goroutines and clocks. Deadlines, contexts and Close end a
+// wait on a frozen host, too, so that tests can shut down such a process. But the other end learns
+// of a Close only after Thaw.
 func (h *Host) Freeze() {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()

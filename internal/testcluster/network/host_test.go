@@ -106,11 +106,11 @@ func TestRestart(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.Cut("eu", "us-1")
 		next := w.us.Restart()
-		require.Equal(t, []string{"us-1", "us"}, []string{next.Name(), next.Zone()})
+		require.Equal(t, []string{"us-1", "us"}, []string{next.name, next.zone})
 		require.Panics(t, func() { w.us.Restart() })
 		requireReadError(t, w.server, syscall.ECONNRESET, 0)
 		_, err := w.us.Dial(t.Context(), next.Addr())
-		require.ErrorIs(t, err, syscall.ENETDOWN, "the former life is over")
+		require.ErrorIs(t, err, syscall.ENETDOWN, "the former host stays dead")
 
 		l, err := next.Listen()
 		require.NoError(t, err)
@@ -126,7 +126,7 @@ func TestRestart(t *testing.T) {
 		send(t, client, "hello again")
 		requireArrival(t, server, "hello again", oneWay)
 
-		// The connections of the former life get nowhere.
+		// The connections of the former host get nowhere.
 		send(t, w.client, "hello?")
 		requireReadError(t, w.client, syscall.ECONNRESET, 2*oneWay)
 	})
@@ -141,14 +141,14 @@ func TestARestartContinuesThePorts(t *testing.T) {
 	})
 }
 
-// The SYN is on its way when the host is restarted.
+// The host is restarted while the SYN is on its way.
 func TestADialReachesTheNextLife(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		time.AfterFunc(oneWay/2, func() { w.listener, _ = w.us.Restart().Listen() })
 		client, err := w.eu.Dial(t.Context(), w.us.Addr())
 		require.NoError(t, err)
 		defer client.Close()
-		synctest.Wait() // tells the race detector that the restart is over
+		synctest.Wait() // orders the restart before what follows, for the race detector
 		server, err := w.listener.Accept()
 		require.NoError(t, err)
 		defer server.Close()
@@ -157,7 +157,7 @@ func TestADialReachesTheNextLife(t *testing.T) {
 	})
 }
 
-// A restart between SYN and accept meets a dial half way.
+// The host is restarted between the SYN and the accept.
 func TestRestartDuringADial(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		var c net.Conn
@@ -170,7 +170,7 @@ func TestRestartDuringADial(t *testing.T) {
 		time.Sleep(oneWay + time.Millisecond)
 		w.us.Restart()
 		<-done
-		require.NoError(t, err, "the former life had answered")
+		require.NoError(t, err, "the former host had answered")
 		defer c.Close()
 		requireReadError(t, c, syscall.ECONNRESET, 2*oneWay)
 	})
@@ -273,7 +273,7 @@ func TestAFrozenHostCanBeShutDown(t *testing.T) {
 		_, err = w.server.Write([]byte("x"))
 		require.ErrorIs(t, err, net.ErrClosed)
 
-		requireSilence(t, w.client, time.Minute) // the Close is not told
+		requireSilence(t, w.client, time.Minute) // the other end does not learn of the Close yet
 		w.us.Thaw()
 		requireReadError(t, w.client, io.EOF, oneWay)
 	})

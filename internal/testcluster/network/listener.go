@@ -8,8 +8,8 @@ import (
 // listener implements net.Listener. The network's mu guards its fields.
 type listener struct {
 	host    *Host
-	changed sync.Cond // of the following fields, and of host.frozen to false
-	queue   []*conn   // established and not accepted
+	changed sync.Cond // on changes of the following fields, and when host is thawed
+	queue   []*conn   // established, but not accepted
 	closed  bool
 }
 

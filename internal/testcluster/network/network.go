@@ -1,7 +1,6 @@
-// Package network is a network in memory, for tests of clusters: hosts in zones
-// that talk TCP-like connections over links with latency and loss, and that can
-// be cut off from each other, crash and freeze. Inside a testing/synctest bubble
-// hours of cluster life on it take milliseconds.
+// Package network is a network in memory for tests of clusters: hosts in zones that talk over
+// TCP-like connections with latency and loss, and that can be cut off from each other, crash and
+// freeze. Inside a testing/synctest bubble, hours of cluster life take milliseconds.
 //
 //	n := network.New(1)
 //	eu, us := n.Host("eu-1", "eu"), n.Host("us-1", "us")
@@ -13,30 +12,28 @@
 //
 // # What it promises
 //
-// A connection behaves as TCP on Linux does where a program can tell. Bytes
-// arrive once and in order, a latency after they were written, and are never
-// lost: a lost segment is sent again after a retransmission timeout of 200 ms,
-// which doubles up to 120 s, and what was sent after it waits behind it. A cut
-// loses everything that is on its way and everything sent until it is healed,
-// without a sign to anybody, so a connection that outlives the cut delivers at
-// its next retransmission after Heal: the longer the cut, the later. Dial takes
-// a round trip, repeats an unanswered SYN after 1, 2, 4, ... seconds and gives
-// up with ETIMEDOUT after 127. A RST is sent once; if that one is lost, the
-// other end learns of it from the RST that answers its next data.
+// A connection behaves as TCP on Linux does, where a program can tell. Bytes arrive once and in
+// order, one latency after they were written, and are never lost: a lost segment is sent again
+// after a retransmission timeout of 200 ms, which doubles up to 120 s, and what was sent after it
+// waits behind it. A cut silently loses everything that is on its way and everything sent until it
+// is healed. A connection that outlives the cut delivers at its next retransmission after Heal: the
+// longer the cut, the later. Dial takes a round trip, repeats an unanswered SYN after 1, 2, 4, ...
+// seconds, and gives up with ETIMEDOUT after 127. A RST is sent once; if it is lost, the other end
+// learns of it from the RST that answers its next data.
 //
-// No goroutine belongs to a connection or to the network, every wait is durably
-// blocking in the sense of testing/synctest, and a cut keeps no timer: a test
-// that waits for what cannot come is told of the deadlock at once.
+// No goroutine belongs to a connection or to the network, every wait is durably blocking in the
+// sense of testing/synctest, and a cut keeps no timer. So a test that waits for what cannot happen
+// fails at once, with the deadlock.
 //
-// Given the seed, whether a segment is lost depends on the two addresses and on
-// what its direction of the connection carried before, not on how the
-// goroutines of other connections were scheduled.
+// Given the seed, whether a segment is lost depends on the two addresses and on what that direction
+// of the connection carried before, and not on how the goroutines of other connections were
+// scheduled.
 //
 // # What it leaves out
 //
-// Bandwidth and congestion control. Acknowledgements are immediate and
-// never lost, so that a one-way cut leaves the other direction unharmed, and no
-// number of retransmissions ends a connection. A listener's queue is unbounded.
+// Bandwidth and congestion control. Acknowledgements are immediate and never lost, so that a
+// one-way cut leaves the other direction unharmed, and no number of retransmissions ends a
+// connection. A listener's queue is unbounded.
 package network
 
 import (
@@ -45,18 +42,18 @@ import (
 	"time"
 )
 
-// The latencies one way where SetLatency has set none.
+// The one-way latencies, unless SetLatency has set others.
 const (
 	LatencyWithinZone   = 250 * time.Microsecond
 	LatencyBetweenZones = 40 * time.Millisecond
 )
 
-// A Network is a set of hosts and the links between them. All methods, and
-// those of its hosts, are safe for concurrent use.
+// A Network is a set of hosts and the links between them. All its methods, and those of its hosts,
+// are safe for concurrent use.
 //
-// Names given to its methods, where they are not said to be zones, are those of
-// hosts or zones; a zone stands for each of its hosts. A method given a name
-// that does not exist panics: a test with a misspelt name would prove nothing.
+// Names given to its methods are those of hosts or zones, unless they are said to be zones. A zone
+// stands for each of its hosts. A method panics if there is no such name: a test with a misspelt
+// name would prove nothing.
 type Network struct {
 	seed   uint64
 	jitter time.Duration // set before there are connections
@@ -71,14 +68,13 @@ type Network struct {
 	latency  map[link]time.Duration
 	loss     map[link]float64
 	cuts     map[link]struct{}
-	traffic  map[link]*Traffic // by names of hosts
 	inFlight map[*pipe]struct{}
 }
 
 // A link is one direction between two names.
 type link struct{ from, to string }
 
-// New returns a network without hosts, whose losses follow from seed.
+// New returns a network without hosts. The seed determines its losses.
 func New(seed uint64) *Network {
 	return &Network{
 		seed:     seed,
@@ -86,13 +82,12 @@ func New(seed uint64) *Network {
 		latency:  make(map[link]time.Duration),
 		loss:     make(map[link]float64),
 		cuts:     make(map[link]struct{}),
-		traffic:  make(map[link]*Traffic),
 		inFlight: make(map[*pipe]struct{}),
 	}
 }
 
-// Host adds a host with a name to a zone. It panics if the name is taken by
-// another host, or if it is a zone's or the zone's a host's.
+// Host adds a host to a zone. It panics if the name is taken by a host or a zone, or if zone is the
+// name of a host.
 func (n *Network) Host(name, zone string) *Host {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -116,12 +111,13 @@ func (n *Network) SetLatency(a, b string, oneWay time.Duration) {
 	n.latency[link{b, a}] = oneWay
 }
 
-// SetJitter has what is sent take up to so much longer, by the seed: what would come at the same moment, in
-// an order that is up to the scheduler, comes one after the other. It is set before there are connections.
+// SetJitter makes everything that is sent take longer, by up to most, as the seed says. What would
+// arrive at the same moment, in an order that is up to the scheduler, then arrives one after the
+// other. Call it before there are connections.
 func (n *Network) SetJitter(most time.Duration) { n.jitter = most }
 
-// SetLoss sets the share, at least 0 and below 1, of segments (of up to 1460
-// bytes) that are lost between the zones a and b, in each direction.
+// SetLoss sets the share, at least 0 and below 1, of the segments (of up to 1460 bytes) that are
+// lost between zones a and b, in each direction.
 func (n *Network) SetLoss(a, b string, share float64) {
 	if !(share >= 0 && share < 1) {
 		panic(fmt.Sprintf("network: loss of %v: a share in [0, 1) is wanted, for all of it use Cut", share))
@@ -133,22 +129,21 @@ func (n *Network) SetLoss(a, b string, share float64) {
 	n.loss[link{b, a}] = share
 }
 
-// Cut makes the links between a and b a black hole, both ways. What is on its
-// way is lost, too. A host's connections to itself are never cut.
+// Cut turns the links between a and b into black holes, both ways. What is on its way is lost as
+// well. A host's connections to itself are never cut.
 func (n *Network) Cut(a, b string) {
 	n.cut(link{a, b}, link{b, a})
 }
 
-// CutOneWay makes the links from one name to another a black hole; the other
-// direction still works. No connection can be established meanwhile, since
-// that takes both.
+// CutOneWay turns the links from one name to another into black holes. The other direction still
+// works. No connection can be established meanwhile, since that takes both.
 func (n *Network) CutOneWay(from, to string) {
 	n.cut(link{from, to})
 }
 
-// Heal undoes Cut(a, b), CutOneWay(a, b) and CutOneWay(b, a). Cuts made with
-// other names stay, although they may concern the same hosts: a host that was
-// cut off by its own name is not healed with its zone.
+// Heal undoes Cut(a, b), CutOneWay(a, b) and CutOneWay(b, a). Cuts made with other names stay, even
+// if they concern the same hosts: a host that was cut off by its own name is not healed with its
+// zone.
 func (n *Network) Heal(a, b string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -164,30 +159,6 @@ func (n *Network) HealAll() {
 	defer n.mu.Unlock()
 	clear(n.cuts)
 	n.cutsChangedLocked()
-}
-
-// Traffic is what hosts have sent to others.
-type Traffic struct {
-	Dials  int   // connections asked for, whether established or not
-	Writes int   // calls of Write that sent something
-	Bytes  int64 // written, and counted once, however often sent again
-}
-
-// Traffic returns what hosts have sent so far from one name to another,
-// leaving out what they sent to themselves.
-func (n *Network) Traffic(from, to string) Traffic {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.mustExistLocked(from, to)
-	var sum Traffic
-	for l, t := range n.traffic {
-		if l.from != l.to && n.hosts[l.from].is(from) && n.hosts[l.to].is(to) {
-			sum.Dials += t.Dials
-			sum.Writes += t.Writes
-			sum.Bytes += t.Bytes
-		}
-	}
-	return sum
 }
 
 func (n *Network) cut(links ...link) {
@@ -223,8 +194,8 @@ func (n *Network) mustExistLocked(names ...string) {
 	}
 }
 
-// mustBeZonesLocked lets pass names that are nobody's yet: the links may be
-// described before the hosts are there.
+// mustBeZonesLocked accepts names that nobody has yet: links may be described before there are
+// hosts.
 func (n *Network) mustBeZonesLocked(names ...string) {
 	for _, name := range names {
 		if n.hosts[name] != nil {
@@ -253,14 +224,4 @@ func (n *Network) latencyLocked(from, to *Host) time.Duration {
 		return LatencyWithinZone
 	}
 	return LatencyBetweenZones
-}
-
-func (n *Network) trafficLocked(from, to *Host) *Traffic {
-	l := link{from.name, to.name}
-	t := n.traffic[l]
-	if t == nil {
-		t = new(Traffic)
-		n.traffic[l] = t
-	}
-	return t
 }

@@ -13,37 +13,38 @@ const (
 	segmentSize = 1460       // of data, at most
 	window      = 256 * 1024 // bytes a pipe holds, sent and unread
 
-	// A segment that was not acknowledged is sent again after firstTimeout,
-	// which doubles each time up to maxTimeout. The values are Linux's.
+	// A segment that was not acknowledged is sent again after firstTimeout, which doubles each time
+	// up to maxTimeout. These are Linux's values.
 	firstTimeout = 200 * time.Millisecond
 	maxTimeout   = 120 * time.Second
 )
 
 // A pipe is one direction of a connection. The network's mu guards it.
 //
-// It holds what has been sent and not read. All that happens to data happens
-// when it is sent, when a cut is made or healed, and when it arrives, for which
-// one timer is kept: there is no goroutine to carry it.
+// It holds what has been sent and not read. Things happen to data only when it is sent, when a cut
+// is made or healed, and when it arrives. For the latter there is one timer, and no goroutine.
 type pipe struct {
 	net      *Network
 	src, dst *conn
-	random   *rand.Rand // what is lost
+	random   *rand.Rand // decides what is lost
 	salt     uint64     // of the jitter
 
-	// flight is what has been sent and has not arrived, oldest first. A segment
-	// arrives at its time, but not before those ahead of it.
-	// Invariant: unless the pipe is cut, timer runs until the first one's time, or that is
-	// due and arriving is true.
+	// flight is what has been sent and has not arrived, oldest first. A segment arrives at its
+	// time, but not before those ahead of it.
+	//
+	// Invariant: unless the pipe is cut, timer runs until the first segment's time, or that is due
+	// and arriving is true.
+	//
 	// Invariant: the pipe is in net.inFlight while flight is not empty.
 	flight   []segment
 	timer    *time.Timer
 	arriving bool // a goroutine is about to call arrive
 
-	// cut says that there is a cut between the two hosts, and flight waits for
-	// its end. It is kept up to date only while flight is not empty.
+	// cut reports whether there is a cut between the two hosts, so that flight waits for its end.
+	// It is kept up to date only while flight is not empty.
 	cut bool
 
-	arrived bytes.Buffer // and not read
+	arrived bytes.Buffer // but not read
 	eof     bool         // a FIN has arrived
 	size    int          // bytes in flight and arrived
 }
@@ -52,7 +53,7 @@ type kind uint8
 
 const (
 	data kind = iota
-	ack       // the last of the handshake: the connection can be accepted
+	ack       // the end of the handshake: the connection can be accepted
 	fin
 	rst
 )
@@ -61,7 +62,7 @@ type segment struct {
 	kind kind
 	data []byte
 	sent time.Time
-	at   time.Time // when it gets there
+	at   time.Time // when it arrives
 }
 
 func newPipe(src, dst *conn) *pipe {
@@ -79,16 +80,15 @@ func newPipe(src, dst *conn) *pipe {
 // spaceLocked returns how many bytes can be written now.
 func (p *pipe) spaceLocked() int { return window - p.size }
 
-// writeLocked sends a copy of b, for which there is space.
+// writeLocked sends a copy of b. There must be space for it.
 func (p *pipe) writeLocked(b []byte) {
 	p.size += len(b)
-	p.net.trafficLocked(p.src.host, p.dst.host).Bytes += int64(len(b))
 	for part := range slices.Chunk(bytes.Clone(b), segmentSize) {
 		p.sendLocked(segment{kind: data, data: part})
 	}
 }
 
-// readLocked moves what has arrived to b.
+// readLocked moves what has arrived into b.
 func (p *pipe) readLocked(b []byte) int {
 	n, _ := p.arrived.Read(b)
 	p.freeLocked(n)
@@ -100,7 +100,7 @@ func (p *pipe) freeLocked(n int) {
 	p.src.changed.Broadcast()
 }
 
-// sendLocked sends a segment that is kept until it arrives.
+// sendLocked sends a segment, which is kept until it arrives.
 func (p *pipe) sendLocked(s segment) {
 	if len(p.flight) == 0 {
 		p.cut = p.net.isCutLocked(p.src.host, p.dst.host)
@@ -113,7 +113,7 @@ func (p *pipe) sendLocked(s segment) {
 	}
 }
 
-// resetLocked sends a RST, once, and forgets what would have to be sent again.
+// resetLocked sends a RST, once, and forgets what would have had to be sent again.
 func (p *pipe) resetLocked() {
 	if p.net.isCutLocked(p.src.host, p.dst.host) {
 		p.dropLocked()
@@ -130,8 +130,8 @@ func (p *pipe) dropLocked() {
 	p.armLocked()
 }
 
-// cutsChangedLocked takes a cut that was made or healed into account. Segments
-// on their way when a cut is made are lost, like those sent while it lasts.
+// cutsChangedLocked takes note of a cut that was made or healed. Segments that are on their way
+// when a cut is made are lost, like those sent while it lasts.
 func (p *pipe) cutsChangedLocked() {
 	cut := p.net.isCutLocked(p.src.host, p.dst.host)
 	if cut == p.cut {
@@ -139,16 +139,15 @@ func (p *pipe) cutsChangedLocked() {
 	}
 	p.cut = cut
 	if cut {
-		// A RST is the last of its flight, is not sent again, and its sender
-		// has forgotten the rest.
+		// A RST is the last segment of its flight and is not sent again, and its sender has
+		// forgotten the rest.
 		if p.flight[len(p.flight)-1].kind == rst {
 			p.flight = nil
 		}
 		p.armLocked()
 		return
 	}
-	// The first segment's timeouts have gone on; the others are sent again
-	// when it is.
+	// The first segment's timeouts have run on. The others are sent again when it is.
 	now := time.Now()
 	again := retry(p.flight[0].sent, func(t time.Time) bool { return !t.After(now) })
 	for i := range p.flight {
@@ -157,8 +156,8 @@ func (p *pipe) cutsChangedLocked() {
 	p.scheduleLocked(0)
 }
 
-// scheduleLocked decides when the segments from the i-th on get there, from
-// when they are sent and what is lost.
+// scheduleLocked decides when the segments from the i-th on arrive, given when they were sent and
+// what is lost.
 func (p *pipe) scheduleLocked(i int) {
 	latency := p.net.latencyLocked(p.src.host, p.dst.host)
 	for ; i < len(p.flight); i++ {
@@ -168,8 +167,8 @@ func (p *pipe) scheduleLocked(i int) {
 	p.armLocked()
 }
 
-// retry returns when a segment gets through that is sent first at t, and again
-// after each timeout for as long as the sending fails.
+// retry returns when a segment gets through that is first sent at t, and again after each timeout
+// for as long as sending fails.
 func retry(t time.Time, fails func(time.Time) bool) time.Time {
 	for timeout := firstTimeout; fails(t); timeout = min(2*timeout, maxTimeout) {
 		t = t.Add(timeout)
@@ -182,7 +181,8 @@ func (p *pipe) jitterLocked() time.Duration {
 	if p.net.jitter == 0 {
 		return 0
 	}
-	// By the time and not by what was sent before: one message more leaves the others as they are.
+	// Depends on the time and not on what was sent before, so that one message more does not change
+	// the others.
 	x := (uint64(time.Now().UnixNano()) ^ p.salt ^ p.net.seed) * 0x9e3779b97f4a7c15
 	return time.Duration((x >> 32) % uint64(p.net.jitter))
 }
@@ -193,10 +193,10 @@ func (p *pipe) lostLocked() bool {
 	return loss > 0 && p.random.Float64() < loss
 }
 
-// armLocked has arrive called for the first arrival.
+// armLocked arranges for arrive to be called at the first arrival.
 //
-// A timer is not set to what is due: the race detector of Go 1.26 does not bear that two goroutines
-// of a bubble do so at the same time (the bubble's timers share one context of its), and
+// It sets no timer for what is due already: the race detector of Go 1.26 does not support two
+// goroutines of a bubble doing so at the same time (the bubble's timers share one context), and
 // ends the process now and then.
 func (p *pipe) armLocked() {
 	if len(p.flight) == 0 {
@@ -220,7 +220,7 @@ func (p *pipe) armLocked() {
 	}
 }
 
-// arriveNow is arrive for what is due.
+// arriveNow calls arrive for what is due already.
 func (p *pipe) arriveNow() {
 	p.net.mu.Lock()
 	p.arriving = false
@@ -228,8 +228,8 @@ func (p *pipe) arriveNow() {
 	p.arrive()
 }
 
-// arrive hands over what has arrived by now. It may be called at any time: a
-// timer can be stopped too late.
+// arrive delivers what has arrived by now. It may be called at any time, since a timer can be
+// stopped too late.
 func (p *pipe) arrive() {
 	p.net.mu.Lock()
 	defer p.net.mu.Unlock()
@@ -245,8 +245,8 @@ func (p *pipe) arrive() {
 	p.armLocked()
 }
 
-// deliverLocked hands a segment to the end it was sent to. It leaves the pipe's
-// flight alone: what is answered goes through the other pipe.
+// deliverLocked delivers a segment to its destination. It leaves the pipe's own flight alone:
+// answers go through the other pipe.
 func (p *pipe) deliverLocked(s segment) {
 	c := p.dst
 	switch {
@@ -254,7 +254,7 @@ func (p *pipe) deliverLocked(s segment) {
 		c.abortLocked()
 		c.out.dropLocked()
 	case c.goneLocked():
-		p.freeLocked(len(s.data)) // else, should the RST be lost, a Write would wait for ever
+		p.freeLocked(len(s.data)) // otherwise a Write would wait forever if the RST is lost
 		c.out.resetLocked()
 	case s.kind == ack && c.host.listener == nil:
 		c.killLocked()

@@ -8,26 +8,26 @@ import (
 	"time"
 )
 
-// conn is a net.Conn whose messages are mangled. As the peers use it: one goroutine
-// reads, and Writes do not overlap.
+// conn is a net.Conn whose messages are mangled. It relies on how peers uses connections: one
+// goroutine reads, and Writes do not overlap.
 type conn struct {
 	net.Conn
 	out stream // of the goroutine that writes
 	in  stream // of the goroutine that reads
 
-	// ready is what Read is to return next, and held are messages that come later, the
-	// earliest first. Only the goroutine that reads touches them.
+	// ready is what Read returns next, and held are messages that come later, earliest first. Only
+	// the goroutine that reads uses them.
 	ready []byte
 	held  []message
 
-	// mu is held while the deadline of the inner connection is set, which is the
-	// earlier of the two.
+	// mu is held while the deadline of the inner connection is set, which is the earlier of these
+	// two.
 	mu       sync.Mutex
-	deadline time.Time // for Read, as set by the user; zero if there is none
-	due      time.Time // of the first that is held; zero if there is none
+	deadline time.Time // of Read, as set by the user; zero if there is none
+	due      time.Time // of the first held message; zero if there is none
 }
 
-// A message is a frame that comes later.
+// A message is a frame that was held back.
 type message struct {
 	frame []byte
 	due   time.Time
@@ -37,11 +37,11 @@ func (m *Mangler) wrap(nc net.Conn) *conn {
 	return &conn{Conn: nc, out: m.stream(nc.LocalAddr(), nc.RemoteAddr()), in: m.stream(nc.RemoteAddr(), nc.LocalAddr())}
 }
 
-// Write takes all of b, and sends what frames are complete. A connection on which
-// a delayed message cannot be sent has ended, which others will notice.
+// Write accepts all of b, and sends the frames that are complete. If a delayed message cannot be
+// sent, the connection has ended, which others will notice.
 func (c *conn) Write(b []byte) (int, error) {
 	var now []byte
-	c.out.take(b, func(frame []byte, what fate, d time.Duration) {
+	c.out.feed(b, func(frame []byte, what fate, d time.Duration) {
 		switch what {
 		case lose:
 		case delay:
@@ -60,7 +60,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Read returns what has arrived, the messages that were held back among it.
+// Read returns what has arrived, including messages that were held back.
 func (c *conn) Read(b []byte) (int, error) {
 	buffer := make([]byte, max(len(b), 1))
 	for {
@@ -71,7 +71,7 @@ func (c *conn) Read(b []byte) (int, error) {
 			return n, nil
 		}
 		n, err := c.Conn.Read(buffer)
-		c.in.take(buffer[:n], c.arrived)
+		c.in.feed(buffer[:n], c.arrived)
 		if n > 0 {
 			continue
 		}
@@ -82,7 +82,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 }
 
-// arrived takes a message in.
+// arrived handles a message that has arrived.
 func (c *conn) arrived(frame []byte, what fate, d time.Duration) {
 	switch what {
 	case lose:
@@ -102,7 +102,8 @@ func (c *conn) arrived(frame []byte, what fate, d time.Duration) {
 	}
 }
 
-// release makes ready what is due, and has the inner Read end when the next is.
+// release moves what is due to ready, and makes the inner Read end when the next held message is
+// due.
 func (c *conn) release() {
 	for len(c.held) > 0 && !c.held[0].due.After(time.Now()) {
 		c.ready = append(c.ready, c.held[0].frame...)
@@ -116,7 +117,7 @@ func (c *conn) release() {
 	defer c.mu.Unlock()
 	if due != c.due {
 		c.due = due
-		_ = c.setLocked() // an error is that of a closed connection, and Read's too
+		_ = c.setLocked() // an error means a closed connection, which Read reports as well
 	}
 }
 

@@ -1,20 +1,18 @@
-// Package mangle is a bad middle box for tests: it loses, duplicates and
-// reorders whole messages of connections between nodes, which a network that
-// speaks TCP does not.
+// Package mangle is a bad middlebox for tests: it loses, duplicates and reorders whole messages
+// between nodes, which a network that speaks TCP does not do.
 //
 //	m := mangle.New(seed, mangle.Rates{Lose: 0.01, Duplicate: 0.01, Delay: 0.05})
 //	dial = m.Dialer(dial)
 //
-// It knows frames (see the documentation of package peers) and leaves alone those
-// that must come once and in order: greetings, heartbeats and goodbyes. What it
-// harms are requests, answers and cancels. It does not duplicate a Fetch: who sends one
-// twice is refused and not let in for a while, so that would be a cut, of which whoever plans
-// the faults would not know. Since a node asks over the connections that
-// it dials and answers over those it accepts, to wrap the dialler is enough
-// for both directions.
+// It knows frames (see the documentation of package peers), and does not touch those that must
+// arrive once and in order: greetings, heartbeats and goodbyes. It mangles requests, answers and
+// cancels. It does not duplicate a Fetch: a node that sends one twice is refused for a while, which
+// would be a cut that the planner of the faults does not know of. A node asks over the connections
+// that it dials and answers over those that it accepts, so wrapping the dialer is enough for both
+// directions. It does not work over TLS.
 //
-// What happens to a message follows from the seed, the addresses of the connection,
-// and what went over it before.
+// What happens to a message follows from the seed, the addresses of the connection, and what went
+// over the connection before.
 package mangle
 
 import (
@@ -28,18 +26,18 @@ import (
 	"time"
 )
 
-// Rates are the shares, from 0 to 1, of messages that something happens to.
-// They must not add up to more than 1.
+// Rates are the shares of messages, from 0 to 1, that something happens to. Their sum must not be
+// more than 1.
 type Rates struct {
 	Lose      float64
 	Duplicate float64
-	Delay     float64 // for up to MaxDelay; what is sent meanwhile overtakes
+	Delay     float64 // for up to MaxDelay; later messages overtake these
 }
 
 // MaxDelay is the longest that a message is held back.
 const MaxDelay = 20 * time.Millisecond
 
-// A Mangler mangles connections. It is safe for concurrent use.
+// A Mangler mangles the messages of connections. It is safe for concurrent use.
 type Mangler struct {
 	seed  uint64
 	rates atomic.Pointer[Rates]
@@ -54,7 +52,7 @@ func New(seed uint64, rates Rates) *Mangler {
 	return m
 }
 
-// Set changes the rates, for connections that stand too. Zero ends it.
+// Set changes the rates, also for existing connections. Zero rates end the mangling.
 func (m *Mangler) Set(rates Rates) { m.rates.Store(&rates) }
 
 // Counts returns how many messages were lost, duplicated and delayed so far.
@@ -83,7 +81,7 @@ const (
 	delay
 )
 
-// A stream is one direction of a connection, taken apart into frames.
+// A stream is one direction of a connection, split into frames.
 type stream struct {
 	m       *Mangler
 	random  *rand.Rand
@@ -96,9 +94,9 @@ func (m *Mangler) stream(from, to net.Addr) stream {
 	return stream{m: m, random: rand.New(rand.NewPCG(m.seed, h.Sum64()))}
 }
 
-// take adds b to the stream and calls f for each frame that is complete, with
-// what is to happen to it. frame is f's to keep.
-func (s *stream) take(b []byte, f func(frame []byte, what fate, d time.Duration)) {
+// feed adds b to the stream, and calls f for each complete frame with what happens to it. f may
+// keep frame.
+func (s *stream) feed(b []byte, f func(frame []byte, what fate, d time.Duration)) {
 	s.partial = append(s.partial, b...)
 	for len(s.partial) >= lengthSize {
 		size := lengthSize + int(binary.BigEndian.Uint32(s.partial))
@@ -112,14 +110,13 @@ func (s *stream) take(b []byte, f func(frame []byte, what fate, d time.Duration)
 	}
 }
 
-// lengthSize is the size of the field that a frame begins with, and that counts what follows.
+// lengthSize is the size of a frame's first field: the length of what follows.
 const lengthSize = 4
 
-// fetch is the type of a Fetch.
+// fetch is the frame type of a Fetch.
 const fetch = 4
 
-// mangled are the types of frames that something may happen to: Fetch, Answer,
-// Cancel and Call.
+// mangled has the types of frames that something may happen to: Fetch, Answer, Cancel and Call.
 var mangled = [256]bool{fetch: true, 5: true, 6: true, 10: true}
 
 // decide draws a frame's fate.

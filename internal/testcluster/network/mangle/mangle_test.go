@@ -16,14 +16,14 @@ import (
 	"github.com/geocache/geocache/internal/testcluster/network"
 )
 
-// frame returns a frame of a type with a number.
+// frame returns a frame of this type, with this number.
 func frame(kind byte, id uint64) []byte {
 	b := binary.BigEndian.AppendUint32(nil, 1+8+8+3)
 	b = binary.BigEndian.AppendUint64(append(b, kind), id)
 	return append(binary.BigEndian.AppendUint64(b, 0), "abc"...)
 }
 
-// connect returns the two ends of a connection, of which the dialled one is mangled.
+// connect returns the two ends of a connection whose dialed end is mangled.
 func connect(t *testing.T, rates Rates) (m *Mangler, client, server net.Conn) {
 	n := network.New(1)
 	a, b := n.Host("a-1", "a"), n.Host("b-1", "b")
@@ -37,13 +37,14 @@ func connect(t *testing.T, rates Rates) (m *Mangler, client, server net.Conn) {
 	return m, client, server
 }
 
-// send writes n frames of a type to from, and returns the numbers of those that arrive at to.
+// send writes n frames of a type to from, and returns the numbers of those that arrive at to, in
+// order.
 func send(t *testing.T, from, to net.Conn, kind byte, n int) (got []uint64) {
 	var all []byte
 	for i := range n {
 		all = append(all, frame(kind, uint64(i))...)
 	}
-	for len(all) > 0 { // in pieces that are no frames
+	for len(all) > 0 { // in pieces that are not whole frames
 		k := min(len(all), 50)
 		m, err := from.Write(all[:k])
 		require.NoError(t, err)
@@ -148,7 +149,7 @@ func TestDeadlinesAndTheEndPass(t *testing.T) {
 		_, err = server.Write(frame(5, 1))
 		require.NoError(t, err)
 		_, err = io.ReadFull(client, make([]byte, len(frame(5, 1))))
-		require.NoError(t, err, "a message that is held comes although no other does")
+		require.NoError(t, err, "a held message arrives although no other one does")
 		server.Close()
 		_, err = client.Read(make([]byte, 1))
 		require.Equal(t, io.EOF, err)

@@ -14,7 +14,7 @@ func (h *History) lost(w *Op, until time.Duration) bool {
 	since := make(map[string]time.Duration) // from when on a node surely knows
 	for region, nodes := range h.Nodes {
 		for _, n := range nodes {
-			if w.covers(region) && h.told(n, region, w) && !h.shunned(n, w.Begin, w.End) {
+			if w.covers(region) && h.informed(n, region, w) && !h.wasUnlisted(n, w.Begin, w.End) {
 				since[n] = w.End
 			}
 		}
@@ -22,9 +22,9 @@ func (h *History) lost(w *Op, until time.Duration) bool {
 	if len(since) == 0 { // told to its owner, which is not known
 		return true
 	}
-	for _, now := range h.turns(w.End, until) {
+	for _, now := range h.changes(w.End, until) {
 		for n := range since {
-			if h.away(n, now, now) || h.shunned(n, now, now) {
+			if h.away(n, now, now) || h.wasUnlisted(n, now, now) {
 				delete(since, n)
 			}
 		}
@@ -37,7 +37,7 @@ func (h *History) lost(w *Op, until time.Duration) bool {
 }
 
 // turns returns the times at which somebody may have gone, or learned something.
-func (h *History) turns(from, to time.Duration) (at []time.Duration) {
+func (h *History) changes(from, to time.Duration) (at []time.Duration) {
 	for _, f := range h.Faults {
 		for _, t := range []time.Duration{f.From, f.To, f.To + recovery + 1} {
 			if f.To != forEver && t >= from && t <= to || t == f.From && t >= from && t <= to {
@@ -55,11 +55,11 @@ func (h *History) learn(since map[string]time.Duration, now time.Duration) {
 	from := now - recovery
 	for region, nodes := range h.Nodes {
 		for _, n := range nodes {
-			if _, ok := since[n]; ok || h.disturbed(n, region, from, now) || h.shunned(n, from, now) {
+			if _, ok := since[n]; ok || h.disturbed(n, region, from, now) || h.wasUnlisted(n, from, now) {
 				continue
 			}
 			for k, known := range since {
-				if of := h.regionOf(k); known <= from && !h.disturbed(k, of, from, now) && !h.farApart(of, region, from, now) {
+				if of := h.regionOf(k); known <= from && !h.disturbed(k, of, from, now) && !h.regionsSeparated(of, region, from, now) {
 					since[n] = now
 					break
 				}
@@ -79,7 +79,7 @@ func (h *History) regionOf(node string) string {
 
 // farApart reports whether two regions could not talk at some time, or some nodes of one did not
 // know of the other.
-func (h *History) farApart(a, b string, from, to time.Duration) bool {
+func (h *History) regionsSeparated(a, b string, from, to time.Duration) bool {
 	if a == b {
 		return false
 	}

@@ -11,21 +11,21 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/geocache/geocache"
-	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Keys, tags and prefixes are of any bytes, and none is taken for another.
+// This file tests that keys, tags and prefixes may consist of any bytes, and none is taken for
+// another.
 
-// A node that hears of the removal of a prefix first, and later of the earlier one of a tag,
-// drops what bears the tag, whatever the prefix is: it covers keys and no tags.
-func TestAPrefixCoversNoTags(t *testing.T) {
+// A node that learns first of the removal of a prefix, and then of the earlier removal of a tag,
+// drops what bears the tag, whatever the prefix is: a prefix covers keys, not tags.
+func TestPrefixRemovalCoversNoTags(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 5 * time.Minute}
 	for _, prefix := range []string{"\xff", "\xfft", "\xffp", "x"} {
 		t.Run(fmt.Sprintf("%q", prefix), func(t *testing.T) {
 			testcluster.Run(t, config, func(c *testcluster.Cluster) {
 				c.Net.SetLatency("eu", "us", 200*time.Millisecond)
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				away := c.Node("eu-3")
 				key := c.KeyOf("eu-3")
 				away.MustGet(key)
@@ -34,12 +34,12 @@ func TestAPrefixCoversNoTags(t *testing.T) {
 				for _, other := range []string{"eu-1", "eu-2", "us"} {
 					c.Net.Cut("eu-3", other)
 				}
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				require.NoError(t, c.Node("us-1").Group.RemoveTag(context.Background(), "origin"))
 				removed := c.Now()
 				time.Sleep(2 * time.Second)
 				require.NoError(t, c.Node("eu-1").Group.RemovePrefix(context.Background(), prefix))
-				c.Net.Heal("eu", "us") // the tag's removal comes to eu-1 after that of the prefix
+				c.Net.Heal("eu", "us") // the tag's removal reaches eu-1 after that of the prefix
 				time.Sleep(10 * time.Second)
 				c.Net.HealAll()
 				time.Sleep(time.Minute)
@@ -50,12 +50,12 @@ func TestAPrefixCoversNoTags(t *testing.T) {
 	}
 }
 
-// What is done with a key that looks like a scope to the nodes concerns that key alone, and what is
-// done with the scope leaves the key alone.
-func TestKeysThatLookLikeScopes(t *testing.T) {
+// A write to a key that looks like a tag or a prefix concerns that key alone, and the removal of
+// the tag or prefix leaves the key alone.
+func TestKeysThatLookLikeTagsOrPrefixes(t *testing.T) {
 	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 5 * time.Minute}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 		everywhere := func(key, want string) {
 			t.Helper()
@@ -77,9 +77,9 @@ func TestKeysThatLookLikeScopes(t *testing.T) {
 			require.NoError(t, err)
 			everywhere(key, "again")
 			everywhere("bob", "load")
-			require.Equal(t, loads, c.Origin.Total(), "what bears the tag %q stays", "origin")
+			require.Equal(t, loads, c.Origin.Total(), "entries with the tag %q must stay", "origin")
 		}
-		// They bear no tags. The prefixes are none of theirs.
+		// The keys bear no tags, and begin with none of these prefixes.
 		for _, remove := range []func(n *testcluster.Node) error{
 			func(n *testcluster.Node) error {
 				return n.Group.RemoveTag(ctx, "origin", geocache.WithAck(geocache.AckWorld))
@@ -113,9 +113,9 @@ func TestKeysThatLookLikeScopes(t *testing.T) {
 	})
 }
 
-// The owner of a key that looks like a scope has its write queued for the origin. The removal of
-// the scope takes that from neither it nor its successor.
-func TestAQueuedWriteOfAKeyThatLooksLikeAScope(t *testing.T) {
+// A write of a key that looks like a tag is queued for the origin. The removal of the tag takes it
+// from neither the owner nor its successor.
+func TestQueuedWriteOfAKeyThatLooksLikeATag(t *testing.T) {
 	const key = "\xfftred"
 	var mu sync.Mutex
 	var stored []string
@@ -136,7 +136,7 @@ func TestAQueuedWriteOfAKeyThatLooksLikeAScope(t *testing.T) {
 		geocache.WithRemover(func(context.Context, string) error { return errDatabase }),
 	}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		owner := c.Owner("eu", key)
 		_, err := owner.Set(key, "set")
 		require.NoError(t, err)
@@ -150,35 +150,4 @@ func TestAQueuedWriteOfAKeyThatLooksLikeAScope(t *testing.T) {
 		defer mu.Unlock()
 		require.Contains(t, stored, "set")
 	})
-}
-
-// A node dies before another region has heard from it of a scope's removal: whoever owns the scope
-// then sends it, as the removal of a scope.
-func TestANodeDiesWithTheRemovalOfAScopeUnsent(t *testing.T) {
-	scopes := map[string]expiry.Subject{"tag": expiry.Tag("origin"), "prefix": expiry.Prefix("a")}
-	for name, scope := range scopes {
-		t.Run(name, func(t *testing.T) {
-			testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
-				for _, n := range c.Nodes() {
-					n.MustGet("ada")
-				}
-				time.Sleep(2 * time.Second)
-				owner := c.Owner("eu", string(scope))
-				c.Net.Cut(owner.Name, "us")
-				if name == "tag" {
-					require.NoError(t, owner.Group.RemoveTag(context.Background(), "origin"))
-				} else {
-					require.NoError(t, owner.Group.RemovePrefix(context.Background(), "a"))
-				}
-				removed := c.Now()
-				owner.Crash()
-				time.Sleep(2500 * time.Millisecond) // too early for the comparing of floors
-				for _, n := range c.Nodes() {
-					v, _ := testcluster.ParseValue(n.MustGet("ada").Value)
-					require.True(t, v.Begun.After(removed), "at %s: loaded %v before", n.Name, removed.Sub(v.Begun))
-				}
-			})
-		})
-	}
 }

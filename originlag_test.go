@@ -14,17 +14,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// lagging is a configuration whose origins in other regions than eu lag by a minute,
-// much longer than values live.
-func lagging() testcluster.Config {
-	return testcluster.Config{
-		Regions: []string{"eu", "us"},
-		TTL:     5 * time.Second,
-		Group:   []geocache.GroupOption{geocache.WithHomeRegion("eu"), geocache.WithOriginLag(time.Minute), geocache.WithLoadTimeout(4 * time.Second)},
-	}
-}
-
-func TestALaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
+func TestLaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 	writes := map[string]func(n *testcluster.Node) error{
 		"Set": func(n *testcluster.Node) error {
 			_, err := n.Set("ada", "1", geocache.WithAck(geocache.AckWorld))
@@ -34,13 +24,16 @@ func TestALaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 			_, err := n.Remove("ada", geocache.WithAck(geocache.AckWorld))
 			return err
 		},
-		"Clear": func(n *testcluster.Node) error { _, err := n.Clear(geocache.WithAck(geocache.AckWorld)); return err },
+		"Clear": func(n *testcluster.Node) error {
+			_, err := n.Clear(geocache.WithAck(geocache.AckWorld))
+			return err
+		},
 	}
 	for name, write := range writes {
 		for _, writer := range []string{"eu-1", "us-1"} {
 			t.Run(name+" at "+writer, func(t *testing.T) {
-				testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
-					time.Sleep(standing)
+				testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
+					time.Sleep(untilLeased)
 					for _, n := range c.Nodes("us") {
 						require.Equal(t, "load 1 in us", text(t, n, "ada"))
 					}
@@ -63,9 +56,9 @@ func TestALaggingOriginIsNotAskedAfterAWrite(t *testing.T) {
 	}
 }
 
-func TestALaggingOriginWhileTheOtherIsCutOff(t *testing.T) {
-	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+func TestLaggingOriginWhileThePrimaryIsCutOff(t *testing.T) {
+	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		_, err := c.Node("eu-1").Remove("ada", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Net.Cut("eu", "us")
@@ -74,17 +67,17 @@ func TestALaggingOriginWhileTheOtherIsCutOff(t *testing.T) {
 			_, err := n.Get("ada")
 			require.ErrorContains(t, err, "may not have that yet")
 			require.Less(t, time.Since(begun), 6*time.Second)
-			require.Contains(t, text(t, n, "bob"), "in us", "which has not been written")
+			require.Contains(t, text(t, n, "bob"), "in us", "a key that has not been written")
 		}
 		require.Zero(t, c.Origin.Loads("ada"))
 	})
 }
 
-// The region whose origin does not lag asks the others when that fails, and they must not ask
+// The region whose origin does not lag asks other regions when that origin fails. They must not ask
 // theirs.
-func TestALaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
-	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+func TestLaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
+	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		_, err := c.Node("eu-1").Remove("ada", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Origin.Behave(testcluster.Failing(errDatabase), "eu")
@@ -94,9 +87,9 @@ func TestALaggingOriginIsNotAskedForAnotherRegion(t *testing.T) {
 	})
 }
 
-// Which tags a value bears is known only when it has been loaded. If one of them, or whatever else,
-// has been removed a moment ago, the origin that lags is not believed, whoever has it asked.
-func TestALaggingOriginIsNotBelievedAfterARemovalByAnotherName(t *testing.T) {
+// The tags of a value are known only once it has been loaded. If one of them, or a prefix of the
+// key, has just been removed, what a lagging origin returns is not used, whoever asks for it.
+func TestLaggingOriginIsNotTrustedAfterATagOrPrefixRemoval(t *testing.T) {
 	ctx, world := context.Background(), geocache.WithAck(geocache.AckWorld)
 	removals := map[string]func(n *testcluster.Node) error{
 		"RemoveTag":    func(n *testcluster.Node) error { return n.Group.RemoveTag(ctx, "origin", world) },
@@ -125,10 +118,10 @@ func TestALaggingOriginIsNotBelievedAfterARemovalByAnotherName(t *testing.T) {
 		for how, read := range reads {
 			for with, opts := range options {
 				t.Run(name+", "+how+", "+with, func(t *testing.T) {
-					config := lagging()
+					config := laggingConfig()
 					config.Group = append(config.Group, opts...)
 					testcluster.Run(t, config, func(c *testcluster.Cluster) {
-						time.Sleep(standing)
+						time.Sleep(untilLeased)
 						for _, n := range c.Nodes("us") {
 							n.MustGet("ada")
 						}
@@ -153,11 +146,11 @@ func TestALaggingOriginIsNotBelievedAfterARemovalByAnotherName(t *testing.T) {
 }
 
 // A load that takes longer than the lag is as old as its beginning.
-func TestALongLoadFromALaggingOrigin(t *testing.T) {
-	config := lagging()
+func TestLongLoadFromALaggingOrigin(t *testing.T) {
+	config := laggingConfig()
 	config.Group = []geocache.GroupOption{geocache.WithHomeRegion("eu"), geocache.WithOriginLag(time.Second)}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Origin.Behave(testcluster.After(3*time.Second), "us")
@@ -165,11 +158,11 @@ func TestALongLoadFromALaggingOrigin(t *testing.T) {
 	})
 }
 
-// Nor is it believed while the other is cut off: then there is an error, or what was there
-// before if that may be served.
-func TestALaggingOriginAfterARemovalWhileTheOtherIsCutOff(t *testing.T) {
-	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+// Nor is it used while the primary is cut off: then there is an error, or the value from before if
+// stale values may be served.
+func TestLaggingOriginAfterARemovalWhileThePrimaryIsCutOff(t *testing.T) {
+	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		c.Net.Cut("eu", "us")
@@ -179,10 +172,10 @@ func TestALaggingOriginAfterARemovalWhileTheOtherIsCutOff(t *testing.T) {
 			require.False(t, n.Group.Contains("ada"))
 		}
 	})
-	config := lagging()
+	config := laggingConfig()
 	config.Group = append(config.Group, geocache.WithStaleIfError(time.Minute))
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		err := c.Node("eu-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Contains(t, text(t, c.Node("us-1"), "ada"), "in eu")
@@ -194,13 +187,13 @@ func TestALaggingOriginAfterARemovalWhileTheOtherIsCutOff(t *testing.T) {
 	})
 }
 
-// A third region whose own origin fails asks one whose origin lags, and that has not heard of
+// A third region whose own origin fails asks a region whose origin lags and that does not know of
 // the removal.
-func TestALaggingOriginOfARegionThatHasNotHeard(t *testing.T) {
-	config := lagging()
+func TestLaggingOriginOfARegionUnawareOfTheRemoval(t *testing.T) {
+	config := laggingConfig()
 	config.Regions = []string{"ap", "eu", "us"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		c.Net.Cut("us", "eu")
 		require.NoError(t, c.Node("eu-1").Group.RemoveTag(context.Background(), "origin"))
 		time.Sleep(time.Second)
@@ -214,34 +207,34 @@ func TestALaggingOriginOfARegionThatHasNotHeard(t *testing.T) {
 	})
 }
 
-// Of several regions it is the one whose origin does not lag that is asked, be it the farthest.
-func TestALaggingOriginAmongOthers(t *testing.T) {
-	config := lagging()
+// Of several regions, the one whose origin does not lag is asked, even if it is the farthest.
+func TestLaggingOriginAmongThreeRegions(t *testing.T) {
+	config := laggingConfig()
 	config.Regions = []string{"ap", "eu", "us"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("us", "eu", 100*time.Millisecond)
-		time.Sleep(time.Minute) // round trips are measured anew
+		time.Sleep(time.Minute) // round trips are measured again by then
 		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Contains(t, text(t, c.Node("us-1"), "ada"), "in eu")
 		require.Zero(t, c.Origin.Total("ap"))
 
-		// Nor does that one believe the others when its own fails.
+		// Nor does that region use the others' origins when its own fails.
 		c.Origin.Behave(testcluster.Failing(errDatabase), "eu")
 		_, err = c.Node("eu-1").Get("bob")
 		require.Error(t, err)
 	})
 }
 
-// An Update takes what its key's home region has in memory, which has seen to where it is from.
-func TestAnUpdateInARegionWhoseOriginLags(t *testing.T) {
-	config := lagging()
+// An Update uses what its key's home region has in memory, which came from a good origin.
+func TestUpdateInARegionWithALaggingOrigin(t *testing.T) {
+	config := laggingConfig()
 	config.Group = []geocache.GroupOption{geocache.WithOriginRegion("eu"), geocache.WithOriginLag(time.Minute)}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		err := c.Node("us-1").Group.RemoveTag(context.Background(), "origin", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
-		for i, key := range keys(10) { // some are at home in us
+		for i, key := range keys(10) { // the home of some is us
 			n := c.Nodes()[i%6]
 			require.Contains(t, text(t, c.Node("us-1"), key), "in eu")
 			what, _, err := n.Update(key, func(string, bool) (string, error) { return "new", nil })
@@ -252,14 +245,16 @@ func TestAnUpdateInARegionWhoseOriginLags(t *testing.T) {
 	})
 }
 
-// What was loaded together is judged one by one. A batch bears no tags, but a prefix may be
-// removed while it is being loaded.
-func TestABatchFromALaggingOrigin(t *testing.T) {
-	testcluster.Run(t, lagging(), func(c *testcluster.Cluster) {
+// What was loaded together is judged one by one. Values of a batch have no tags, but a prefix may
+// be removed during the load.
+func TestBatchFromALaggingOrigin(t *testing.T) {
+	testcluster.Run(t, laggingConfig(), func(c *testcluster.Cluster) {
 		groups := map[string]*geocache.Group[string]{}
 		var calls atomic.Int64
 		for _, n := range c.Nodes() {
-			getter := geocache.BatchGetterFunc[string](func(ctx context.Context, keys []string) (map[string]string, error) {
+			getter := geocache.BatchGetterFunc[string](func(
+				ctx context.Context, keys []string,
+			) (map[string]string, error) {
 				if n.Region == "us" {
 					calls.Add(1)
 					time.Sleep(time.Second)
@@ -270,11 +265,11 @@ func TestABatchFromALaggingOrigin(t *testing.T) {
 				}
 				return m, nil
 			})
-			g, err := geocache.NewGroup(n.Cache, "batches", getter, lagging().Group...)
+			g, err := geocache.NewGroup(n.Cache, "batches", getter, laggingConfig().Group...)
 			require.NoError(t, err)
 			groups[n.Name] = g
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		got := make(chan map[string]string)
 		read := func() {
 			m, err := groups["us-1"].GetMany(context.Background(), []string{"a1", "a2", "b1", "b2"})
@@ -292,9 +287,10 @@ func TestABatchFromALaggingOrigin(t *testing.T) {
 	})
 }
 
-// The region whose origin does not lag has loaded a key again before another one hears of its removal. By its
-// age that may be from before, and the other one may not load the key itself: it has it loaded once more.
-func TestALaggingRegionThatHearsOfAWriteAfterTheNextLoad(t *testing.T) {
+// The region whose origin does not lag has loaded a key again before another one learns of its
+// removal. By its age that value may be from before, and the other region may not load the key
+// itself: it has it loaded once more.
+func TestLaggingRegionLearnsOfAWriteAfterTheNextLoad(t *testing.T) {
 	removals := map[string]func(n *testcluster.Node) error{
 		"Remove": func(n *testcluster.Node) error { _, err := n.Remove("ada"); return err },
 		"RemoveTag": func(n *testcluster.Node) error {
@@ -303,10 +299,10 @@ func TestALaggingRegionThatHearsOfAWriteAfterTheNextLoad(t *testing.T) {
 	}
 	for name, remove := range removals {
 		t.Run(name, func(t *testing.T) {
-			config := lagging()
+			config := laggingConfig()
 			config.TTL = 10 * time.Minute
 			testcluster.Run(t, config, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				for _, n := range c.Nodes() {
 					n.MustGet("ada")
 				}

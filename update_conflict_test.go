@@ -12,8 +12,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// swapping is a cluster that sweeps every second, with eu as its home region.
-func swapping(opts ...geocache.GroupOption) testcluster.Config {
+// conflictConfig is a cluster that sweeps every second, with eu as its home region.
+func conflictConfig(opts ...geocache.GroupOption) testcluster.Config {
 	return testcluster.Config{
 		Regions: []string{"eu", "us"},
 		TTL:     5 * time.Second,
@@ -21,8 +21,9 @@ func swapping(opts ...geocache.GroupOption) testcluster.Config {
 	}
 }
 
-// slowUpdate updates ada at a node by a function that takes 2.5 s the first time, calls meanwhile
-// half a second after it has begun, and returns the texts that the function was given.
+// slowUpdate updates ada at a node with a function that takes 2.5 s the first time. Half a second
+// after it has begun, meanwhile is called. slowUpdate returns the texts that the function was
+// given.
 func slowUpdate(t *testing.T, n *testcluster.Node, meanwhile func()) (given []string) {
 	t.Helper()
 	what, _, err := n.Update("ada", func(was string, written bool) (string, error) {
@@ -39,9 +40,9 @@ func slowUpdate(t *testing.T, n *testcluster.Node, meanwhile func()) (given []st
 	return given
 }
 
-// What was read and has been removed since, by whatever name, is not what an Update replaces, be
-// there anything left of it or not.
-func TestAnUpdateOfWhatIsRemovedMeanwhile(t *testing.T) {
+// An Update does not replace a value that has been removed since it was read, however it was
+// removed and whether or not it is still in memory.
+func TestUpdateWhileItsKeyIsRemoved(t *testing.T) {
 	ctx := context.Background()
 	removals := map[string]func(n *testcluster.Node) error{
 		"RemoveTag": func(n *testcluster.Node) error {
@@ -59,12 +60,12 @@ func TestAnUpdateOfWhatIsRemovedMeanwhile(t *testing.T) {
 		for _, gone := range []string{"swept", "evicted", "still there"} {
 			for _, by := range []string{"eu-1", "us-1"} {
 				t.Run(fmt.Sprintf("%s, %s, at %s", name, gone, by), func(t *testing.T) {
-					config := swapping(geocache.WithMaxEntries(20))
+					config := conflictConfig(geocache.WithMaxEntries(20))
 					if gone != "swept" {
 						config.TTL = 5 * time.Minute
 					}
 					testcluster.Run(t, config, func(c *testcluster.Cluster) {
-						time.Sleep(standing)
+						time.Sleep(untilLeased)
 						n := c.Node(by)
 						_, err := n.Set("ada", "set", geocache.WithTags("red", "blue"), geocache.WithAck(geocache.AckWorld))
 						require.NoError(t, err)
@@ -83,14 +84,14 @@ func TestAnUpdateOfWhatIsRemovedMeanwhile(t *testing.T) {
 	}
 }
 
-// Without a removal it may be evicted and is replaced all the same.
-func TestAnUpdateOfWhatIsEvictedMeanwhile(t *testing.T) {
-	config := swapping(geocache.WithMaxEntries(20))
+// Without a removal, a value that was evicted is replaced all the same.
+func TestUpdateWhileItsValueIsEvicted(t *testing.T) {
+	config := conflictConfig(geocache.WithMaxEntries(20))
 	config.TTL = time.Minute
 	for name, set := range map[string]bool{"set": true, "loaded": false} {
 		t.Run(name, func(t *testing.T) {
 			testcluster.Run(t, config, func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+				time.Sleep(untilLeased)
 				owner := c.Owner("eu", "ada")
 				want := ""
 				if set {
@@ -110,11 +111,11 @@ func TestAnUpdateOfWhatIsEvictedMeanwhile(t *testing.T) {
 	}
 }
 
-// A Set in between is what the Update goes on from, whatever its tags.
-func TestAnUpdateOfWhatIsSetMeanwhile(t *testing.T) {
+// After a Set in between, the Update goes on from what was set, whatever its tags.
+func TestUpdateWhileItsKeyIsSet(t *testing.T) {
 	for _, tags := range [][]string{nil, {"red"}, {"blue"}} {
-		testcluster.Run(t, swapping(), func(c *testcluster.Cluster) {
-			time.Sleep(standing)
+		testcluster.Run(t, conflictConfig(), func(c *testcluster.Cluster) {
+			time.Sleep(untilLeased)
 			n := c.Node("eu-1")
 			_, err := n.Set("ada", "1", geocache.WithTags("red"))
 			require.NoError(t, err)
@@ -128,10 +129,10 @@ func TestAnUpdateOfWhatIsSetMeanwhile(t *testing.T) {
 	}
 }
 
-// The clock of the node that has loaded is ahead, so the load bears a higher generation than the
-// removal that comes after it from a region that has not heard of anything.
-func TestAnUpdateOfALoadByAClockThatIsAhead(t *testing.T) {
-	config := swapping(geocache.WithMaxEntries(20))
+// The clock of the node that loaded the value is ahead. So the load has a higher generation than a
+// later removal in a region that has not heard of anything.
+func TestUpdateOfAValueLoadedByAFastClock(t *testing.T) {
+	config := conflictConfig(geocache.WithMaxEntries(20))
 	config.TTL = time.Minute
 	config.Offset = func(node string) time.Duration {
 		if node[:2] == "eu" {
@@ -140,7 +141,7 @@ func TestAnUpdateOfALoadByAClockThatIsAhead(t *testing.T) {
 		return 0
 	}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		n := c.Nodes("eu")[0]
 		if n == c.Owner("eu", "ada") {
 			n = c.Nodes("eu")[1]
@@ -161,13 +162,13 @@ func TestAnUpdateOfALoadByAClockThatIsAhead(t *testing.T) {
 	})
 }
 
-// What is absent, and is not kept, has no tags, and is judged by when that was found out. Removed
-// a moment ago it is as good as ever.
-func TestAnUpdateOfWhatIsAbsent(t *testing.T) {
+// An absence that is not cached has no tags, and is judged by when it was found. A recent removal
+// does not matter.
+func TestUpdateOfAnAbsentKey(t *testing.T) {
 	for _, by := range []string{"eu-1", "us-1"} {
 		t.Run(by, func(t *testing.T) {
-			testcluster.Run(t, swapping(), func(c *testcluster.Cluster) {
-				time.Sleep(standing)
+			testcluster.Run(t, conflictConfig(), func(c *testcluster.Cluster) {
+				time.Sleep(untilLeased)
 				c.Origin.Behave(testcluster.Failing(geocache.ErrNotFound))
 				for _, remove := range []func(n *testcluster.Node) error{
 					func(n *testcluster.Node) error { return n.Group.Remove(c.T.Context(), "ada") },
@@ -187,7 +188,7 @@ func TestAnUpdateOfWhatIsAbsent(t *testing.T) {
 					require.Equal(t, 1, calls)
 					require.Less(t, time.Since(begun), 300*time.Millisecond)
 				}
-				// In between it is one that the function did not see.
+				// A removal while the function runs is one that it did not see.
 				time.Sleep(2 * time.Second)
 				require.NoError(t, c.Node("eu-2").Group.Remove(c.T.Context(), "ada"))
 				given := slowUpdate(t, c.Node(by), func() {
@@ -199,10 +200,11 @@ func TestAnUpdateOfWhatIsAbsent(t *testing.T) {
 	}
 }
 
-// A group that has no room for a value still updates what it loads, be something removed all the time.
-func TestAnUpdateOfWhatIsNeverKept(t *testing.T) {
-	testcluster.Run(t, swapping(geocache.WithMaxBytes(1)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+// A group that has no room for any value still updates what it loads, even if something is removed
+// all the time.
+func TestUpdateOfAnUncachedValue(t *testing.T) {
+	testcluster.Run(t, conflictConfig(geocache.WithMaxBytes(1)), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		for i := range 20 {
 			n := c.Nodes()[i%6]
 			require.NoError(t, c.Node("eu-1").Group.RemoveTag(c.T.Context(), "origin"))

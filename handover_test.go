@@ -3,17 +3,20 @@ package geocache_test
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/geocache/geocache"
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
 func TestCloseHandsEntriesToTheirNextOwners(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		leaving := c.Node("eu-2")
 		for i := range 300 {
 			leaving.MustGet(fmt.Sprint(i))
@@ -32,13 +35,13 @@ func TestCloseHandsEntriesToTheirNextOwners(t *testing.T) {
 	})
 }
 
-// Who does not take what it is given has its own part lost, and nobody waits for long.
-func TestCloseDoesNotWaitForAnHeirThatHangs(t *testing.T) {
-	for seed := range uint64(6) { // in whichever order they come
+// A next owner that hangs loses what it is given, and nobody waits for it for long.
+func TestCloseDoesNotWaitForAHungNextOwner(t *testing.T) {
+	for seed := range uint64(6) { // in different orders
 		testcluster.Run(t, testcluster.Config{Nodes: 4, Seed: seed}, func(c *testcluster.Cluster) {
-			time.Sleep(standing)
+			time.Sleep(untilLeased)
 			leaving := c.Node("eu-2")
-			var keys []string // which it owns, but for those of the heir that hangs
+			var keys []string // those it owns whose next owner is not the one that hangs
 			for i := range 400 {
 				key := fmt.Sprint(i)
 				leaving.MustGet(key)
@@ -54,21 +57,21 @@ func TestCloseDoesNotWaitForAnHeirThatHangs(t *testing.T) {
 			require.NoError(t, leaving.Cache.Close())
 			require.Less(t, time.Since(begun), 8*time.Second)
 			time.Sleep(2 * time.Second)
-			handed := 0
+			handedOver := 0
 			for _, key := range keys {
 				if _, ok := c.Owner("eu", key).Group.Peek(key); ok {
-					handed++
+					handedOver++
 				}
 			}
-			require.Equal(t, len(keys), handed)
+			require.Equal(t, len(keys), handedOver)
 		})
 	}
 }
 
-// What is handed over was loaded or set before; a write that has come since is newer.
-func TestWhatIsHandedOverDoesNotBeatAWrite(t *testing.T) {
+// What is handed over was loaded or set earlier. A write since then is newer.
+func TestHandedOverEntryDoesNotBeatAWrite(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 200 {
 			c.Node("eu-1").MustGet(fmt.Sprint(i))
 		}
@@ -88,5 +91,28 @@ func TestWhatIsHandedOverDoesNotBeatAWrite(t *testing.T) {
 				require.Equal(t, "written", text(t, n, fmt.Sprint(i)), n.Name)
 			}
 		}
+	})
+}
+
+func TestCloseFinishesLoads(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		c.Origin.Behave(testcluster.After(time.Second))
+		key := c.KeyOf("eu-1")
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if _, err := c.Node("eu-2").Get(key); err != nil {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		time.Sleep(500 * time.Millisecond)
+		c.Node("eu-1").Close() // while it loads
+		wg.Wait()
+		require.Equal(t, 1, c.Origin.Loads(key), "the load in progress was finished")
+
+		_, err := c.Node("eu-1").Get("other")
+		require.ErrorIs(t, err, geocache.ErrClosed)
+		require.False(t, strings.Contains(c.Log(), "level=ERROR"), c.Log())
 	})
 }

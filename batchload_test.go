@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,89 +15,10 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// bothGetters is an ItemGetter and a BatchGetter.
-type bothGetters struct {
-	geocache.ItemGetterFunc[string]
-}
-
 func (bothGetters) GetBatch(context.Context, []string) (map[string]string, error) { return nil, nil }
 
-// queries is a BatchGetter that records what it is asked.
-type queries struct {
-	mu      sync.Mutex
-	batches [][]string                                     // guarded by mu
-	singles []string                                       // guarded by mu
-	behave  func(ctx context.Context, keys []string) error // guarded by mu
-}
-
-// does sets what q does before it answers.
-func (q *queries) does(behave func(ctx context.Context, keys []string) error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.behave = behave
-}
-
-func (q *queries) Get(ctx context.Context, key string) (string, error) {
-	q.mu.Lock()
-	q.singles = append(q.singles, key)
-	q.mu.Unlock()
-	m, err := q.answer(ctx, []string{key})
-	if err == nil && len(m) == 0 {
-		err = geocache.ErrNotFound
-	}
-	return m[key], err
-}
-
-func (q *queries) GetBatch(ctx context.Context, keys []string) (map[string]string, error) {
-	q.mu.Lock()
-	q.batches = append(q.batches, keys)
-	q.mu.Unlock()
-	return q.answer(ctx, keys)
-}
-
-func (q *queries) answer(ctx context.Context, keys []string) (map[string]string, error) {
-	q.mu.Lock()
-	behave := q.behave
-	q.mu.Unlock()
-	if behave != nil {
-		if err := behave(ctx, keys); err != nil {
-			return nil, err
-		}
-	}
-	m := map[string]string{"another": "that nobody asked for"}
-	for _, key := range keys {
-		if !strings.HasPrefix(key, "none") {
-			m[key] = "value of " + key
-		}
-	}
-	if len(keys) == 1 {
-		delete(m, "another")
-	}
-	return m, nil
-}
-
-// sizes returns of how many keys each batch was, in order.
-func (q *queries) sizes() (sizes []int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, b := range q.batches {
-		sizes = append(sizes, len(b))
-	}
-	slices.Sort(sizes)
-	return sizes
-}
-
-// loaded returns all keys that were asked for, in order.
-func (q *queries) loaded() (all []string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	all = slices.Concat(append(q.batches, q.singles)...)
-	slices.Sort(all)
-	return all
-}
-
-func TestABatchIsOneQuery(t *testing.T) {
-	q := &queries{}
+func TestBatchIsOneQuery(t *testing.T) {
+	q := &recordingGetter{}
 	opts := []geocache.GroupOption{geocache.WithNegativeTTL(time.Minute), geocache.WithMaxLoads(1)}
 	alone(t, geocache.Getter[string](q), opts, func(t *testing.T, g *geocache.Group[string]) {
 		q.does(func(context.Context, []string) error { time.Sleep(time.Second); return nil })
@@ -115,7 +35,7 @@ func TestABatchIsOneQuery(t *testing.T) {
 		for _, key := range keys(100) {
 			require.Equal(t, "value of "+key, m[key])
 		}
-		require.Equal(t, time.Second, time.Since(begun), "it waits for nothing but the query")
+		require.Equal(t, time.Second, time.Since(begun), "it waits for the query alone")
 		require.Equal(t, []int{102}, q.sizes())
 		require.Equal(t, []string{"single"}, q.singles)
 		s := g.Stats()
@@ -125,14 +45,14 @@ func TestABatchIsOneQuery(t *testing.T) {
 
 		_, err = g.GetMany(t.Context(), append(keys(100), "none-1"))
 		require.NoError(t, err)
-		require.Len(t, q.sizes(), 1, "all is here, the absence too")
+		require.Len(t, q.sizes(), 1, "everything is cached, absence included")
 		_, ok := g.Peek("another")
 		require.False(t, ok)
 	})
 }
 
-func TestALargeBatchIsSeveralQueries(t *testing.T) {
-	q := &queries{}
+func TestLargeBatchIsSplit(t *testing.T) {
+	q := &recordingGetter{}
 	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
 		m, err := g.GetMany(t.Context(), keys(2500))
 		require.NoError(t, err)
@@ -141,14 +61,14 @@ func TestALargeBatchIsSeveralQueries(t *testing.T) {
 	})
 }
 
-func TestABatchFails(t *testing.T) {
-	q := &queries{}
+func TestBatchFails(t *testing.T) {
+	q := &recordingGetter{}
 	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
 		q.does(func(context.Context, []string) error { return errDatabase })
 		m, err := g.GetMany(t.Context(), keys(30))
 		require.ErrorIs(t, err, errDatabase)
 		require.Empty(t, m)
-		require.EqualValues(t, 1, g.Stats().LoadErrors, "one call")
+		require.EqualValues(t, 1, g.Stats().LoadErrors, "one call failed")
 		require.EqualValues(t, 30, g.Stats().Errors)
 
 		q.does(func(context.Context, []string) error { panic("at the disco") })
@@ -170,7 +90,7 @@ func TestABatchFails(t *testing.T) {
 		q.does(func(ctx context.Context, _ []string) error { <-ctx.Done(); ended <- ctx.Err(); return ctx.Err() })
 		_, err = g.GetMany(ctx, keys(30))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.ErrorIs(t, <-ended, context.Canceled, "nobody waits any more")
+		require.ErrorIs(t, <-ended, context.Canceled, "nobody waits for it any more")
 
 		q.does(nil)
 		m, err = g.GetMany(t.Context(), keys(30))
@@ -179,8 +99,8 @@ func TestABatchFails(t *testing.T) {
 	})
 }
 
-// One that cannot be encoded does not fail the others.
-func TestABatchWithAValueThatDoesNotEncode(t *testing.T) {
+// A value that cannot be encoded does not fail the others of its batch.
+func TestBatchWithUnencodableValue(t *testing.T) {
 	getter := geocache.BatchGetterFunc[any](func(_ context.Context, keys []string) (map[string]any, error) {
 		m := map[string]any{}
 		for _, key := range keys {
@@ -189,21 +109,24 @@ func TestABatchWithAValueThatDoesNotEncode(t *testing.T) {
 		m["bad"] = func() {}
 		return m, nil
 	})
-	alone(t, geocache.Getter[any](getter), []geocache.GroupOption{geocache.WithCodec(geocache.JSON[any]{})}, func(t *testing.T, g *geocache.Group[any]) {
+	opts := []geocache.GroupOption{geocache.WithCodec(geocache.JSON[any]{})}
+	alone(t, geocache.Getter[any](getter), opts, func(t *testing.T, g *geocache.Group[any]) {
 		m, err := g.GetMany(t.Context(), []string{"a", "bad", "b"})
 		require.ErrorContains(t, err, "the getter's value cannot be encoded")
 		require.Equal(t, map[string]any{"a": "a", "b": "b"}, m)
 		_, err = g.Get(t.Context(), "none but bad")
 		require.NoError(t, err)
 	})
-	none := geocache.BatchGetterFunc[string](func(context.Context, []string) (map[string]string, error) { return nil, nil })
+	none := geocache.BatchGetterFunc[string](func(context.Context, []string) (map[string]string, error) {
+		return nil, nil
+	})
 	_, err := none.Get(t.Context(), "ada")
 	require.ErrorIs(t, err, geocache.ErrNotFound)
 }
 
-// What is being loaded already is not loaded again, and does not hold up the others.
-func TestABatchJoinsLoads(t *testing.T) {
-	q := &queries{}
+// A key that is being loaded already is not loaded again, and does not delay the others.
+func TestBatchJoinsLoads(t *testing.T) {
+	q := &recordingGetter{}
 	alone(t, geocache.Getter[string](q), nil, func(t *testing.T, g *geocache.Group[string]) {
 		q.does(func(_ context.Context, keys []string) error {
 			if len(keys) == 1 {
@@ -223,17 +146,18 @@ func TestABatchJoinsLoads(t *testing.T) {
 		}()
 		time.Sleep(time.Nanosecond)
 		_, ok := g.Peek(all[8])
-		require.True(t, ok, "the others are here")
+		require.True(t, ok, "the others have been loaded")
 		require.Equal(t, 4*time.Second, <-done)
 		require.Equal(t, []int{19}, q.sizes())
 		require.Len(t, q.loaded(), 20)
 	})
 }
 
-// Nobody waits for a refresh, so those of keys that are read together are one query.
-func TestRefreshesAreABatch(t *testing.T) {
-	q := &queries{}
-	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(20 * time.Second), geocache.WithStaleWhileRevalidate(time.Minute)}
+// Nobody waits for a refresh, so the refreshes of keys that are read together make one query.
+func TestRefreshesAreBatched(t *testing.T) {
+	q := &recordingGetter{}
+	opts := []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithRefreshAhead(20 * time.Second),
+		geocache.WithStaleWhileRevalidate(time.Minute)}
 	alone(t, geocache.Getter[string](q), opts, func(t *testing.T, g *geocache.Group[string]) {
 		for _, later := range []time.Duration{45 * time.Second, 70 * time.Second} {
 			for range 3 {
@@ -252,7 +176,7 @@ func TestRefreshesAreABatch(t *testing.T) {
 
 func TestBatchesInACluster(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 5}, func(c *testcluster.Cluster) {
-		q := &queries{behave: func(context.Context, []string) error { time.Sleep(time.Second); return nil }}
+		q := &recordingGetter{behave: func(context.Context, []string) error { time.Sleep(time.Second); return nil }}
 		groups := onAll(c, "batches", geocache.Getter[string](q))
 		time.Sleep(2 * testcluster.TTL)
 		all := keys(300)
@@ -268,7 +192,7 @@ func TestBatchesInACluster(t *testing.T) {
 		require.Len(t, want, 5)
 
 		var readers sync.WaitGroup
-		for _, g := range groups { // all at once
+		for _, g := range groups { // all at the same time
 			readers.Go(func() {
 				m, err := g.GetMany(context.Background(), all)
 				require.NoError(t, err)
@@ -277,10 +201,10 @@ func TestBatchesInACluster(t *testing.T) {
 		}
 		readers.Wait()
 		loaded := q.loaded()
-		require.Len(t, loaded, 300, "each key once")
+		require.Len(t, loaded, 300, "each key is loaded once")
 		require.Len(t, slices.Compact(loaded), 300)
 
-		// One reader alone: one query for each owner.
+		// A single reader causes one query for each owner.
 		q.batches = nil
 		var more []string
 		owned = map[string]int{}
@@ -303,24 +227,25 @@ func TestBatchesInACluster(t *testing.T) {
 	})
 }
 
-// Keys whose fill takes long before it is clear that they have to be loaded do not hold
-// up the others for long, and come in the end.
-func TestABatchDoesNotWaitForLateKeys(t *testing.T) {
+// Keys whose fill takes long to find out that they must be loaded delay the others only a little,
+// and are loaded in the end.
+func TestBatchDoesNotWaitForLateKeys(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}}, func(c *testcluster.Cluster) {
-		q := &queries{behave: func(context.Context, []string) error { return errors.New("not in us") }}
-		here := &queries{}
+		q := &recordingGetter{behave: func(context.Context, []string) error { return errors.New("not in us") }}
+		here := &recordingGetter{}
 		groups := map[string]*geocache.Group[string]{}
 		for _, n := range c.Nodes() {
 			getter := here
 			if n.Region == "us" {
 				getter = q
 			}
-			g, err := geocache.NewGroup(n.Cache, "batches", geocache.Getter[string](getter), geocache.WithOriginRegion("us"), geocache.WithTTL(testcluster.TTL))
+			g, err := geocache.NewGroup(n.Cache, "batches", geocache.Getter[string](getter),
+				geocache.WithOriginRegion("us"), geocache.WithTTL(testcluster.TTL))
 			require.NoError(t, err)
 			groups[n.Name] = g
 		}
-		time.Sleep(2 * testcluster.TTL) // former owners are not asked any more
-		// Of the owners in us two fail at once, and one does not answer.
+		time.Sleep(2 * testcluster.TTL) // no owner looks for keys at former owners any more
+		// Of the owners in us, two fail at once and one does not answer.
 		c.Node("us-1").Freeze()
 		late, early := map[string]bool{}, 0
 		for _, key := range keys(100) {
@@ -354,6 +279,6 @@ func TestABatchDoesNotWaitForLateKeys(t *testing.T) {
 		for _, n := range here.sizes() {
 			sum += n
 		}
-		require.Equal(t, 100, sum, "all in batches")
+		require.Equal(t, 100, sum, "all of them in batches")
 	})
 }

@@ -15,25 +15,10 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// behind is a configuration that writes to db behind.
-func behind(db *database, more ...geocache.GroupOption) testcluster.Config {
-	return testcluster.Config{Group: db.options(append(more, geocache.WithWriteBehind(1<<20))...)}
-}
-
-// queues sums up what nodes have still to write.
-func queues(nodes []*testcluster.Node) (queued, held int) {
-	for _, n := range nodes {
-		b := n.Group.Stats().WriteBehind
-		queued += b.Queued
-		held += b.Held
-	}
-	return queued, held
-}
-
 func TestWriteBehind(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		open := make(chan struct{})
 		db.does(func(context.Context, string, string) error { <-open; return nil })
 		for i := range 10 {
@@ -45,28 +30,28 @@ func TestWriteBehind(t *testing.T) {
 			require.Equal(t, "9", text(t, n, "ada"))
 		}
 		time.Sleep(2 * time.Second)
-		queued, held := queues(c.Nodes())
-		require.Equal(t, []int{1, 1}, []int{queued, held}, "at the owner, and at its successor")
+		queued, held := queuedWrites(c.Nodes())
+		require.Equal(t, []int{1, 1}, []int{queued, held}, "one at the owner, one at its successor")
 		b := c.Owner("eu", "ada").Group.Stats().WriteBehind
 		require.Equal(t, 1, b.Queued)
 		require.Positive(t, b.QueuedBytes)
 		require.Equal(t, 2*time.Second, b.Lag.Round(time.Second))
-		require.EqualValues(t, 8, b.Coalesced, "the first is being written")
+		require.EqualValues(t, 8, b.Coalesced, "the first is being written, the last is queued")
 
 		close(open)
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"ada=0", "ada=9"}, db.history())
-		queued, held = queues(c.Nodes())
-		require.Equal(t, []int{0, 0}, []int{queued, held}, "the successor has heard of it")
+		queued, held = queuedWrites(c.Nodes())
+		require.Equal(t, []int{0, 0}, []int{queued, held}, "the successor knows that it has been written")
 		require.EqualValues(t, 2, c.Owner("eu", "ada").Group.Stats().OriginWrites)
 		require.Zero(t, c.Origin.Total())
 	})
 }
 
-func TestAReadSeesWhatTheOriginDoesNotHave(t *testing.T) {
+func TestReadsSeeQueuedWrites(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "written")
 		require.NoError(t, err)
@@ -74,7 +59,7 @@ func TestAReadSeesWhatTheOriginDoesNotHave(t *testing.T) {
 		require.NoError(t, err)
 		check := func(why string) {
 			for _, n := range c.Nodes() {
-				require.Equal(t, "written", what(t, n, "ada"), "%s, %s", n.Name, why)
+				require.Equal(t, "written", textUnchecked(t, n, "ada"), "%s, %s", n.Name, why)
 				_, err := n.Group.Get(context.Background(), "bob")
 				require.ErrorIs(t, err, geocache.ErrNotFound, "%s, %s", n.Name, why)
 			}
@@ -99,13 +84,13 @@ func TestAReadSeesWhatTheOriginDoesNotHave(t *testing.T) {
 	})
 }
 
-func TestWhatAnOwnerThatDiesHasNotWrittenItsSuccessorWrites(t *testing.T) {
+func TestSuccessorWritesTheQueueOfADeadOwner(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner := c.Owner("eu", "ada")
-		_, err := other(c, "eu", "ada").Set("ada", "1")
+		_, err := bystander(c, "eu", "ada").Set("ada", "1")
 		require.NoError(t, err)
 		owner.Crash()
 		for _, n := range c.Nodes() {
@@ -115,15 +100,15 @@ func TestWhatAnOwnerThatDiesHasNotWrittenItsSuccessorWrites(t *testing.T) {
 		db.does(nil)
 		time.Sleep(5 * time.Second)
 		require.Equal(t, []string{"ada=1"}, db.history())
-		queued, held := queues(c.Nodes())
+		queued, held := queuedWrites(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 	})
 }
 
-func TestCloseWritesWhatIsQueued(t *testing.T) {
+func TestCloseFlushesTheQueue(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.does(func(context.Context, string, string) error { time.Sleep(100 * time.Millisecond); return nil })
 		for i := range 60 {
 			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "1")
@@ -145,11 +130,11 @@ func TestCloseWritesWhatIsQueued(t *testing.T) {
 	})
 }
 
-// What the origin does not take within the time that Close has goes to the next owner.
-func TestCloseHandsOverWhatTheOriginDoesNotTake(t *testing.T) {
+// What the origin does not accept before Close gives up goes to the next owner.
+func TestCloseHandsOverWhatTheOriginRejects(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner := c.Owner("eu", "ada")
 		next := c.Node(owner.Group.Locate("ada")[0].Successor.ID)
@@ -159,18 +144,18 @@ func TestCloseHandsOverWhatTheOriginDoesNotTake(t *testing.T) {
 		require.ErrorContains(t, err, "1 writes have not reached the origin")
 		require.ErrorContains(t, err, "on strike")
 		require.Zero(t, owner.Group.Stats().WriteBehind.Queued)
-		require.Equal(t, "1", what(t, next, "ada"))
+		require.Equal(t, "1", textUnchecked(t, next, "ada"))
 		db.does(nil)
 		time.Sleep(40 * time.Second)
 		require.Equal(t, []string{"ada=1"}, db.history())
 	})
 }
 
-// The writes of keys that a new node owns follow it, and it answers with them at once.
-func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
+// Queued writes of keys that a new node owns move to it, and it answers reads with them at once.
+func TestNodeJoinsWhileWritesAreQueued(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db, geocache.WithMaxBytes(4000)), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		for i := range 60 {
 			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")
@@ -181,7 +166,7 @@ func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
 		for i := range 60 {
 			key := fmt.Sprint(i)
 			for _, n := range c.Nodes() {
-				require.Equal(t, "1", what(t, n, key), n.Name)
+				require.Equal(t, "1", textUnchecked(t, n, key), n.Name)
 			}
 			if c.Owner("eu", key).Name == "eu-4" {
 				moved = append(moved, key)
@@ -191,12 +176,12 @@ func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
 		time.Sleep(2 * testcluster.TTL)
 		for i := range 60 {
 			for _, n := range c.Nodes() {
-				require.Equal(t, "1", what(t, n, fmt.Sprint(i)), n.Name)
+				require.Equal(t, "1", textUnchecked(t, n, fmt.Sprint(i)), n.Name)
 			}
 		}
 		require.Equal(t, len(moved), c.Node("eu-4").Group.Stats().WriteBehind.Queued)
-		queued, _ := queues(c.Nodes())
-		require.Equal(t, 60, queued, "nobody writes what another one writes")
+		queued, _ := queuedWrites(c.Nodes())
+		require.Equal(t, 60, queued, "no write is queued at two nodes")
 		require.Zero(t, c.Origin.Total())
 		for _, key := range moved {
 			_, err := c.Node("eu-1").Set(key, "2")
@@ -212,21 +197,22 @@ func TestANodeJoinsWhileWritesAreQueued(t *testing.T) {
 			}
 			require.Equal(t, want, db.row(fmt.Sprint(i)))
 		}
-		queued, held := queues(c.Nodes())
+		queued, held := queuedWrites(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 	})
 }
 
-func TestAWriteThatIsBeingMadeWhenItsKeyMovesFollows(t *testing.T) {
+func TestOriginWriteInProgressFollowsItsKey(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db, geocache.WithLoadTimeout(5*time.Second), geocache.WithTTL(5*time.Second)), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	config := writeBehindConfig(db, geocache.WithLoadTimeout(5*time.Second), geocache.WithTTL(5*time.Second))
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.does(func(ctx context.Context, _, _ string) error { <-ctx.Done(); return errDatabase })
 		for i := range 12 {
 			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")
 			require.NoError(t, err)
 		}
-		time.Sleep(time.Second) // all are being written
+		time.Sleep(time.Second) // all of them are being written to the origin
 		c.Add("eu")
 		time.Sleep(20 * time.Second)
 		moved := 0
@@ -235,7 +221,7 @@ func TestAWriteThatIsBeingMadeWhenItsKeyMovesFollows(t *testing.T) {
 				moved++
 			}
 			for _, n := range c.Nodes() {
-				require.Equal(t, "1", what(t, n, fmt.Sprint(i)), n.Name)
+				require.Equal(t, "1", textUnchecked(t, n, fmt.Sprint(i)), n.Name)
 			}
 		}
 		require.NotZero(t, moved)
@@ -243,10 +229,10 @@ func TestAWriteThatIsBeingMadeWhenItsKeyMovesFollows(t *testing.T) {
 	})
 }
 
-func TestARemoveOfWhatTheOriginDoesNotHave(t *testing.T) {
+func TestRemoveOfAQueuedWrite(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "1")
 		require.NoError(t, err)
@@ -263,11 +249,11 @@ func TestARemoveOfWhatTheOriginDoesNotHave(t *testing.T) {
 	})
 }
 
-// The load after a Clear must see what was written before it.
-func TestAClearWhileWritesAreQueued(t *testing.T) {
+// A load after a Clear must see what was written before it.
+func TestClearWhileWritesAreQueued(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "1")
 		require.NoError(t, err)
@@ -276,20 +262,22 @@ func TestAClearWhileWritesAreQueued(t *testing.T) {
 		_, err = c.Owner("eu", "ada").Get("ada")
 		require.ErrorIs(t, err, geocache.ErrTimeout)
 		require.ErrorContains(t, err, "has been cleared")
-		require.Zero(t, c.Origin.Loads("ada"), "it would bring back what was there before")
+		require.Zero(t, c.Origin.Loads("ada"), "a load would bring back what was there before")
 		db.does(nil)
-		time.Sleep(time.Minute) // the next try may be further away than a load waits
+		time.Sleep(time.Minute) // the next attempt may come later than a load waits
 		require.Equal(t, "load 1 in eu", text(t, c.Node("eu-1"), "ada"))
 		require.Equal(t, []string{"ada=1"}, db.history())
 	})
 }
 
-func TestAQueueThatIsFull(t *testing.T) {
+func TestFullQueue(t *testing.T) {
 	db := newDatabase()
-	// A write waits for as long as the pauses between tries may be by then.
-	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithWriteBehind(1000), geocache.WithLoadTimeout(time.Minute))}
+	// The load timeout is long: by then the pauses between attempts are, and a write waits that
+	// long.
+	config := testcluster.Config{Nodes: 2,
+		Group: db.options(geocache.WithWriteBehind(1000), geocache.WithLoadTimeout(time.Minute))}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner, caller := c.Node("eu-1"), c.Node("eu-2")
 		var keys []string
@@ -302,7 +290,7 @@ func TestAQueueThatIsFull(t *testing.T) {
 			err := caller.Group.Set(ctx, key, testcluster.Value{Key: key, By: "1"}.String())
 			cancel()
 			if err == nil {
-				require.Zero(t, full, "those that fit come first")
+				require.Zero(t, full, "only those that come after the queue is full fail")
 				continue
 			}
 			full++
@@ -315,13 +303,14 @@ func TestAQueueThatIsFull(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		for _, n := range []*testcluster.Node{owner, caller} {
 			begun := time.Now()
-			require.ErrorIs(t, n.Group.Set(context.Background(), keys[5], strings.Repeat("x", 2000)), geocache.ErrTooLarge)
-			require.Less(t, time.Since(begun), time.Second, "it never fits, so nobody waits for room")
+			require.ErrorIs(t, n.Group.Set(context.Background(), keys[5], strings.Repeat("x", 2000)),
+				geocache.ErrTooLarge)
+			require.Less(t, time.Since(begun), time.Second, "it can never fit, so it does not wait for room")
 		}
 		require.EqualValues(t, 3, owner.Group.Stats().WriteBehind.Queued)
 		require.GreaterOrEqual(t, owner.Group.Stats().WriteBehind.Refused, uint64(1))
 
-		// One that waits for long is later than what was read meanwhile.
+		// A write that has waited for long is newer than what was read meanwhile.
 		var waiting sync.WaitGroup
 		waiting.Go(func() {
 			_, err := caller.Set(keys[4], "2")
@@ -344,12 +333,12 @@ func TestAQueueThatIsFull(t *testing.T) {
 	})
 }
 
-// An Update does not hold the key while it waits for room, and is made once there is some.
-func TestAnUpdateWaitsForRoomInTheQueue(t *testing.T) {
+// An Update does not hold the key's lock while it waits for room in the queue.
+func TestUpdateWaitsForRoomInTheQueue(t *testing.T) {
 	db := newDatabase()
 	config := testcluster.Config{Nodes: 2, Group: db.options(geocache.WithWriteBehind(1000))}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner := c.Node("eu-1")
 		var keys []string
@@ -377,21 +366,21 @@ func TestAnUpdateWaitsForRoomInTheQueue(t *testing.T) {
 	})
 }
 
-// A floor that comes back from a region which only passes it on is no newer write.
-func TestAQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
+// A floor that comes back from a region that only passed it on is not a newer write.
+func TestQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 	db := newDatabase()
-	config := behind(db)
+	config := writeBehindConfig(db)
 	config.Regions = []string{"eu", "us"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		for i := range 30 {
 			_, err := c.Node("eu-1").Set(fmt.Sprint(i), "1", geocache.WithAck(geocache.AckWorld))
 			require.NoError(t, err)
 		}
-		c.Node("us-1").Crash() // its successors send to eu what it may not have sent
+		c.Node("us-1").Crash() // its successors send eu what it may not have sent
 		time.Sleep(20 * time.Second)
-		queued, held := queues(c.Nodes("eu"))
+		queued, held := queuedWrites(c.Nodes("eu"))
 		require.Equal(t, []int{30, 30}, []int{queued, held})
 		db.does(nil)
 		time.Sleep(40 * time.Second)
@@ -399,22 +388,23 @@ func TestAQueuedWriteIsNotDroppedForItsOwnEcho(t *testing.T) {
 	})
 }
 
-// A later write in another region takes the place of one that is queued here.
-func TestAWriteInAnotherRegionOvertakesOneThatIsQueued(t *testing.T) {
+// A later write in another region replaces one that is queued here.
+func TestWriteInAnotherRegionReplacesAQueuedWrite(t *testing.T) {
 	db := newDatabase()
-	config := behind(db)
+	config := writeBehindConfig(db)
 	config.Regions = []string{"eu", "us"}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		_, err := c.Node("eu-1").Set("ada", "1", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		_, err = c.Node("us-1").Set("ada", "2", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
-		queued, held := queues(c.Nodes("eu"))
+		queued, held := queuedWrites(c.Nodes("eu"))
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 
-		// And if the older one is being written just then, it is written after it.
+		// If the older one is being written to the origin at that moment, the newer one is written
+		// after it.
 		slow := make(chan struct{})
 		db.does(func(_ context.Context, _, what string) error {
 			if what == "3" {
@@ -431,17 +421,17 @@ func TestAWriteInAnotherRegionOvertakesOneThatIsQueued(t *testing.T) {
 		close(slow)
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"ada=2", "ada=4", "ada=3", "ada=4"}, db.history())
-		queued, held = queues(c.Nodes())
+		queued, held = queuedWrites(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 	})
 }
 
-// Who was away while a key was written anew has an old write of it, which must not come to
-// the origin when the key becomes its own.
-func TestAHeldWriteThatWasReplacedMeanwhile(t *testing.T) {
+// A node that was away while a key was written again holds an old write of it. That write must not
+// reach the origin when the node comes to own the key.
+func TestReplacedWriteIsNotWrittenByItsHolder(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		owner := c.Owner("eu", "ada")
 		next := c.Node(owner.Group.Locate("ada")[0].Successor.ID)
@@ -451,7 +441,7 @@ func TestAHeldWriteThatWasReplacedMeanwhile(t *testing.T) {
 		c.Settle()
 		db.does(func(_ context.Context, _, what string) error {
 			if what == "1" {
-				return errDatabase // the one that is away tries too
+				return errDatabase // the node that is away tries too
 			}
 			return nil
 		})
@@ -466,16 +456,16 @@ func TestAHeldWriteThatWasReplacedMeanwhile(t *testing.T) {
 		owner.Crash()
 		time.Sleep(40 * time.Second)
 		require.Equal(t, []string{"ada=2"}, db.history())
-		queued, held := queues(c.Nodes())
+		queued, held := queuedWrites(c.Nodes())
 		require.Equal(t, []int{0, 0}, []int{queued, held})
 	})
 }
 
-// What an heir does not take is written by who has it.
-func TestAnHeirThatDoesNotTakeQueuedWrites(t *testing.T) {
+// What the next owner does not accept is written to the origin by the node that has it.
+func TestNextOwnerDoesNotAcceptQueuedWrites(t *testing.T) {
 	db := newDatabase()
-	testcluster.Run(t, behind(db), func(c *testcluster.Cluster) {
-		time.Sleep(standing)
+	testcluster.Run(t, writeBehindConfig(db), func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
 		db.fails(errDatabase)
 		for i := range 30 {
 			_, err := c.Nodes()[i%3].Set(fmt.Sprint(i), "1")
@@ -486,7 +476,7 @@ func TestAnHeirThatDoesNotTakeQueuedWrites(t *testing.T) {
 		c.Settle()
 		db.does(nil)
 		time.Sleep(40 * time.Second)
-		for i := range 30 { // once at least: who hangs may have had some of them before
+		for i := range 30 { // at least once: the hung node may have accepted some before it hung
 			require.Equal(t, "1", db.row(fmt.Sprint(i)))
 		}
 	})

@@ -12,15 +12,16 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// The home region of a key when a region comes.
+// This file tests the home region of keys when a region joins.
 
-// A third region comes, and is the home of some keys from then on. It has never had their values,
-// which no origin has.
-func TestARegionThatJoinsBecomesHome(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+// A third region joins, and becomes the home of some keys. It has never had their values, which no
+// origin has.
+func TestJoiningRegionBecomesHome(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		opts := []geocache.GroupOption{geocache.WithTTL(time.Minute)}
 		groups := onAll(c, "counts", geocache.Getter[int](nil), opts...)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 30 {
 			for range 5 {
 				_, err := geocache.Increment(c.T.Context(), groups["eu-1"], fmt.Sprint(i), 1)
@@ -33,7 +34,7 @@ func TestARegionThatJoinsBecomesHome(t *testing.T) {
 			require.NoError(t, err)
 			groups[n.Name] = g
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range 30 {
 			key := fmt.Sprint(i)
 			want := 5
@@ -47,29 +48,30 @@ func TestARegionThatJoinsBecomesHome(t *testing.T) {
 	})
 }
 
-// The regions hear of the new one at different times. Until all know it there are not two homes.
-func TestRegionsThatHearOfANewOneLater(t *testing.T) {
-	directory := newLists()
+// The regions learn of a new one at different times. Until all know it there must not be two homes.
+func TestRegionsLearnOfANewRegionLate(t *testing.T) {
+	directory := newScriptedDiscovery()
 	old, all := nodesOf("eu-1", "eu-2", "us-1", "us-2"), nodesOf("ap-1", "ap-2", "eu-1", "eu-2", "us-1", "us-2")
 	for _, n := range old {
-		directory.tell(n.ID, old...)
+		directory.announce(n.ID, old...)
 	}
-	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2, Counters: true,
+		Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		c.Net.SetLatency("eu", "us", 20*time.Millisecond)
-		time.Sleep(standing)
-		before := counting(countersOf(c), 12, 25*time.Millisecond)
+		time.Sleep(untilLeased)
+		before := countInBackground(countersOf(c), 12, 25*time.Millisecond)
 		time.Sleep(time.Second)
 		for _, node := range []string{"ap-1", "ap-2"} {
-			directory.tell(node, all...)
+			directory.announce(node, all...)
 			c.Add("ap")
 		}
 		c.Net.SetLatency("eu", "ap", 30*time.Millisecond)
 		c.Net.SetLatency("us", "ap", 10*time.Millisecond)
-		during := counting(countersOf(c)[:2], 12, 25*time.Millisecond) // at those in ap
+		during := countInBackground(countersOf(c)[:2], 12, 25*time.Millisecond) // at the nodes in ap
 		for _, node := range []string{"us-2", "eu-1", "us-1", "eu-2"} {
 			time.Sleep(2 * time.Second)
-			directory.tell(node, all...)
+			directory.announce(node, all...)
 		}
 		time.Sleep(2 * time.Second)
 		least, most := before()
@@ -84,13 +86,14 @@ func TestRegionsThatHearOfANewOneLater(t *testing.T) {
 	})
 }
 
-// A process of the home that is started while the other regions are cut off takes the word of those
-// beside it that there is no other home.
-func TestANodeOfTheHomeStartsWhileRegionsAreCutOff(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, TTL: 10 * time.Second, Nodes: 2}, func(c *testcluster.Cluster) {
+// A node of the home region that starts while the other regions are cut off believes the other
+// nodes of its region that there is no other home.
+func TestHomeNodeStartsWhileRegionsAreCutOff(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, TTL: 10 * time.Second, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		opts := []geocache.GroupOption{geocache.WithTTL(10 * time.Second), geocache.WithLoadTimeout(time.Second)}
 		groups := onAll(c, "counts", geocache.Getter[int](nil), opts...)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		atHome := func(g *geocache.Group[int]) (n int) {
 			for i := range 30 {
 				ctx, cancel := context.WithTimeout(c.T.Context(), time.Second)
@@ -115,45 +118,48 @@ func TestANodeOfTheHomeStartsWhileRegionsAreCutOff(t *testing.T) {
 		n := c.Add("eu")
 		g, err := geocache.NewGroup(n.Cache, "counts", geocache.Getter[int](nil), opts...)
 		require.NoError(t, err)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		require.Equal(t, at, atHome(g))
-		require.Equal(t, at, atHome(groups["eu-1"]), "and those that are the new node's")
+		require.Equal(t, at, atHome(groups["eu-1"]), "including the counters that the new node owns")
 	})
 }
 
-// A node that does not know of a region takes another one for the home of that one's keys. It is
+// A node that does not know of a region takes another one for the home of that region's keys. It is
 // refused there.
-func TestANodeThatLacksARegion(t *testing.T) {
-	directory := newLists()
+func TestNodeUnawareOfARegion(t *testing.T) {
+	directory := newScriptedDiscovery()
 	all := nodesOf("ap-1", "eu-1", "us-1")
 	for _, n := range all {
-		directory.tell(n.ID, all...)
+		directory.announce(n.ID, all...)
 	}
-	directory.tell("us-2", nodesOf("eu-1", "us-2")...)
-	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, Counters: true, Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
+	directory.announce("us-2", nodesOf("eu-1", "us-2")...)
+	config := testcluster.Config{Regions: []string{"ap", "eu", "us"}, Nodes: 1, Counters: true,
+		Cache: []geocache.Option{geocache.WithDiscovery(directory)}}
 	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		for _, pair := range [][2]string{{"ap", "eu"}, {"ap", "us"}, {"eu", "us"}} {
 			c.Net.SetLatency(pair[0], pair[1], 10*time.Millisecond)
 		}
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		groups := countersOf(c)
 		for i := range 40 {
 			_, err := geocache.Increment(c.T.Context(), groups[0], fmt.Sprint(i), 0)
 			require.NoError(t, err)
 		}
 		lacking := c.Add("us")
-		stop := counting([]*geocache.Group[int]{groups[0], lacking.Counters}, 40, 50*time.Millisecond)
+		stop := countInBackground([]*geocache.Group[int]{groups[0], lacking.Counters}, 40, 50*time.Millisecond)
 		time.Sleep(10 * time.Second)
 		least, most := stop()
 		requireCounts(c.T, groups[0], least, most)
 	})
 }
 
-// A value that a new home has from the old one is as old as it was there, and as its way was long.
-func TestARecalledValueIsNoYounger(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+// A value that a new home gets from the old one is as old as it was there, plus its time in
+// transit.
+func TestRecalledValueKeepsItsAge(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		groups := onAll(c, "counts", geocache.Getter[int](nil))
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		var at [30]time.Time
 		for i := range at {
 			_, err := geocache.Increment(c.T.Context(), groups["eu-1"], fmt.Sprint(i), 1)
@@ -165,9 +171,11 @@ func TestARecalledValueIsNoYounger(t *testing.T) {
 		require.NoError(t, err)
 		c.Net.SetLatency("ap", "eu", 150*time.Millisecond)
 		c.Net.SetLatency("ap", "us", 150*time.Millisecond)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		for i := range at {
-			_, _ = g.Update(c.T.Context(), fmt.Sprint(i), func(int, bool) (int, error) { return 0, fmt.Errorf("not now") })
+			_, _ = g.Update(c.T.Context(), fmt.Sprint(i), func(int, bool) (int, error) {
+				return 0, fmt.Errorf("not now")
+			})
 			if item, err := g.GetItem(c.T.Context(), fmt.Sprint(i)); err == nil {
 				require.GreaterOrEqual(t, item.Age, time.Since(at[i]), "%d", i)
 			}
@@ -175,11 +183,12 @@ func TestARecalledValueIsNoYounger(t *testing.T) {
 	})
 }
 
-// A region comes while the functions of Updates run. Those whose home it is take place there.
-func TestARegionThatJoinsDuringUpdates(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+// A region joins while the functions of Updates run. Updates whose home it becomes happen there.
+func TestRegionJoinsDuringUpdates(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		groups := onAll(c, "counts", geocache.Getter[int](nil))
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		type result struct {
 			err  error
 			took time.Duration
@@ -208,12 +217,13 @@ func TestARegionThatJoinsDuringUpdates(t *testing.T) {
 	})
 }
 
-// A region joins while another one is away. The homes that stay where they were go on.
-func TestARegionThatJoinsWhileAnotherIsAway(t *testing.T) {
-	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}, func(c *testcluster.Cluster) {
+// A region joins while another one is away. Homes that stay where they are go on.
+func TestRegionJoinsWhileAnotherIsAway(t *testing.T) {
+	config := testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 2}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
 		opts := []geocache.GroupOption{geocache.WithLoadTimeout(time.Second)}
 		groups := onAll(c, "counts", geocache.Getter[int](nil), opts...)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		work := func() (n int) {
 			for i := range 30 {
 				if _, err := geocache.Increment(c.T.Context(), groups["eu-1"], fmt.Sprint(i), 1); err == nil {
@@ -227,13 +237,13 @@ func TestARegionThatJoinsWhileAnotherIsAway(t *testing.T) {
 		require.Equal(t, 30, work())
 		time.Sleep(10 * time.Minute)
 		c.Net.Cut("eu", "us")
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		atHome := work()
 		require.NotZero(t, atHome)
 		_, err := geocache.NewGroup(c.Add("ap").Cache, "counts", geocache.Getter[int](nil), opts...)
 		require.NoError(t, err)
-		time.Sleep(standing)
+		time.Sleep(untilLeased)
 		after := work()
-		require.GreaterOrEqual(t, after, atHome/2, "but for those whose home is the new region")
+		require.GreaterOrEqual(t, after, atHome/2, "except those whose home is the new region")
 	})
 }
