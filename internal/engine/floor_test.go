@@ -201,17 +201,17 @@ func TestAnOwnerThatHasNotHeardOfTheWriteLoadsAnew(t *testing.T) {
 		hosts := network.New(1)
 		eu1, eu2 := hosts.Host("eu-1", "eu"), hosts.Host("eu-2", "eu")
 		from := counting()
-		start := func(host *network.Host) *textGroup {
+		start := func(id string, host *network.Host) *textGroup {
 			l, err := host.Listen()
 			require.NoError(t, err)
 			return newText(t, open(t, func(c *Config) {
-				c.ID, c.Region, c.Listener, c.Advertise, c.Dial = host.Name(), "local", l, l.Addr().String(), host.Dial
+				c.ID, c.Region, c.Listener, c.Advertise, c.Dial = id, "local", l, l.Addr().String(), host.Dial
 				c.Discovery = regions.Static(
 					regions.Node{ID: "eu-1", Region: "local", Address: eu1.Addr()},
 					regions.Node{ID: "eu-2", Region: "local", Address: eu2.Addr()})
 			}), from)
 		}
-		owner, other := start(eu1), start(eu2)
+		owner, other := start("eu-1", eu1), start("eu-2", eu2)
 		time.Sleep(5 * time.Second)
 		key := "a"
 		for other.Locate(key)[0].Owner.ID != "eu-1" {

@@ -43,7 +43,7 @@ func (h *History) steady(region string, from, to time.Duration) bool {
 				return false
 			}
 		default:
-			if f.A == region || f.B == region || h.regionOf(f.A) == region {
+			if f.A == region || f.B == region || h.Nodes.regionOf(f.A) == region {
 				return false
 			}
 		}
@@ -164,10 +164,10 @@ func (h *History) deaths(region string, from, to time.Duration) (n int, known bo
 		switch {
 		case !f.overlaps(from-recovery, to) || f.Kind == World:
 		case f.Kind == Down:
-			if h.regionOf(f.A) == region {
+			if h.Nodes.regionOf(f.A) == region {
 				n++
 			}
-		case f.Kind == Directory || f.A == region || f.B == region || h.regionOf(f.A) == region:
+		case f.Kind == Directory || f.A == region || f.B == region || h.Nodes.regionOf(f.A) == region:
 			return 0, false
 		}
 	}

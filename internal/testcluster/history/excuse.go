@@ -157,7 +157,7 @@ func (h *History) mayBeLost(from, to time.Duration) bool {
 // some may have been told of it, and who has the value before it not of the one after it.
 func (h *History) interrupted(ops []*Op, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.Faults, func(f *Fault) bool {
-		return f.Kind == Down && !f.New && f.From >= from && f.From <= to && slices.Contains(h.homes(), h.regionOf(f.A)) &&
+		return f.Kind == Down && !f.New && f.From >= from && f.From <= to && slices.Contains(h.homes(), h.Nodes.regionOf(f.A)) &&
 			slices.ContainsFunc(ops, func(u *Op) bool { return u.Kind == Increment && u.Begin <= f.From && u.End >= f.From })
 	})
 }

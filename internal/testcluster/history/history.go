@@ -168,7 +168,7 @@ type History struct {
 	Start  time.Time // of all times
 	Ops    []*Op     // in no particular order
 	Faults []*Fault
-	Nodes  map[string][]string // by region: all that there ever were
+	Nodes  Nodes // by region: all that there ever were
 
 	// Healed is when all was well again, everybody could reach everybody, and the
 	// time had passed that promise 4 allows. There are no writes after

@@ -59,7 +59,7 @@ func (h *History) learn(since map[string]time.Duration, now time.Duration) {
 				continue
 			}
 			for k, known := range since {
-				if of := h.regionOf(k); known <= from && !h.disturbed(k, of, from, now) && !h.regionsSeparated(of, region, from, now) {
+				if of := h.Nodes.regionOf(k); known <= from && !h.disturbed(k, of, from, now) && !h.regionsSeparated(of, region, from, now) {
 					since[n] = now
 					break
 				}
@@ -68,8 +68,11 @@ func (h *History) learn(since map[string]time.Duration, now time.Duration) {
 	}
 }
 
-func (h *History) regionOf(node string) string {
-	for region, nodes := range h.Nodes {
+// Nodes are the names of nodes by their regions.
+type Nodes map[string][]string
+
+func (ns Nodes) regionOf(node string) string {
+	for region, nodes := range ns {
 		if slices.Contains(nodes, node) {
 			return region
 		}
