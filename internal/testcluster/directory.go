@@ -70,7 +70,9 @@ func newDirectory() *Directory {
 func (d *Directory) Region(context.Context) (string, error) { return "", nil }
 
 // Run implements regions.Discovery. It does not call healthy.
-func (d *Directory) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
+func (d *Directory) Run(
+	ctx context.Context, self regions.Node, _ func() error, found func(regions.View),
+) error {
 	w := &watcher{self: self, found: found, err: make(chan error, 1)}
 	d.mu.Lock()
 	if d.state == failing {
