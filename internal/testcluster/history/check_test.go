@@ -209,7 +209,7 @@ func TestChecks(t *testing.T) {
 			w.Outcome, w.Confirmed = Unconfirmed, nil
 			b.readLoad(5, "eu-2", "k", 0.9)
 		}},
-		{"", "loaded while the write was under way", func(b *book) {
+		{"", "loaded while the write was in progress", func(b *book) {
 			b.remove(1, "eu-1", "k")
 			b.readLoad(5, "eu-2", "k", 1.05)
 		}},
@@ -412,7 +412,7 @@ func TestChecks(t *testing.T) {
 			b.increment(1, "eu-1", 1)
 			b.count(2, "eu-2", 0)
 		}},
-		{"update", "two get the same", func(b *book) {
+		{"update", "two Increments return the same", func(b *book) {
 			b.increment(1, "eu-1", 1)
 			b.increment(1, "eu-2", 1)
 		}},

@@ -44,17 +44,17 @@ func (b *book) setUp(s *Op) *Op {
 
 func TestChecksOfConfirmedRegions(t *testing.T) {
 	runChecks(t, []checkTest{
-		{"3 read", "a region that was named has not heard", func(b *book) {
+		{"3 read", "a region in the receipt does not have the write", func(b *book) {
 			s := b.set(1, "us-1", "k")
 			b.set(2, "eu-1", "k").Confirmed = []string{"eu", "us"}
 			b.read(3, "us-2", s)
 		}},
-		{"", "a region that was not named has not heard", func(b *book) {
+		{"", "a region that is not in the receipt does not have the write", func(b *book) {
 			s := b.set(1, "us-1", "k")
 			b.set(2, "eu-1", "k").Ack = geocache.AckWorld
 			b.read(3, "us-2", s)
 		}},
-		{"2 ", "a region was named although not all have heard", func(b *book) {
+		{"2 ", "a region is in the receipt although not all have the write", func(b *book) {
 			w := b.remove(2, "eu-1", "k")
 			w.Outcome, w.Confirmed = Unconfirmed, []string{"us"}
 			b.readLoad(3, "us-2", "k", 0)
@@ -72,13 +72,13 @@ func TestCausalityChecks(t *testing.T) {
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
-		{"", "a value comes that nobody had seen", func(b *book) {
+		{"", "a value appears that nobody had seen", func(b *book) {
 			s := b.set(1, "eu-1", "k")
 			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
-		{"", "a value comes that was seen after the write had begun", func(b *book) {
+		{"", "a value appears that was seen after the write had begun", func(b *book) {
 			s := b.set(1, "eu-1", "k")
 			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			w := b.set(2, "eu-2", "k")
@@ -86,14 +86,14 @@ func TestCausalityChecks(t *testing.T) {
 			w.End = seconds(2.2)
 			b.read(6, "eu-3", s)
 		}},
-		{"", "a value comes that was seen elsewhere, by nobody the writer knows", func(b *book) {
+		{"", "a value comes that was seen in another region, where the writer did not see it", func(b *book) {
 			s := b.set(1, "us-1", "k")
 			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.read(1.2, "us-1", s)
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
-		{"", "who has seen it has been started anew before it wrote", func(b *book) {
+		{"", "the node that saw it was restarted before it wrote", func(b *book) {
 			s := b.set(1, "eu-1", "k")
 			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.read(1.2, "eu-2", s)
@@ -136,7 +136,7 @@ func TestAtomicityChecks(t *testing.T) {
 			b.remove(3.8, "eu-2", "k")
 			b.update(4, "eu-1", s)
 		}},
-		{"", "on another one that went together with it", func(b *book) {
+		{"", "on another one that was executed together with it", func(b *book) {
 			first := b.update(4, "eu-1", b.set(2, "eu-1", "k"))
 			second := b.update(4, "eu-1", first)
 			second.Generation = first.Generation
@@ -228,7 +228,7 @@ func TestChecksOfCosts(t *testing.T) {
 			b.remove(60, "eu-1", "k")
 			b.load("eu", "k", 61, 61.1)
 		}},
-		{"", "a value was loaded from a replica that may not have had a write", func(b *book) {
+		{"", "a value was loaded from a replica that may lack a write", func(b *book) {
 			b.h.Config.Home, b.h.Config.ReplicaLag = "eu", 2*time.Second
 			b.remove(10, "eu-1", "k")
 			b.load("us", "k", 13, 13.1)
@@ -255,7 +255,7 @@ func TestChecksOfCosts(t *testing.T) {
 			r := b.op(1, "eu-1", Get, "k")
 			r.Outcome, r.Limit = Failed, 10*time.Second
 		}},
-		{"", "reads fail with the origin, in a hurry, or stopped", func(b *book) {
+		{"", "reads fail with the origin, with little time, or paused", func(b *book) {
 			b.load("eu", "k", 1, 2).OK = false
 			r := b.op(1.5, "eu-1", Get, "k")
 			r.Outcome, r.Limit = Failed, 10*time.Second
@@ -279,16 +279,16 @@ func TestOriginChecks(t *testing.T) {
 			b.readLoad(6, "eu-2", "k", 5.5).Value.By = "load 1 in eu, version 3"
 			b.readLoad(6, "us-2", "k", 5.5).Value.By = "load 1 in us, version 1" // us has not confirmed the write
 		}},
-		{"2 fencing: a read of", "nothing is there, and was not since", func(b *book) {
+		{"2 fencing: a read of", "absent, in a version before the write", func(b *book) {
 			b.removedThenPut("k")
 			b.remove(5, "eu-1", "k").Version = 2
 			b.op(6, "eu-2", Get, "k").Outcome = NotFound
 		}},
-		{"2 fencing: a read of", "nothing is there, and has not been for long", func(b *book) {
+		{"2 fencing: a read of", "absent, long after it was put back", func(b *book) {
 			b.removedThenPut("k")
 			b.op(60, "eu-2", Get, "k").Outcome = NotFound
 		}},
-		{"", "nothing is there", func(b *book) {
+		{"", "absent, and so it was", func(b *book) {
 			b.removedThenPut("k")
 			b.op(4, "eu-2", Get, "k").Outcome = NotFound
 		}},
@@ -315,13 +315,13 @@ func TestRegisterChecks(t *testing.T) {
 
 func TestCounterChecks(t *testing.T) {
 	runChecks(t, []checkTest{
-		{"update: several", "two get the same, wherever the home is", func(b *book) {
+		{"update: several", "two Increments return the same, wherever the home is", func(b *book) {
 			b.h.Config.StableHome, b.h.Config.Home = false, ""
 			b.increment(1, "eu-1", 1)
 			b.increment(1, "eu-2", 2)
 			b.increment(1, "us-1", 2)
 		}},
-		{"", "two get the same from two runs", func(b *book) {
+		{"", "two Increments return the same after the counter was lost", func(b *book) {
 			b.h.Config.StableHome = false
 			b.fault(Down, "eu-1", "", 2, 30)
 			b.fault(Down, "eu-2", "", 2, 30)
@@ -337,7 +337,7 @@ func TestCounterChecks(t *testing.T) {
 			b.increment(1, "us-1", 1)
 			b.count(30, "eu-1", 1)
 		}},
-		{"update: counter", "what was counted before a region came", func(b *book) {
+		{"update: counter", "a count from before a region joined is lost", func(b *book) {
 			b.h.Config.StableHome, b.h.Config.Home = false, ""
 			b.increment(1, "eu-1", 1)
 			b.fault(Unaware, "eu", "us", 10, 20)

@@ -291,7 +291,7 @@ func TestHTTPOverTLS(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(1),
-			DNSNames:     []string{w.us.name},
+			DNSNames:     []string{w.us.Name()},
 			NotBefore:    time.Now().Add(-time.Hour),
 			NotAfter:     time.Now().Add(time.Hour),
 		}
