@@ -70,7 +70,9 @@ func newDirectory() *Directory {
 func (d *Directory) Region(context.Context) (string, error) { return "", nil }
 
 // Run implements regions.Discovery. It does not call healthy.
-func (d *Directory) Run(ctx context.Context, self regions.Node, _ func() error, found func(regions.View)) error {
+func (d *Directory) Run(
+	ctx context.Context, self regions.Node, _ func() error, found func(regions.View),
+) error {
 	w := &watcher{self: self, found: found, err: make(chan error, 1)}
 	d.mu.Lock()
 	if d.state == failing {
@@ -161,12 +163,12 @@ func (d *Directory) hiddenLocked(from, what regions.Node) bool {
 	return false
 }
 
-// Lag delays by this much everything that who, a node or all nodes of a region, is told from now
-// on. With 0, who is told at once, including what it has missed.
-func (d *Directory) Lag(who string, by time.Duration) {
+// Lag delays by this much everything that a node, or all nodes of a region, are told from now on.
+// With 0 they are told at once, including what they have missed.
+func (d *Directory) Lag(name string, by time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.lags[who] = by
+	d.lags[name] = by
 	if by == 0 {
 		d.notifyLocked()
 	}

@@ -144,7 +144,9 @@ func TagsOf(key string) []string { return []string{"tag of " + key[:min(len(key)
 
 // getter returns the getter of the nodes in region.
 func (o *Origin) getter(region string) geocache.Getter[string] {
-	return geocache.ItemGetterFunc[string](func(ctx context.Context, key string) (loaded geocache.Loaded[string], err error) {
+	return geocache.ItemGetterFunc[string](func(
+		ctx context.Context, key string,
+	) (loaded geocache.Loaded[string], err error) {
 		begun := o.now()
 		o.mu.Lock()
 		o.loads[key]++

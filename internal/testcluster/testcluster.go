@@ -310,11 +310,15 @@ func (n *Node) start() {
 		n.c.T.Errorf("%s: %v", n.Name, err)
 	}
 	if n.c.config.Counters {
-		var zero geocache.Getter[int] = geocache.GetterFunc[int](func(context.Context, string) (int, error) { return 0, nil })
+		var zero geocache.Getter[int] = geocache.GetterFunc[int](func(context.Context, string) (int, error) {
+			return 0, nil
+		})
 		if n.c.config.LookAside {
 			zero = nil
 		}
-		if n.Counters, err = geocache.NewGroup(n.Cache, "counters", zero, geocache.WithTTL(24*time.Hour), geocache.WithHomeRegion(n.c.config.Home)); err != nil {
+		n.Counters, err = geocache.NewGroup(n.Cache, "counters", zero,
+			geocache.WithTTL(24*time.Hour), geocache.WithHomeRegion(n.c.config.Home))
+		if err != nil {
 			n.c.T.Errorf("%s: %v", n.Name, err)
 		}
 	}
@@ -338,7 +342,8 @@ func (n *Node) GetContext(ctx context.Context, key string) (geocache.Item[string
 		n.c.T.Errorf("%s: Get(%q) returned another key's value or none: %q", n.Name, key, item.Value)
 	}
 	if age := time.Since(v.Begun); item.Source != geocache.SourceStale && age > n.c.config.TTL {
-		n.c.T.Errorf("%s: Get(%q) returned a value loaded or set %v ago, from %v; the TTL is %v", n.Name, key, age, item.Source, n.c.config.TTL)
+		n.c.T.Errorf("%s: Get(%q) returned a value loaded or set %v ago, from %v; the TTL is %v", n.Name, key, age,
+			item.Source, n.c.config.TTL)
 	}
 	return item, nil
 }

@@ -34,7 +34,9 @@ func (n *Node) Clear(opts ...geocache.WriteOption) (geocache.Receipt, error) {
 
 // Update replaces what key's value says by what f returns, with a deadline of 30 s. If the value
 // was loaded from the origin, or there is none, f gets "" and false.
-func (n *Node) Update(key string, f func(what string, written bool) (string, error), opts ...geocache.WriteOption) (what string, w geocache.Receipt, err error) {
+func (n *Node) Update(
+	key string, f func(what string, written bool) (string, error), opts ...geocache.WriteOption,
+) (what string, w geocache.Receipt, err error) {
 	w, err = n.write(opts, func(ctx context.Context, opts []geocache.WriteOption) error {
 		v, err := n.Group.Update(ctx, key, func(old string, ok bool) (string, error) {
 			was, _ := ParseValue(old)
@@ -52,7 +54,9 @@ func (n *Node) Update(key string, f func(what string, written bool) (string, err
 	return what, w, err
 }
 
-func (n *Node) write(opts []geocache.WriteOption, do func(context.Context, []geocache.WriteOption) error) (w geocache.Receipt, err error) {
+func (n *Node) write(
+	opts []geocache.WriteOption, do func(context.Context, []geocache.WriteOption) error,
+) (w geocache.Receipt, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
 	err = do(ctx, append(opts[:len(opts):len(opts)], geocache.WithReceipt(&w)))

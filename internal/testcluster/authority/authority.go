@@ -121,7 +121,8 @@ func (a *Authority) Config(certificate tls.Certificate, trusted ...*Authority) *
 	if len(trusted) == 0 {
 		trusted = []*Authority{a}
 	}
-	return &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: Pool(trusted...), ClientCAs: Pool(trusted...)}
+	pool := Pool(trusted...)
+	return &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: pool, ClientCAs: pool}
 }
 
 // Files returns a certificate and its key in PEM, as in files.

@@ -149,7 +149,8 @@ func (a *Agent) waitReady(ctx context.Context, datacenters []string) error {
 		case <-p.ended:
 			return fmt.Errorf("agent %s ended: %s", a.Datacenter, p.output)
 		case <-ctx.Done():
-			return fmt.Errorf("agent %s is not ready: %w; its output: %s", a.Datacenter, errors.Join(ctx.Err(), err), p.output)
+			return fmt.Errorf("agent %s is not ready: %w; its output: %s", a.Datacenter, errors.Join(ctx.Err(), err),
+				p.output)
 		}
 	}
 }

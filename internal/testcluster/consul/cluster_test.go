@@ -26,7 +26,8 @@ func TestCluster(t *testing.T) {
 	defer c.Stop()
 
 	datacenters := func(a *consul.Agent) []string {
-		client, err := api.NewClient(&api.Config{Address: a.Address(), Transport: api.DefaultNonPooledConfig().Transport})
+		client, err := api.NewClient(&api.Config{Address: a.Address(),
+			Transport: api.DefaultNonPooledConfig().Transport})
 		require.NoError(t, err)
 		list, _ := client.Catalog().Datacenters()
 		return list

@@ -14,7 +14,7 @@ import (
 
 func counterKey(i int) string { return fmt.Sprintf("counter-%d", i) }
 
-// call calls, with pauses, until the node or the history ends.
+// call makes calls, with pauses, until the node or the history ends.
 func (l *life) call(random *rand.Rand) {
 	for {
 		think := l.config.Think
@@ -42,17 +42,17 @@ func (l *life) isFrozen() bool {
 	return l.frozen
 }
 
-// awaitThaw waits while the process is stopped.
+// awaitThaw waits while the process is paused.
 func (l *life) awaitThaw() {
 	for l.isFrozen() {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// callOnce makes one call of some kind.
+// callOnce makes one call of a random kind.
 func (l *life) callOnce(random *rand.Rand) {
 	limit := 10 * time.Second
-	if random.IntN(10) == 0 { // gives up early
+	if random.IntN(10) == 0 { // the caller gives up early
 		limit = time.Duration(random.Int64N(int64(time.Second)))
 	}
 	ack := geocache.AckRegion
@@ -64,7 +64,8 @@ func (l *life) callOnce(random *rand.Rand) {
 	}
 	k := l.config.keyOf(random.IntN(l.config.Keys))
 	counter := counterKey(random.IntN(l.config.Counters))
-	isCounter, isWrite := random.Float64() < l.config.Counting, random.Float64() < l.config.Writes && !l.calm.Load()
+	isCounter := random.Float64() < l.config.Counting
+	isWrite := random.Float64() < l.config.Writes && !l.calm.Load()
 	switch x := random.Float64(); {
 	case l.config.Updating > 0 && !l.calm.Load() && random.Float64() < l.config.Updating:
 		l.update(k, time.Duration(random.Float64()*float64(l.config.UpdateTime)), limit)
@@ -96,18 +97,19 @@ func (l *life) callOnce(random *rand.Rand) {
 	}
 }
 
-// op does and records one operation. What a process that has died was told nobody
-// knows: its reads are left out, its writes may have happened.
+// op executes and records one operation. Nobody knows what a process that has died was told: its
+// reads are left out, and its writes may have happened.
 func (l *life) op(o *Op, limit time.Duration, do func(ctx context.Context) error) {
 	ctx, cancel := context.WithTimeout(l.ctx, limit)
 	defer cancel()
 	o.Node, o.Region, o.Limit = l.name, l.region, limit
 	o.Begin = l.now()
 	if o.Kind == Set {
-		o.Value = testcluster.Value{Key: o.Key, Begun: l.start.Add(o.Begin), By: fmt.Sprintf("set at %v on %s", o.Begin, l.name)}
+		o.Value = testcluster.Value{Key: o.Key, Begun: l.start.Add(o.Begin),
+			By: fmt.Sprintf("set at %v on %s", o.Begin, l.name)}
 	}
 	err := do(ctx)
-	l.awaitThaw() // who is stopped does not see what has come
+	l.awaitThaw() // a paused caller does not see the result yet
 	o.End = l.now()
 	writes := o.isWrite() || o.Kind == Increment
 	switch {
@@ -149,14 +151,15 @@ func (l *life) read(kind Kind, key string, limit time.Duration) {
 		case GetItem:
 			var item geocache.Item[string]
 			item, err = l.group.GetItem(ctx, key)
-			v, o.Generation, o.Stale = item.Value, expiry.Generation(item.Generation), item.Source == geocache.SourceStale
+			v, o.Generation = item.Value, expiry.Generation(item.Generation)
+			o.Stale = item.Source == geocache.SourceStale
 		}
 		o.Value, _ = testcluster.ParseValue(v)
 		return err
 	})
 }
 
-// readMany is a GetMany, recorded as a read of each key that it has given.
+// readMany is a GetMany, recorded as a read of each key that it has returned.
 func (l *life) readMany(keys []int, limit time.Duration) {
 	var names []string
 	for _, i := range keys {
@@ -165,7 +168,7 @@ func (l *life) readMany(keys []int, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(l.ctx, limit)
 	defer cancel()
 	begin := l.now()
-	values, _ := l.group.GetMany(ctx, names) // what could not be read is not in there
+	values, _ := l.group.GetMany(ctx, names) // keys that could not be read are missing
 	l.awaitThaw()
 	end := l.now()
 	if l.ctx.Err() != nil {
@@ -190,7 +193,7 @@ func (l *life) set(key string, ack geocache.AckLevel, life, limit time.Duration)
 	})
 }
 
-// A removal is a way to remove one key. They promise the same.
+// A removal is one way to remove a key. All ways promise the same.
 type removal struct {
 	name string
 	do   func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error
@@ -199,10 +202,14 @@ type removal struct {
 var removals = []removal{
 	{"remove", (*geocache.Group[string]).Remove},
 	{"prefix", (*geocache.Group[string]).RemovePrefix},
-	{"many", func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error {
+	{"many", func(
+		g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption,
+	) error {
 		return g.RemoveMany(ctx, []string{key}, opts...)
 	}},
-	{"tag", func(g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption) error {
+	{"tag", func(
+		g *geocache.Group[string], ctx context.Context, key string, opts ...geocache.WriteOption,
+	) error {
 		return g.RemoveTag(ctx, testcluster.TagsOf(key)[0], opts...)
 	}},
 }
@@ -224,7 +231,10 @@ func (l *life) clear(ack geocache.AckLevel, limit time.Duration) {
 	})
 }
 
-func (l *life) write(o *Op, limit time.Duration, opts []geocache.WriteOption, do func(ctx context.Context, opts []geocache.WriteOption) error) {
+func (l *life) write(
+	o *Op, limit time.Duration, opts []geocache.WriteOption,
+	do func(ctx context.Context, opts []geocache.WriteOption) error,
+) {
 	l.op(o, limit, func(ctx context.Context) error {
 		var w geocache.Receipt
 		err := do(ctx, append(opts, geocache.WithAck(o.Ack), geocache.WithReceipt(&w)))
@@ -233,7 +243,7 @@ func (l *life) write(o *Op, limit time.Duration, opts []geocache.WriteOption, do
 	})
 }
 
-// update updates a key with a function that takes its time.
+// update updates a key, with a function that takes this long.
 func (l *life) update(key string, takes, limit time.Duration) {
 	o := &Op{Kind: Update, Key: key, Life: l.config.TTL}
 	l.op(o, limit, func(ctx context.Context) error {
@@ -244,7 +254,7 @@ func (l *life) update(key string, takes, limit time.Duration) {
 			a.By = fmt.Sprintf("update at %v on %s", a.Begin, l.name)
 			select {
 			case <-time.After(takes):
-			case <-ctx.Done(): // Update waits for a function that runs
+			case <-ctx.Done(): // Update waits for its function
 			}
 			a.End = l.now()
 			o.Attempts = append(o.Attempts, a)
@@ -268,7 +278,9 @@ func (l *life) increment(key string, limit time.Duration) {
 	o := &Op{Kind: Increment, Key: key}
 	l.op(o, limit, func(ctx context.Context) (err error) {
 		var w geocache.Receipt
-		o.Number, err = l.counters.Update(ctx, key, func(old int, _ bool) (int, error) { return old + 1, nil }, geocache.WithReceipt(&w))
+		o.Number, err = l.counters.Update(ctx, key, func(old int, _ bool) (int, error) {
+			return old + 1, nil
+		}, geocache.WithReceipt(&w))
 		o.Generation, o.Confirmed = expiry.Generation(w.Generation), w.Confirmed
 		return err
 	})

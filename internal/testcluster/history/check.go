@@ -9,7 +9,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Check returns everything in the history that was promised otherwise.
+// Check returns every broken promise in the history.
 func (h *History) Check() (all []Violation) {
 	h.index()
 	for _, check := range []func() []Violation{
@@ -21,13 +21,12 @@ func (h *History) Check() (all []Violation) {
 	return all
 }
 
-// clockGrain is by how much two times may be apart that were the same: see
-// testcluster.Cluster.Now.
+// clockGrain is how far apart two times may be that were the same: see testcluster.Cluster.Now.
 const clockGrain = 100 * time.Microsecond
 
-// Values checks that what is read is the value of its key, that it was loaded or
-// is from a Set that may have happened, and has been begun by then. And a write
-// that happened has a generation.
+// Values checks that what is read is a value of its key, and that it was loaded, or set by a Set
+// that may have happened, and that this had begun by then. And a write that happened has a
+// generation.
 func (h *History) Values() (found []Violation) {
 	bad := func(what string, ops ...*Op) { found = append(found, Violation{"values", what, ops}) }
 	for _, o := range h.Ops {
@@ -56,16 +55,16 @@ func (h *History) Values() (found []Violation) {
 	return found
 }
 
-// Age checks promise 1: no value is read that was loaded or set longer ago than
-// it may live. Of a Set that may have happened at any time later, nothing is known. A GetMany may wait for
-// one key longer than another one lives that was loaded for it. Who was stopped may return what it had looked
-// at before.
+// Age checks promise 1: no value is read that was loaded or set longer ago than it may live.
+// Nothing is known of a Set that may have happened at any later time. A GetMany may wait for one
+// key longer than another one lives that was loaded for it. A node that was paused may return what
+// it had read before.
 func (h *History) Age() (found []Violation) {
 	for _, r := range h.Ops {
 		if !r.isRead() || r.Outcome != OK || r.Stale || r.Kind == GetMany && h.begun(r) >= r.Begin {
 			continue
 		}
-		if h.wasFrozen(r) { // it may have been looked at before
+		if h.wasFrozen(r) { // it may have been read before the pause
 			continue
 		}
 		life, since := h.Config.TTL, h.begun(r)
@@ -74,21 +73,23 @@ func (h *History) Age() (found []Violation) {
 			if s.Outcome == Uncertain {
 				continue
 			}
-			life, since = s.Life, s.End // it lives from when its owner took it, which may not have been at once
+			life, since = s.Life, s.End // it lives from when its owner received it, which may be later
 			ops = append(ops, s)
 		}
-		if r.Kind == Get || r.Kind == GetMany { // which do not say that a value is stale
+		if r.Kind == Get || r.Kind == GetMany { // these do not say whether a value is stale
 			life += max(h.Config.Revalidate, h.Config.StaleIfError)
 		}
 		if age := r.End - since; age > life+clockGrain {
-			found = append(found, Violation{"1 bounded staleness", fmt.Sprintf("a value of age %v was read, and may live %v", age, life), ops})
+			found = append(found,
+				Violation{"1 bounded staleness",
+					fmt.Sprintf("a value of age %v was read, and may live %v", age, life), ops})
 		}
 	}
 	return found
 }
 
-// older returns why what r has read is older than the write w, or "" if it is not
-// known to be.
+// older returns why the value that r has read is older than the write w, or "" if it is not known
+// to be.
 func (h *History) older(r, w *Op) string { return h.olderValue(r.Value, w) }
 
 func (h *History) olderValue(v testcluster.Value, w *Op) string {
@@ -103,23 +104,25 @@ func (h *History) olderValue(v testcluster.Value, w *Op) string {
 		return ""
 	}
 	if s.mayBeRetried() && !w.after(s) {
-		return "" // the first sending may have been stamped higher than the one that was acknowledged
+		return "" // the first attempt may have a higher stamp than the acknowledged one
 	}
-	return "set at a lower generation than the write's"
+	return "set with a lower generation than the write's"
 }
 
-// mayBeRetried reports whether s may have been sent to a second owner. That takes as long as
-// the first one might still do it.
+// mayBeRetried reports whether s may have been sent to a second owner. That happens only once the
+// first one cannot execute it any more.
 func (s *Op) mayBeRetried() bool { return s.End-s.Begin >= time.Second }
 
-// covers reports whether w, when it had ended, was to be seen by all reads of the
-// region that began then: its caller was told so.
+// covers reports whether w, once it had ended, had to be visible to all later reads in the region:
+// its caller was told so.
 func (w *Op) covers(region string) bool {
 	return w.isWrite() && (w.Outcome == OK || w.Outcome == Unconfirmed) && slices.Contains(w.Confirmed, region)
 }
 
-// seen checks reads against the writes that had ended before.
-func (h *History) checkReads(promise string, read func(r *Op) bool, write func(r, w *Op) bool) (found []Violation) {
+// checkReads checks reads against the writes that had ended before.
+func (h *History) checkReads(
+	promise string, read func(r *Op) bool, write func(r, w *Op) bool,
+) (found []Violation) {
 	for key, ops := range h.keys {
 		for _, r := range ops {
 			if !r.isRead() || r.Outcome != OK || !read(r) {
@@ -127,14 +130,15 @@ func (h *History) checkReads(promise string, read func(r *Op) bool, write func(r
 			}
 			for _, w := range ops {
 				if w.Begin > r.Begin {
-					break // they are in this order
+					break // they are in order of their beginnings
 				}
 				if !w.isWrite() || !r.after(w) || !write(r, w) {
 					continue
 				}
 				if why := h.older(r, w); why != "" && !h.excused(r, w) && !h.lost(w, r.Begin) {
-					found = append(found, violation(promise, fmt.Sprintf("a read of %s returned what was %s", key, why), h, r, w))
-					break // one for each read is enough
+					what := fmt.Sprintf("a read of %s returned what was %s", key, why)
+					found = append(found, violation(promise, what, h, r, w))
+					break // one violation for each read is enough
 				}
 			}
 		}
@@ -142,8 +146,8 @@ func (h *History) checkReads(promise string, read func(r *Op) bool, write func(r
 	return found
 }
 
-// violation returns the violation of a read that is older than a write, with all that
-// helps to understand it.
+// violation returns the violation of a read that is older than a write, with all that helps to
+// understand it.
 func violation(promise, what string, h *History, r, w *Op) Violation {
 	v := Violation{promise, what, []*Op{r, w}}
 	s := h.sets[r.Value.By]
@@ -151,7 +155,7 @@ func violation(promise, what string, h *History, r, w *Op) Violation {
 		return v
 	}
 	v.Ops = append(v.Ops, s)
-	for _, o := range h.Ops { // the value may have been given another generation later
+	for _, o := range h.Ops { // the value may have got another generation later
 		if o.Kind == GetItem && o.Value == s.Value && o.Generation != s.Generation {
 			v.Ops = append(v.Ops, o)
 			break
@@ -160,57 +164,35 @@ func violation(promise, what string, h *History, r, w *Op) Violation {
 	return v
 }
 
-// byKey returns the operations that concern each key, Clears included, in order
-// of their beginnings.
-func (h *History) byKey() map[string][]*Op { return h.keys }
-
-// indexKeys makes what byKey returns.
-func (h *History) indexKeys() map[string][]*Op {
-	keys := make(map[string][]*Op)
-	for _, o := range h.Ops {
-		if o.Key != "" && (o.isRead() || o.isWrite()) {
-			keys[o.Key] = nil
-		}
-	}
-	for _, o := range h.Ops {
-		for key := range keys {
-			if (o.isRead() || o.isWrite()) && o.of(key) {
-				keys[key] = append(keys[key], o)
-			}
-		}
-	}
-	return keys
-}
-
-// Fencing checks promise 2: a read that begins when a write has ended does not
-// return what was loaded before the write began. In other regions that holds
-// from Healed on, see World, or if the region has confirmed the write.
+// Fencing checks promise 2: a read that begins after a write has ended does not return what was
+// loaded before the write began. In other regions that holds once they have confirmed the write, or
+// from Healed on (see World).
 func (h *History) Fencing() []Violation {
 	return h.checkReads("2 fencing",
 		func(r *Op) bool { return r.Value.Loaded() },
 		func(r, w *Op) bool { return w.covers(r.Region) })
 }
 
-// Region checks promise 3: a read that begins when a write has ended does not
-// return what was set at a lower generation.
+// Region checks promise 3: a read that begins after a write has ended does not return what was set
+// with a lower generation.
 func (h *History) Region() []Violation {
 	return h.checkReads("3 read your region's writes",
 		func(r *Op) bool { return !r.Value.Loaded() },
 		func(r, w *Op) bool { return w.covers(r.Region) })
 }
 
-// World checks promise 4: once all is well again, nobody reads what is
-// older than any write that was acknowledged, in whatever region. Only a write that
-// did not wait for more than its owner may have been lost with it.
+// World checks promise 4: once all is well again, nobody, in whatever region, reads what is older
+// than an acknowledged write. Only a write that did not wait for more than its owner may have been
+// lost with it.
 func (h *History) World() []Violation {
 	return h.checkReads("4 the world has it",
 		func(r *Op) bool { return r.Begin >= h.Healed },
 		func(r, w *Op) bool { return w.Outcome == OK && w.Ack != geocache.AckOwner })
 }
 
-// Order checks what promises 3 and 5 rest on: of two writes in one region of
-// which the second began when the first had ended, the second has the higher
-// generation. Else it would be lost.
+// Order checks what promises 3 and 5 rest on: of two writes in one region, of which the second
+// began after the first had ended, the second has the higher generation. Otherwise it would be
+// lost.
 func (h *History) Order() (found []Violation) {
 	for key, ops := range h.keys {
 		for _, second := range ops {
@@ -223,7 +205,8 @@ func (h *History) Order() (found []Violation) {
 				}
 				if first.covers(second.Region) && second.after(first) &&
 					second.Generation <= first.Generation && !h.excused(second, first) && !h.lost(first, second.Begin) {
-					found = append(found, Violation{"3 order", "a later write of " + key + " has no higher generation", []*Op{first, second}})
+					what := "a later write of " + key + " has no higher generation"
+					found = append(found, Violation{"3 order", what, []*Op{first, second}})
 				}
 			}
 		}
@@ -231,14 +214,14 @@ func (h *History) Order() (found []Violation) {
 	return found
 }
 
-// Agreement checks promise 5: at the end all nodes have the same. Each read of the
-// last round returns what the highest write has set, or what was loaded since
-// that began; not two writes' values, and not a write's here and what is older
-// there. That the write is the right one is World's.
+// Agreement checks promise 5: at the end all nodes have the same value. Each read of the last round
+// returns what the highest write has set, or what was loaded since that write began. Two nodes do
+// not return the values of two writes, nor one a write's value and the other an older load. That it
+// is the right write is checked by World.
 func (h *History) Agreement() (found []Violation) {
 	const promise = "5 convergence"
 	for key, ops := range h.keys {
-		var set *Op // a read of what was set
+		var set *Op // a read of a value that was set
 		for _, r := range ops {
 			if !r.isRead() || r.Outcome != OK || r.Begin < h.Last || r.Value.Loaded() {
 				continue
@@ -254,7 +237,8 @@ func (h *History) Agreement() (found []Violation) {
 				continue
 			}
 			if h.begun(r) < h.begun(set) {
-				found = append(found, Violation{promise, "one node has a value set for " + key + ", another one that was loaded before", []*Op{set, r}})
+				what := "one node has a value set for " + key + ", another one that was loaded before"
+				found = append(found, Violation{promise, what, []*Op{set, r}})
 			}
 		}
 	}

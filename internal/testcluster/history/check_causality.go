@@ -2,10 +2,9 @@ package history
 
 import "fmt"
 
-// Causality checks that a value does not come back that was overwritten by somebody who knew it: of a
-// write that began at a node when a read there had returned the value, which
-// therefore comes after it, whoever sends what again. Stamps are not looked at: they
-// are what may be wrong.
+// Causality checks that a value does not come back after it was overwritten by somebody who knew
+// it: a write that began at a node after a read there had returned the value comes after that
+// value, whoever retries what. The check does not look at stamps: they are what may be wrong.
 func (h *History) Causality() (found []Violation) {
 	for key, ops := range h.keys {
 		known := h.firstReads(ops)
@@ -22,8 +21,10 @@ func (h *History) Causality() (found []Violation) {
 					continue
 				}
 				before := known[valueAt{w.Node, s}]
-				if before != nil && w.after(before) && !h.away(w.Node, before.Begin, w.End) && !h.excused(r, w) && !h.lost(w, r.Begin) {
-					found = append(found, Violation{"5 order of causes", fmt.Sprintf("a read of %s returned what was overwritten by one who knew it", key), []*Op{s, before, w, r}})
+				if before != nil && w.after(before) && !h.away(w.Node, before.Begin, w.End) &&
+					!h.excused(r, w) && !h.lost(w, r.Begin) {
+					what := fmt.Sprintf("a read of %s returned what was overwritten by a node that knew it", key)
+					found = append(found, Violation{"5 order of causes", what, []*Op{s, before, w, r}})
 					break
 				}
 			}
@@ -32,13 +33,13 @@ func (h *History) Causality() (found []Violation) {
 	return found
 }
 
-// seen is a value at a node.
+// valueAt is a value that was read at a node.
 type valueAt struct {
 	node string
 	set  *Op
 }
 
-// firstReads returns, of the reads of what was set, the one at each node that had ended first.
+// firstReads returns, for each value that was set and each node, the read there that ended first.
 func (h *History) firstReads(ops []*Op) map[valueAt]*Op {
 	first := make(map[valueAt]*Op)
 	for _, r := range ops {

@@ -7,15 +7,17 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// versionOf finds out which version the origin had at least when a write had ended that went through to it. Of
-// several with the same value the first counts, and of a removal the first that it may be.
+// versionOf finds out which version the origin had at least when a write that went to it had ended.
+// Of several versions with the same value the first counts, and for a removal the first that may be
+// its own.
 func (h *History) versionOf(o *Op) {
 	if !o.isWrite() || h.Config.Writing != Through && h.Config.Writing != Behind {
 		return
 	}
 	for i, v := range h.Truth[o.Key] {
 		from := v.From.Sub(h.Start)
-		is := o.Value.By != "" && v.By == o.Value.By || (o.How == "remove" || o.How == "many") && v.By == "" && from >= o.Begin
+		is := o.Value.By != "" && v.By == o.Value.By ||
+			(o.How == "remove" || o.How == "many") && v.By == "" && from >= o.Begin
 		if is && from <= o.End {
 			o.Version = i + 1
 			return
@@ -23,9 +25,10 @@ func (h *History) versionOf(o *Op) {
 	}
 }
 
-// Origin checks reads against what the origin had: who reads after a write does not get what was loaded
-// from an origin without it, however late, nor that there is nothing if there was something by then.
-// And that there is nothing is not said for longer than that may be remembered.
+// Origin checks reads against what the origin had. A reader after a write does not get a value that
+// was loaded from an origin without the write, however late it was loaded; nor is it told that
+// there is no value if there was one by then. And nobody is told that there is no value for longer
+// than that may be cached.
 func (h *History) Origin() (found []Violation) {
 	for key, ops := range h.keys {
 		for _, r := range ops {
@@ -33,16 +36,17 @@ func (h *History) Origin() (found []Violation) {
 			case !r.isRead():
 				continue
 			case r.Outcome == OK && r.Value.Loaded():
-			case r.Outcome == NotFound && h.Config.Writing != Behind: // then what is queued is the origin
+			case r.Outcome == NotFound && h.Config.Writing != Behind: // then the queue counts as the origin
 			default:
 				continue
 			}
 			var newest *Op
 			for _, w := range ops {
 				if r.Outcome == NotFound && w.How == "tag" {
-					continue // what is not there has no tags
+					continue // an absent key has no tags
 				}
-				if w.Version > 0 && w.covers(r.Region) && r.after(w) && (newest == nil || w.Version > newest.Version) && !h.excused(r, w) && !h.lost(w, r.Begin) {
+				if w.Version > 0 && w.covers(r.Region) && r.after(w) && (newest == nil || w.Version > newest.Version) &&
+					!h.excused(r, w) && !h.lost(w, r.Begin) {
 					newest = w
 				}
 			}
@@ -52,17 +56,21 @@ func (h *History) Origin() (found []Violation) {
 			}
 			switch {
 			case r.Outcome == OK && r.Value.Version() < least:
-				found = append(found, Violation{"2 fencing", fmt.Sprintf("a read of %q returned version %d of the origin, after a write that is version %d", key, r.Value.Version(), least), show})
+				what := fmt.Sprintf("a read of %q returned version %d of the origin, after a write that is version %d",
+					key, r.Value.Version(), least)
+				found = append(found, Violation{"2 fencing", what, show})
 			case r.Outcome == NotFound && !h.wasAbsent(r, least):
-				found = append(found, Violation{"2 fencing", fmt.Sprintf("a read of %q was told that there is nothing, when the origin had version %d", key, least), show})
+				what := fmt.Sprintf("a read of %q was told that there is no value, when the origin had version %d",
+					key, least)
+				found = append(found, Violation{"2 fencing", what, show})
 			}
 		}
 	}
 	return found
 }
 
-// wasAbsent reports whether the origin had nothing of r's key at a version from least on that it may have
-// been asked for.
+// wasAbsent reports whether r's key was absent from the origin in some version from least on that
+// may have been loaded for r.
 func (h *History) wasAbsent(r *Op, least int) bool {
 	versions := h.Truth[r.Key]
 	first := testcluster.Version{By: "something"}
@@ -76,7 +84,7 @@ func (h *History) wasAbsent(r *Op, least int) bool {
 		if i == len(versions) {
 			return true
 		}
-		until := versions[i].From.Sub(h.Start) // when it was written again
+		until := versions[i].From.Sub(h.Start) // when the key was written again
 		if until >= r.Begin-h.Config.NegativeTTL-h.Config.ReplicaLag-h.Config.OriginLag-time.Second {
 			return true
 		}

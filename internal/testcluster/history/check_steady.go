@@ -10,10 +10,10 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// This file is what is promised of cost: how often the origin is asked, how long a write takes, and
-// which reads fail.
+// This file checks what is promised of costs: how often the origin is called, how long a write
+// takes, and which reads fail.
 
-// shapeSteady has nothing fail.
+// shapeSteady has no failures.
 func shapeSteady(c *Config, random *rand.Rand) {
 	quiet(c, 6*time.Second)
 	c.Nodes = 2 + random.IntN(2)
@@ -28,8 +28,8 @@ func shapeSteady(c *Config, random *rand.Rand) {
 	c.StableHome = true
 }
 
-// steady reports whether nothing was wrong in the region, nor between it and others, for so long
-// that all had recovered from what was before.
+// steady reports whether nothing was wrong in the region, or between it and others, for long enough
+// for all nodes to have recovered from earlier faults.
 func (h *History) steady(region string, from, to time.Duration) bool {
 	for _, f := range h.separating {
 		if !f.overlaps(from-recovery, to) {
@@ -51,14 +51,15 @@ func (h *History) steady(region string, from, to time.Duration) bool {
 	return true
 }
 
-// OneLoad checks promise 6: while a region is steady and nobody writes a key, it is loaded there once for
-// as long as it lives, and not twice at a time.
+// OneLoad checks promise 6: while a region is steady and nobody writes a key, the key is loaded
+// there once for as long as its value lives, and not twice at a time.
 func (h *History) OneLoad() (found []Violation) {
 	c := &h.Config
-	if c.Mangle.Lose > 0 || c.MaxBytes > 0 || c.Floors > 0 || c.Outbox > 0 || c.OddNames { // what is not there is loaded
+	// what is missing is loaded again
+	if c.Mangle.Lose > 0 || c.MaxBytes > 0 || c.Floors > 0 || c.Outbox > 0 || c.OddNames {
 		return nil
 	}
-	lives := c.TTL - c.TTL/10 - c.TTL/100 // keys live up to a tenth shorter; and clocks differ in speed
+	lives := c.TTL - c.TTL/10 - c.TTL/100 // keys live up to a tenth shorter, and clocks differ in speed
 	if c.RefreshAhead > 0 {
 		lives = min(lives/2, lives-c.RefreshAhead)
 	}
@@ -69,8 +70,8 @@ func (h *History) OneLoad() (found []Violation) {
 		id := [2]string{l.Key, l.Region}
 		first, ok := last[id]
 		if at := l.Begun.Sub(h.Start); c.MaxOffset > 0 && h.writtenAbout(keys[l.Key], at-c.OriginLag, at) {
-			// Where its clock is ahead, only the node that loaded it knows that this was after the
-			// write. To each of the others the value is in doubt, and each may load its own.
+			// If its clock is ahead, only the node that loaded the value knows that this was after
+			// the write. For each of the others the value may be older, so each may load it again.
 			doubting[id] = len(h.Nodes[l.Region])
 		}
 		if l.OK {
@@ -80,22 +81,24 @@ func (h *History) OneLoad() (found []Violation) {
 			continue
 		}
 		from, to := first.Begun.Sub(h.Start), l.Begun.Sub(h.Start)
-		if from < 0 || to-from >= lives || !h.steady(l.Region, from, to) || h.writtenAbout(keys[l.Key], from-c.OriginLag-h.replicaLag(l.Region), to) {
+		if from < 0 || to-from >= lives || !h.steady(l.Region, from, to) ||
+			h.writtenAbout(keys[l.Key], from-c.OriginLag-h.replicaLag(l.Region), to) {
 			continue
 		}
-		if h.failedElsewhere(first) || h.failedElsewhere(l) { // it is not for this region
+		if h.failedElsewhere(first) || h.failedElsewhere(l) { // it may be on behalf of that region
 			continue
 		}
 		if doubting[id] > 0 {
 			doubting[id]--
 			continue
 		}
-		found = append(found, Violation{"6 one load", fmt.Sprintf("%s was loaded in %s at %v and again at %v", l.Key, l.Region, from, to), nil})
+		what := fmt.Sprintf("%s was loaded in %s at %v and again at %v", l.Key, l.Region, from, to)
+		found = append(found, Violation{"6 one load", what, nil})
 	}
 	return found
 }
 
-// replicaLag returns how long after a write what is loaded in a region is not kept.
+// replicaLag returns for how long after a write values loaded in a region are not kept.
 func (h *History) replicaLag(region string) time.Duration {
 	if region == h.Config.Home {
 		return 0
@@ -103,7 +106,8 @@ func (h *History) replicaLag(region string) time.Duration {
 	return h.Config.ReplicaLag
 }
 
-// failedElsewhere reports whether a load of the key had failed in another region shortly before this one.
+// failedElsewhere reports whether a load of the key had failed in another region shortly before
+// this one.
 func (h *History) failedElsewhere(l testcluster.Load) bool {
 	return slices.ContainsFunc(h.Loads, func(f testcluster.Load) bool {
 		since := l.Begun.Sub(f.Ended)
@@ -111,8 +115,8 @@ func (h *History) failedElsewhere(l testcluster.Load) bool {
 	})
 }
 
-// writtenAbout reports whether the key may have been written so that what was loaded at the time was
-// dropped, or was in doubt when it came.
+// writtenAbout reports whether the key may have been written at a time when that made nodes drop
+// what was loaded between from and to, or made it maybe older.
 func (h *History) writtenAbout(ops []*Op, from, to time.Duration) bool {
 	for _, w := range ops {
 		if w.isWrite() && w.Begin <= to && (w.End >= from-settle || w.Outcome != OK) {
@@ -123,18 +127,18 @@ func (h *History) writtenAbout(ops []*Op, from, to time.Duration) bool {
 }
 
 const (
-	// promptly is how long a write takes at most where nothing is wrong: messages are delayed,
-	// and other writes of the key come first.
+	// promptly is how long a write takes at most if nothing is wrong: messages are delayed, and
+	// other writes of the key come first.
 	promptly = 500 * time.Millisecond
-	// perDeath is by how much a node's death may delay it: until it is noticed, and the rest of its leases; and the
-	// time for which a request to it may be under way.
+	// perDeath is how much longer a write may take for each death of a node: until it is noticed,
+	// plus the rest of its leases, plus the time for which a request to it may be in transit.
 	perDeath = 3 * time.Second
 )
 
-// WriteTimes checks how long writes take that do not wait for other regions. Where nodes die one after
-// the other each costs its time; what a cut costs is not known here.
+// WriteTimes checks how long writes take that do not wait for other regions. If several nodes die,
+// each costs its time. What a cut costs is not known here.
 func (h *History) WriteTimes() (found []Violation) {
-	if h.Config.Mangle.Lose > 0 || h.Config.Writing == Behind { // that waits for room
+	if h.Config.Mangle.Lose > 0 || h.Config.Writing == Behind { // such writes wait for room
 		return nil
 	}
 	for _, w := range h.Ops {
@@ -146,19 +150,21 @@ func (h *History) WriteTimes() (found []Violation) {
 			continue
 		}
 		if most := promptly + time.Duration(deaths)*perDeath; w.End-w.Begin > most {
-			found = append(found, Violation{"3 time of a write", fmt.Sprintf("it took %v, and may take %v", w.End-w.Begin, most), []*Op{w}})
+			what := fmt.Sprintf("it took %v, and may take %v", w.End-w.Begin, most)
+			found = append(found, Violation{"3 time of a write", what, []*Op{w}})
 		}
 	}
 	return found
 }
 
-// isTimed reports whether w is a write that waits for nothing but its region.
+// isTimed reports whether o is a write that waits for nothing but its region.
 func (o *Op) isTimed() bool {
-	return (o.Kind == Set || o.Kind == Remove || o.Kind == Clear) && o.Ack != geocache.AckWorld && (o.Outcome == OK || o.Outcome == Unconfirmed)
+	return (o.Kind == Set || o.Kind == Remove || o.Kind == Clear) && o.Ack != geocache.AckWorld &&
+		(o.Outcome == OK || o.Outcome == Unconfirmed)
 }
 
-// deaths counts how often a node of the region went, or came, at about the time. It is false if something
-// else was wrong there.
+// deaths counts how often a node of the region died or joined at about that time. known is false if
+// something else was wrong there.
 func (h *History) deaths(region string, from, to time.Duration) (n int, known bool) {
 	for _, f := range h.separating {
 		switch {
@@ -174,8 +180,8 @@ func (h *History) deaths(region string, from, to time.Duration) (n int, known bo
 	return n, true
 }
 
-// Availability checks promise 7: a read does not fail as long as the getter of its region works, whichever
-// other nodes or regions are gone. Its own process must run.
+// Availability checks promise 7: a read does not fail as long as the getter of its region works and
+// its own process runs, whichever other nodes or regions are gone.
 func (h *History) Availability() (found []Violation) {
 	c := &h.Config
 	if c.Mangle.Lose > 0 || c.ReplicaLag > 0 || c.Outages {
@@ -188,12 +194,14 @@ func (h *History) Availability() (found []Violation) {
 		}
 	}
 	for _, r := range h.Ops {
-		if !r.isRead() || r.Outcome != Failed || r.Limit < 10*time.Second || h.wasFrozen(r) || h.away(r.Node, r.Begin, r.End) {
+		if !r.isRead() || r.Outcome != Failed || r.Limit < 10*time.Second ||
+			h.wasFrozen(r) || h.away(r.Node, r.Begin, r.End) {
 			continue
 		}
 		excused := false
 		for _, l := range failed[r.Key] {
-			excused = excused || l.Begun.Sub(h.Start) <= r.End && (l.Ended.IsZero() || l.Ended.Sub(h.Start) >= r.Begin-time.Second)
+			excused = excused || l.Begun.Sub(h.Start) <= r.End &&
+				(l.Ended.IsZero() || l.Ended.Sub(h.Start) >= r.Begin-time.Second)
 		}
 		if !excused {
 			found = append(found, Violation{"7 availability", "a read failed while the origin worked", []*Op{r}})

@@ -13,8 +13,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// A book writes a history by hand. Times are in seconds; each operation takes a
-// tenth of one.
+// A book builds a history by hand. Times are in seconds; each operation takes a tenth of a second.
 type book struct{ h *History }
 
 func newBook() *book {
@@ -38,7 +37,7 @@ func (b *book) op(at float64, node string, kind Kind, key string) *Op {
 	return o
 }
 
-// set sets key at a generation of the time it is called, more or less.
+// set sets key, with a generation of about the time of the call.
 func (b *book) set(at float64, node, key string) *Op {
 	o := b.op(at, node, Set, key)
 	o.Value = testcluster.Value{Key: key, Begun: b.h.Start.Add(o.Begin), By: fmt.Sprint("set ", o.ID)}
@@ -68,7 +67,7 @@ func (b *book) read(at float64, node string, s *Op) *Op {
 	return o
 }
 
-// readLoad reads what was loaded from the time on.
+// readLoad reads a value whose load began at the given time.
 func (b *book) readLoad(at float64, node, key string, loaded float64) *Op {
 	o := b.op(at, node, GetItem, key)
 	o.Value = testcluster.Value{Key: key, Begun: b.h.Start.Add(seconds(loaded)), By: "load 1 in eu"}
@@ -93,7 +92,7 @@ func (b *book) increment(at float64, node string, n int) *Op {
 
 // A checkTest is a history that is good, or breaks one promise.
 type checkTest struct {
-	want string // how the violation begins, or ""
+	want string // the beginning of the violation, or ""
 	name string
 	make func(b *book)
 }
@@ -113,17 +112,25 @@ func (test *checkTest) run(t *testing.T) {
 	}
 }
 
-// Each history is good, or breaks one promise that its name begins with.
+// runChecks runs each of the tests as a subtest.
+func runChecks(t *testing.T, tests []checkTest) {
+	t.Helper()
+	for _, test := range tests {
+		t.Run(strings.TrimSpace(test.want)+": "+test.name, func(t *testing.T) { test.run(t) })
+	}
+}
+
+// Each history is good if want is empty, and otherwise breaks the promise that want begins.
 func TestChecks(t *testing.T) {
-	for _, test := range []checkTest{
+	runChecks(t, []checkTest{
 		{"", "nothing happened", func(b *book) {}},
 		{"", "what is set is read, in the region at once", func(b *book) {
 			b.readLoad(0, "eu-1", "k", 0)
 			s := b.set(1, "eu-1", "k")
-			b.readLoad(1.05, "eu-2", "k", 0) // the write is under way
+			b.readLoad(1.05, "eu-2", "k", 0) // the write is in progress
 			b.read(1.2, "eu-1", s)
 			b.read(1.2, "eu-2", s)
-			b.readLoad(1.2, "us-1", "k", 0) // it is under way to there
+			b.readLoad(1.2, "us-1", "k", 0) // it is in transit to there
 			b.readLoad(1.2, "eu-3", "k", 1.15)
 			b.read(2, "us-1", s)
 		}},
@@ -202,7 +209,7 @@ func TestChecks(t *testing.T) {
 			w.Outcome, w.Confirmed = Unconfirmed, nil
 			b.readLoad(5, "eu-2", "k", 0.9)
 		}},
-		{"", "loaded while the write was under way", func(b *book) {
+		{"", "loaded while the write was in progress", func(b *book) {
 			b.remove(1, "eu-1", "k")
 			b.readLoad(5, "eu-2", "k", 1.05)
 		}},
@@ -238,7 +245,7 @@ func TestChecks(t *testing.T) {
 			b.read(3, "eu-3", s)
 		}},
 
-		// Who is excused.
+		// Excuses.
 		{"", "a node cut off during the write, until it has caught up", func(b *book) {
 			b.fault(Cut, "eu-1", "eu-2", 0, 10)
 			b.remove(5, "eu-1", "k")
@@ -384,12 +391,12 @@ func TestChecks(t *testing.T) {
 			b.increment(1, "eu-1", 1)
 			b.increment(1.05, "us-1", 2)
 			b.count(2, "eu-1", 2)
-			b.count(2, "us-1", 1) // it is under way to there
+			b.count(2, "us-1", 1) // it is in transit to there
 			lost := b.increment(3, "us-1", 0)
 			lost.Outcome = Uncertain
 			b.count(4, "eu-1", 2)
 			b.count(1001, "eu-1", 3)
-			b.count(1001, "us-1", 0) // was loaded again
+			b.count(1001, "us-1", 0) // it was loaded again
 			failed := b.increment(1002, "us-1", 0)
 			failed.Outcome = Failed
 		}},
@@ -405,7 +412,7 @@ func TestChecks(t *testing.T) {
 			b.increment(1, "eu-1", 1)
 			b.count(2, "eu-2", 0)
 		}},
-		{"update", "two get the same", func(b *book) {
+		{"update", "two Increments return the same", func(b *book) {
 			b.increment(1, "eu-1", 1)
 			b.increment(1, "eu-2", 1)
 		}},
@@ -413,14 +420,12 @@ func TestChecks(t *testing.T) {
 			b.increment(1, "eu-1", 2)
 			b.increment(2, "eu-2", 1)
 		}},
-	} {
-		t.Run(strings.TrimSpace(test.want)+": "+test.name, func(t *testing.T) { test.run(t) })
-	}
+	})
 }
 
 func TestCoverage(t *testing.T) {
 	b := newBook()
-	b.readLoad(0, "eu-1", "k", 0) // no write before
+	b.readLoad(0, "eu-1", "k", 0) // no write before it
 	b.fault(Cut, "eu-1", "eu-2", 1, 10)
 	b.remove(5, "eu-1", "k")
 	b.readLoad(6, "eu-1", "k", 5.5)
@@ -438,7 +443,7 @@ func TestACounterMayBeLost(t *testing.T) {
 	b.count(1001, "eu-1", 0)
 	require.Empty(t, b.h.Check())
 	b.count(1001, "eu-1", 2)
-	require.Len(t, b.h.Check(), 1, "but never more than was counted")
+	require.Len(t, b.h.Check(), 1, "but it is never higher than was counted")
 }
 
 func TestScenariosFollowFromTheSeed(t *testing.T) {

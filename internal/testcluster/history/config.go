@@ -9,61 +9,61 @@ import (
 	"github.com/geocache/geocache/internal/testcluster/network/mangle"
 )
 
-// Config is what a history is made of.
+// Config describes a history.
 type Config struct {
 	Seed     uint64
 	Theme    Theme
 	Regions  []string
-	Nodes    int    // in each region, at the beginning
-	Newcomer string // a region that is in Regions and that the others do not know of at the beginning
+	Nodes    int    // in each region, at first
+	Newcomer string // a region in Regions that the others do not know of at first
 	TTL      time.Duration
-	Length   time.Duration // of the time with faults
+	Length   time.Duration // how long there are faults
 
 	Keys      int
 	Callers   int           // on each node
-	Think     time.Duration // between two calls of a caller, on average
-	Writes    float64       // the share of calls that write
-	Clears    float64       // the share of writes that are a Clear
-	OriginLag time.Duration // the most that a load takes
-	MaxOffset time.Duration // the most that a node's clock is off, either way
+	Think     time.Duration // mean pause between two calls of a caller
+	Writes    float64       // share of the calls
+	Clears    float64       // share of the writes
+	OriginLag time.Duration // the longest that a load takes
+	MaxOffset time.Duration // the most that a node's clock is off, in either direction
 	Mangle    mangle.Rates
 
 	// RefreshAhead and Revalidate are options of the group.
 	RefreshAhead, Revalidate time.Duration
 
-	// NodeFaults is the average time between two faults in a region, and
-	// WorldFaults of those between regions and of the directory. 0 is never.
+	// NodeFaults is the mean time between two faults in a region, and WorldFaults that between two
+	// faults of the links between regions or of the directory. 0 means never.
 	NodeFaults, WorldFaults time.Duration
 
-	// Home is the home region of the counters; if it is empty each has one of its own.
-	// StableHome has no faults in it.
+	// Home is the home region of the counters; if it is empty, each has one of its own. With
+	// StableHome there are no faults in it.
 	Home       string
 	StableHome bool
-	// Counters is how many there are, and Counting the share of calls that are about them. With
-	// LookAside the origin knows nothing of them.
+	// Counters is the number of counters, and Counting the share of the calls that use them. With
+	// LookAside the origin does not have them.
 	Counters  int
 	Counting  float64
 	LookAside bool
-	// Removes is the share of writes that remove one key, and Updating of calls that update one, with
-	// a function that takes up to UpdateTime.
+	// Removes is the share of the writes that remove one key. Updating is the share of the calls
+	// that update one, with a function that takes up to UpdateTime.
 	Removes, Updating float64
 	UpdateTime        time.Duration
-	// WorldAcks is the share of writes that wait for the world, and ReadBeforeSet that of the Sets
-	// whose caller has read the key just before.
+	// WorldAcks is the share of the writes that wait for all regions, and ReadBeforeSet that of the
+	// Sets whose caller has read the key just before.
 	WorldAcks, ReadBeforeSet float64
 	Options
-	// LoadTimeout is the group's; 0 is the default. Cut is for how long regions are cut off from
-	// each other in a history about that.
+	// LoadTimeout is the group's; 0 is the default. Cut is how long regions are cut off from each
+	// other, in histories about that.
 	LoadTimeout, Cut time.Duration
-	// Grace is that of a node that is not listed any more; 0 is the default.
+	// Grace is the grace period of nodes that are no longer listed; 0 is the default.
 	Grace time.Duration
-	// Rash faults leave no time to recover from those before.
+	// Rash faults leave no time to recover from earlier ones.
 	Rash bool
-	// Latency is how long data takes within a region; 0 is the network's default.
+	// Latency is the latency within a region; 0 is the network's default.
 	Latency time.Duration
 }
 
-// ConfigOf returns the scenario of a seed. theme is its theme, if it is not empty.
+// ConfigOf returns the scenario of a seed, with this theme if it is not empty.
 func ConfigOf(seed uint64, theme Theme) Config {
 	c := mixed(seed)
 	if theme == "" {
@@ -75,7 +75,7 @@ func ConfigOf(seed uint64, theme Theme) Config {
 	return c
 }
 
-// mixed returns the scenario with a bit of everything.
+// mixed returns the scenario of a mixed history.
 func mixed(seed uint64) Config {
 	random := source(seed, "config")
 	some := func(choices ...time.Duration) time.Duration { return choices[random.IntN(len(choices))] }
@@ -98,7 +98,7 @@ func mixed(seed uint64) Config {
 	}
 	switch strategies := source(seed, "strategies"); strategies.IntN(4) {
 	case 0:
-		c.RefreshAhead = c.TTL - c.TTL/8 // nearly always
+		c.RefreshAhead = c.TTL - c.TTL/8 // nearly all the time
 	case 1:
 		c.Revalidate = c.TTL / 2
 	case 2:
@@ -119,15 +119,15 @@ func mixed(seed uint64) Config {
 	c.Rash = source(seed, "rash").IntN(2) == 0
 	c.StableHome = c.NodeFaults == 0 || random.IntN(3) == 0
 	if c.StableHome {
-		// To a node whose request is lost the owner is gone: it loads by itself, and
-		// the origin knows nothing of counters.
+		// A node whose request is lost takes the owner for dead and loads by itself, and the origin
+		// does not have the counters' values.
 		c.Mangle.Lose = 0
 	}
 	return c
 }
 
-// source returns random numbers that depend on the seed and on what they are for,
-// so that what one part draws does not change what others do.
+// source returns random numbers that depend on the seed and on what they are for, so that draws for
+// one purpose do not change those for others.
 func source(seed uint64, what string) *rand.Rand {
 	h := fnv.New64a()
 	io.WriteString(h, what)

@@ -20,15 +20,16 @@ func (h *History) counts() map[string][]*Op {
 	return keys
 }
 
-// Counters checks Update: no counter is ever above the number of Increments that may have
-// happened by then, and if nothing happened that may have lost it, not below those that had
-// ended either: those that the region was told of, for an Increment and from Healed on all.
-// Else a region that has lost the value may load it, and then has 0.
+// Counters checks Update. A counter is never higher than the number of Increments that may have
+// happened by then. If nothing has happened that may have lost it, it is not lower than the number
+// of those that had ended and of which the region had been told; for an Increment, and from Healed
+// on, all of them count. A region that has lost the value may load it again, and then has 0.
 func (h *History) Counters() (found []Violation) {
 	for key, ops := range h.counts() {
 		surely := h.counted(ops)
 		for _, r := range ops {
-			if r.Outcome != OK && (r.Outcome != NotFound || h.Config.Home == "") { // elsewhere it may be unknown
+			// in other regions it may be unknown
+			if r.Outcome != OK && (r.Outcome != NotFound || h.Config.Home == "") {
 				continue
 			}
 			own, most := 0, 0
@@ -41,11 +42,13 @@ func (h *History) Counters() (found []Violation) {
 				}
 			}
 			least := h.least(r, ops, surely)
-			if r.Kind == Count && h.Config.Home != "" && r.Region != h.Config.Home || h.twoOwners(ops[0].Begin, r.End) {
+			if r.Kind == Count && h.Config.Home != "" && r.Region != h.Config.Home ||
+				h.twoOwners(ops[0].Begin, r.End) {
 				least = 0
 			}
 			if r.Number < least+own || r.Number > most+own {
-				found = append(found, Violation{"update", fmt.Sprintf("counter %s is %d, and must be from %d to %d", key, r.Number, least+own, most+own), []*Op{r}})
+				what := fmt.Sprintf("counter %s is %d, and must be from %d to %d", key, r.Number, least+own, most+own)
+				found = append(found, Violation{"update", what, []*Op{r}})
 			}
 		}
 	}
@@ -55,13 +58,13 @@ func (h *History) Counters() (found []Violation) {
 // A certainty is an Increment that surely was counted.
 type certainty struct {
 	*Op
-	lost bool // it, and all before it, may have been lost before the next one
+	lost bool // it and all before it may have been lost before the next one
 }
 
-// counted returns the Increments that were acknowledged while all knew where the home is.
+// counted returns the Increments that were acknowledged while all regions knew where the home is.
 func (h *History) counted(ops []*Op) (surely []certainty) {
 	for _, u := range ops {
-		if u.Kind != Increment || u.Outcome != OK || h.estranged(u) {
+		if u.Kind != Increment || u.Outcome != OK || h.regionsUnaware(u.Begin, u.End) {
 			continue
 		}
 		if n := len(surely); n > 0 {
@@ -80,7 +83,8 @@ func (h *History) least(r *Op, ops []*Op, surely []certainty) (n int) {
 			continue
 		}
 		last = u.Op
-		if r.Kind == Increment || r.Begin >= h.Healed || u.Region == r.Region || slices.Contains(u.Confirmed, r.Region) {
+		if r.Kind == Increment || r.Begin >= h.Healed || u.Region == r.Region ||
+			slices.Contains(u.Confirmed, r.Region) {
 			n++
 		}
 		if u.lost {
@@ -93,10 +97,9 @@ func (h *History) least(r *Op, ops []*Op, surely []certainty) (n int) {
 	return n
 }
 
-// Twice checks that no two Increments of a counter have returned the same number: both would have
-// begun from one value, and one would be lost. If the counter was lost in between it
-// begins anew, and then all numbers below are given again, by Increments whose callers know or
-// by such that may have happened.
+// Twice checks that no two Increments of a counter returned the same number: both would have begun
+// from one value, and one would be lost. If the counter was lost in between, it begins again, and
+// all lower numbers are returned again, by Increments whose callers know or that may have happened.
 func (h *History) Twice() (found []Violation) {
 	for key, ops := range h.counts() {
 		given, uncertain := map[int][]*Op{}, 0
@@ -109,11 +112,14 @@ func (h *History) Twice() (found []Violation) {
 				uncertain++
 			}
 		}
-		missing := 0 // of a second run from 1 on
+		missing := 0 // numbers missing in a second run from 1 on
 		for number := 1; number <= len(ops); number++ {
 			same := given[number]
-			if len(same) > 1 && missing > uncertain && !h.twoOwners(same[0].Begin, same[len(same)-1].End) && !h.regionsUnaware(same[0].Begin, same[len(same)-1].End) {
-				found = append(found, Violation{"update", fmt.Sprintf("several Increments of %s have returned %d", key, number), same})
+			if len(same) > 1 && missing > uncertain &&
+				!h.twoOwners(same[0].Begin, same[len(same)-1].End) &&
+				!h.regionsUnaware(same[0].Begin, same[len(same)-1].End) {
+				what := fmt.Sprintf("several Increments of %s have returned %d", key, number)
+				found = append(found, Violation{"update", what, same})
 				break
 			}
 			missing += max(2-len(same), 0)
@@ -122,13 +128,12 @@ func (h *History) Twice() (found []Violation) {
 	return found
 }
 
-// Linear checks that, if the home region was stable, all Updates of a counter happened
-// one after the other at some moment between call and return, whatever region
-// they were called in.
+// Linear checks that, if the home region was stable, all Updates of a counter happened one after
+// the other, each at some moment between call and return, in whatever region they were called.
 //
-// Reads are left out. A read concurrent to a write may return the old value after
-// another one has returned the new: the write is not complete, and some nodes have not been told.
-// That is what promise 3 says, and it is less than linearizability.
+// Reads are left out. A read that is concurrent with a write may return the old value after another
+// read has returned the new one: the write is not complete, and some nodes have not been told. That
+// is what promise 3 says, and it is weaker than linearizability.
 func (h *History) Linear() (found []Violation) {
 	if !h.Config.StableHome {
 		return nil
@@ -140,12 +145,12 @@ func (h *History) Linear() (found []Violation) {
 				continue
 			}
 			op := porcupine.Operation{Call: int64(u.Begin), Return: int64(u.End), Output: u.Number}
-			if u.Outcome != OK { // it happens at any time from then on, or never: after all others
+			if u.Outcome != OK { // it may happen at any later time, or never, which is after all others
 				op.Return, op.Output = math.MaxInt64, unknown
 			}
 			updates = append(updates, op)
 		}
-		// With many that may have happened the search can take for ever; then nothing is known.
+		// If many of them may have happened, the search can take forever. Then nothing is known.
 		if porcupine.CheckOperationsTimeout(counter, updates, 10*time.Second) == porcupine.Illegal {
 			found = append(found, Violation{"update", "the Updates of counter " + key + " are not linearizable", ops})
 		}

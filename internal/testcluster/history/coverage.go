@@ -7,26 +7,26 @@ import (
 	"time"
 )
 
-// A Coverage is, by promise, how much of what it is about was held against it, so that what is excused
+// A Coverage counts, by promise, how much was checked and how much was excused, so that excuses
 // cannot grow unnoticed.
 type Coverage map[Promise]Tally
 
-// A Promise is one that has excuses.
+// A Promise is a promise that has excuses.
 type Promise string
 
-// The promises.
+// The promises. What is excused is said behind each.
 const (
-	Writes   Promise = "2 and 3, reads after a write"    // excused: whose node could not know of the newest one
-	Counting Promise = "updates, counters after a count" // excused: that may have been lost
-	Loading  Promise = "6, loads"                        // excused: in unsteady regions, and of keys that are written
-	Reading  Promise = "7, reads"                        // excused: that have failed with the origin
-	Timing   Promise = "the time of a write"             // excused: while not only nodes have died
+	Writes   Promise = "2 and 3, reads after a write"    // reads at nodes that could not know the newest write
+	Counting Promise = "updates, counters after a count" // counters that may have been lost
+	Loading  Promise = "6, loads"                        // loads in unsteady regions, or of written keys
+	Reading  Promise = "7, reads"                        // reads that failed with the origin
+	Timing   Promise = "the time of a write"             // writes while something else than a node failed
 )
 
-// A Tally counts.
+// A Tally counts what was checked and what was excused.
 type Tally struct{ Checked, Excused int }
 
-// add counts one.
+// add counts one check, or one excuse.
 func (c Coverage) add(p Promise, excused bool) {
 	t := c[p]
 	if excused {
@@ -37,21 +37,22 @@ func (c Coverage) add(p Promise, excused bool) {
 	c[p] = t
 }
 
-// Add adds what another history has covered.
+// Add adds the coverage of another history.
 func (c Coverage) Add(other Coverage) {
 	for p, t := range other {
 		c[p] = Tally{c[p].Checked + t.Checked, c[p].Excused + t.Excused}
 	}
 }
 
-// least is the share that must have been checked at least, over many histories.
+// least is the minimal share that must have been checked, over many histories.
 var least = map[Promise]float64{Writes: 0.6, Counting: 0.6, Loading: 0.02, Reading: 0.9, Timing: 0.3}
 
 // Check returns what is wrong with the coverage of many histories.
 func (c Coverage) Check() (wrong []string) {
 	for p, share := range least {
 		if t := c[p]; float64(t.Checked) <= share*float64(t.Checked+t.Excused) {
-			wrong = append(wrong, fmt.Sprintf("more of promise %s must be checked than %d, of %d", p, t.Checked, t.Checked+t.Excused))
+			wrong = append(wrong,
+				fmt.Sprintf("too little of promise %s is checked: %d of %d", p, t.Checked, t.Checked+t.Excused))
 		}
 	}
 	return wrong
@@ -66,7 +67,7 @@ func (c Coverage) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// Coverage counts what the promises were held against.
+// Coverage counts what was checked in the history, and what was excused.
 func (h *History) Coverage() Coverage {
 	h.index()
 	c := make(Coverage)
@@ -77,14 +78,16 @@ func (h *History) Coverage() Coverage {
 	for _, ops := range h.counts() {
 		surely := h.counted(ops)
 		for _, r := range ops {
-			if known := slices.IndexFunc(surely, func(u certainty) bool { return r.after(u.Op) }) >= 0; known && r.Outcome == OK {
+			known := slices.ContainsFunc(surely, func(u certainty) bool { return r.after(u.Op) })
+			if known && r.Outcome == OK {
 				c.add(Counting, h.least(r, ops, surely) == 0 || h.twoOwners(ops[0].Begin, r.End))
 			}
 		}
 	}
 	for _, l := range h.Loads {
 		if begun := l.Begun.Sub(h.Start); begun >= 0 {
-			c.add(Loading, !h.steady(l.Region, begun, begun+time.Second) || h.writtenAbout(keys[l.Key], begun, begun+time.Second))
+			until := begun + time.Second
+			c.add(Loading, !h.steady(l.Region, begun, until) || h.writtenAbout(keys[l.Key], begun, until))
 		}
 	}
 	for _, o := range h.Ops {

@@ -7,7 +7,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// This file is a directory that says something else to each node: it lags, omits nodes, and forgets some.
+// This file is about a directory that reports different things to each node: it lags, omits nodes,
+// and forgets some.
 
 func shapeDirectories(c *Config, random *rand.Rand) {
 	quiet(c, 15*time.Second)
@@ -20,7 +21,7 @@ func shapeDirectories(c *Config, random *rand.Rand) {
 	c.Grace = choose(random, 0, 3*time.Second)
 }
 
-// directoryFaults has the directory differ, and nodes come and go under it.
+// directoryFaults makes the directory report different things, while nodes come and go.
 func (r *runner) directoryFaults() {
 	random := source(r.config.Seed, "directories")
 	d := r.c.Directory
@@ -29,21 +30,21 @@ func (r *runner) directoryFaults() {
 		n := pick(random, nodes)
 		for_ := upTo(random, 6*time.Second)
 		switch random.IntN(6) {
-		case 0: // it is not told of some
+		case 0: // it is not told of some others
 			r.hide(random, nodes, n, for_)
-		case 1: // it is told nothing at all, as by an agent that was restarted
+		case 1: // it is told nothing, as by an agent that was restarted
 			d.Hide(n.Name, n.Region)
-			endFault := r.beginFault(&Fault{Kind: Misreported, A: n.Name}) // such an answer is not believed
+			endFault := r.beginFault(&Fault{Kind: Misreported, A: n.Name}) // nodes do not believe such an answer
 			r.pauseFor(for_)
 			d.Show(n.Name, n.Region)
 			endFault()
-		case 2: // it runs, and is listed no more
+		case 2: // it runs, and is not listed any more
 			endFault := r.beginFault(&Fault{Kind: Unlisted, A: n.Name})
 			d.Unlist(n.Name)
 			r.pauseFor(for_)
 			d.Relist(n.Name)
 			endFault()
-		case 5: // so it is to the others, and its own agent, which has died, says nothing new
+		case 5: // the others are not told of it, and its own agent has died and reports nothing new
 			d.Lag(n.Name, time.Minute)
 			endFault := r.beginFault(&Fault{Kind: Unlisted, A: n.Name})
 			for _, other := range r.c.Nodes(n.Region) {
@@ -55,15 +56,15 @@ func (r *runner) directoryFaults() {
 			}
 			d.Lag(n.Name, 0)
 			endFault()
-		case 3: // some hear late of who comes
+		case 3: // some nodes learn late of one that joins
 			r.comesLate(random, nodes, n, for_)
-		case 4: // it is killed and back at once
+		case 4: // it is killed, and restarted at once
 			r.restart(n, false, 0)
 		}
 	}
 }
 
-// hide leaves some nodes of its region out of what n is told.
+// hide leaves some nodes of n's region out of what n is told.
 func (r *runner) hide(random *rand.Rand, nodes []*testcluster.Node, n *testcluster.Node, d time.Duration) {
 	var shown []func()
 	for _, other := range nodes {
@@ -82,8 +83,10 @@ func (r *runner) hide(random *rand.Rand, nodes []*testcluster.Node, n *testclust
 	}
 }
 
-// comesLate starts a node, or another one anew, and some of its region hear of it later.
-func (r *runner) comesLate(random *rand.Rand, nodes []*testcluster.Node, n *testcluster.Node, d time.Duration) {
+// comesLate adds or restarts a node. Some others of its region learn of it later.
+func (r *runner) comesLate(
+	random *rand.Rand, nodes []*testcluster.Node, n *testcluster.Node, d time.Duration,
+) {
 	var late []*testcluster.Node
 	joins := len(nodes) <= r.config.Nodes*len(r.config.Regions) && random.IntN(2) == 0
 	for _, other := range nodes {

@@ -7,26 +7,27 @@ import (
 	"time"
 )
 
-// recovery is for how long a node must have been in contact with all others of
-// its region before it is expected to know what they know. A connection attempt that was begun
-// during a cut takes up to 5 s to be given up and made anew; then views
-// settle, and journals are fetched.
+// recovery is how long a node must have been in contact with all others of its region before it
+// must know what they know. A connection attempt that was begun during a cut takes up to 5 s to be
+// given up and repeated; then views settle, and journals are fetched.
 const recovery = 6 * time.Second
 
-// away reports whether the node did not run at some time.
+// away reports whether the node was down at some time.
 func (h *History) away(node string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.Faults, func(f *Fault) bool { return f.Kind == Down && f.A == node && f.overlaps(from, to) })
+	return slices.ContainsFunc(h.Faults, func(f *Fault) bool {
+		return f.Kind == Down && f.A == node && f.overlaps(from, to)
+	})
 }
 
-// shunned reports whether the node was not listed at some time, or a moment before: then it may have
-// been a guest of its region, which keeps nothing and is told of nothing.
+// wasUnlisted reports whether the node was unlisted at some time, or shortly before: then it may
+// have been a guest of its region, which keeps nothing and is told of nothing.
 func (h *History) wasUnlisted(node string, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.Faults, func(f *Fault) bool {
 		return f.Kind == Unlisted && f.A == node && f.overlaps(from-recovery, to)
 	})
 }
 
-// parts reports whether f keeps a and b, of one region, from talking.
+// separates reports whether f keeps a and b, of one region, from talking.
 func (f *Fault) separates(a, b string) bool {
 	switch f.Kind {
 	case Frozen:
@@ -39,22 +40,24 @@ func (f *Fault) separates(a, b string) bool {
 	return false
 }
 
-// apart reports whether a and b, of one region, could not talk at some time. That
-// one of them is down does not count.
+// separated reports whether a and b, of one region, could not talk at some time. That one of them
+// is down does not count.
 func (h *History) separated(a, b string, from, to time.Duration) bool {
-	return slices.ContainsFunc(h.separating, func(f *Fault) bool { return f.overlaps(from, to) && f.separates(a, b) })
+	return slices.ContainsFunc(h.separating, func(f *Fault) bool {
+		return f.overlaps(from, to) && f.separates(a, b)
+	})
 }
 
-// apartThroughout reports whether a and b surely could not talk all the time, because
-// of one fault. Who lacks the other in its discovery, or its whole discovery, may have heard of it from others.
+// separatedThroughout reports whether a and b surely could not talk all the time, because of one
+// fault. A node whose discovery lacks the other, or everything, may have learned of it from others.
 func (h *History) separatedThroughout(a, b string, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.separating, func(f *Fault) bool {
 		return (f.Kind == Cut || f.Kind == Frozen) && f.From <= from && f.To >= to && f.separates(a, b)
 	})
 }
 
-// disturbed reports whether, at some time, the node did not run or was out of
-// contact with any node of its region.
+// disturbed reports whether, at some time, the node was down or out of contact with any node of its
+// region.
 func (h *History) disturbed(node, region string, from, to time.Duration) bool {
 	if h.away(node, from, to) {
 		return true
@@ -67,9 +70,9 @@ func (h *History) disturbed(node, region string, from, to time.Duration) bool {
 	return false
 }
 
-// told reports whether the write must have been told to the node before it
-// returned. It must unless the node was not there, or out of contact with the writer, or
-// with any node that the writer could reach and that may have owned the key.
+// informed reports whether the node must have been told of the write before the write returned:
+// unless the node was down, or out of contact with the writer, or with any node that the writer
+// could reach and that may have owned the key.
 func (h *History) informed(node, region string, w *Op) bool {
 	from := w.Begin - recovery
 	if w.Region != region {
@@ -86,17 +89,16 @@ func (h *History) informed(node, region string, w *Op) bool {
 	return true
 }
 
-// excused reports whether the node of r cannot be expected to know of w, which had
-// ended before r began. It cannot only if
+// excused reports whether the node of r cannot be expected to know of w, which had ended before r
+// began. That is so only if
 //
 //   - it was not told of w, or has been restarted since, and
-//   - it has not been in contact with all of its region for the time of
-//     recovery since then, and
+//   - it has not been in contact with all of its region for the recovery time since then, and
 //   - nor just before r, nor during it.
 //
-// That is the isolation of an owner, which is not promised away: a node cut off serves
-// what it owns. A node that was told is never excused, however isolated
-// it is afterwards, and the crash of a node excuses nobody but that node.
+// That is the isolation of an owner, which no promise excludes: a node that is cut off serves what
+// it owns. A node that was told is never excused, however isolated it is afterwards, and the crash
+// of a node excuses only that node.
 func (h *History) excused(r, w *Op) bool {
 	if h.informed(r.Node, r.Region, w) && !h.away(r.Node, w.End, r.Begin) {
 		return false
@@ -116,7 +118,7 @@ func (h *History) excused(r, w *Op) bool {
 	return h.disturbed(r.Node, r.Region, r.Begin-recovery, r.End)
 }
 
-// homes returns the regions in which a counter may have its home.
+// homes returns the regions that may be a counter's home.
 func (h *History) homes() []string {
 	if h.Config.Home != "" {
 		return []string{h.Config.Home}
@@ -124,12 +126,13 @@ func (h *History) homes() []string {
 	return slices.Sorted(maps.Keys(h.Nodes))
 }
 
-// mayBeLost reports whether a counter may have been lost since the time, with the two nodes of
-// its home region that keep it: its owner may not have been in contact with others of the region, or
-// two of them may have been down, or not listed, be it one after the other.
+// mayBeLost reports whether a counter may have been lost at that time, with the two nodes of its
+// home region that keep it: its owner may not have been in contact with others of the region, or
+// two of them may have been down or unlisted, even if one after the other.
 func (h *History) mayBeLost(from, to time.Duration) bool {
 	c := &h.Config
-	if c.Mangle.Lose > 0 || c.Floors > 0 || c.Outbox > 0 { // to a node whose request is lost the owner is gone; and what is forgotten is missed
+	// a node whose request is lost takes the owner for dead, and what is forgotten is missing
+	if c.Mangle.Lose > 0 || c.Floors > 0 || c.Outbox > 0 {
 		return true
 	}
 	for _, region := range h.homes() {
@@ -153,39 +156,47 @@ func (h *History) mayBeLost(from, to time.Duration) bool {
 	return false
 }
 
-// interrupted reports whether a node of the home died while it may have carried out one of the Increments. Then
-// some may have been told of it, and who has the value before it not of the one after it.
+// interrupted reports whether a node of the home died while it may have been executing one of the
+// Increments. Then some nodes may have been told of it, and a node that has the value before it may
+// not know the value after it.
 func (h *History) interrupted(ops []*Op, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.Faults, func(f *Fault) bool {
-		return f.Kind == Down && !f.New && f.From >= from && f.From <= to && slices.Contains(h.homes(), h.Nodes.regionOf(f.A)) &&
-			slices.ContainsFunc(ops, func(u *Op) bool { return u.Kind == Increment && u.Begin <= f.From && u.End >= f.From })
+		return f.Kind == Down && !f.New && f.From >= from && f.From <= to &&
+			slices.Contains(h.homes(), h.Nodes.regionOf(f.A)) &&
+			slices.ContainsFunc(ops, func(u *Op) bool {
+				return u.Kind == Increment && u.Begin <= f.From && u.End >= f.From
+			})
 	})
 }
 
-// divided reports whether two nodes of the region could not talk at some time: then it may
-// have had two owners of a key.
+// divided reports whether two nodes of the region could not talk at some time: then a key may have
+// had two owners there.
 func (h *History) divided(region string, from, to time.Duration) bool {
 	return slices.ContainsFunc(h.separating, func(f *Fault) bool {
-		return f.Kind != Down && f.overlaps(from, to) && slices.Contains(h.Nodes[region], f.A) && f.separates(f.A, cmp.Or(f.B, "any other"))
+		return f.Kind != Down && f.overlaps(from, to) && slices.Contains(h.Nodes[region], f.A) &&
+			f.separates(f.A, cmp.Or(f.B, "any other"))
 	})
 }
 
-// twoOwners reports whether a counter may have had two owners in a region that did not know of each other.
+// twoOwners reports whether a counter may have had two owners in a region that did not know of each
+// other.
 func (h *History) twoOwners(from, to time.Duration) bool {
-	return slices.ContainsFunc(h.homes(), func(region string) bool { return h.divided(region, from-recovery, to) })
+	return slices.ContainsFunc(h.homes(), func(region string) bool {
+		return h.divided(region, from-recovery, to)
+	})
 }
 
-// estranged reports whether, when u happened, a region was not aware of another one, so that u may
-// have counted where others did not. Then only what has been counted before is certain.
-func (h *History) estranged(u *Op) bool { return h.regionsUnaware(u.Begin, u.End) }
-
+// regionsUnaware reports whether, at some time, a region did not know of another one, so that an
+// Increment then may have counted where others did not. Only what was counted before is certain.
 func (h *History) regionsUnaware(from, to time.Duration) bool {
 	return h.Config.Home == "" && slices.ContainsFunc(h.Faults, func(f *Fault) bool {
 		return f.Kind == Unaware && h.Nodes[f.A] != nil && f.overlaps(from-recovery, to+time.Second)
 	})
 }
 
-// stood reports whether the process of o stood still while o was under way.
+// wasFrozen reports whether the process of o was paused while o was in progress.
 func (h *History) wasFrozen(o *Op) bool {
-	return slices.ContainsFunc(h.Faults, func(f *Fault) bool { return f.Kind == Frozen && f.A == o.Node && f.overlaps(o.Begin, o.End) })
+	return slices.ContainsFunc(h.Faults, func(f *Fault) bool {
+		return f.Kind == Frozen && f.A == o.Node && f.overlaps(o.Begin, o.End)
+	})
 }

@@ -1,41 +1,44 @@
-// Package history holds the writes of a cluster to their promises: it runs a
-// cluster through a random history of reads, writes and failures, all of it made
-// from a seed, records what every caller saw, and checks the record.
+// Package history checks that a cluster keeps its promises under random faults. It runs a cluster
+// through a random history of reads, writes and failures, all of it derived from a seed, records
+// what every caller saw, and checks the record.
 //
 //	h := history.Run(t, history.ConfigOf(seed, ""))
 //	for _, v := range h.Check() {
 //		t.Error(v)
 //	}
 //
-// Each seed has a [Theme]. One in four histories has a bit of everything; the others are short and
-// about one thing, which happens all the time: so a few hundred find what it can break, and what
-// they find can be read.
+// Each seed has a [Theme]. About a quarter of the histories are a mix of everything. The others are
+// short and about one thing that happens all the time: so a few hundred of them find what it can
+// break, and a failure can be read.
 //
-// The checks ([History.Check]) know nothing of how the cluster works. They need the true times
-// of everything (one simulated process has them), values that say which
-// write or load they are from, and what was broken when ([Fault]).
+// The checks ([History.Check]) know nothing of how the cluster works. They need the true times of
+// all events (a single simulated process has them), values that say which write or load they are
+// from, and what was broken when ([Fault]). They do not check performance, or anything that needs
+// real processes.
 //
 // # What is excused
 //
-// Who cannot know of a write need not: see [History.Coverage], which counts what is checked and
-// what is not. Excused are
+// A node that cannot know of a write need not know of it. [History.Coverage] counts what is checked
+// and what is excused. Excused are
 //
-//   - a node that was cut off, stopped, or did not find others of its region, or was found by none of them,
-//     until it has been in contact for the time of recovery; one that the directory has
+//   - a node that was cut off, stopped, or did not find others of its region or was not found by
+//     them, until it has been in contact for the recovery time; a node that the directory has
 //     dropped, itself only;
-//   - a write that all who surely knew of it took down with them before others can have learned of it;
-//   - counters, which no origin has, if two nodes of the home have gone since the last count, or one while
-//     it counted, or the home was divided, or nodes remember little; and what regions count that do not know of each other;
-//   - what a process returns that was stopped after it had looked;
-//   - writes that wait for more than nodes that have died, and reads that fail with the origin.
+//   - a write that was lost with all nodes that surely knew of it, before others can have learned
+//     of it;
+//   - counters, which no origin has, if two nodes of the home region have gone since the last
+//     count, or one while it counted, or the home was divided, or nodes remember little; and what
+//     regions count that do not know of each other;
+//   - what a paused process returns that it had read before the pause;
+//   - writes that wait for more than dead nodes, and reads that fail with the origin.
 //
 // # Replaying
 //
-// What happens follows from the seed, but for two things. Which of the goroutines
-// that are ready at the same virtual moment runs first is up to Go's scheduler; jitter in the network
-// keeps such moments few. And the library draws some times and targets from
-// math/rand, which has no seed. So a seed is a scenario, and not a run. A violation that needs a rare order
-// comes back only after some tries of its seed.
+// What happens follows from the seed, except for two things. Which of several goroutines that are
+// ready at the same virtual moment runs first is up to Go's scheduler; jitter in the network keeps
+// such moments few. And the library draws some times and targets from math/rand, which has no seed.
+// So a seed is a scenario, not a run. A violation that needs a rare order comes back only after
+// some runs of its seed.
 package history
 
 import (
@@ -56,7 +59,7 @@ type Kind string
 const (
 	Get       Kind = "get"
 	GetItem   Kind = "getitem"
-	GetMany   Kind = "getmany" // an Op for each key
+	GetMany   Kind = "getmany" // one Op for each key
 	Peek      Kind = "peek"
 	Set       Kind = "set"
 	Remove    Kind = "remove"
@@ -71,52 +74,52 @@ type Outcome string
 
 // The outcomes.
 const (
-	OK          Outcome = "ok"          // with a value, or with a write that came as far as was asked
-	Empty       Outcome = "empty"       // a Peek that found nothing
-	NotFound    Outcome = "notfound"    // the origin has nothing, a read was told
+	OK          Outcome = "ok"          // a read with a value, or a write that was acknowledged as asked
+	Empty       Outcome = "empty"       // a Peek found nothing
+	NotFound    Outcome = "notfound"    // a read was told that there is no value
 	Uncertain   Outcome = "uncertain"   // ErrUncertain, or its process died
 	Unconfirmed Outcome = "unconfirmed" // ErrUnconfirmed
 	Failed      Outcome = "failed"      // any other error
 )
 
-// An Op is one call of one caller. Times are true times since the history began,
-// and no two are the same.
+// An Op is one call of one caller. Times are true times since the history began, and no two are the
+// same.
 type Op struct {
 	ID           int
 	Node, Region string
 	Kind         Kind
-	How          string // of a Remove: as what it was asked for
+	How          string // of a Remove: by which method
 	Key          string // empty for a Clear
 	Begin, End   time.Duration
-	Limit        time.Duration // that its caller gave it; 0 if it does not matter
+	Limit        time.Duration // the caller's timeout; 0 if it does not matter
 	Outcome      Outcome
 	Err          string
 
 	// Value is what was read or set.
 	Value testcluster.Value
-	Stale bool // marked so
-	// Number is what a counter had, or has after the Increment.
+	Stale bool // Value was marked stale
+	// Number is the value of a counter, after the Increment if it is one.
 	Number int
 
 	// Of writes:
-	Generation expiry.Generation // 0 if not known
+	Generation expiry.Generation // 0 if unknown
 	Ack        geocache.AckLevel
-	Confirmed  []string      // the regions that have it, as its caller was told
-	Life       time.Duration // the most a value set may live
+	Confirmed  []string      // the regions that have it, according to the caller's receipt
+	Life       time.Duration // the longest that a value that was set may live
 
-	// Version is what the origin had of the key at least when a write had ended, see
-	// testcluster.Origin.Put; 0 if the write has nothing to do with that.
+	// Version is which version of the key the origin had at least when a write had ended (see
+	// testcluster.Origin.Put); 0 if the write does not concern the origin.
 	Version int
 
 	// Attempts are the calls of an Update's function.
 	Attempts []Attempt
 }
 
-// An Attempt is a call of an Update's function.
+// An Attempt is one call of an Update's function.
 type Attempt struct {
-	Had        bool // there was a value
+	Had        bool // the function was given a value
 	Base       testcluster.Value
-	By         string // of the value returned
+	By         string // of the value that it returned
 	Begin, End time.Duration
 }
 
@@ -131,7 +134,7 @@ func (o *Op) isWrite() bool {
 // of reports whether o concerns the key.
 func (o *Op) of(key string) bool { return o.Kind == Clear || o.Key == key }
 
-// after reports whether o began when p had ended.
+// after reports whether o began after p had ended.
 func (o *Op) after(p *Op) bool { return o.Begin > p.End }
 
 func (o *Op) String() string {
@@ -165,35 +168,36 @@ func (o *Op) String() string {
 // A History is the record of a run.
 type History struct {
 	Config Config
-	Start  time.Time // of all times
+	Start  time.Time // times count from here
 	Ops    []*Op     // in no particular order
 	Faults []*Fault
-	Nodes  Nodes // by region: all that there ever were
+	Nodes  Nodes // by region: all nodes that ever were
 
-	// Healed is when all was well again, everybody could reach everybody, and the
-	// time had passed that promise 4 allows. There are no writes after
-	// it. In the last round, from Last on, every node reads every key.
+	// Healed is when all was well again, all nodes could reach each other, and the time that
+	// promise 4 allows had passed. There are no writes after it. In the last round, which begins at
+	// Last, every node reads every key.
 	Healed, Last time.Duration
 
 	// Loads are all calls of getters.
 	Loads []testcluster.Load
-	// Truth is what the origin had of each key.
+	// Truth has the versions of each key that the origin had.
 	Truth map[string][]testcluster.Version
 
-	// Mangled is how many messages were lost, duplicated and delayed.
+	// Mangled counts the messages that were lost, duplicated and delayed.
 	Mangled [3]int64
 	Log     string // of the nodes
 
-	keys       map[string][]*Op // see byKey
-	sets       map[string]*Op   // by what they set
-	attempts   map[string]*Op   // Updates, by each value that their functions have returned
-	separating []*Fault         // Faults, and Alone where a node was started while the directory was out
+	// by key: the operations that concern it, Clears included, in order of their beginnings
+	keys       map[string][]*Op
+	sets       map[string]*Op // by the value that they set
+	attempts   map[string]*Op // Updates by each value that their functions returned
+	separating []*Fault       // Faults, plus Alone where a node was started while the directory was down
 }
 
-// joinWait is how long a start may have taken: the default of geocache.WithJoinWait and some.
+// joinWait is how long starting a node may take: the default of geocache.WithJoinWait, plus some.
 const joinWait = 6 * time.Second
 
-// index prepares h for being checked.
+// index prepares h for the checks.
 func (h *History) index() {
 	h.sets, h.attempts = make(map[string]*Op), make(map[string]*Op)
 	for _, o := range h.Ops {
@@ -215,23 +219,37 @@ func (h *History) index() {
 	h.separating = slices.Clone(h.Faults)
 	for _, start := range h.Faults {
 		for _, out := range h.Faults {
-			if start.Kind == Down && out.Kind == Directory && start.To != forEver && out.overlaps(start.To-joinWait, start.To) {
-				h.separating = append(h.separating, &Fault{Kind: Alone, A: start.A, From: start.To - joinWait, To: out.To})
+			if start.Kind == Down && out.Kind == Directory && start.To != forEver &&
+				out.overlaps(start.To-joinWait, start.To) {
+				h.separating = append(h.separating,
+					&Fault{Kind: Alone, A: start.A, From: start.To - joinWait, To: out.To})
 			}
 		}
 	}
 	slices.SortFunc(h.Ops, func(a, b *Op) int { return int(a.Begin - b.Begin) })
-	h.keys = h.indexKeys()
+	h.keys = make(map[string][]*Op)
+	for _, o := range h.Ops {
+		if o.Key != "" && (o.isRead() || o.isWrite()) {
+			h.keys[o.Key] = nil
+		}
+	}
+	for _, o := range h.Ops {
+		for key := range h.keys {
+			if (o.isRead() || o.isWrite()) && o.of(key) {
+				h.keys[key] = append(h.keys[key], o)
+			}
+		}
+	}
 }
 
-// begun returns when the load or write began that made what r has read.
+// begun returns when the load or write began that r has read.
 func (h *History) begun(r *Op) time.Duration { return r.Value.Begun.Sub(h.Start) }
 
-// A Violation is a promise that was not kept.
+// A Violation is a promise that was broken.
 type Violation struct {
 	Promise string
 	What    string
-	Ops     []*Op // that show it
+	Ops     []*Op // the operations that show it
 }
 
 func (v Violation) String() string {
@@ -243,7 +261,7 @@ func (v Violation) String() string {
 	return b.String()
 }
 
-// Summary says in a few words what the history had in it.
+// Summary describes the history in a few words.
 func (h *History) Summary() string {
 	kinds, outcomes := map[Kind]int{}, map[Outcome]int{}
 	for _, o := range h.Ops {
@@ -253,6 +271,7 @@ func (h *History) Summary() string {
 		}
 	}
 	c := h.Coverage()[Writes]
-	return fmt.Sprintf("%d faults, messages lost %d, duplicated %d, delayed %d; ops %v, writes %v; reads checked %d, excused %d",
+	return fmt.Sprintf("%d faults, messages lost %d, duplicated %d, delayed %d; ops %v, writes %v; "+
+		"reads checked %d, excused %d",
 		len(h.Faults), h.Mangled[0], h.Mangled[1], h.Mangled[2], kinds, outcomes, c.Checked, c.Excused)
 }

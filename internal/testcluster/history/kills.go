@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// This file is owners that are killed while they carry out a write.
+// This file is about owners that are killed while they execute a write.
 
-// shapeKills has few keys, which are read and then set by many.
+// shapeKills has few keys, which many callers read and then set.
 func shapeKills(c *Config, random *rand.Rand) {
 	quiet(c, 10*time.Second)
 	c.Regions = choose(random, []string{"eu"}, []string{"eu"}, []string{"eu", "us"})
@@ -23,8 +23,8 @@ func shapeKills(c *Config, random *rand.Rand) {
 	}
 }
 
-// kills kills the owner of a key now and then, a moment after somebody else has begun to set it. It is
-// back at once or after a while, and another one may be killed before.
+// kills kills the owner of a key now and then, shortly after another node has begun to set it. The
+// owner returns at once or after a while. Another one may be killed before that.
 func (r *runner) kills() {
 	random := source(r.config.Seed, "kills")
 	var down sync.WaitGroup
@@ -37,7 +37,8 @@ func (r *runner) kills() {
 		}
 		random.Shuffle(len(serving), func(i, j int) { serving[i], serving[j] = serving[j], serving[i] })
 		for _, owner := range serving {
-			after, back := upTo(random, 6*max(r.config.Latency, 2*time.Millisecond)), choose(random, 0, time.Second, upTo(random, 4*time.Second))
+			after := upTo(random, 6*max(r.config.Latency, 2*time.Millisecond))
+			back := choose(random, 0, time.Second, upTo(random, 4*time.Second))
 			key, begins := r.sets.wait(func(l *life, key string) bool {
 				return l.region == region && l.node != owner && l.group.Locate(key)[0].Owner.ID == owner.Name
 			})
@@ -57,14 +58,14 @@ func (r *runner) kills() {
 	}
 }
 
-// A watch tells one who waits of Sets that begin.
+// A watch tells one waiter of Sets that begin.
 type watch struct {
 	mu     sync.Mutex
 	wanted func(l *life, key string) bool // nil if nobody waits
 	begins chan struct{}
 }
 
-// wait returns a channel that is closed when a Set begins that is wanted.
+// wait returns a channel that is closed when a Set begins that wanted accepts. stop ends the wait.
 func (w *watch) wait(wanted func(l *life, key string) bool) (stop func(), begins <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -72,7 +73,7 @@ func (w *watch) wait(wanted func(l *life, key string) bool) (stop func(), begins
 	return func() { w.mu.Lock(); defer w.mu.Unlock(); w.wanted = nil }, w.begins
 }
 
-// tell tells of a Set.
+// notify tells the waiter of a Set.
 func (w *watch) notify(l *life, key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -9,21 +9,22 @@ import (
 	"github.com/geocache/geocache/internal/testcluster/network/mangle"
 )
 
-// none is a mangler's rest.
+// none ends the mangling.
 var none mangle.Rates
 
-// mostNodes is up to how many nodes a region grows, unless it begins with so many.
+// mostNodes is how many nodes a region grows to, unless it begins with more.
 const mostNodes = 4
 
-// A lane makes the faults of one region, one after the other. So at any time a node is up, and
+// A lane makes the faults of one region, one after the other. So at any time a node is up and,
 // unless the faults are rash, one that has been told what the region has acknowledged: a region
-// that loses all who know of a write loses the write, which nobody promised otherwise. The faults of regions, and those between them, overlap as they like.
+// that loses all nodes that know of a write loses the write, and nothing else was promised. The
+// faults of different regions, and those between regions, overlap as they like.
 type lane struct {
 	*runner
 	region  string
-	nodes   []*testcluster.Node // that serve
+	nodes   []*testcluster.Node // the nodes that serve
 	random  *rand.Rand
-	lastEnd time.Duration // when the last fault was
+	lastEnd time.Duration // when the last fault ended
 }
 
 func (l *lane) run() {
@@ -36,7 +37,7 @@ func (l *lane) run() {
 		case x < 20:
 			l.restart(false, n)
 		case x < 30 && len(l.nodes) > 2:
-			l.restart(false, n, others[0]) // the owner of something and its successor, perhaps
+			l.restart(false, n, others[0]) // perhaps an owner and its successor
 		case x < 40:
 			l.restart(true, n)
 		case x < 45 && len(l.nodes) > 2:
@@ -52,10 +53,10 @@ func (l *lane) run() {
 		case x < 85:
 			l.cut(5*time.Second, l.c.Net.CutOneWay, []*testcluster.Node{n}, others[:min(1, len(others))])
 		case x < 95:
-			k := l.random.IntN(len(others)) // with n alone, or with some others
+			k := l.random.IntN(len(others)) // n alone, or with some others
 			l.cut(8*time.Second, l.c.Net.Cut, append(others[:k:k], n), others[k:])
 		default:
-			for range 5 { // it flaps
+			for range 5 { // the link flaps
 				l.cut(500*time.Millisecond, l.c.Net.Cut, []*testcluster.Node{n}, others)
 				l.pause(300 * time.Millisecond)
 			}
@@ -64,7 +65,7 @@ func (l *lane) run() {
 	}
 }
 
-// pauseFor waits. It reports false if faults are over.
+// pauseFor waits for d. It reports false if faults must end.
 func (r *runner) pauseFor(d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -74,18 +75,18 @@ func (r *runner) pauseFor(d time.Duration) bool {
 	}
 }
 
-// pause waits for a while of the mean.
+// pause waits for a random time with this mean. It reports false if faults must end.
 func (l *lane) pause(mean time.Duration) bool {
 	return l.pauseFor(time.Duration(l.random.ExpFloat64() * float64(mean)))
 }
 
-// catchUp waits until all know what the region does, so that one of them can go.
-// It reports false if faults are over.
+// catchUp waits until all nodes know what the region knows, so that one of them can go. It reports
+// false if faults must end.
 func (l *lane) catchUp() bool {
 	return l.config.Rash || l.pauseFor(l.lastEnd+recovery+2*time.Second-l.now())
 }
 
-// restart stops nodes, at the same time, and starts each after a while.
+// restart stops the nodes at the same time, and starts each again after a while.
 func (l *lane) restart(leave bool, nodes ...*testcluster.Node) {
 	if !l.catchUp() {
 		return
@@ -98,7 +99,7 @@ func (l *lane) restart(leave bool, nodes ...*testcluster.Node) {
 	all.Wait()
 }
 
-// leave has the i-th node leave for ever.
+// leave makes the i-th node leave for good.
 func (l *lane) leave(i int) {
 	if l.catchUp() {
 		l.stop(l.nodes[i], true)
@@ -111,7 +112,7 @@ func (l *lane) join() {
 	l.nodes = append(l.nodes, l.runner.join(l.region))
 }
 
-// step sets a node's wall clock. What has passed by it seems to have passed, so leases may lapse, and
+// step sets a node's wall clock. By that clock time may seem to have passed, so that leases and
 // values expire early.
 func (l *lane) step(n *testcluster.Node) {
 	offset := l.offset(n.Name)
@@ -120,7 +121,7 @@ func (l *lane) step(n *testcluster.Node) {
 	endFault()
 }
 
-// cut cuts every node of some off from every one of others, for a while.
+// cut cuts each node of some off from each one of others, for a while.
 func (l *lane) cut(most time.Duration, cut func(a, b string), some, others []*testcluster.Node) {
 	var endFault []func()
 	for _, a := range some {
@@ -140,7 +141,7 @@ func (l *lane) cut(most time.Duration, cut func(a, b string), some, others []*te
 	}
 }
 
-// upTo returns a time up to most, more often a short one.
+// upTo returns a random duration up to most, more often a short one.
 func (l *lane) upTo(most time.Duration) time.Duration {
 	return time.Duration(l.random.Float64() * l.random.Float64() * float64(most))
 }
@@ -184,9 +185,9 @@ func (r *runner) directoryFault(which int, d time.Duration) {
 	}
 	r.pauseFor(d)
 	r.c.Directory.Restore()
-	time.Sleep(directoryRetry) // some ask again only then
+	time.Sleep(directoryRetry) // some nodes ask again only then
 	endFault()
 }
 
-// directoryRetry is how long nodes take to ask again, or to announce themselves again.
+// directoryRetry is how long nodes take to ask the directory again, or to register again.
 const directoryRetry = 6 * time.Second

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// This file is regions that are cut off from each other for longer than some of what is remembered
-// of their writes lasts.
+// This file is about regions that are cut off from each other for longer than they remember some of
+// their writes.
 
 // shapeLongCut has values that are loaded before the cut and may live until after it.
 func shapeLongCut(c *Config, random *rand.Rand) {
@@ -19,23 +19,24 @@ func shapeLongCut(c *Config, random *rand.Rand) {
 	c.RefreshAhead, c.Revalidate = 0, 0
 	c.TTL, c.LoadTimeout = 2*time.Minute+upTo(random, 80*time.Second), 10*time.Second
 	c.Cut = time.Duration((0.65 + random.Float64()*0.25) * float64(c.TTL))
-	if random.IntN(3) == 0 { // all is forgotten
+	if random.IntN(3) == 0 { // everything is forgotten
 		c.TTL, c.LoadTimeout = 4*time.Second+upTo(random, 16*time.Second), 2*time.Second
 		c.Cut = time.Duration((0.7 + random.Float64()) * float64(c.TTL))
 	}
 	c.Length = c.Cut + 4*time.Second
 }
 
-// longCut cuts a region off, and while that writes, nodes take keys over from others, which die.
+// longCut cuts the regions off from each other. While one of them writes, nodes take over keys from
+// others, which then die.
 func (r *runner) longCut() {
 	random := source(r.config.Seed, "long cut")
-	if !r.pauseFor(2 * time.Second) { // all is loaded
+	if !r.pauseFor(2 * time.Second) { // everything is loaded
 		return
 	}
 	end := time.After(r.config.Cut)
 	endFault := r.beginFault(&Fault{Kind: World, A: "eu", B: "us"})
 	r.c.Net.Cut("eu", "us")
-	r.pauseFor(upTo(random, 2*time.Second)) // writes
+	r.pauseFor(upTo(random, 2*time.Second)) // time for writes
 	r.calm.Store(true)
 	for range 1 + random.IntN(2) {
 		old := r.serving("eu")

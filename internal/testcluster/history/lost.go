@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// This file is who knows of a write. If all who do go down before anybody else can have learned of it,
-// it is lost, and nobody has promised otherwise.
+// This file decides who knows of a write. If all nodes that know of it go down before any other can
+// have learned of it, the write is lost, and nothing else was promised.
 
-// lost reports whether there was a time, from the end of w until the given one, at which nobody
-// was up who surely knew of w.
+// lost reports whether there was a time, between the end of w and until, at which no node was up
+// that surely knew of w.
 func (h *History) lost(w *Op, until time.Duration) bool {
-	since := make(map[string]time.Duration) // from when on a node surely knows
+	since := make(map[string]time.Duration) // since when a node surely knows of w
 	for region, nodes := range h.Nodes {
 		for _, n := range nodes {
 			if w.covers(region) && h.informed(n, region, w) && !h.wasUnlisted(n, w.Begin, w.End) {
@@ -19,7 +19,7 @@ func (h *History) lost(w *Op, until time.Duration) bool {
 			}
 		}
 	}
-	if len(since) == 0 { // told to its owner, which is not known
+	if len(since) == 0 { // only its owner was told, which is unknown
 		return true
 	}
 	for _, now := range h.changes(w.End, until) {
@@ -36,7 +36,7 @@ func (h *History) lost(w *Op, until time.Duration) bool {
 	return false
 }
 
-// turns returns the times at which somebody may have gone, or learned something.
+// changes returns the times at which a node may have gone down, or learned something.
 func (h *History) changes(from, to time.Duration) (at []time.Duration) {
 	for _, f := range h.Faults {
 		for _, t := range []time.Duration{f.From, f.To, f.To + recovery + 1} {
@@ -50,7 +50,7 @@ func (h *History) changes(from, to time.Duration) (at []time.Duration) {
 	return at
 }
 
-// learn adds who has had the time to learn of it from one who has known it.
+// learn adds the nodes that have had the time to learn of the write from one that has known of it.
 func (h *History) learn(since map[string]time.Duration, now time.Duration) {
 	from := now - recovery
 	for region, nodes := range h.Nodes {
@@ -59,7 +59,8 @@ func (h *History) learn(since map[string]time.Duration, now time.Duration) {
 				continue
 			}
 			for k, known := range since {
-				if of := h.Nodes.regionOf(k); known <= from && !h.disturbed(k, of, from, now) && !h.regionsSeparated(of, region, from, now) {
+				of := h.Nodes.regionOf(k)
+				if known <= from && !h.disturbed(k, of, from, now) && !h.regionsSeparated(of, region, from, now) {
 					since[n] = now
 					break
 				}
@@ -80,13 +81,14 @@ func (ns Nodes) regionOf(node string) string {
 	return ""
 }
 
-// farApart reports whether two regions could not talk at some time, or some nodes of one did not
-// know of the other.
+// regionsSeparated reports whether two regions could not talk at some time, or some nodes of one
+// did not know of the other.
 func (h *History) regionsSeparated(a, b string, from, to time.Duration) bool {
 	if a == b {
 		return false
 	}
 	return slices.ContainsFunc(h.Faults, func(f *Fault) bool {
-		return (f.Kind == World || f.Kind == Unaware) && f.overlaps(from, to) && (f.A == a && f.B == b || f.A == b && f.B == a)
+		return (f.Kind == World || f.Kind == Unaware) && f.overlaps(from, to) &&
+			(f.A == a && f.B == b || f.A == b && f.B == a)
 	})
 }

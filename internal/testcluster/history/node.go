@@ -12,9 +12,9 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// This file is what may happen to one node, whoever plans it.
+// This file has what may happen to one node.
 
-// stop stops a node: it leaves, or it crashes.
+// stop stops a node. It closes its cache first, or crashes.
 func (r *runner) stop(n *testcluster.Node, leaves bool) (endFault func()) {
 	endFault = r.beginFault(&Fault{Kind: Down, A: n.Name})
 	r.mu.Lock()
@@ -23,7 +23,7 @@ func (r *runner) stop(n *testcluster.Node, leaves bool) (endFault func()) {
 	r.mu.Unlock()
 	close(was.leaving)
 	if leaves {
-		_ = was.cache.Close() // it may not be able to take its leave of all
+		_ = was.cache.Close() // it may not be able to say goodbye to all others
 	}
 	was.kill()
 	n.Crash()
@@ -31,7 +31,7 @@ func (r *runner) stop(n *testcluster.Node, leaves bool) (endFault func()) {
 	return endFault
 }
 
-// restart stops a node and starts it after a while, with other options if there are any.
+// restart stops a node, and starts it again after a while, with other options if there are any.
 func (r *runner) restart(n *testcluster.Node, leaves bool, down time.Duration, opts ...geocache.Option) {
 	offset := r.offset(n.Name)
 	r.snapshot(n)
@@ -43,7 +43,7 @@ func (r *runner) restart(n *testcluster.Node, leaves bool, down time.Duration, o
 	r.begin(n)
 }
 
-// join adds a node to a region, which may be new.
+// join adds a node to a region, which may be a new one.
 func (r *runner) join(region string, opts ...geocache.Option) *testcluster.Node {
 	r.mu.Lock()
 	f := &Fault{Kind: Down, A: fmt.Sprintf("%s-%d", region, len(r.history.Nodes[region])+1), New: true}
@@ -56,7 +56,7 @@ func (r *runner) join(region string, opts ...geocache.Option) *testcluster.Node 
 	return n
 }
 
-// serving returns the nodes of the regions, or of all, that serve, by name.
+// serving returns the serving nodes of the regions, or of all if none is given, sorted by name.
 func (r *runner) serving(regions ...string) (nodes []*testcluster.Node) {
 	for _, l := range r.living() {
 		if len(regions) == 0 || slices.Contains(regions, l.region) {
@@ -66,15 +66,16 @@ func (r *runner) serving(regions ...string) (nodes []*testcluster.Node) {
 	return nodes
 }
 
-// any returns one of the nodes.
+// pick returns one of the elements.
 func pick[T any](random *rand.Rand, of []T) T { return of[random.IntN(len(of))] }
 
-// upTo returns a time up to most.
+// upTo returns a random duration up to most.
 func upTo(random *rand.Rand, most time.Duration) time.Duration {
 	return time.Duration(random.Float64() * float64(most))
 }
 
-// snapshot keeps a snapshot of the node, if it has none or by chance. So what is restored may be old.
+// snapshot takes a snapshot of the node if there is none yet, and sometimes a new one. So what is
+// restored may be old.
 func (r *runner) snapshot(n *testcluster.Node) {
 	r.mu.Lock()
 	has := r.snapshots[n.Name] != nil
@@ -90,28 +91,29 @@ func (r *runner) snapshot(n *testcluster.Node) {
 	}
 }
 
-// restore gives a node that has been started the snapshot that there is of its former life.
+// restore restores the snapshot of its former life, if there is one, on a node that has been
+// started.
 func (r *runner) restore(n *testcluster.Node) {
 	r.mu.Lock()
 	b := r.snapshots[n.Name]
 	r.mu.Unlock()
 	if b != nil {
-		_, _ = n.Group.Restore(bytes.NewReader(b)) // what cannot be taken in is not
+		_, _ = n.Group.Restore(bytes.NewReader(b)) // what cannot be restored is left out
 	}
 }
 
-// oddRemoval removes what few have, by names that look like something else.
+// oddRemoval removes a prefix or a tag with an odd name, which few entries have.
 func (r *runner) oddRemoval(random *rand.Rand, n *testcluster.Node) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if name := choose(random, oddNames...); random.IntN(2) == 0 {
-		_ = n.Group.RemovePrefix(ctx, name) // whether that is known does not matter: what is gone is loaded
+		_ = n.Group.RemovePrefix(ctx, name) // it does not matter who learns of it: what is removed is loaded again
 	} else {
 		_ = n.Group.RemoveTag(ctx, name)
 	}
 }
 
-// pauses stops a node for a while, as SIGSTOP does: its callers and its clock too.
+// pauses stops a node for a while, as SIGSTOP does, with its callers and its clock.
 func (r *runner) pauses(n *testcluster.Node, d time.Duration) {
 	r.mu.Lock()
 	was := r.lives[n.Name]

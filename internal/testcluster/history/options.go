@@ -9,34 +9,34 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// Options are those of the group that only histories about them have, and what they are about.
+// Options are the options of the group and of nodes that only histories about options set.
 type Options struct {
 	Writing      Writing
 	StaleIfError time.Duration
-	NegativeTTL  time.Duration // some keys are absent at first if it is not 0
+	NegativeTTL  time.Duration // if it is not 0, some keys are absent at first
 	OriginRegion string
-	ReplicaLag   time.Duration // of all origins but that of Home
+	ReplicaLag   time.Duration // how far all origins but that of Home lag
 	Policy       geocache.Policy
 	MaxBytes     int64 // 0 is the default
-	OddNames     bool  // keys and tags look like what the cache uses itself
-	Snapshots    bool  // a node that is started again restores one
-	Floors       int   // the most that a node has of a group; 0 is the default
-	Outbox       int64 // the bytes that wait for a region; 0 is the default
-	Outages      bool  // the origin is out now and then
+	OddNames     bool  // keys and tags look like the cache's internal ones
+	Snapshots    bool  // restarted nodes restore one
+	Floors       int   // how many a node keeps of a group; 0 is the default
+	Outbox       int64 // how many bytes may wait for a region; 0 is the default
+	Outages      bool  // the origin is down now and then
 }
 
 // Writing is how writes get to the origin.
 type Writing string
 
-// The ways.
+// The ways to write.
 const (
-	Never   Writing = ""        // the cache alone has what is set
-	Through Writing = "through" // before the cache has it
-	Behind  Writing = "behind"  // after that
-	Beside  Writing = "beside"  // callers write to the origin, and then remove what is in the cache
+	Never   Writing = ""        // only the cache has what is set
+	Through Writing = "through" // before the cache has the write
+	Behind  Writing = "behind"  // after the cache has the write
+	Beside  Writing = "beside"  // callers write to the origin, and then remove the key from the cache
 )
 
-// shapeOptions draws a group's options.
+// shapeOptions draws the group's options.
 func shapeOptions(c *Config, random *rand.Rand) {
 	quiet(c, 12*time.Second)
 	c.Regions = choose(random, []string{"eu"}, []string{"eu", "us"}, []string{"eu", "us"})
@@ -79,7 +79,7 @@ func shapeOptions(c *Config, random *rand.Rand) {
 	}
 }
 
-// groupOptions returns the options of the group that c asks for.
+// groupOptions returns the options of the group.
 func groupOptions(c *Config) []geocache.GroupOption {
 	opts := []geocache.GroupOption{
 		geocache.WithRefreshAhead(c.RefreshAhead),
@@ -103,10 +103,11 @@ func groupOptions(c *Config) []geocache.GroupOption {
 	return opts
 }
 
-// SmallMemory is the option of a node that remembers little of writes, for who may not name it.
+// SmallMemory returns the option of nodes that remember little of writes. The tests of package
+// geocache set it: the option is exported to them alone.
 var SmallMemory func(floors int, outbox int64) geocache.Option
 
-// cacheOptions returns the options of the nodes that c asks for.
+// cacheOptions returns the options of the nodes.
 func cacheOptions(c *Config) (opts []geocache.Option) {
 	if (c.Floors > 0 || c.Outbox > 0) && SmallMemory != nil {
 		opts = append(opts, SmallMemory(c.Floors, c.Outbox))
@@ -128,13 +129,13 @@ func (c *Config) keyOf(i int) string {
 	return fmt.Sprintf("key+%d", i) // no key is a prefix of another
 }
 
-// oddNames are names that might be taken for something else.
+// oddNames might be taken for something internal.
 var oddNames = []string{"\xff", "\x00", "\xfft", "\xffp", "\xff\xff", "\x00\x00", "tag of ", "\xfftorigin"}
 
 // isAbsent reports whether the origin has no value of the key at first.
 func (c *Config) isAbsent(key string) bool { return c.NegativeTTL > 0 && len(key)%2 == 0 }
 
-// optionFaults has the origin fail for all, and things removed that have odd names.
+// optionFaults makes the origin fail for all, and removes things with odd names.
 func (r *runner) optionFaults() {
 	random := source(r.config.Seed, "options")
 	for r.pauseFor(upTo(random, 3*time.Second)) {
@@ -144,7 +145,7 @@ func (r *runner) optionFaults() {
 			}
 		}
 		if r.config.Outages {
-			r.c.Origin.Behave(testcluster.Failing(fmt.Errorf("the origin is out")))
+			r.c.Origin.Behave(testcluster.Failing(fmt.Errorf("the origin is down")))
 			r.pauseFor(upTo(random, 3*time.Second))
 			r.c.Origin.Behave(r.origin())
 		}

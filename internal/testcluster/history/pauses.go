@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// This file is processes that stand still, and others that die meanwhile.
+// This file is about processes that pause, and others that die meanwhile.
 
 func shapePauses(c *Config, random *rand.Rand) {
 	quiet(c, 12*time.Second)
@@ -18,8 +18,8 @@ func shapePauses(c *Config, random *rand.Rand) {
 	c.OriginLag = choose(random, 10*time.Millisecond, 300*time.Millisecond)
 }
 
-// pauseFaults stops one or two nodes of a region at a time, some for less than a lease, and kills one now
-// and then while another one is stopped.
+// pauseFaults pauses one or two nodes of a region at a time, some for less than a lease, and now
+// and then kills another one meanwhile.
 func (r *runner) pauseFaults() {
 	random := source(r.config.Seed, "pauses")
 	for r.pauseFor(upTo(random, 2*time.Second)) {
@@ -27,7 +27,8 @@ func (r *runner) pauseFaults() {
 		random.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 		var all sync.WaitGroup
 		for _, n := range nodes[:1+random.IntN(2)] {
-			d, after := upTo(random, choose(random, time.Second, 3*time.Second, 8*time.Second)), upTo(random, time.Second)
+			d := upTo(random, choose(random, time.Second, 3*time.Second, 8*time.Second))
+			after := upTo(random, time.Second)
 			all.Go(func() {
 				r.pauseFor(after)
 				r.pauses(n, d)

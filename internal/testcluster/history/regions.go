@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// This file is a region that joins a cluster that runs, and may leave it again.
+// This file is about a region that joins a running cluster, and may leave it again.
 
 // newcomer is the region that joins.
 const newcomer = "sa"
 
-// shapeRegions has counters without a named home, and mostly without an origin: they
-// are where the regions are that somebody knows.
+// shapeRegions has counters without a named home region, and mostly without an origin: their homes
+// depend on which regions are known.
 func shapeRegions(c *Config, random *rand.Rand) {
 	quiet(c, 12*time.Second)
 	c.Regions = choose(random, []string{"eu"}, []string{"eu", "us"})
@@ -25,19 +25,21 @@ func shapeRegions(c *Config, random *rand.Rand) {
 	c.TTL = 10 * time.Minute
 	c.OriginLag = 10 * time.Millisecond
 	c.Home = ""
-	c.LookAside = true // of an origin the new home would get what it says
+	c.LookAside = true // otherwise the new home would load from the origin
 	c.Counters = 10
 	c.Counting, c.Writes, c.Keys = 0.3, 0.3, 12
 	c.WorldAcks = 0.5
 }
 
-// regionFaults has a region join. It may have been there before, and known nothing of the others
-// nor they of it: then it has values of its own.
+// regionFaults has a region join. It may have existed before, without knowing the others or being
+// known to them: then it has values of its own.
 func (r *runner) regionFaults() {
 	random := source(r.config.Seed, "regions")
 	d := r.c.Directory
 	hidden := r.config.Newcomer != ""
-	was := slices.DeleteFunc(slices.Clone(r.config.Regions), func(region string) bool { return region == newcomer })
+	was := slices.DeleteFunc(slices.Clone(r.config.Regions), func(region string) bool {
+		return region == newcomer
+	})
 	var unaware []func()
 	between := func(a, b string) { unaware = append(unaware, r.beginFault(&Fault{Kind: Unaware, A: a, B: b})) }
 	if hidden {
@@ -53,13 +55,13 @@ func (r *runner) regionFaults() {
 			between(region, newcomer)
 		}
 	}
-	// Each node of those that were there hears of it at a time of its own.
+	// Each node of the other regions learns of it at a time of its own.
 	late := r.serving(was...)
 	for _, n := range late {
 		d.Hide(n.Name, newcomer)
 	}
 	var hearing sync.WaitGroup
-	if random.IntN(3) > 0 { // writes wait for a node that is gone while the region comes
+	if random.IntN(3) > 0 { // writes wait for a dead node while the region joins
 		n := pick(random, late)
 		hearing.Go(func() { r.restart(n, false, 2*time.Second) })
 		r.pauseFor(upTo(random, 500*time.Millisecond))
@@ -86,7 +88,8 @@ func (r *runner) regionFaults() {
 	for _, endFault := range unaware {
 		endFault()
 	}
-	if leaving := source(r.config.Seed, "leaving"); leaving.IntN(4) == 0 && r.pauseFor(upTo(leaving, 4*time.Second)) {
+	leaving := source(r.config.Seed, "leaving")
+	if leaving.IntN(4) == 0 && r.pauseFor(upTo(leaving, 4*time.Second)) {
 		for _, n := range r.serving(newcomer) {
 			r.stop(n, leaving.IntN(2) == 0)
 		}

@@ -7,22 +7,24 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// Register checks that the writes of a key, and the reads that do not overlap with any, are linearizable:
-// they happened one after the other at some moment between call and return, as those of a
-// register that a Set or an Update sets, a Remove or a Clear empties, and a read that returns what was
-// loaded finds empty.
+// Register checks that the writes of a key, and the reads that do not overlap with any write, are
+// linearizable: they happened one after the other, each at some moment between call and return, on
+// a register that a Set or an Update sets, a Remove or a Clear empties, and that is empty for a
+// read that returns a loaded value.
 //
-// That holds in a cluster of one region in which nothing fails, for values that do not
-// expire, are not loaded ahead of that, and are not evicted. It does not hold
+// This holds in a cluster of one region without failures, for values that do not expire, are not
+// refreshed ahead, and are not evicted. It does not hold
 //
-//   - of reads that overlap with a write: one may return the old value after another one has returned
-//     the new, since the write is told to the nodes one by one. What they return is promise 3's and
-//     Values' concern;
-//   - across regions, which see a write a trip later;
-//   - of values that go by themselves: where the owner has loaded a key anew, a copy may still be the value set.
+//   - for reads that overlap with a write: one may return the old value after another has
+//     returned the new one, since nodes are told of the write one by one. What such reads return
+//     is checked by Region and Values;
+//   - across regions, which see a write one trip later;
+//   - for values that expire or are evicted: after the owner has loaded the key again, a copy may
+//     still have the value that was set.
 func (h *History) Register() (found []Violation) {
 	c := &h.Config
-	if len(c.Regions) > 1 || len(h.Faults) > 0 || c.TTL < 10*time.Minute || c.RefreshAhead > 0 || c.MaxBytes > 0 || c.Floors > 0 ||
+	if len(c.Regions) > 1 || len(h.Faults) > 0 || c.TTL < 10*time.Minute || c.RefreshAhead > 0 ||
+		c.MaxBytes > 0 || c.Floors > 0 ||
 		c.OddNames || c.Writing != Never || c.Mangle.Lose > 0 {
 		return nil
 	}
@@ -43,14 +45,15 @@ func (h *History) Register() (found []Violation) {
 			history = append(history, op)
 		}
 		if porcupine.CheckOperationsTimeout(register, history, 10*time.Second) == porcupine.Illegal {
-			found = append(found, Violation{"3 linearizable", "the writes and reads of " + key + " are not", ops[:min(len(ops), 50)]})
+			what := "the writes and reads of " + key + " are not"
+			found = append(found, Violation{"3 linearizable", what, ops[:min(len(ops), 50)]})
 		}
 	}
 	return found
 }
 
-// forRegister reports whether all values of the key live until the end, and all writes took effect when they
-// were asked for.
+// forRegister reports whether all values of the key live until the end, and all writes took effect
+// when they were called.
 func (h *History) forRegister(ops []*Op) bool {
 	for _, o := range ops {
 		if o.isWrite() && (o.Kind == Set && o.Life < h.Config.TTL || o.Outcome == Failed || len(o.Confirmed) == 0) {
@@ -60,7 +63,7 @@ func (h *History) forRegister(ops []*Op) bool {
 	return true
 }
 
-// overlapsWrite reports whether a write was under way at the time of r.
+// overlapsWrite reports whether a write was in progress during r.
 func overlapsWrite(ops []*Op, r *Op) bool {
 	for _, w := range ops {
 		if w.isWrite() && w.Begin <= r.End && w.End >= r.Begin {
@@ -70,7 +73,7 @@ func overlapsWrite(ops []*Op, r *Op) bool {
 	return false
 }
 
-// register is what a key has: the By of what was set, or "".
+// register is a key's state: the By of the value that was set, or "".
 var register = porcupine.Model{
 	Init: func() any { return "" },
 	Step: func(state, input, _ any) (bool, any) {

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	afterHeal = 3 * time.Second  // for how long callers go on when all is well
-	reunion   = 60 * time.Second // by when everybody must have found everybody again
-	settle    = 2 * time.Second  // from then on promise 4 holds
+	afterHeal = 3 * time.Second  // how long callers go on once all is well
+	reunion   = 60 * time.Second // within this time all nodes must have connected again
+	settle    = 2 * time.Second  // after this time promise 4 holds
 )
 
 // A runner makes one history.
@@ -24,23 +24,23 @@ type runner struct {
 	c      *testcluster.Cluster
 	config Config
 	start  time.Time
-	offset func(node string) time.Duration // of a clock
+	offset func(node string) time.Duration // of the node's clock
 
-	over  chan struct{}  // closed when faults are to end
-	done  chan struct{}  // closed when callers are to end
-	lanes sync.WaitGroup // what makes faults
-	sets  watch          // of Sets that begin
-	calm  atomic.Bool    // callers call seldom, and write nothing
+	over  chan struct{}  // closed when faults must end
+	done  chan struct{}  // closed when callers must stop
+	lanes sync.WaitGroup // the goroutines that make faults
+	sets  watch          // of beginning Sets
+	calm  atomic.Bool    // callers rarely call, and write nothing
 
 	mu      sync.Mutex // guards the following
 	history *History
-	lives   map[string]*life // by node, that serve
+	lives   map[string]*life // by node, of those that serve
 
-	begun     map[string]int    // lives, by node
+	begun     map[string]int    // the number of lives, by node
 	snapshots map[string][]byte // by node
 }
 
-// Run runs a cluster through the history of config.
+// Run runs a cluster through the history that config describes, and records it.
 func Run(t *testing.T, config Config) *History {
 	h := &History{Config: config, Nodes: make(map[string][]string)}
 	var drawing sync.Mutex
@@ -104,7 +104,7 @@ func Run(t *testing.T, config Config) *History {
 // now returns the time since the history began.
 func (r *runner) now() time.Duration { return r.c.Now().Sub(r.start) }
 
-// run lets it happen, heals everything, and has everybody read everything.
+// run lets the history happen, heals everything, and has every node read every key.
 func (r *runner) run() {
 	r.c.Origin.Absent(r.config.isAbsent)
 	r.c.Origin.Behave(r.origin())
@@ -119,7 +119,8 @@ func (r *runner) run() {
 			r.c.Net.SetLatency(region, region, r.config.Latency)
 		}
 		if r.config.NodeFaults > 0 && !(r.config.StableHome && region == r.config.Home) {
-			l := &lane{runner: r, region: region, nodes: seats[region], random: source(r.config.Seed, "faults in "+region)}
+			l := &lane{runner: r, region: region, nodes: seats[region],
+				random: source(r.config.Seed, "faults in "+region)}
 			r.lanes.Go(l.run)
 		}
 	}
@@ -153,7 +154,7 @@ func (r *runner) run() {
 	}
 }
 
-// living returns the lives of the nodes that serve, by name.
+// living returns the lives of the serving nodes, sorted by name.
 func (r *runner) living() (lives []*life) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -164,8 +165,8 @@ func (r *runner) living() (lives []*life) {
 	return lives
 }
 
-// reunite waits until all have a connection to all. That they get one is not
-// what is checked here, but nothing else can be if they do not.
+// reunite waits until all nodes are connected to all others. That they get there is not what is
+// checked, but nothing else can be checked if they do not.
 func (r *runner) reunite(lives []*life) {
 	for range reunion / (100 * time.Millisecond) {
 		apart := ""
@@ -185,7 +186,7 @@ func (r *runner) reunite(lives []*life) {
 		}
 		time.Sleep(100 * time.Millisecond)
 		if time.Since(r.start) > r.config.Length+afterHeal+reunion {
-			r.c.T.Errorf("long after everything has been healed, %s", apart)
+			r.c.T.Errorf("long after everything was healed, %s", apart)
 			return
 		}
 	}
@@ -208,8 +209,8 @@ func (r *runner) everybodyReads(lives []*life) {
 	all.Wait()
 }
 
-// origin returns how the origin behaves while there are faults: it is slow, at random, and
-// fails now and then.
+// origin returns how the origin behaves while there are faults: it is slow, at random, and fails
+// now and then.
 func (r *runner) origin() testcluster.Getter {
 	var drawing sync.Mutex
 	loads := make(map[string]int)
@@ -235,7 +236,7 @@ func (r *runner) record(o *Op) {
 	r.history.Ops = append(r.history.Ops, o)
 }
 
-// broken notes that something is broken from now on, until the result is called.
+// beginFault records that something is broken from now on, until end is called.
 func (r *runner) beginFault(f *Fault) (end func()) {
 	f.From, f.To = r.now(), forEver
 	r.mu.Lock()
@@ -249,7 +250,7 @@ func (r *runner) beginFault(f *Fault) (end func()) {
 	}
 }
 
-// begin begins a life of the node, which has just been started.
+// begin begins a life of a node that has just been started.
 func (r *runner) begin(n *testcluster.Node) *life {
 	l := &life{
 		runner:   r,
@@ -274,7 +275,7 @@ func (r *runner) begin(n *testcluster.Node) *life {
 	return l
 }
 
-// A life is a node's from its start to its end.
+// A life is a node from one start to the next end, with its callers.
 type life struct {
 	*runner
 	node         *testcluster.Node
@@ -284,8 +285,8 @@ type life struct {
 	counters     *geocache.Group[int]
 
 	callers sync.WaitGroup
-	leaving chan struct{} // closed when callers are to call no more
+	leaving chan struct{} // closed when its callers must stop
 	ctx     context.Context
-	kill    context.CancelFunc // ends all calls: the process has died
-	frozen  bool               // runner.mu guards it
+	kill    context.CancelFunc // ends all calls, because the process has died
+	frozen  bool               // guarded by runner.mu
 }

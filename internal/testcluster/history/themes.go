@@ -7,34 +7,34 @@ import (
 	"github.com/geocache/geocache"
 )
 
-// A Theme is what a history is about. One with a theme of its own is shorter and simpler than the
-// mixed ones, and what it is about happens all the time.
+// A Theme is what a history is about. Histories with a theme are shorter and simpler than the mixed
+// ones, and what they are about happens all the time.
 type Theme string
 
 // The themes.
 const (
 	Mixed       Theme = "mixed"       // a bit of everything
-	Weights     Theme = "weights"     // weights change, and some hear of it later
-	Regions     Theme = "regions"     // a region joins, and some hear of it later
-	Kills       Theme = "kills"       // owners die just after a write has begun
-	Updates     Theme = "updates"     // functions of Updates take their time, while values are removed
-	Optional    Theme = "options"     // the group has options that others have not
-	Pauses      Theme = "pauses"      // processes stand still
-	Directories Theme = "directories" // the directory says something else to each node
+	Weights     Theme = "weights"     // weights change, and some nodes learn of it late
+	Regions     Theme = "regions"     // a region joins, and some nodes learn of it late
+	Kills       Theme = "kills"       // owners die shortly after a write has begun
+	Updates     Theme = "updates"     // Updates take their time, while values are removed
+	Optional    Theme = "options"     // the group has options that other histories do not use
+	Pauses      Theme = "pauses"      // processes pause
+	Directories Theme = "directories" // the directory reports different things to each node
 	Steady      Theme = "steady"      // nothing fails
 	LongCut     Theme = "longcut"     // regions are cut off from each other for long, and lose nodes meanwhile
 )
 
-// A theme is how a Theme is made.
+// A theme says how histories of a Theme are made.
 type theme struct {
-	share  int                                // of all seeds, in no particular unit
-	shape  func(c *Config, random *rand.Rand) // what is different from the mixed ones
-	faults func(r *runner)                    // those of its own, beside those by the rates in Config
+	share  int                                // relative frequency among all seeds
+	shape  func(c *Config, random *rand.Rand) // changes the mixed Config
+	faults func(r *runner)                    // makes the theme's own faults, besides those that Config asks for
 }
 
 var themes map[Theme]theme
 
-func init() { // not in the declaration: that would be a cycle
+func init() { // in the declaration it would be an initialization cycle
 	themes = map[Theme]theme{
 		Mixed:       {4, nil, nil},
 		Weights:     {1, shapeWeights, (*runner).weightFaults},
@@ -49,7 +49,7 @@ func init() { // not in the declaration: that would be a cycle
 	}
 }
 
-// order is the themes in the order in which seeds are given to them.
+// order lists the themes in the order in which seeds are assigned to them.
 var order = []Theme{Mixed, Weights, Regions, Kills, Updates, Optional, Pauses, Directories, LongCut, Steady}
 
 // themeOf returns the theme of a seed.
@@ -67,18 +67,18 @@ func themeOf(seed uint64) Theme {
 	return Mixed
 }
 
-// quiet has a history with no faults but those of its theme.
+// quiet removes all faults but those of the theme.
 func quiet(c *Config, length time.Duration) {
 	c.NodeFaults, c.WorldFaults, c.StableHome = 0, 0, false
 	c.Mangle.Lose = 0
 	c.Length = length
 }
 
-// of returns one of the choices.
+// choose returns one of the choices.
 func choose[T any](random *rand.Rand, of ...T) T { return of[random.IntN(len(of))] }
 
-// shapeWeights has all count fast: two who count at the same time at different owners
-// lose one.
+// shapeWeights has all nodes count fast: if two count at the same time at different owners, one
+// count is lost.
 func shapeWeights(c *Config, random *rand.Rand) {
 	quiet(c, 8*time.Second)
 	c.Regions = choose(random, []string{"eu"}, []string{"eu"}, []string{"eu", "us"})
@@ -89,8 +89,8 @@ func shapeWeights(c *Config, random *rand.Rand) {
 	c.Counters = 2 + random.IntN(2)
 }
 
-// weightFaults changes the weight of one node after the other. Those who hear of
-// it later have another ring meanwhile.
+// weightFaults changes the weight of one node after the other. Nodes that learn of it late have a
+// different ring meanwhile.
 func (r *runner) weightFaults() {
 	random := source(r.config.Seed, "weights")
 	for r.pauseFor(500*time.Millisecond + upTo(random, time.Second)) {

@@ -9,9 +9,9 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// This file is Updates of values, whose functions take their time.
+// This file is about Updates of values, whose functions take their time.
 
-// shapeUpdates has many removals, few reads, and values that do not stay in memory for long when
+// shapeUpdates has many removals, few reads, and values that do not stay in memory for long once
 // they are removed.
 func shapeUpdates(c *Config, random *rand.Rand) {
 	quiet(c, 12*time.Second)
@@ -30,9 +30,9 @@ func shapeUpdates(c *Config, random *rand.Rand) {
 	}
 }
 
-// Atomicity checks that an Update that succeeded did not begin from a value that was dead by a write
-// which its home region had confirmed before the function returned. What is asked for
-// after that comes in between, as writes elsewhere may.
+// Atomicity checks that a successful Update did not begin from a value that was dead because of a
+// write that its home region had confirmed before the function returned. Later writes may come in
+// between, as may writes elsewhere.
 func (h *History) Atomicity() (found []Violation) {
 	for key, ops := range h.keys {
 		for _, u := range ops {
@@ -49,7 +49,8 @@ func (h *History) Atomicity() (found []Violation) {
 					continue
 				}
 				if why := h.olderValue(base, w); why != "" && !h.twoOwners(w.Begin, u.End) && !h.lost(w, u.End) {
-					found = append(found, Violation{"update", fmt.Sprintf("an Update of %s began from what was %s", key, why), []*Op{w, u}})
+					found = append(found,
+						Violation{"update", fmt.Sprintf("an Update of %s began from what was %s", key, why), []*Op{w, u}})
 					break
 				}
 			}
@@ -58,8 +59,8 @@ func (h *History) Atomicity() (found []Violation) {
 	return found
 }
 
-// baseOf returns the value that u has begun from, or that the first of those did who have gone
-// together with it. It is false if there was none.
+// baseOf returns the value that u began from, or, if it was executed together with other Updates,
+// that the first of them began from. It is false if there was no value.
 func (h *History) baseOf(u *Op) (testcluster.Value, bool) {
 	for a, tries := u.Attempts[len(u.Attempts)-1], 0; ; tries++ {
 		before := h.attempts[a.Base.By]

@@ -291,7 +291,7 @@ func TestHTTPOverTLS(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(1),
-			DNSNames:     []string{w.us.name},
+			DNSNames:     []string{w.us.Name()},
 			NotBefore:    time.Now().Add(-time.Hour),
 			NotAfter:     time.Now().Add(time.Hour),
 		}
@@ -303,7 +303,9 @@ func TestHTTPOverTLS(t *testing.T) {
 		roots.AddCert(cert)
 
 		body := bytes.Repeat([]byte("0123456789"), 100_000)
-		server := &http.Server{Handler: http.HandlerFunc(func(out http.ResponseWriter, _ *http.Request) { out.Write(body) })}
+		server := &http.Server{Handler: http.HandlerFunc(func(out http.ResponseWriter, _ *http.Request) {
+			out.Write(body)
+		})}
 		served := make(chan error)
 		go func() {
 			served <- server.Serve(tls.NewListener(w.listener, &tls.Config{

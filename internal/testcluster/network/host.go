@@ -58,6 +58,9 @@ func (n *Network) startLocked(name, zone string) *Host {
 // is reports whether the name stands for the host: its own or its zone's.
 func (h *Host) is(name string) bool { return h.name == name || h.zone == name }
 
+// Name returns the host's name.
+func (h *Host) Name() string { return h.name }
+
 // Addr returns the address at which the host listens: its name and port 7946.
 func (h *Host) Addr() string { return h.address(port) }
 

@@ -106,7 +106,7 @@ func TestRestart(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.Cut("eu", "us-1")
 		next := w.us.Restart()
-		require.Equal(t, []string{"us-1", "us"}, []string{next.name, next.zone})
+		require.Equal(t, []string{"us-1", "us"}, []string{next.Name(), next.zone})
 		require.Panics(t, func() { w.us.Restart() })
 		requireReadError(t, w.server, syscall.ECONNRESET, 0)
 		_, err := w.us.Dial(t.Context(), next.Addr())

@@ -34,7 +34,8 @@ type message struct {
 }
 
 func (m *Mangler) wrap(nc net.Conn) *conn {
-	return &conn{Conn: nc, out: m.stream(nc.LocalAddr(), nc.RemoteAddr()), in: m.stream(nc.RemoteAddr(), nc.LocalAddr())}
+	return &conn{Conn: nc, out: m.stream(nc.LocalAddr(), nc.RemoteAddr()),
+		in: m.stream(nc.RemoteAddr(), nc.LocalAddr())}
 }
 
 // Write accepts all of b, and sends the frames that are complete. If a delayed message cannot be

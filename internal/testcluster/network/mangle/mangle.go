@@ -61,7 +61,9 @@ func (m *Mangler) Counts() (lost, duplicated, delayed int64) {
 }
 
 // Dialer returns dial with its connections mangled.
-func (m *Mangler) Dialer(dial func(ctx context.Context, address string) (net.Conn, error)) func(ctx context.Context, address string) (net.Conn, error) {
+func (m *Mangler) Dialer(
+	dial func(ctx context.Context, address string) (net.Conn, error),
+) func(ctx context.Context, address string) (net.Conn, error) {
 	return func(ctx context.Context, address string) (net.Conn, error) {
 		nc, err := dial(ctx, address)
 		if err != nil {

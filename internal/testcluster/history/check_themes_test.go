@@ -2,7 +2,6 @@ package history
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -11,7 +10,8 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-// An update adds one call of its function, which is over when the Update is, and takes half a second.
+// update adds an Update with one call of its function, which ends when the Update does. The Update
+// takes half a second.
 func (b *book) update(at float64, node string, base *Op) *Op {
 	o := b.op(at, node, Update, base.Key)
 	o.Begin = seconds(at - 0.5)
@@ -21,53 +21,64 @@ func (b *book) update(at float64, node string, base *Op) *Op {
 	return o
 }
 
-// load adds a load.
-func (b *book) load(region, key string, from, to float64) {
-	b.h.Loads = append(b.h.Loads, testcluster.Load{Key: key, Region: region, Begun: b.h.Start.Add(seconds(from)), Ended: b.h.Start.Add(seconds(to)), OK: true})
+// load adds a load that succeeds.
+func (b *book) load(region, key string, from, to float64) *testcluster.Load {
+	begun, ended := b.h.Start.Add(seconds(from)), b.h.Start.Add(seconds(to))
+	load := testcluster.Load{Key: key, Region: region, Begun: begun, Ended: ended, OK: true}
+	b.h.Loads = append(b.h.Loads, load)
+	return &b.h.Loads[len(b.h.Loads)-1]
 }
 
-// setUp has the history be one of a register.
+// removedThenPut has the origin remove key after one second, and get it back after five.
+func (b *book) removedThenPut(key string) {
+	at := func(s float64) time.Time { return b.h.Start.Add(seconds(s)) }
+	b.h.Truth = map[string][]testcluster.Version{key: {{By: "", From: at(1)}, {By: "x", From: at(5)}}}
+}
+
+// setUp makes the history one that Register checks: one region, long lives.
 func (b *book) setUp(s *Op) *Op {
 	b.h.Config.Regions, b.h.Config.TTL = []string{"eu"}, time.Hour
 	s.Life = time.Hour
 	return s
 }
 
-// The same, for what was added later.
-func TestMoreChecks(t *testing.T) {
-	for _, test := range []checkTest{
-		// Confirmed.
-		{"3 read", "a region that was named has not heard", func(b *book) {
+func TestChecksOfConfirmedRegions(t *testing.T) {
+	runChecks(t, []checkTest{
+		{"3 read", "a region in the receipt does not have the write", func(b *book) {
 			s := b.set(1, "us-1", "k")
 			b.set(2, "eu-1", "k").Confirmed = []string{"eu", "us"}
 			b.read(3, "us-2", s)
 		}},
-		{"", "a region that was not named has not heard", func(b *book) {
+		{"", "a region that is not in the receipt does not have the write", func(b *book) {
 			s := b.set(1, "us-1", "k")
 			b.set(2, "eu-1", "k").Ack = geocache.AckWorld
 			b.read(3, "us-2", s)
 		}},
-		{"2 ", "a region was named although not all have heard", func(b *book) {
+		{"2 ", "a region is in the receipt although not all have the write", func(b *book) {
 			w := b.remove(2, "eu-1", "k")
 			w.Outcome, w.Confirmed = Unconfirmed, []string{"us"}
 			b.readLoad(3, "us-2", "k", 0)
 		}},
+	})
+}
 
-		// Causality.
+func TestCausalityChecks(t *testing.T) {
+	runChecks(t, []checkTest{
 		{"5 order", "a value comes back", func(b *book) {
 			s := b.set(1, "eu-1", "k")
-			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5))) // it was sent again
+			// it was retried
+			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.read(1.2, "eu-2", s)
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
-		{"", "a value comes that nobody had seen", func(b *book) {
+		{"", "a value appears that nobody had seen", func(b *book) {
 			s := b.set(1, "eu-1", "k")
 			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
-		{"", "a value comes that was seen after the write had begun", func(b *book) {
+		{"", "a value appears that was seen after the write had begun", func(b *book) {
 			s := b.set(1, "eu-1", "k")
 			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			w := b.set(2, "eu-2", "k")
@@ -75,14 +86,14 @@ func TestMoreChecks(t *testing.T) {
 			w.End = seconds(2.2)
 			b.read(6, "eu-3", s)
 		}},
-		{"", "a value comes that was seen elsewhere, by nobody the writer knows", func(b *book) {
+		{"", "a value comes that was seen in another region, where the writer did not see it", func(b *book) {
 			s := b.set(1, "us-1", "k")
 			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.read(1.2, "us-1", s)
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
-		{"", "who has seen it has been started anew before it wrote", func(b *book) {
+		{"", "the node that saw it was restarted before it wrote", func(b *book) {
 			s := b.set(1, "eu-1", "k")
 			s.End, s.Ack, s.Generation = seconds(5), geocache.AckWorld, expiry.At(b.h.Start.Add(seconds(5)))
 			b.read(1.2, "eu-2", s)
@@ -90,8 +101,11 @@ func TestMoreChecks(t *testing.T) {
 			b.set(2, "eu-2", "k")
 			b.read(6, "eu-3", s)
 		}},
+	})
+}
 
-		// Atomicity.
+func TestAtomicityChecks(t *testing.T) {
+	runChecks(t, []checkTest{
 		{"update: an Update", "of what was removed meanwhile", func(b *book) {
 			s := b.set(1, "eu-1", "k")
 			b.remove(3.8, "eu-2", "k")
@@ -122,14 +136,17 @@ func TestMoreChecks(t *testing.T) {
 			b.remove(3.8, "eu-2", "k")
 			b.update(4, "eu-1", s)
 		}},
-		{"", "on another one that went together with it", func(b *book) {
+		{"", "on another one that was executed together with it", func(b *book) {
 			first := b.update(4, "eu-1", b.set(2, "eu-1", "k"))
 			second := b.update(4, "eu-1", first)
 			second.Generation = first.Generation
-			b.set(3, "eu-1", "k").Confirmed = nil // not known to be before
+			b.set(3, "eu-1", "k").Confirmed = nil // not known to be before the Updates
 		}},
+	})
+}
 
-		// Who knows of a write.
+func TestChecksOfLostWrites(t *testing.T) {
+	runChecks(t, []checkTest{
 		{"", "a region is lost with a write", func(b *book) {
 			b.h.Config.TTL = time.Hour
 			b.remove(5, "us-1", "k")
@@ -161,8 +178,11 @@ func TestMoreChecks(t *testing.T) {
 			b.fault(Down, "us-2", "", 8, 30)
 			b.readLoad(1001, "eu-1", "k", 4)
 		}},
+	})
+}
 
-		// Who is not listed.
+func TestChecksOfUnlistedNodes(t *testing.T) {
+	runChecks(t, []checkTest{
 		{"2 ", "a node that is not listed", func(b *book) {
 			b.fault(Unlisted, "eu-2", "", 0, 30)
 			b.remove(15, "eu-2", "k")
@@ -173,9 +193,14 @@ func TestMoreChecks(t *testing.T) {
 			b.remove(15, "eu-1", "k")
 			b.readLoad(16, "eu-3", "k", 0)
 		}},
+	})
+}
 
-		// What it costs.
-		{"3 time", "a write takes a second for no reason", func(b *book) { b.set(1, "eu-1", "k").End = seconds(2) }},
+func TestChecksOfCosts(t *testing.T) {
+	runChecks(t, []checkTest{
+		{"3 time", "a write takes a second for no reason", func(b *book) {
+			b.set(1, "eu-1", "k").End = seconds(2)
+		}},
 		{"", "a write waits for a node that has died", func(b *book) {
 			b.fault(Down, "eu-3", "", 1, 30)
 			b.set(1, "eu-1", "k").End = seconds(3)
@@ -203,7 +228,7 @@ func TestMoreChecks(t *testing.T) {
 			b.remove(60, "eu-1", "k")
 			b.load("eu", "k", 61, 61.1)
 		}},
-		{"", "a value was loaded from a replica that may not have had a write", func(b *book) {
+		{"", "a value was loaded from a replica that may lack a write", func(b *book) {
 			b.h.Config.Home, b.h.Config.ReplicaLag = "eu", 2*time.Second
 			b.remove(10, "eu-1", "k")
 			b.load("us", "k", 13, 13.1)
@@ -222,7 +247,7 @@ func TestMoreChecks(t *testing.T) {
 		}},
 		{"", "a value is loaded for a region whose own load has failed", func(b *book) {
 			b.load("eu", "k", 1, 1.1)
-			b.h.Loads = append(b.h.Loads, testcluster.Load{Key: "k", Region: "us", Begun: b.h.Start.Add(seconds(1.5)), Ended: b.h.Start.Add(seconds(2))})
+			b.load("us", "k", 1.5, 2).OK = false
 			b.load("eu", "k", 2.1, 2.2)
 		}},
 		{"7 ", "a read fails for no reason", func(b *book) {
@@ -230,8 +255,8 @@ func TestMoreChecks(t *testing.T) {
 			r := b.op(1, "eu-1", Get, "k")
 			r.Outcome, r.Limit = Failed, 10*time.Second
 		}},
-		{"", "reads fail with the origin, in a hurry, or stopped", func(b *book) {
-			b.h.Loads = append(b.h.Loads, testcluster.Load{Key: "k", Region: "eu", Begun: b.h.Start.Add(seconds(1)), Ended: b.h.Start.Add(seconds(2))})
+		{"", "reads fail with the origin, with little time, or paused", func(b *book) {
+			b.load("eu", "k", 1, 2).OK = false
 			r := b.op(1.5, "eu-1", Get, "k")
 			r.Outcome, r.Limit = Failed, 10*time.Second
 			r = b.op(5, "eu-1", Get, "k")
@@ -240,8 +265,11 @@ func TestMoreChecks(t *testing.T) {
 			r = b.op(7, "eu-2", Get, "k")
 			r.Outcome, r.Limit = Failed, 10*time.Second
 		}},
+	})
+}
 
-		// What the origin has.
+func TestOriginChecks(t *testing.T) {
+	runChecks(t, []checkTest{
 		{"2 fencing: a read of", "an origin without the write is loaded after it", func(b *book) {
 			b.remove(5, "eu-1", "k").Version = 2
 			b.readLoad(6, "eu-2", "k", 5.5).Value.By = "load 1 in eu, version 1"
@@ -249,23 +277,26 @@ func TestMoreChecks(t *testing.T) {
 		{"", "an origin with the write is loaded after it", func(b *book) {
 			b.remove(5, "eu-1", "k").Version = 2
 			b.readLoad(6, "eu-2", "k", 5.5).Value.By = "load 1 in eu, version 3"
-			b.readLoad(6, "us-2", "k", 5.5).Value.By = "load 1 in us, version 1" // which has not confirmed
+			b.readLoad(6, "us-2", "k", 5.5).Value.By = "load 1 in us, version 1" // us has not confirmed the write
 		}},
-		{"2 fencing: a read of", "nothing is there, and was not since", func(b *book) {
-			b.h.Truth = map[string][]testcluster.Version{"k": {{By: "", From: b.h.Start.Add(seconds(1))}, {By: "x", From: b.h.Start.Add(seconds(5))}}}
+		{"2 fencing: a read of", "absent, in a version before the write", func(b *book) {
+			b.removedThenPut("k")
 			b.remove(5, "eu-1", "k").Version = 2
 			b.op(6, "eu-2", Get, "k").Outcome = NotFound
 		}},
-		{"2 fencing: a read of", "nothing is there, and has not been for long", func(b *book) {
-			b.h.Truth = map[string][]testcluster.Version{"k": {{By: "", From: b.h.Start.Add(seconds(1))}, {By: "x", From: b.h.Start.Add(seconds(5))}}}
+		{"2 fencing: a read of", "absent, long after it was put back", func(b *book) {
+			b.removedThenPut("k")
 			b.op(60, "eu-2", Get, "k").Outcome = NotFound
 		}},
-		{"", "nothing is there", func(b *book) {
-			b.h.Truth = map[string][]testcluster.Version{"k": {{By: "", From: b.h.Start.Add(seconds(1))}, {By: "x", From: b.h.Start.Add(seconds(5))}}}
+		{"", "absent, and so it was", func(b *book) {
+			b.removedThenPut("k")
 			b.op(4, "eu-2", Get, "k").Outcome = NotFound
 		}},
+	})
+}
 
-		// A register.
+func TestRegisterChecks(t *testing.T) {
+	runChecks(t, []checkTest{
 		{"3 linear", "a value that was loaded over is back", func(b *book) {
 			s := b.setUp(b.set(1, "eu-1", "k"))
 			b.readLoad(2, "eu-2", "k", 1.5)
@@ -276,18 +307,21 @@ func TestMoreChecks(t *testing.T) {
 			b.read(2, "eu-3", s)
 			b.remove(3, "eu-2", "k")
 			b.readLoad(3.05, "eu-2", "k", 3.04)
-			b.read(3.07, "eu-3", s) // while it is removed
+			b.read(3.07, "eu-3", s) // during the removal
 			b.readLoad(4, "eu-2", "k", 3.5)
 		}},
+	})
+}
 
-		// Counters.
-		{"update: several", "two get the same, wherever the home is", func(b *book) {
+func TestCounterChecks(t *testing.T) {
+	runChecks(t, []checkTest{
+		{"update: several", "two Increments return the same, wherever the home is", func(b *book) {
 			b.h.Config.StableHome, b.h.Config.Home = false, ""
 			b.increment(1, "eu-1", 1)
 			b.increment(1, "eu-2", 2)
 			b.increment(1, "us-1", 2)
 		}},
-		{"", "two get the same from two runs", func(b *book) {
+		{"", "two Increments return the same after the counter was lost", func(b *book) {
 			b.h.Config.StableHome = false
 			b.fault(Down, "eu-1", "", 2, 30)
 			b.fault(Down, "eu-2", "", 2, 30)
@@ -303,13 +337,11 @@ func TestMoreChecks(t *testing.T) {
 			b.increment(1, "us-1", 1)
 			b.count(30, "eu-1", 1)
 		}},
-		{"update: counter", "what was counted before a region came", func(b *book) {
+		{"update: counter", "a count from before a region joined is lost", func(b *book) {
 			b.h.Config.StableHome, b.h.Config.Home = false, ""
 			b.increment(1, "eu-1", 1)
 			b.fault(Unaware, "eu", "us", 10, 20)
 			b.increment(15, "us-1", 1)
 		}},
-	} {
-		t.Run(strings.TrimSpace(test.want)+": "+test.name, func(t *testing.T) { test.run(t) })
-	}
+	})
 }
