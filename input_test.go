@@ -77,11 +77,11 @@ func TestPortZeroIsTheOneBound(t *testing.T) {
 // would tell it.
 func TestAddressesNobodyCanDial(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	const wildcard, port = "a wildcard is no address that others can dial", "port must be a number from"
+	const wildcard, port = "other nodes cannot dial a wildcard address", "port must be a number from"
 	for address, why := range map[string]string{
 		":7946": wildcard, "0.0.0.0:7946": wildcard, "[::]:7946": wildcard, ":0": wildcard,
 		"host:99999": port, "host:": port, "host:http": port, "host:-1": port,
-		"host": "missing port", "[fe80::1%eth0]:1": "has a zone", "224.0.0.1:1": "is an address of many", "10.0.0.256:1": "neither an IP address nor a host name",
+		"host": "missing port", "[fe80::1%eth0]:1": "has a zone", "224.0.0.1:1": "is a multicast or broadcast address", "10.0.0.256:1": "neither an IP address nor a host name",
 	} {
 		_, err := geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithAdvertise(address))
 		requireMistakes(t, err, why)
@@ -98,7 +98,7 @@ func TestAddressesNobodyCanDial(t *testing.T) {
 
 	for address, why := range map[string]string{
 		"127.0.0.1:99999": "invalid port", "127.0.0.1:-1": "invalid port", "127.0.0.1:no-such-service": "unknown port",
-		"[::1%eth0]:0": "has a zone, which has a meaning on one machine only; name one by WithAdvertise",
+		"[::1%eth0]:0": "has a zone, which means something on one machine only; name one by WithAdvertise",
 	} {
 		_, err := geocache.Open(t.Context(), geocache.WithListen(address), geocache.WithPlaintext())
 		requireMistakes(t, err, why)
@@ -150,7 +150,7 @@ func TestNames(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	long, bad := strings.Repeat("x", 256), "eu\xff"
 	for _, name := range []string{long, bad} {
-		why := "a name of 256 bytes, at most 255 are allowed"
+		why := "the name is 256 bytes long, the limit is 255"
 		if name == bad {
 			why = "is not UTF-8"
 		}

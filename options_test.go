@@ -67,7 +67,7 @@ func TestOpenReportsEveryMistakeAtOnce(t *testing.T) {
 }
 
 func TestOpenChecksWhereItListens(t *testing.T) {
-	const wildcard, plaintext = "a wildcard is no address that others can dial", "beyond loopback use WithTLS"
+	const wildcard, plaintext = "other nodes cannot dial a wildcard address", "beyond loopback use WithTLS"
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
@@ -229,7 +229,7 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 			"the getter is a nil geocache.GetterFunc[string]",
 			"WithCodec: geocache_test.upsideDown[int] is not a Codec[string]",
 		}},
-		"long name":     {strings.Repeat("x", 256), ada, nil, []string{"a name of 256 bytes, at most 255 are allowed"}},
+		"long name":     {strings.Repeat("x", 256), ada, nil, []string{"the name is 256 bytes long, the limit is 255"}},
 		"long TTL":      {"g", ada, []geocache.GroupOption{geocache.WithTTL(math.MaxInt64)}, []string{"WithTTL("}},
 		"long negative": {"g", ada, []geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Hour)}, []string{"WithNegativeTTL(1h0m0s)"}},
 		"nil pointer":   {"g", (*table)(nil), nil, []string{"the getter is a nil *geocache_test.table"}},
@@ -264,6 +264,6 @@ func TestAListenerIsCheckedAsAnAddressIs(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Close()
 	_, err = geocache.Open(t.Context(), geocache.WithListener(l))
-	require.ErrorContains(t, err, "a wildcard is no address that others can dial")
+	require.ErrorContains(t, err, "other nodes cannot dial a wildcard address")
 	require.ErrorContains(t, err, "beyond loopback use WithTLS, or say WithPlaintext")
 }
