@@ -224,7 +224,7 @@ func TestAClockTooFarAheadIsRefusedAndNamed(t *testing.T) {
 		c.Node("eu-1").Restart(10 * time.Second)
 		c.Settle()
 		// 10 s less the way that the clock's reading travelled.
-		require.True(t, strings.Contains(c.Log(), `node=eu-1 region=eu reason=clock error="refused (clock): clock is 9.99975s ahead of ours, 500ms are allowed`), c.Log())
+		require.True(t, strings.Contains(c.Log(), `node=eu-1 region=eu reason=clock error="refused (clock): clock is 9.99975s ahead of ours, the limit is 500ms`), c.Log())
 		for _, key := range keys(100) {
 			require.NotEqual(t, "eu-1", c.Node("eu-2").Group.Locate(key)[0].Owner.ID)
 		}
@@ -247,7 +247,7 @@ func TestAgesDoNotDependOnWallClocks(t *testing.T) {
 		c.Settle()
 		c.Origin.Behave(testcluster.After(100 * time.Millisecond))
 		key := "ada" // one that lives as long as it may: no jitter hides a mistake
-		for i := 0; expiry.Life(time.Second, xxh3.HashString(key)) < 999*time.Millisecond; i++ {
+		for i := 0; expiry.JitterTTL(time.Second, xxh3.HashString(key)) < 999*time.Millisecond; i++ {
 			key = fmt.Sprint("ada-", i)
 		}
 		var wg sync.WaitGroup

@@ -119,7 +119,7 @@ func (f *freshness) passesOn(e *store.Entry, now expiry.Instant) bool {
 // at a Seq. exact is true if its age was measured on this node alone.
 func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Seq) bool {
 	ok := true
-	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
+	f.floors.Visit(e.Key(), e.Tags(), func(r expiry.RaisedFloor) bool {
 		if r.First >= known {
 			return true // no write of that name was known then
 		}
@@ -151,7 +151,7 @@ func (f *freshness) precedes(e *store.Entry, exact bool, at time.Duration) bool 
 // scopeRemoved reports whether e, an entry of the store, is in a tag or a prefix that was removed after
 // the entry came. As a rule none was, and comparing two numbers shows it.
 func (f *freshness) scopeRemoved(e *store.Entry) bool {
-	now := f.floors.Scoped()
+	now := f.floors.ScopeSeq()
 	return e.Seen(now) != now && f.scopeRemovedSince(e, now)
 }
 
@@ -169,7 +169,7 @@ func (f *freshness) scopeRemovedSince(e *store.Entry, now expiry.Seq) bool {
 // Seq, and was first raised before another.
 func (f *freshness) overtaken(e *store.Entry, from, to expiry.Seq) bool {
 	dead := false
-	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
+	f.floors.Visit(e.Key(), e.Tags(), func(r expiry.RaisedFloor) bool {
 		dead = r.Seq >= from && r.First < to && (e.Below(r.Floor) || f.maybeOlder(e, r.Floor))
 		return !dead
 	})
@@ -178,7 +178,7 @@ func (f *freshness) overtaken(e *store.Entry, from, to expiry.Seq) bool {
 
 // floorOf returns the highest floor that concerns e: its key's, its scopes' or the group's.
 func (f *freshness) floorOf(e *store.Entry) (floor expiry.Stamp) {
-	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
+	f.floors.Visit(e.Key(), e.Tags(), func(r expiry.RaisedFloor) bool {
 		floor = floor.Max(r.Floor)
 		return true
 	})
