@@ -68,7 +68,7 @@ func (g *Group) insert(e *store.Entry, dead func(*store.Entry) bool, admit func(
 	leased := func() bool { return e.Class() == store.Copy || !g.servesAsOwner(home, e.Key()) }
 	e.SetLeased(leased())
 	e.SetSeen(g.floors.ScopeSeq())
-	there := g.store.SetOver(e, dead, admit)
+	there := g.store.Set(e, dead, admit)
 	// The ring may have changed in between, and reclass have come before e was there.
 	for now := g.cache.topology().Home; now != home; now = g.cache.topology().Home {
 		home = now

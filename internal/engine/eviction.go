@@ -11,7 +11,7 @@ func (g *Group) evictions() (run func()) {
 		return nil
 	}
 	const what = "function of WithOnEvict"
-	ready, take := g.store.Leavers()
+	ready, take := g.store.Evictions()
 	tell := func() {
 		for l, ok := take(); ok; l, ok = take() {
 			_, _ = origin.Call(&g.guard, what, l.Key(), origin.NoValue(func() error {
@@ -41,7 +41,7 @@ func (g *Group) evictions() (run func()) {
 // warnOfUntold logs how many values there have been since it was last called that the function
 // of WithOnEvict was not called for. It is called by housekeep alone.
 func (g *Group) warnOfDropped() {
-	if n := g.store.Stats().Untold; n != g.reportedDropped {
+	if n := g.store.Stats().EvictDropped; n != g.reportedDropped {
 		g.cache.log.Warn("function of WithOnEvict is too slow, or hangs: values have left that it was not called for",
 			"group", g.name, "values", n-g.reportedDropped, "so far", n)
 		g.reportedDropped = n
