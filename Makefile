@@ -44,7 +44,7 @@ PLATFORMS := linux/386 linux/arm64 linux/s390x windows/amd64 darwin/arm64
 # What is run where an int has 32 bits, tests of much memory or time left out: numbers and bytes. There is no race
 # detector there.
 NARROW     := ./expiry ./internal/store ./consistenthash ./peers ./internal/message ./internal/valid ./internal/canonical ./internal/lossless
-NARROWSKIP := TestTable$$|TestTraces|TestTorture|TestTheShareFollows|TestLargeRing|TestBalance|TestMovement|TestModel$$
+NARROWSKIP := TestTableMatches|TestHitRatio|TestConcurrentUse|TestSmallQueue|TestLargeRing|TestBalance|TestMovement|TestStoreMatches
 NARROWSKIP := $(NARROWSKIP)|Memory|Slow|Idle|Reader|Crowd|Aside|Lease|Health|Latency|Close|Restart|Busy
 
 # What needs no run of the code, but on other machines than this one.

@@ -57,11 +57,11 @@ func TestPortZero(t *testing.T) {
 // its discovery's list.
 func TestAddressesNobodyCanDial(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	const wildcard, port = "a wildcard is no address that others can dial", "port must be a number from"
+	const wildcard, port = "other nodes cannot dial a wildcard address", "port must be a number from"
 	for address, why := range map[string]string{
 		":7946": wildcard, "0.0.0.0:7946": wildcard, "[::]:7946": wildcard, ":0": wildcard,
 		"host:99999": port, "host:": port, "host:http": port, "host:-1": port,
-		"host": "missing port", "[fe80::1%eth0]:1": "has a zone", "224.0.0.1:1": "is an address of many",
+		"host": "missing port", "[fe80::1%eth0]:1": "has a zone", "224.0.0.1:1": "is a multicast or broadcast address",
 		"10.0.0.256:1": "neither an IP address nor a host name",
 	} {
 		_, err := geocache.Open(t.Context(), geocache.WithListen("127.0.0.1:0"), geocache.WithAdvertise(address))
@@ -85,7 +85,7 @@ func TestAddressesNobodyCanDial(t *testing.T) {
 	for address, why := range map[string]string{
 		"127.0.0.1:99999": "invalid port", "127.0.0.1:-1": "invalid port",
 		"127.0.0.1:no-such-service": "unknown port",
-		"[::1%eth0]:0": "has a zone, which has a meaning on one machine only; name one by " +
+		"[::1%eth0]:0": "has a zone, which means something on one machine only; name one by " +
 			"WithAdvertise",
 	} {
 		_, err := geocache.Open(t.Context(), geocache.WithListen(address), geocache.WithPlaintext())
@@ -140,7 +140,7 @@ func TestUnusableNodesOfADiscovery(t *testing.T) {
 }
 
 func TestOpenChecksWhereItListens(t *testing.T) {
-	const wildcard, plaintext = "a wildcard is no address that others can dial", "beyond loopback use WithTLS"
+	const wildcard, plaintext = "other nodes cannot dial a wildcard address", "beyond loopback use WithTLS"
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
@@ -228,6 +228,6 @@ func TestListenerIsCheckedLikeAnAddress(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Close()
 	_, err = geocache.Open(t.Context(), geocache.WithListener(l))
-	require.ErrorContains(t, err, "a wildcard is no address that others can dial")
+	require.ErrorContains(t, err, "other nodes cannot dial a wildcard address")
 	require.ErrorContains(t, err, "beyond loopback use WithTLS, or say WithPlaintext")
 }

@@ -191,8 +191,8 @@ func ExampleOpen_mistakes() {
 		fmt.Println(m)
 	}
 	// Output:
-	// WithListen(":7946"): a wildcard is no address that others can dial; name one by WithAdvertise
 	// WithListen(":7946"): beyond loopback use WithTLS, or say WithPlaintext
+	// WithListen(":7946"): other nodes cannot dial a wildcard address; name one by WithAdvertise
 	// geocache: WithLease(1ms): must be from 10ms to 1 hour
 }
 

@@ -162,7 +162,7 @@ func TestNewGroupReportsEveryMistakeAtOnce(t *testing.T) {
 			"WithCodec: geocache_test.reversed[int] is not a Codec[string]",
 		}},
 		"long name": {strings.Repeat("x", 256), ada, nil,
-			[]string{"a name of 256 bytes, at most 255 are allowed"}},
+			[]string{"the name is 256 bytes long, the limit is 255"}},
 		"long TTL": {"g", ada, []geocache.GroupOption{geocache.WithTTL(math.MaxInt64)}, []string{"WithTTL("}},
 		"long negative": {"g", ada,
 			[]geocache.GroupOption{geocache.WithTTL(time.Minute), geocache.WithNegativeTTL(time.Hour)},
@@ -217,7 +217,7 @@ func TestNames(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	long, bad := strings.Repeat("x", 256), "eu\xff"
 	for _, name := range []string{long, bad} {
-		why := "a name of 256 bytes, at most 255 are allowed"
+		why := "the name is 256 bytes long, the limit is 255"
 		if name == bad {
 			why = "is not UTF-8"
 		}

@@ -8,9 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// peak returns the largest share over the mean.
+// peak returns the largest share, relative to the mean.
 func peak(r *Ring) float64 {
-	return slices.Max(r.Shares()) * float64(r.Len())
+	return slices.Max(r.Shares()) * float64(len(r.members))
 }
 
 func TestBalance(t *testing.T) {
@@ -28,7 +28,7 @@ func TestBalance(t *testing.T) {
 	}
 }
 
-func TestSharesAreInProportionToWeights(t *testing.T) {
+func TestSharesAreProportionalToWeights(t *testing.T) {
 	weights := []float64{0.1, 0.25, 0.5, 1, 1, 2, 3, 5, 8, 20}
 	members, total := equal(len(weights)), 0.0
 	for i, weight := range weights {
@@ -48,20 +48,20 @@ func TestSharesAreInProportionToWeights(t *testing.T) {
 	}
 }
 
-// Shares is about slots; keys must follow it.
-func TestKeysAreSpreadBySlots(t *testing.T) {
+// Shares counts slots. Keys must be distributed accordingly.
+func TestKeysAreDistributedLikeShares(t *testing.T) {
 	r := newRing(t, 7, equal(10)...)
 	count := make(map[string]int)
 	for _, key := range sample {
 		count[owner(t, r, key)]++
 	}
-	for i, m := range r.Members() {
+	for i, m := range r.members {
 		require.InDelta(t, r.Shares()[i]*float64(len(sample)), count[m.ID], 5*math.Sqrt(float64(len(sample))/10))
 	}
 }
 
-// A join and, read backwards, a leave.
-func TestMovementIsNearTheLeastPossible(t *testing.T) {
+// Adding members moves little more than the minimum number of keys. In reverse, the same holds for leaves.
+func TestMovementIsNearMinimum(t *testing.T) {
 	for _, test := range []struct{ before, after int }{{9, 10}, {100, 110}, {1000, 1010}} {
 		a, b := newRing(t, 1, equal(test.before)...), newRing(t, 1, equal(test.after)...)
 		moved := 0
@@ -69,12 +69,12 @@ func TestMovementIsNearTheLeastPossible(t *testing.T) {
 			was, is := a.members[a.member(a.first(slot))], b.members[b.member(b.first(slot))]
 			if was != is {
 				moved++
-				require.Contains(t, b.members[test.before:], is)
+				require.Contains(t, b.members[test.before:], is, "only new members gain keys")
 			}
 		}
-		least := 1 - float64(test.before)/float64(test.after)
-		movement := float64(moved) / (1 << slotBits) / least
-		t.Logf("%d to %d members: moved %.3f times the least possible", test.before, test.after, movement)
+		minimum := 1 - float64(test.before)/float64(test.after)
+		movement := float64(moved) / (1 << slotBits) / minimum
+		t.Logf("%d to %d members: moved %.3f times the minimum", test.before, test.after, movement)
 		require.LessOrEqual(t, movement, 1.05)
 	}
 }

@@ -38,8 +38,8 @@ func weight(t *rapid.T) float64 {
 }
 
 // draw draws a seed, members with distinct IDs, and keys.
-func draw(t *rapid.T, atLeast int) (seed uint64, members []Member, keys []string) {
-	ids := rapid.SliceOfNDistinct(rapid.StringN(1, 12, -1), atLeast, 6, rapid.ID).Draw(t, "ids")
+func draw(t *rapid.T, minMembers int) (seed uint64, members []Member, keys []string) {
+	ids := rapid.SliceOfNDistinct(rapid.StringN(1, 12, -1), minMembers, 6, rapid.ID).Draw(t, "ids")
 	for _, id := range ids {
 		members = append(members, Member{ID: id, Weight: weight(t)})
 	}
@@ -55,9 +55,9 @@ var sample = func() []string {
 	return keys
 }()
 
-// succession is Owners of all members worked out the long way: all points in
-// order, and a walk from the start of the key's slot.
-func succession(seed uint64, members []Member, keys []string) [][]string {
+// referenceOwners is a naive implementation of Owners for all members: it sorts all points and walks them
+// from the start of the key's slot.
+func referenceOwners(seed uint64, members []Member, keys []string) [][]string {
 	type point struct {
 		position uint32
 		id       string
@@ -74,7 +74,7 @@ func succession(seed uint64, members []Member, keys []string) [][]string {
 	slices.SortFunc(points, func(a, b point) int {
 		return cmp.Or(cmp.Compare(a.position, b.position), cmp.Compare(a.id, b.id))
 	})
-	successions := make([][]string, len(keys))
+	owners := make([][]string, len(keys))
 	for k, key := range keys {
 		position := uint32(xxh3.HashStringSeed(key, seed)>>(64-slotBits)) << (32 - slotBits)
 		i, _ := slices.BinarySearchFunc(points, position, func(p point, position uint32) int {
@@ -83,36 +83,37 @@ func succession(seed uint64, members []Member, keys []string) [][]string {
 		for i > 0 && points[i-1].position == position {
 			i--
 		}
-		for ; len(successions[k]) < len(members); i++ {
-			if id := points[i%len(points)].id; !slices.Contains(successions[k], id) {
-				successions[k] = append(successions[k], id)
+		for ; len(owners[k]) < len(members); i++ {
+			if id := points[i%len(points)].id; !slices.Contains(owners[k], id) {
+				owners[k] = append(owners[k], id)
 			}
 		}
 	}
-	return successions
+	return owners
 }
 
-func checkDefinition(t require.TestingT, seed uint64, members []Member, keys []string) {
+// requireReferenceOwners checks the ring of members against referenceOwners.
+func requireReferenceOwners(t require.TestingT, seed uint64, members []Member, keys []string) {
 	r := newRing(t, seed, members...)
-	for i, want := range succession(seed, members, keys) {
+	for i, want := range referenceOwners(seed, members, keys) {
 		require.Equal(t, want[0], owner(t, r, keys[i]))
 		require.Equal(t, want, r.Owners(keys[i], len(members)))
 	}
 }
 
-func TestRingIsItsDefinition(t *testing.T) {
+func TestOwnersMatchReference(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed, members, keys := draw(t, 1)
-		checkDefinition(t, seed, members, keys)
+		requireReferenceOwners(t, seed, members, keys)
 	})
 }
 
-// The same for rings that have a table of owners.
-func TestLargeRingIsItsDefinition(t *testing.T) {
+// A ring this large has a table of owners.
+func TestLargeRingMatchesReference(t *testing.T) {
 	members := equal(150)
 	members[70].Weight = 0.01
 	members[80].Weight = MaxWeight
-	checkDefinition(t, 3, members, sample[:500])
+	requireReferenceOwners(t, 3, members, sample[:500])
 }
 
 func TestOrderOfMembersDoesNotMatter(t *testing.T) {
@@ -120,9 +121,9 @@ func TestOrderOfMembersDoesNotMatter(t *testing.T) {
 		seed, members, keys := draw(t, 2)
 		a := newRing(t, seed, members...)
 		b := newRing(t, seed, rapid.Permutation(members).Draw(t, "permutation")...)
-		require.Equal(t, a.Members(), b.Members())
+		require.Equal(t, a.members, b.members)
 		for _, key := range keys {
-			require.Equal(t, a.Owners(key, a.Len()), b.Owners(key, b.Len()))
+			require.Equal(t, a.Owners(key, len(members)), b.Owners(key, len(members)))
 		}
 	})
 }
@@ -140,13 +141,14 @@ func TestOwnersAreDistinctAndComplete(t *testing.T) {
 			}
 			some := r.Owners(key, n)
 			require.Len(t, some, max(0, min(n, len(all))))
-			require.Equal(t, append([]string{"before"}, all[:len(some)]...), append([]string{"before"}, some...))
-			require.Equal(t, append([]string{"before"}, some...), r.AppendOwners([]string{"before"}, key, n))
+			want := append([]string{"before"}, all[:len(some)]...)
+			require.Equal(t, want, append([]string{"before"}, some...))
+			require.Equal(t, want, r.appendOwners([]string{"before"}, key, n))
 		}
 	})
 }
 
-func TestSuccessorIsOwnerWithoutTheOwner(t *testing.T) {
+func TestSuccessorOwnsKeyOnceOwnerIsGone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed, members, keys := draw(t, 2)
 		r := newRing(t, seed, members...)
@@ -161,14 +163,14 @@ func TestSuccessorIsOwnerWithoutTheOwner(t *testing.T) {
 	})
 }
 
-// A join is a leave the other way round, and a lowered weight a raised one: so
-// this is about all four.
+// A leave is the reverse of a join, and a lowered weight the reverse of a raised one, so this covers all
+// four.
 func TestMembersThatStayExchangeNoKeys(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed, members, keys := draw(t, 1)
 		before := newRing(t, seed, members...)
 
-		gains := "a member not among the others"
+		gains := "the member that joins"
 		if rapid.Bool().Draw(t, "join") {
 			members = append(members, Member{ID: gains, Weight: weight(t)})
 		} else {
@@ -186,7 +188,7 @@ func TestMembersThatStayExchangeNoKeys(t *testing.T) {
 	})
 }
 
-func TestSeedsGiveDifferentPlacements(t *testing.T) {
+func TestSeedChangesPlacement(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seeds := rapid.SliceOfNDistinct(rapid.Uint64(), 2, 2, rapid.ID).Draw(t, "seeds")
 		a, b := newRing(t, seeds[0], equal(10)...), newRing(t, seeds[1], equal(10)...)
@@ -196,18 +198,19 @@ func TestSeedsGiveDifferentPlacements(t *testing.T) {
 				same++
 			}
 		}
-		require.InDelta(t, 100, same, 60, "of 1,000 keys with the same one of 10 owners")
+		require.InDelta(t, 100, same, 60, "keys of 1,000 that have the same owner of 10 by chance")
 	})
 }
 
-// Every node of a cluster must place every key alike, old releases and new. If
-// this test fails, the change it found needs a new major version.
-func TestPlacementIsPinned(t *testing.T) {
+// All nodes of a cluster must place keys alike, whether they run an old release or a new one. If this test
+// fails, the change needs a new major version.
+func TestPlacementIsStableAcrossReleases(t *testing.T) {
 	weighted := []Member{{"a", 0.01}, {"b", 0.5}, {"c", 0}, {"d", 2.34}, {"ж", 7}}
 	r := newRing(t, 42, weighted...)
 	require.Equal(t, []string{"d", "ж", "c", "b", "a"}, r.Owners("", 5))
 	require.Equal(t, []string{"ж", "d", "b", "c", "a"}, r.Owners("ada", 5))
-	require.Equal(t, []string{"ж", "c", "d", "b", "a"}, r.Owners("https://example.org/a/rather/long/key?of=more&than=sixteen#bytes", 5))
+	const long = "https://example.org/a/rather/long/key?of=more&than=sixteen#bytes"
+	require.Equal(t, []string{"ж", "c", "d", "b", "a"}, r.Owners(long, 5))
 
 	for _, test := range []struct {
 		members []Member
@@ -235,26 +238,25 @@ func TestEmptyRing(t *testing.T) {
 		_, ok := r.Owner("key")
 		require.False(t, ok)
 		require.Empty(t, r.Owners("key", 3))
-		require.Zero(t, r.Len())
-		require.Empty(t, r.Members())
+		require.Empty(t, r.members)
 		require.Empty(t, r.Shares())
 	}
 }
 
-func TestNewDoesNotKeepItsArguments(t *testing.T) {
+func TestNewDoesNotRetainItsArguments(t *testing.T) {
 	members := []Member{{ID: "b"}, {ID: "a", Weight: 2}}
 	r := newRing(t, 1, members...)
 	require.Equal(t, []Member{{"b", 0}, {"a", 2}}, members)
 	members[0].ID = "x"
-	r.Members()[0].ID = "y"
-	require.Equal(t, []Member{{"a", 2}, {"b", 1}}, r.Members())
-	require.Equal(t, 2, r.Len())
+	require.Equal(t, []Member{{"a", 2}, {"b", 1}}, r.members)
 }
 
-func TestNewNamesEveryMistake(t *testing.T) {
+func TestNewReportsEveryMistake(t *testing.T) {
 	_, err := New(1,
-		Member{ID: "twice"}, Member{ID: "fine"}, Member{ID: ""}, Member{ID: ""}, Member{ID: "twice"},
-		Member{ID: "nan", Weight: math.NaN()}, Member{ID: "negative", Weight: -1}, Member{ID: "none", Weight: 0.001},
+		Member{ID: "twice"}, Member{ID: "fine"}, Member{ID: ""}, Member{ID: ""},
+		Member{ID: "twice"},
+		Member{ID: "nan", Weight: math.NaN()}, Member{ID: "negative", Weight: -1},
+		Member{ID: "none", Weight: 0.001},
 		Member{ID: "infinite", Weight: math.Inf(1)}, Member{ID: "heavy", Weight: 100.1})
 	require.EqualError(t, err, `consistenthash: member 3 of 10 has an empty ID
 consistenthash: member 4 of 10 has an empty ID
@@ -263,11 +265,11 @@ consistenthash: member "negative" has weight -1, must be from 0.01 to 100
 consistenthash: member "none" has weight 0.001, must be from 0.01 to 100
 consistenthash: member "infinite" has weight +Inf, must be from 0.01 to 100
 consistenthash: member "heavy" has weight 100.1, must be from 0.01 to 100
-consistenthash: member "twice" is there more than once`)
+consistenthash: member "twice" appears more than once`)
 
-	_, err = New(1, equal(MaxMembers+1)...)
-	require.EqualError(t, err, `consistenthash: 65537 members, at most 65536 are allowed
-consistenthash: the weights sum up to 65537, at most 10000 are allowed`)
+	_, err = New(1, equal(maxMembers+1)...)
+	require.EqualError(t, err, `consistenthash: 65537 members, the limit is 65536
+consistenthash: the weights add up to 65537, the limit is 10000`)
 }
 
 func TestLookupsDoNotAllocate(t *testing.T) {
@@ -276,7 +278,7 @@ func TestLookupsDoNotAllocate(t *testing.T) {
 		dst := make([]string, 0, 3)
 		require.Zero(t, testing.AllocsPerRun(100, func() {
 			r.Owner("key")
-			r.AppendOwners(dst, "key", 3)
+			r.appendOwners(dst, "key", 3)
 		}))
 	}
 }

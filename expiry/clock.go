@@ -6,45 +6,43 @@ import (
 	"time"
 )
 
-// A Clock answers the two questions that freshness asks of time.
+// A Clock answers the two questions that freshness asks about time.
 //
-// Which of two events is later? Now stamps events with generations, and Merge
-// learns of the generations of others, so that the answer is the same on every
-// node although their wall clocks differ.
+// Which of two events is later? Now stamps events with generations, and Merge takes in the generations of
+// other nodes. So the answer is the same on every node, although their wall clocks differ.
 //
-// How long ago was that? Instant measures what has passed on this node since
-// the clock was made. Ages are measured, never computed from two nodes' wall
-// clocks: a node that is 400 ms behind would serve a value 400 ms too long.
+// How long ago was an event? Instant measures the time since the clock was created on this node. Ages are
+// measured, never computed from the wall clocks of two nodes: a node whose clock is 400 ms behind would
+// then serve a value 400 ms too long.
 //
 // All methods are safe for concurrent use.
 type Clock struct {
 	now      func() time.Time
 	maxDrift time.Duration
-	start    time.Time // on now
-	made     time.Time // on this machine's clock
+	start    time.Time // when the clock was created, by now
+	created  time.Time // the same, by the machine's clock
 
 	// last is the highest generation issued or merged.
-	// Invariant: it never falls, so generations issued here strictly rise.
+	// Invariant: it never decreases, so the generations issued here strictly increase.
 	last atomic.Uint64
 
-	// ahead is by how much the wall clock has advanced further than the
-	// monotonic one since start, as of its last step; skipped is the sum of
-	// its steps forward. Both in nanoseconds.
-	// Invariant: skipped never falls, so instants never do.
+	// ahead is how much more the wall clock had advanced than the monotonic clock since start, when the
+	// wall clock last stepped. skipped is the sum of the forward steps. Both are in nanoseconds.
+	// Invariant: skipped never decreases, so neither do instants.
 	ahead, skipped atomic.Int64
 }
 
-// step is the least difference between the wall clock and the monotonic one that
-// is taken for a step. Two readings of a machine's clocks differ by less.
+// step is the smallest divergence between the wall clock and the monotonic clock that counts as a step.
+// Without a step, readings of the two clocks diverge by less.
 const step = 50 * time.Millisecond
 
-// DefaultMaxDrift is how far ahead of this node's clock another's may be.
+// DefaultMaxDrift is the default for how far another node's clock may be ahead of this node's.
 const DefaultMaxDrift = 500 * time.Millisecond
 
-// NewClock returns a clock that reads the physical time from now (time.Now if
-// nil) and refuses clocks more than maxDrift ahead of it (DefaultMaxDrift if
-// maxDrift is not positive). Times from now must have a
-// monotonic reading, as those of time.Now do, or never go back.
+// NewClock returns a clock that reads the physical time from now, and refuses clocks that are more than
+// maxDrift ahead of it. The default for now is time.Now, if it is nil; for maxDrift it is DefaultMaxDrift,
+// if it is not positive. Times returned by now must have a monotonic reading, as those of time.Now do, or
+// must never go back.
 func NewClock(now func() time.Time, maxDrift time.Duration) *Clock {
 	if now == nil {
 		now = time.Now
@@ -52,11 +50,11 @@ func NewClock(now func() time.Time, maxDrift time.Duration) *Clock {
 	if maxDrift <= 0 {
 		maxDrift = DefaultMaxDrift
 	}
-	return &Clock{now: now, maxDrift: maxDrift, start: now(), made: time.Now()}
+	return &Clock{now: now, maxDrift: maxDrift, start: now(), created: time.Now()}
 }
 
-// Now returns a generation for an event that begins now: higher than every
-// generation this clock has issued or merged.
+// Now issues the generation of an event that begins now. It is higher than every generation that this
+// clock has issued or merged.
 func (c *Clock) Now() Generation {
 	wall := At(c.now())
 	for {
@@ -68,35 +66,32 @@ func (c *Clock) Now() Generation {
 	}
 }
 
-// Read returns the clock's present reading without issuing it: no lower than
-// any generation issued or merged so far. It is what a message carries for the
-// receiver to merge.
+// Read returns the clock's current reading without issuing it. It is at least as high as every generation
+// issued or merged so far. Messages carry it for the receiver to merge.
 func (c *Clock) Read() Generation {
 	return max(At(c.now()), Generation(c.last.Load()))
 }
 
-// Physical returns the reading of this node's wall clock alone, by which others
-// judge it.
+// Physical returns the reading of this node's wall clock alone. Other nodes pass it to Check.
 func (c *Clock) Physical() Generation { return At(c.now()) }
 
-// Check judges another node by its Physical reading. One more than the allowed
-// drift ahead of this node's is refused with a *DriftError: one bad clock must
-// not win every write everywhere.
+// Check checks another node's Physical reading. It returns a *DriftError if that is more than the allowed
+// drift ahead of this node's clock: a single bad clock must not win every write everywhere.
 func (c *Clock) Check(physical Generation) error {
-	return c.within(physical, c.maxDrift)
+	return c.checkDrift(physical, c.maxDrift)
 }
 
-// Merge learns that generation g exists somewhere in the cluster: from here on
-// Now returns higher ones. Who tells of it may have it from a third node, which
-// is the allowed drift ahead of the second as that may be of this one. So twice
-// the allowed drift is the limit, beyond which g is refused with a *DriftError
-// and changes nothing. With less, a node whose own clock is right would be
-// refused for what it heard.
+// Merge records that generation g exists in the cluster. From then on Now returns higher ones.
+//
+// The sender may have g from a third node. That one may be the allowed drift ahead of the sender, which
+// may be the allowed drift ahead of this node. So the limit is twice the allowed drift. With a lower limit
+// a node whose own clock is right would be refused for what it heard. Beyond the limit Merge returns a
+// *DriftError and changes nothing.
 func (c *Clock) Merge(g Generation) error {
 	if g <= Generation(c.last.Load()) {
 		return nil
 	}
-	if err := c.within(g, 2*c.maxDrift); err != nil {
+	if err := c.checkDrift(g, 2*c.maxDrift); err != nil {
 		return err
 	}
 	for {
@@ -107,8 +102,8 @@ func (c *Clock) Merge(g Generation) error {
 	}
 }
 
-// within returns a *DriftError if g is more than limit ahead of the wall clock.
-func (c *Clock) within(g Generation, limit time.Duration) error {
+// checkDrift returns a *DriftError if g is more than limit ahead of this node's wall clock.
+func (c *Clock) checkDrift(g Generation, limit time.Duration) error {
 	if ahead := g.Sub(At(c.now())); ahead > limit {
 		return &DriftError{Ahead: ahead, Limit: limit}
 	}
@@ -122,39 +117,38 @@ type DriftError struct {
 }
 
 func (e *DriftError) Error() string {
-	return fmt.Sprintf("clock is %v ahead of ours, %v are allowed: check time synchronisation on both machines", e.Ahead, e.Limit)
+	const format = "clock is %v ahead of ours, the limit is %v: check time synchronisation on both machines"
+	return fmt.Sprintf(format, e.Ahead, e.Limit)
 }
 
-// Elapsed returns the time that has passed since the clock was made, and nothing else: it never
-// jumps, and does not count what a suspended machine has slept. Of two events it
-// measures no more than has passed between them.
-func (c *Clock) Elapsed() time.Duration { return time.Since(c.made) }
+// Elapsed returns the time since the clock was created, by the machine's monotonic clock. It never jumps,
+// and does not count the time that a suspended machine slept. So the difference between two readings is at
+// most the time that passed between them.
+func (c *Clock) Elapsed() time.Duration { return time.Since(c.created) }
 
-// Wall returns the physical time, for showing to people.
+// Wall returns the physical time, for display.
 func (c *Clock) Wall() time.Time { return c.now() }
 
-// An Instant is a moment on one node, in nanoseconds since its Clock was made.
-// Instants of different nodes cannot be compared.
+// An Instant is a point in time on one node, in nanoseconds since its Clock was created. Instants of
+// different nodes are not comparable.
 type Instant int64
 
-// Add returns the instant d after t.
+// Add returns the instant t+d.
 func (t Instant) Add(d time.Duration) Instant { return t + Instant(d) }
 
-// Sub returns how long before t the instant u was.
+// Sub returns the duration t-u.
 func (t Instant) Sub(u Instant) time.Duration { return time.Duration(t - u) }
 
-// Instant returns the present moment on this node. It never goes back, and it
-// never runs slower than the monotonic clock: a wall clock that is set back
-// does not lengthen the life of a value. A wall clock that is set forward does
-// shorten it, because a machine that was suspended looks just like that and
-// its monotonic clock does not count the time it slept. Time can be found to
-// have passed; it cannot be taken back.
+// Instant returns the current instant on this node. It never goes back, and never runs slower than the
+// monotonic clock. So setting the wall clock back does not extend the life of a value. Setting it forward
+// does shorten it: a machine that was suspended looks exactly like that, because its monotonic clock does
+// not count the time it slept.
 func (c *Clock) Instant() Instant {
 	now := c.now()
 	elapsed := now.Sub(c.start)                                  // monotonic
 	ahead := int64(now.Round(0).Sub(c.start.Round(0)) - elapsed) // Round strips the monotonic reading
 	if was := c.ahead.Load(); ahead-was >= int64(step) || was-ahead >= int64(step) {
-		// Of several who notice one adds the step.
+		// If several goroutines notice the step, one of them adds it.
 		if c.ahead.CompareAndSwap(was, ahead) && ahead > was {
 			c.skipped.Add(ahead - was)
 		}

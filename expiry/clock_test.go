@@ -13,11 +13,11 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A machine has the two clocks of a real one, to be moved by hand.
+// A machine simulates the wall clock and the monotonic clock of a real machine, which tests move by hand.
 type machine struct {
 	boot time.Time
-	wall atomic.Int64 // what the wall clock has advanced since boot, jumps included
-	mono atomic.Int64 // what the monotonic clock has
+	wall atomic.Int64 // how far the wall clock has advanced since boot, steps included
+	mono atomic.Int64 // how far the monotonic clock has advanced since boot
 }
 
 func newMachine() *machine { return &machine{boot: time.Now()} }
@@ -27,11 +27,11 @@ func (m *machine) pass(d time.Duration) {
 	m.mono.Add(int64(d))
 }
 
-func (m *machine) setWall(ahead time.Duration) { m.wall.Add(int64(ahead)) }
+// stepWall sets the wall clock forward by d, or back if d is negative.
+func (m *machine) stepWall(d time.Duration) { m.wall.Add(int64(d)) }
 
-// now returns a reading of both clocks. Package time moves the two readings of
-// a Time together only, so now reaches into it; TestMachine tells if the
-// layout of time.Time has changed.
+// now returns a reading of both clocks. Package time only moves the two readings of a Time together, so now
+// modifies a time.Time through unsafe. TestMachineMovesClocksIndependently fails if its layout changes.
 func (m *machine) now() time.Time {
 	wall, mono := m.wall.Load(), m.mono.Load()
 	t := m.boot.Add(time.Duration(wall))
@@ -44,17 +44,16 @@ func (m *machine) now() time.Time {
 	return t
 }
 
-func TestMachine(t *testing.T) {
+func TestMachineMovesClocksIndependently(t *testing.T) {
 	m := newMachine()
 	m.pass(time.Minute)
-	m.setWall(-time.Hour)
+	m.stepWall(-time.Hour)
 	require.Equal(t, time.Minute, m.now().Sub(m.boot))
 	require.Equal(t, time.Minute-time.Hour, m.now().Round(0).Sub(m.boot.Round(0)))
 }
 
-// Generations, told by a model: the highest seen so far is all that a clock
-// has to know.
-func TestClockGenerations(t *testing.T) {
+// The generations of a clock match a model whose only state is the highest one so far.
+func TestClockGenerationsMatchModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine()
 		limit := time.Duration(rapid.Int64Range(1, int64(10*time.Second)).Draw(t, "limit"))
@@ -66,7 +65,7 @@ func TestClockGenerations(t *testing.T) {
 				m.pass(time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "d")))
 			},
 			"wall clock is set": func(t *rapid.T) {
-				m.setWall(time.Duration(rapid.Int64Range(-int64(time.Hour), int64(time.Hour)).Draw(t, "ahead")))
+				m.stepWall(time.Duration(rapid.Int64Range(-int64(time.Hour), int64(time.Hour)).Draw(t, "ahead")))
 			},
 			"now": func(t *rapid.T) {
 				g := c.Now()
@@ -87,14 +86,14 @@ func TestClockGenerations(t *testing.T) {
 				require.ErrorAs(t, err, &drift)
 				require.Equal(t, DriftError{Ahead: ahead, Limit: 2 * limit}, *drift)
 			},
-			"": func(t *rapid.T) { // after each: nothing is forgotten, nothing learnt that was refused
+			"": func(t *rapid.T) { // after each step: nothing is forgotten, and nothing refused is merged
 				require.Equal(t, max(At(m.now()), highest), c.Read())
 			},
 		})
 	})
 }
 
-func TestClockIssuesMoreThanTheCounterHolds(t *testing.T) {
+func TestClockCounterOverflowsIntoTime(t *testing.T) {
 	m := newMachine()
 	c := NewClock(m.now, 0)
 	first := c.Now()
@@ -103,7 +102,7 @@ func TestClockIssuesMoreThanTheCounterHolds(t *testing.T) {
 	}
 }
 
-func TestClockConcurrently(t *testing.T) {
+func TestClockIsMonotonicUnderConcurrency(t *testing.T) {
 	const goroutines, each = 8, 2000
 	m := newMachine()
 	c := NewClock(m.now, time.Hour)
@@ -113,10 +112,10 @@ func TestClockConcurrently(t *testing.T) {
 	for i := range issued {
 		running.Go(func() {
 			for j := range each {
-				m.setWall(time.Duration(rand.Int64N(int64(2*time.Second)) - int64(time.Second)))
+				m.stepWall(time.Duration(rand.Int64N(int64(2*time.Second)) - int64(time.Second)))
 				if j%10 == 0 {
 					other := c.Read().Add(time.Duration(rand.Int64N(int64(time.Millisecond))))
-					// The wall clock may have been set back far enough to refuse it.
+					// The wall clock may have been set back far enough for Merge to refuse it.
 					if c.Merge(other) == nil {
 						g := c.Now()
 						if g <= other {
@@ -142,8 +141,8 @@ func TestClockConcurrently(t *testing.T) {
 	}
 }
 
-// In one microsecond all depends on the counter, and with nothing else to do
-// the goroutines meet.
+// Within one microsecond everything depends on the counter, and goroutines that do nothing else contend for
+// it.
 func TestClockIssuesNoGenerationTwice(t *testing.T) {
 	const goroutines, each = 4, 500_000
 	moment := time.Now()
@@ -161,29 +160,29 @@ func TestClockIssuesNoGenerationTwice(t *testing.T) {
 	require.Equal(t, At(moment)+goroutines*each, c.Now())
 }
 
-func TestClockRefusesDriftAndSaysHowMuch(t *testing.T) {
+func TestClockRefusesDrift(t *testing.T) {
 	m := newMachine()
 	c := NewClock(m.now, 0)
 	require.NoError(t, c.Check(At(m.now()).Add(DefaultMaxDrift)))
 	require.EqualError(t, c.Check(At(m.now()).Add(10*time.Second)),
-		"clock is 10s ahead of ours, 500ms are allowed: check time synchronisation on both machines")
-	require.Equal(t, At(m.now()), c.Read(), "to check is not to merge")
+		"clock is 10s ahead of ours, the limit is 500ms: check time synchronisation on both machines")
+	require.Equal(t, At(m.now()), c.Read(), "Check does not merge")
 
-	require.NoError(t, c.Merge(At(m.now()).Add(2*DefaultMaxDrift)), "heard from one who is allowed to be ahead of one who is")
-	require.Equal(t, At(m.now()), c.Physical(), "it judges us by our own clock alone")
+	require.NoError(t, c.Merge(At(m.now()).Add(2*DefaultMaxDrift)),
+		"passed on by a node that is the allowed drift ahead, from one that is as far ahead of it")
+	require.Equal(t, At(m.now()), c.Physical(), "merged generations do not count")
 	before := c.Read()
 	require.EqualError(t, c.Merge(At(m.now()).Add(10*time.Second)),
-		"clock is 10s ahead of ours, 1s are allowed: check time synchronisation on both machines")
+		"clock is 10s ahead of ours, the limit is 1s: check time synchronisation on both machines")
 	require.Equal(t, before, c.Read())
 	require.Equal(t, before+1, c.Now())
 
 	m.pass(9 * time.Second)
-	require.NoError(t, c.Merge(At(m.boot).Add(10*time.Second)), "no longer ahead")
+	require.NoError(t, c.Merge(At(m.boot).Add(10*time.Second)), "no longer too far ahead")
 }
 
-// Instants, told by a model: what the monotonic clock says, and all the steps
-// that the wall clock was seen to make forward.
-func TestClockInstants(t *testing.T) {
+// Instants match a model: the monotonic clock, plus every forward step of the wall clock that was observed.
+func TestClockInstantsMatchModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine()
 		c := NewClock(m.now, 0)
@@ -196,7 +195,7 @@ func TestClockInstants(t *testing.T) {
 				m.pass(time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "d")))
 			},
 			"wall clock is set": func(t *rapid.T) {
-				m.setWall(time.Duration(rapid.Int64Range(-int64(time.Hour), int64(time.Hour)).Draw(t, "ahead")))
+				m.stepWall(time.Duration(rapid.Int64Range(-int64(time.Hour), int64(time.Hour)).Draw(t, "ahead")))
 			},
 			"instant": func(t *rapid.T) {
 				mono := m.mono.Load()
@@ -207,41 +206,42 @@ func TestClockInstants(t *testing.T) {
 				now := c.Instant()
 				require.Equal(t, Instant(mono+skipped), now)
 				require.GreaterOrEqual(t, now, last, "goes back")
-				require.GreaterOrEqual(t, now.Sub(last), time.Duration(mono-lastMono), "runs slower than the monotonic clock")
+				require.GreaterOrEqual(t, now.Sub(last), time.Duration(mono-lastMono),
+					"runs slower than the monotonic clock")
 				last, lastMono = now, mono
 			},
 		})
 	})
 }
 
-func TestClockInstantCountsSleepAndIgnoresSettingBack(t *testing.T) {
+func TestInstantCountsSleepAndIgnoresBackwardSteps(t *testing.T) {
 	m := newMachine()
 	c := NewClock(m.now, 0)
 
-	m.setWall(-time.Hour)
+	m.stepWall(-time.Hour)
 	m.pass(time.Second)
 	require.Equal(t, Instant(0).Add(time.Second), c.Instant(), "set back")
 
-	m.setWall(30 * time.Minute) // suspended: only the wall clock went on
-	require.Equal(t, Instant(0).Add(time.Second+30*time.Minute), c.Instant(), "asleep after it was set back")
-	m.setWall(-time.Minute)
+	m.stepWall(30 * time.Minute) // suspended: only the wall clock advanced
+	require.Equal(t, Instant(0).Add(time.Second+30*time.Minute), c.Instant(), "suspended after it was set back")
+	m.stepWall(-time.Minute)
 	m.pass(time.Second)
-	require.Equal(t, Instant(0).Add(2*time.Second+30*time.Minute), c.Instant(), "not taken back")
+	require.Equal(t, Instant(0).Add(2*time.Second+30*time.Minute), c.Instant(), "never goes back")
 
 	for range 10 {
-		m.setWall(step / 5)
+		m.stepWall(step / 5)
 	}
 	require.Equal(t, Instant(0).Add(2*time.Second+30*time.Minute+2*step), c.Instant(), "small steps add up")
 	for range 1000 {
-		m.setWall(step / 5)
+		m.stepWall(step / 5)
 		c.Instant()
-		m.setWall(-step / 5)
+		m.stepWall(-step / 5)
 		c.Instant()
 	}
 	require.Equal(t, Instant(0).Add(2*time.Second+30*time.Minute+2*step), c.Instant(), "noise does not")
 }
 
-func TestClockInstantConcurrently(t *testing.T) {
+func TestInstantNeverGoesBackUnderConcurrency(t *testing.T) {
 	m := newMachine()
 	c := NewClock(m.now, 0)
 	var running sync.WaitGroup
@@ -250,7 +250,7 @@ func TestClockInstantConcurrently(t *testing.T) {
 			var last Instant
 			for range 2000 {
 				m.pass(time.Duration(rand.Int64N(int64(time.Millisecond))))
-				m.setWall(time.Duration(rand.Int64N(int64(2*time.Second)) - int64(time.Second)))
+				m.stepWall(time.Duration(rand.Int64N(int64(2*time.Second)) - int64(time.Second)))
 				now := c.Instant()
 				if now < last {
 					t.Errorf("%v after %v", now, last)
@@ -262,8 +262,8 @@ func TestClockInstantConcurrently(t *testing.T) {
 	running.Wait()
 }
 
-// Time in a synctest bubble has no monotonic reading.
-func TestClockInBubble(t *testing.T) {
+// Times in a synctest bubble have no monotonic reading.
+func TestClockInSynctestBubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := NewClock(nil, 0)
 		g, instant := c.Now(), c.Instant()

@@ -1,22 +1,31 @@
-// Package expiry decides what is fresh. It holds the one rule of the cache:
+// Package expiry decides whether a value is fresh. It has the one rule of the cache:
 //
-// A value is live while its age is below its time to live and its stamp is not
-// below the floor of its key, the floor being the stamp of the key's last write
-// or of the group's last Clear, whichever is higher.
+// A value is live while its age is below its time to live and its stamp is not below its floor. The floor
+// is the stamp of the last write of its key, of the last removal of one of its tags or of a prefix of its
+// key, or of the last Clear of the group, whichever is highest.
 //
-// Time-to-live expiry, Set, Remove and Clear are nothing but this rule. A write
-// does not have to find the values it replaces: it raises a floor, and whatever
-// was loaded before it, anywhere, however late it arrives, is below.
+// Expiry, Set, Remove and Clear all follow from this rule. A write does not have to find the values that
+// it replaces. It raises a floor, and every value loaded before the write is below it, wherever that
+// value is and however late it arrives.
 //
-// The package has the rule's terms: [Generation] and [Clock] order events
-// across the cluster and measure ages on a node, a [Stamp] orders what was
-// loaded and written, [Floors] remembers writes and tells other nodes of them,
-// and [Life] gives each key its time to live. It does no I/O and starts no
-// goroutine; the time comes from a function that its user passes.
+// The package has the parts of the rule. A [Generation] and a [Clock] order events across the cluster, and
+// the clock measures ages on one node. A [Stamp] orders loads and writes. [Floors] remembers writes and
+// lists them for other nodes. [JitterTTL] gives each key its time to live.
 //
-// It promises that generations issued by one Clock strictly rise and are above
-// every generation the Clock was told of; that instants never go back; and
-// that forgetting a floor to save memory can only turn live values into
-// misses, never dead ones live. It does not synchronise clocks: a node whose
-// clock runs too far ahead is refused by the others.
+// The package is at the top level for historical reasons. It is outside the compatibility promise of this
+// module: it may change in any release.
+//
+// # What it promises
+//
+//   - The generations that a Clock issues strictly increase, and exceed every generation that was merged
+//     into it before.
+//   - Instants never go back.
+//   - Forgetting a floor to save memory can turn live values into misses. It never makes a dead value live.
+//   - No I/O and no goroutines. The time comes from a function that the caller passes; only Clock.Elapsed
+//     reads the machine's monotonic clock itself.
+//
+// # What it does not promise
+//
+// It does not synchronise clocks. It detects a node whose clock is too far ahead, so that the other nodes
+// can refuse it.
 package expiry

@@ -9,32 +9,28 @@ import (
 	"pgregory.net/rapid"
 )
 
-// lastMicro is the last microsecond since 1970 that a generation can tell.
+// lastMicro is the last microsecond since 1970 that a generation can represent.
 const lastMicro = 1<<(64-counterBits) - 1
 
-func generation(t *rapid.T, label string) Generation {
-	return Generation(rapid.Uint64().Draw(t, label))
-}
-
-func TestGenerationOfTime(t *testing.T) {
+func TestAtTruncatesToTheMicrosecond(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		us := rapid.Int64Range(0, lastMicro).Draw(t, "us")
 		ns := rapid.Int64Range(0, 999).Draw(t, "ns")
 		moment := time.UnixMicro(us).Add(time.Duration(ns))
-		require.True(t, At(moment).Time().Equal(time.UnixMicro(us)), "to the microsecond")
+		require.True(t, At(moment).Time().Equal(time.UnixMicro(us)), "truncated to the microsecond")
 		require.Zero(t, At(moment)&(1<<counterBits-1), "the lowest of its microsecond")
 	})
 }
 
-func TestGenerationToTimeAndBack(t *testing.T) {
+func TestGenerationTimeRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := generation(t, "g")
+		g := Generation(rapid.Uint64().Draw(t, "g"))
 		require.LessOrEqual(t, At(g.Time()), g)
 		require.Less(t, g-At(g.Time()), Generation(1<<counterBits))
 	})
 }
 
-func TestGenerationsAreInTheOrderOfTime(t *testing.T) {
+func TestGenerationsFollowTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		moment := time.UnixMicro(rapid.Int64Range(-lastMicro, lastMicro/2).Draw(t, "us"))
 		later := moment.Add(time.Duration(rapid.Int64Range(0, 1<<62).Draw(t, "later")))
@@ -42,7 +38,7 @@ func TestGenerationsAreInTheOrderOfTime(t *testing.T) {
 	})
 }
 
-func TestGenerationBeforeTheEpoch(t *testing.T) {
+func TestAtBeforeTheEpochIsZero(t *testing.T) {
 	require.Zero(t, At(time.Time{}))
 	require.Zero(t, At(time.Unix(0, -1)))
 	require.Zero(t, At(time.Unix(0, 999)))
@@ -52,7 +48,7 @@ func TestGenerationBeforeTheEpoch(t *testing.T) {
 func TestGenerationAddAndSub(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := Generation(rapid.Uint64Range(0, 1<<62).Draw(t, "g"))
-		// Up to 36 years, so that no sum runs over.
+		// Up to 36 years, so that no sum overflows.
 		d := time.Duration(rapid.Int64Range(0, 1<<60).Draw(t, "d"))
 		whole := d.Truncate(time.Microsecond)
 
@@ -70,14 +66,14 @@ func TestGenerationAddAndSub(t *testing.T) {
 	})
 }
 
-func TestGenerationDoesNotGoBelowZero(t *testing.T) {
+func TestGenerationAddStopsAtZero(t *testing.T) {
 	require.Zero(t, Generation(0).Add(-time.Microsecond))
 	require.Zero(t, At(time.Unix(10, 0)).Add(-11*time.Second))
 	require.Equal(t, Generation(7), (At(time.Unix(10, 0)) + 7).Add(-10*time.Second))
 	require.Equal(t, Generation(7), Generation(7).Add(-time.Nanosecond), "less than a microsecond")
 }
 
-func TestGenerationSubIsExactAtTheEnds(t *testing.T) {
+func TestGenerationSubAtTheExtremes(t *testing.T) {
 	const all = time.Duration(lastMicro) * time.Microsecond
 	highest := ^Generation(0)
 	require.Equal(t, all, highest.Sub(0))
@@ -90,10 +86,12 @@ func TestGenerationString(t *testing.T) {
 	require.Equal(t, "1970-01-01T00:00:00.000000Z/0", Generation(0).String())
 }
 
-func TestGenerationsEndWhereTheyCannotGoOn(t *testing.T) {
+func TestGenerationsSaturate(t *testing.T) {
 	g := At(time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC))
 	require.Zero(t, g.Add(math.MinInt64))
 	require.Equal(t, Generation(math.MaxUint64), g.Add(math.MaxInt64))
 	require.Zero(t, At(time.Date(1969, 1, 1, 0, 0, 0, 0, time.UTC)))
-	require.Equal(t, At(time.Date(2500, 1, 1, 0, 0, 0, 0, time.UTC)), At(time.Date(2400, 1, 1, 0, 0, 0, 0, time.UTC)))
+	require.Equal(t,
+		At(time.Date(2500, 1, 1, 0, 0, 0, 0, time.UTC)),
+		At(time.Date(2400, 1, 1, 0, 0, 0, 0, time.UTC)))
 }

@@ -9,30 +9,29 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// Written is the floor of one subject.
+// A KeyFloor is the floor of one subject, which may be a scope.
 type KeyFloor struct {
 	Subject Subject
 	Floor   Stamp
-	Sender  uint64 // see Raise
+	Sender  uint64 // see Floors.Raise
 }
 
-// Journal returns the floors held whose generation is at least since, in the
-// order in which they were raised and each subject once, at its last raise. It begins
-// at cursor, where 0 is the oldest, and returns at most limit floors, the cursor
-// at which to go on, and whether there is more. What is raised meanwhile comes
-// at the end.
+// Journal returns a page of the floors held whose generation is at least since, in the order in which they
+// were raised. Each subject occurs once, where it was last raised. The page begins at cursor, where 0 means
+// the oldest floor, and has at most limit floors, but at least one if there is any. Journal also returns
+// the cursor of the next page, and whether there is one. Floors raised in the meantime come at the end.
 //
-// A cursor counts raises since these Floors were made, and stays good whatever
-// is dropped. One that they cannot have given yet is from before a restart, and
-// begins at the oldest.
+// A cursor counts raises since the Floors was created, and remains valid whatever is dropped. One that is
+// too high must be from before a restart; it stands for the oldest floor.
 //
-// A floor that is folded while somebody turns the pages is missing from them,
-// and the group's floor covers it. So whoever wants to know all floors asks for
-// Group and Cleared after the last page, not before.
-func (f *Floors) Journal(since Generation, cursor uint64, limit int) (floors []KeyFloor, next uint64, more bool) {
+// A floor that is collapsed between two pages may be in neither, but then the group's floor covers it. So to
+// get all floors, call Group and Cleared after the last page, not before.
+func (f *Floors) Journal(
+	since Generation, cursor uint64, limit int,
+) (floors []KeyFloor, next uint64, more bool) {
 	limit = max(limit, 1)
 	for next, more = cursor, true; more && len(floors) < limit; {
-		next, more = f.page(next, func(r *raise) bool {
+		next, more = f.page(next, func(r *floorRecord) bool {
 			if r.Floor.Generation >= since {
 				floors = append(floors, KeyFloor{r.subject, r.Floor, r.sender})
 			}
@@ -42,13 +41,13 @@ func (f *Floors) Journal(since Generation, cursor uint64, limit int) (floors []K
 	return floors, next, more
 }
 
-// Between returns the floors whose generation is at least from and below to. If
-// they are more than limit it returns as many of them, drawn at random: who asks
-// again and again comes to know all, which would not be so of the first ones.
+// Between returns the floors whose generation is at least from and below to. If there are more than limit,
+// it returns a random sample of that many. So a caller that asks repeatedly gets to see all of them, which
+// it would not if it always got the first ones.
 func (f *Floors) Between(from, to Generation, limit int) []KeyFloor {
 	var floors []KeyFloor
 	found := 0
-	f.all(func(r *raise) {
+	f.visitAll(func(r *floorRecord) {
 		if r.Floor.Generation < from || r.Floor.Generation >= to {
 			return
 		}
@@ -62,92 +61,89 @@ func (f *Floors) Between(from, to Generation, limit int) []KeyFloor {
 	return floors
 }
 
-// Digest returns, for each of so many consecutive slices of time, a hash of the
-// floors whose generation is in it: slice i is from.Add(i*width) up to, and
-// without, from.Add((i+1)*width). Width is in whole microseconds, and at least
-// one. Two nodes that hold the same floors in a slice have the same hash for it,
-// in whatever order they came; two that do not have different ones, but for a
-// chance of 2⁻⁶⁴. No floors hash to 0.
+// Digest divides time into consecutive slices, and returns for each a hash of the floors whose generation is
+// in it. Slice i begins at from.Add(i*width) and ends before from.Add((i+1)*width). width is truncated to
+// whole microseconds, and is at least one. Two nodes that hold the same floors in a slice have the same
+// hash for it, in whatever order the floors arrived. Otherwise the hashes differ, except with probability
+// 2⁻⁶⁴. The hash of no floors is 0.
 //
-// What is raised or dropped meanwhile may be counted or not.
+// Floors that are raised or dropped in the meantime may or may not be included.
 func (f *Floors) Digest(from Generation, width time.Duration, slices int) []uint64 {
 	digests := make([]uint64, slices)
-	each := Generation(0).Add(max(width, time.Microsecond))
-	f.all(func(r *raise) {
+	sliceWidth := Generation(0).Add(max(width, time.Microsecond))
+	f.visitAll(func(r *floorRecord) {
 		if r.Floor.Generation < from {
 			return
 		}
-		if i := uint64((r.Floor.Generation - from) / each); i < uint64(slices) {
+		if i := uint64((r.Floor.Generation - from) / sliceWidth); i < uint64(slices) {
 			digests[i] += r.hash()
 		}
 	})
 	return digests
 }
 
-// hash is the same for the same subject and floor on every node.
-func (r *raise) hash() uint64 {
+// hash returns a hash of the subject and the floor. It is the same on every node.
+func (r *floorRecord) hash() uint64 {
 	var stamp [16]byte
 	binary.BigEndian.PutUint64(stamp[:8], uint64(r.Floor.Generation))
 	binary.BigEndian.PutUint64(stamp[8:], r.Floor.Origin)
 	return xxh3.HashSeed(stamp[:], xxh3.HashString(string(r.subject)))
 }
 
-// all passes the floors that are above the group's to visit, and lets writers in
-// between.
-func (f *Floors) all(visit func(*raise)) {
+// visitAll calls visit with each floor that is above the group's. It releases the lock regularly, so that
+// writers need not wait for all of it.
+func (f *Floors) visitAll(visit func(*floorRecord)) {
 	for next, more := uint64(0), true; more; {
-		next, more = f.page(next, func(r *raise) bool {
+		next, more = f.page(next, func(r *floorRecord) bool {
 			visit(r)
 			return true
 		})
 	}
 }
 
-// page goes through a part of the journal, from cursor on. It passes to visit
-// the floors that are above the group's, until visit returns false. It returns
-// the cursor at which to go on and whether there is more. The lock is held for
-// one chunk, so that a writer does not wait for the whole journal.
-func (f *Floors) page(cursor uint64, visit func(*raise) bool) (next uint64, more bool) {
+// page visits up to one chunk of the journal, beginning at cursor. It calls visit with each floor that is
+// above the group's, until visit returns false. It returns the cursor to continue at, and whether there is
+// more. It holds the lock for one chunk only, so that a writer need not wait for the whole journal.
+func (f *Floors) page(cursor uint64, visit func(*floorRecord) bool) (next uint64, more bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if cursor > f.seq.Load() {
 		cursor = 0
 	}
-	begin, _ := slices.BinarySearchFunc(f.raised, cursor, func(r *raise, cursor uint64) int {
+	begin, _ := slices.BinarySearchFunc(f.journal, cursor, func(r *floorRecord, cursor uint64) int {
 		if uint64(r.Seq) < cursor {
 			return -1
 		}
 		return 1
 	})
-	end := min(begin+chunk, len(f.raised))
-	for i, r := range f.raised[begin:end] {
-		if !r.void && r.Floor.Generation > f.Group() && !visit(r) {
+	end := min(begin+chunk, len(f.journal))
+	for i, r := range f.journal[begin:end] {
+		if !r.dropped && r.Floor.Generation > f.Group() && !visit(r) {
 			end = begin + i + 1
 			break
 		}
 	}
-	if end == len(f.raised) {
+	if end == len(f.journal) {
 		return f.seq.Load(), false
 	}
-	return uint64(f.raised[end].Seq), true
+	return uint64(f.journal[end].Seq), true
 }
 
-// compactLocked takes void raises off the old end of the journal, and all of them
-// once they are the larger part, so that writing one key for ever does not grow
-// it for ever.
-func (f *Floors) compactLocked() {
-	for len(f.raised) > 0 && f.raised[0].void {
-		f.raised[0] = nil // lets go of it
-		f.raised = f.raised[1:]
+// compactJournalLocked removes dropped floors from the old end of the journal, and all of them once they are
+// the majority. Otherwise writing the same key forever would grow the journal forever.
+func (f *Floors) compactJournalLocked() {
+	for len(f.journal) > 0 && f.journal[0].dropped {
+		f.journal[0] = nil // releases it to the garbage collector
+		f.journal = f.journal[1:]
 	}
-	if len(f.raised) < 2*len(f.keys)+64 {
+	if len(f.journal) < 2*len(f.held)+64 {
 		return
 	}
-	held := make([]*raise, 0, len(f.keys)+64)
-	for _, r := range f.raised {
-		if !r.void {
+	held := make([]*floorRecord, 0, len(f.held)+64)
+	for _, r := range f.journal {
+		if !r.dropped {
 			held = append(held, r)
 		}
 	}
-	f.raised = held
+	f.journal = held
 }

@@ -1,112 +1,113 @@
 package expiry
 
-// A Subject is what a floor is of: a key, or a scope, which is a set of values that are
-// removed together, those with a tag or those whose keys begin with a prefix. The floor of a
-// scope is kept where those of keys are, and so it gets wherever a key's floor gets, and is
-// bounded, folded and forgotten with them.
+// A Subject is what a floor applies to: a key or a scope. A scope is a set of values that are removed
+// together, those with a given tag or those whose keys have a given prefix. The floors of scopes are kept
+// with those of keys. So they reach the same nodes, and are bounded, collapsed and forgotten in the same
+// way.
 //
-// Invariant: two subjects are the same string only if they are the same thing, whatever
-// bytes keys, tags and prefixes are of.
+// Invariant: two subjects are the same string only if they are the same key, tag or prefix, whatever bytes
+// those consist of.
 type Subject string
 
-// What begins a subject that is not a key as it is. The text of a key in UTF-8 begins
-// otherwise, and costs nothing.
+// Markers that a subject begins with, unless it is a plain key. UTF-8 text never begins with escape, so
+// such a key needs no marker and no allocation.
 const (
-	escape     = '\xff'
-	tagMark    = "\xfft"
-	prefixMark = "\xffp" // as long as tagMark
-	keyMark    = "\xffk" // a key that begins with escape itself
+	escape       = '\xff'
+	tagMarker    = "\xfft"
+	prefixMarker = "\xffp" // as long as tagMarker
+	keyMarker    = "\xffk" // for a key that begins with escape itself
 )
 
-// Key returns the subject that a key is.
+// Key returns the subject of a key.
 func Key(key string) Subject {
 	if len(key) > 0 && key[0] == escape {
-		return Subject(keyMark + key)
+		return Subject(keyMarker + key)
 	}
 	return Subject(key)
 }
 
-// Tag returns the scope of all values that have the tag.
-func Tag(tag string) Subject { return Subject(tagMark + tag) }
+// Tag returns the scope of all values with the tag.
+func Tag(tag string) Subject { return Subject(tagMarker + tag) }
 
-// Prefix returns the scope of all values whose keys begin with the prefix.
-func Prefix(prefix string) Subject { return Subject(prefixMark + prefix) }
+// Prefix returns the scope of all values whose keys have the prefix.
+func Prefix(prefix string) Subject { return Subject(prefixMarker + prefix) }
 
 // IsScope reports whether s is a scope.
-func (s Subject) IsScope() bool { return s.begins(tagMark) || s.begins(prefixMark) }
+func (s Subject) IsScope() bool { return s.hasMarker(tagMarker) || s.hasMarker(prefixMarker) }
 
-// Key returns the key that s is, unless s is a scope.
+// Key returns the key that s stands for. s must not be a scope.
 func (s Subject) Key() string {
-	if s.begins(keyMark) {
-		return string(s[len(keyMark):])
+	if s.hasMarker(keyMarker) {
+		return string(s[len(keyMarker):])
 	}
 	return string(s)
 }
 
-// Name returns what s is named after: the key, the tag or the prefix.
+// Name returns the key, the tag or the prefix that s stands for.
 func (s Subject) Name() string {
 	if s.IsScope() {
-		return string(s[len(tagMark):])
+		return string(s[len(tagMarker):])
 	}
 	return s.Key()
 }
 
-func (s Subject) begins(mark string) bool {
-	return len(s) >= len(mark) && string(s[:len(mark)]) == mark
+func (s Subject) hasMarker(marker string) bool {
+	return len(s) >= len(marker) && string(s[:len(marker)]) == marker
 }
 
-// Scoped returns the moment after the last raise of a scope's floor. It takes no lock.
-func (f *Floors) Scoped() Seq { return Seq(f.scoped.Load()) }
+// ScopeSeq returns the Seq after the last time that the floor of a scope was raised. It takes no lock.
+func (f *Floors) ScopeSeq() Seq { return Seq(f.scopeSeq.Load()) }
 
-// Over passes all floors to visit that a value of key with these tags must not be below,
-// until visit returns false. visit must not call f.
-func (f *Floors) Over(key string, tags []string, visit func(Raised) bool) {
+// Visit calls visit with each floor that applies to a value of key with these tags, until visit returns
+// false. These are the floors of the group, of the key, of the prefixes of the key, and of the tags. visit
+// must not call f.
+func (f *Floors) Visit(key string, tags []string, visit func(RaisedFloor) bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	if f.Group() > 0 && !visit(f.last) {
+	if f.Group() > 0 && !visit(f.groupFloor) {
 		return
 	}
-	if r, ok := f.keys[Key(key)]; ok && !visit(r.Raised) {
+	if r, ok := f.held[Key(key)]; ok && !visit(r.RaisedFloor) {
 		return
 	}
-	if !f.overPrefixesLocked(key, visit) {
+	if !f.visitPrefixesLocked(key, visit) {
 		return
 	}
-	var name []byte // maps are asked by it without making a string
+	var name []byte // a map lookup by Subject(name) does not allocate
 	for _, tag := range tags {
-		name = append(append(name[:0], tagMark...), tag...)
-		if r, ok := f.keys[Subject(name)]; ok && !visit(r.Raised) {
+		name = append(append(name[:0], tagMarker...), tag...)
+		if r, ok := f.held[Subject(name)]; ok && !visit(r.RaisedFloor) {
 			return
 		}
 	}
 }
 
-// overPrefixesLocked passes the floors of the prefixes of key to visit, and reports whether
-// it has not returned false.
-func (f *Floors) overPrefixesLocked(key string, visit func(Raised) bool) bool {
-	if len(f.prefixes) == 0 {
+// visitPrefixesLocked calls visit with the floor of each prefix of key, until it returns false. It reports
+// whether visit always returned true.
+func (f *Floors) visitPrefixesLocked(key string, visit func(RaisedFloor) bool) bool {
+	if len(f.prefixLengths) == 0 {
 		return true
 	}
 	var name []byte
-	for n := range f.prefixes {
+	for n := range f.prefixLengths {
 		if n > len(key) {
 			continue
 		}
-		name = append(append(name[:0], prefixMark...), key[:n]...)
-		if r, ok := f.keys[Subject(name)]; ok && !visit(r.Raised) {
+		name = append(append(name[:0], prefixMarker...), key[:n]...)
+		if r, ok := f.held[Subject(name)]; ok && !visit(r.RaisedFloor) {
 			return false
 		}
 	}
 	return true
 }
 
-// countPrefixLocked notes that a floor of this subject has come, or has gone.
+// countPrefixLocked maintains prefixLengths: by is 1 if a floor of s was added, and -1 if one was dropped.
 func (f *Floors) countPrefixLocked(s Subject, by int) {
-	if !s.begins(prefixMark) {
+	if !s.hasMarker(prefixMarker) {
 		return
 	}
-	n := len(s) - len(prefixMark)
-	if f.prefixes[n] += by; f.prefixes[n] == 0 {
-		delete(f.prefixes, n)
+	n := len(s) - len(prefixMarker)
+	if f.prefixLengths[n] += by; f.prefixLengths[n] == 0 {
+		delete(f.prefixLengths, n)
 	}
 }

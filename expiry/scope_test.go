@@ -8,15 +8,16 @@ import (
 	"pgregory.net/rapid"
 )
 
-// drawName draws bytes that keys, tags and prefixes may be of, mostly those that subjects begin with.
+// drawName draws names of keys, tags and prefixes, mostly of bytes that subjects begin with.
 func drawName() *rapid.Generator[string] {
-	odd := rapid.SampledFrom([]byte{0xff, 't', 'p', 'k', 'a'})
-	bytes := rapid.OneOf(rapid.SliceOfN(odd, 0, 5), rapid.SliceOfN(odd, 0, 5), rapid.SliceOf(rapid.Byte()))
+	special := rapid.SampledFrom([]byte{0xff, 't', 'p', 'k', 'a'})
+	few := rapid.SliceOfN(special, 0, 5)
+	bytes := rapid.OneOf(few, few, rapid.SliceOf(rapid.Byte()))
 	return rapid.Map(bytes, func(b []byte) string { return string(b) })
 }
 
-// TestSubjects: whatever bytes they are of, what are different things are different subjects.
-func TestSubjects(t *testing.T) {
+// Different keys, tags and prefixes are different subjects, whatever bytes they consist of.
+func TestSubjectsAreDistinct(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := drawName().Draw(t, "a"), drawName().Draw(t, "b")
 		require.Equal(t, a, Key(a).Key())
@@ -34,9 +35,9 @@ func TestSubjects(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { _ = len(Key(key)) }))
 }
 
-// TestScopesAreApart: a floor is of its key, of the values with its tag, or of the keys that begin
-// with its prefix, and of nothing else, however alike they look.
-func TestScopesAreApart(t *testing.T) {
+// A floor applies to its key, to the values with its tag, or to the keys with its prefix, and to nothing
+// else, however similar the names are.
+func TestFloorAppliesToItsSubjectOnly(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := NewFloors(1000)
 		keys, tags, prefixes := map[string]Stamp{}, map[string]Stamp{}, map[string]Stamp{}
@@ -60,9 +61,9 @@ func TestScopesAreApart(t *testing.T) {
 				names = append(names, name, string(Tag(name)), string(Prefix(name)), string(Key(name)))
 			}
 		}
-		none := Removal(0)
+		noFloor := Removal(0)
 		for _, name := range names {
-			want := none.Max(keys[name])
+			want := noFloor.Max(keys[name])
 			for prefix, s := range prefixes {
 				if strings.HasPrefix(name, prefix) {
 					want = want.Max(s)
@@ -70,10 +71,10 @@ func TestScopesAreApart(t *testing.T) {
 			}
 			require.Equal(t, want, f.Floor(name), "%q", name)
 			require.Equal(t, want, f.FloorOf(Key(name)), "%q", name)
-			require.Equal(t, none.Max(tags[name]), f.FloorOf(Tag(name)), "%q", name)
-			require.Equal(t, none.Max(prefixes[name]), f.FloorOf(Prefix(name)), "%q", name)
-			tagged := none
-			f.Over(name, names, func(r Raised) bool {
+			require.Equal(t, noFloor.Max(tags[name]), f.FloorOf(Tag(name)), "%q", name)
+			require.Equal(t, noFloor.Max(prefixes[name]), f.FloorOf(Prefix(name)), "%q", name)
+			tagged := noFloor
+			f.Visit(name, names, func(r RaisedFloor) bool {
 				tagged = tagged.Max(r.Floor)
 				return true
 			})
@@ -85,11 +86,11 @@ func TestScopesAreApart(t *testing.T) {
 		floors, _, _ := f.Journal(0, 0, 1000)
 		require.Len(t, floors, len(keys)+len(tags)+len(prefixes))
 
-		// What is raised again below its own floor is late, and that of another subject is not.
+		// Raising a subject below its own floor is late, whatever the floors of other subjects.
 		for _, w := range floors {
 			require.Equal(t, f.FloorOf(w.Subject), f.Raise(w.Subject, Removal(0), 0, 0))
 		}
-		// It is the same where it is told.
+		// A node that receives the floors has the same ones.
 		other := NewFloors(1000)
 		for _, w := range floors {
 			other.Raise(w.Subject, w.Floor, 0, 0)

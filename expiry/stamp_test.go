@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestStampsInOrder(t *testing.T) {
+func TestStampOrder(t *testing.T) {
 	ascending := []Stamp{{}, Removal(0), Loaded(5), {5, OriginOf("a", 1)}, Removal(5), Loaded(6)}
 	for i, s := range ascending {
 		for j, u := range ascending {
@@ -21,7 +21,7 @@ func TestStampsInOrder(t *testing.T) {
 	require.False(t, Loaded(3).IsSet() || Removal(3).IsSet())
 }
 
-func TestOriginsAreNoneOfTheReserved(t *testing.T) {
+func TestOriginOfIsNeverAReservedOrigin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := Stamp{1, OriginOf(rapid.String().Draw(t, "node"), Generation(rapid.Uint64().Draw(t, "begun")))}
 		if s.IsLoad() || s.IsRemoval() {

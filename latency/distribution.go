@@ -5,24 +5,24 @@ import (
 	"time"
 )
 
-// A Distribution is how long a number of things took. Its zero value is that of none.
+// A Distribution describes a set of recorded durations. The zero value describes the empty set.
 //
-// The quantiles are upper bounds: half of the things took no longer than P50, 99 in
-// 100 no longer than P99, 999 in 1,000 no longer than P999. Each is above the exact
-// quantile by less than an eighth of it or than a microsecond, whichever is more, and
-// never above Max; where the exact one is above 62.9 s, it is Max. Sum and Max are exact. If
-// things are being counted at that moment, Sum and Max may have some that Count has not.
+// The quantiles are upper bounds: half of the durations are at most P50, 99 in 100 are at most P99,
+// and 999 in 1,000 are at most P999. Each exceeds the exact quantile by less than an eighth of it or
+// by less than a microsecond, whichever is more, and never exceeds Max. If the exact quantile is above
+// 62.9 s, the reported one is Max. Sum and Max are exact. A duration that is being recorded while the
+// distribution is read may be included in Sum and Max but not yet in Count.
 type Distribution struct {
 	Count          uint64
 	Sum            time.Duration
 	P50, P99, P999 time.Duration
 	Max            time.Duration
 
-	counts []uint64 // by bucket; nil if Count is 0. It is never changed.
+	counts []uint64 // by bucket; nil if Count is 0. Never modified: copies of a Distribution share it.
 }
 
-func newDistribution(counts []uint64, sum, most time.Duration) Distribution {
-	d := Distribution{Sum: sum, Max: most, counts: counts}
+func newDistribution(counts []uint64, sum, longest time.Duration) Distribution {
+	d := Distribution{Sum: sum, Max: longest, counts: counts}
 	for _, n := range counts {
 		d.Count += n
 	}
@@ -30,9 +30,9 @@ func newDistribution(counts []uint64, sum, most time.Duration) Distribution {
 	return d
 }
 
-// quantile returns what so many in a thousand took no longer than. Count is not 0.
+// quantile returns the duration that the given number in a thousand do not exceed. Count must not be 0.
 func (d Distribution) quantile(thousandths uint64) time.Duration {
-	// As many as the share needs, rounded up; divided first, lest it overflow.
+	// The number of durations in that share, rounded up. Dividing first avoids an overflow.
 	rank := d.Count/1000*thousandths + (d.Count%1000*thousandths+999)/1000
 	for i, n := range d.counts {
 		if rank <= n {
@@ -46,9 +46,9 @@ func (d Distribution) quantile(thousandths uint64) time.Duration {
 	return d.Max
 }
 
-// AtMost returns how many took no longer than limit. It is exact where limit is a
-// power of two times a microsecond, up to 2²⁵ µs (33.6 s); otherwise it may leave out some that took
-// less than limit by an eighth or a microsecond.
+// AtMost returns how many durations are at most limit. It is exact if limit is a power of two times a
+// microsecond, up to 2²⁵ µs (33.6 s). For other limits it may miss durations that are within an eighth
+// of limit, or within a microsecond, below it.
 func (d Distribution) AtMost(limit time.Duration) (n uint64) {
 	if limit >= d.Max {
 		return d.Count
@@ -62,7 +62,7 @@ func (d Distribution) AtMost(limit time.Duration) (n uint64) {
 	return n
 }
 
-// Plus returns the distribution of what is in either.
+// Plus returns the distribution of the durations of d and e together.
 func (d Distribution) Plus(e Distribution) Distribution {
 	switch {
 	case e.Count == 0:
@@ -71,7 +71,7 @@ func (d Distribution) Plus(e Distribution) Distribution {
 		return e
 	}
 	counts := make([]uint64, buckets)
-	for _, from := range [][]uint64{d.counts, e.counts} { // none if somebody has filled the fields in
+	for _, from := range [][]uint64{d.counts, e.counts} { // nil if the caller filled in the fields by hand
 		for i, n := range from {
 			counts[i] += n
 		}
@@ -79,7 +79,7 @@ func (d Distribution) Plus(e Distribution) Distribution {
 	return newDistribution(counts, d.Sum+e.Sum, max(d.Max, e.Max))
 }
 
-// Mean returns the mean, or 0 if there is none.
+// Mean returns the mean duration, or 0 if Count is 0.
 func (d Distribution) Mean() time.Duration {
 	if d.Count == 0 {
 		return 0
@@ -87,7 +87,7 @@ func (d Distribution) Mean() time.Duration {
 	return time.Duration(uint64(d.Sum) / d.Count)
 }
 
-// String returns the figures as one line.
+// String formats the count, the quantiles and the maximum as one line.
 func (d Distribution) String() string {
 	return fmt.Sprintf("%d: p50 %v, p99 %v, p999 %v, max %v", d.Count, d.P50, d.P99, d.P999, d.Max)
 }

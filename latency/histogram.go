@@ -1,12 +1,13 @@
-// Package latency counts how long things take, cheaply enough to count every one.
+// Package latency records how long operations take, cheaply enough to record every one.
 //
-// A [Histogram] is what is counted into, from many goroutines at once; a
-// [Distribution] is what it held at one moment. Both cover everything since the
-// histogram was made. There is no window: whoever wants the last minute reads
-// [Distribution.AtMost] from time to time, as Prometheus does, and takes the
-// difference.
+// A [Histogram] records durations from many goroutines at once. A [Distribution] is a snapshot of it:
+// quantiles within an eighth of the exact ones, and counts for cumulative buckets. Recording takes no
+// lock and does not allocate, and the memory a histogram takes is fixed.
 //
-// The package has no I/O and does not read the clock.
+// Both cover everything since the histogram was created. There is no time window: for the last minute,
+// read [Distribution.AtMost] periodically, as Prometheus does, and subtract.
+//
+// The package does no I/O and does not read the clock.
 package latency
 
 import (
@@ -15,22 +16,21 @@ import (
 	"time"
 )
 
-// A bucket is the durations above its lower edge up to its upper one. The first
-// eight are a microsecond wide each. From there on every doubling has eight of
-// equal width, so a bucket's edges differ by an eighth at most. The last one has
-// everything above 62.9 s too.
+// A bucket holds the durations above its lower edge, up to and including its upper edge. The first eight
+// buckets are a microsecond wide each. After that, every doubling has eight buckets of equal width, so
+// the edges of a bucket differ by at most an eighth. The last bucket also holds everything above 62.9 s.
 const (
 	perDoubling = 8
 	doublings   = 23 // from 8 µs to 67 s
 	buckets     = perDoubling * (1 + doublings)
 )
 
-// bucketOf returns the bucket of d.
+// bucketOf returns the index of the bucket that holds d.
 func bucketOf(d time.Duration) int {
 	if d <= time.Microsecond {
 		return 0
 	}
-	us := uint64(d-1) / uint64(time.Microsecond) // the upper edge belongs to the bucket
+	us := uint64(d-1) / uint64(time.Microsecond) // -1 because the upper edge belongs to the bucket
 	halvings := max(bits.Len64(us)-bits.Len64(2*perDoubling-1), 0)
 	return min(halvings*perDoubling+int(us>>halvings), buckets-1)
 }
@@ -41,20 +41,18 @@ func upper(i int) time.Duration {
 	return time.Duration(i-halvings*perDoubling+1) << halvings * time.Microsecond
 }
 
-// A Histogram counts durations. Its zero value is empty and ready for use. Its
-// methods are safe for concurrent use and take no lock. It has a fixed size of 1.5 KiB.
+// A Histogram counts durations. The zero value is empty and ready for use. Its methods are safe for
+// concurrent use and take no lock. Its size is fixed at 1.5 KiB. It must not be copied after first use.
 type Histogram struct {
 	sum, max atomic.Int64
 	counts   [buckets]atomic.Uint64
 }
 
-// Record counts d. One that is negative counts as zero.
-//
-// It costs two atomic additions and allocates nothing.
+// Record counts d. A negative d counts as zero. Record costs two atomic additions and does not allocate.
 func (h *Histogram) Record(d time.Duration) {
 	d = max(d, 0)
-	// The bucket comes last, and read looks at it first: what is in a bucket is
-	// in sum and max too.
+	// The bucket is written last, and Distribution reads it first. So whatever Distribution finds in a
+	// bucket is in sum and max too.
 	h.sum.Add(int64(d))
 	for was := h.max.Load(); int64(d) > was && !h.max.CompareAndSwap(was, int64(d)); {
 		was = h.max.Load()
@@ -62,7 +60,7 @@ func (h *Histogram) Record(d time.Duration) {
 	h.counts[bucketOf(d)].Add(1)
 }
 
-// Distribution returns what h has counted so far.
+// Distribution returns the distribution of the durations recorded so far.
 func (h *Histogram) Distribution() Distribution {
 	var counts []uint64
 	for i := range h.counts {

@@ -319,7 +319,7 @@ func TestARegionTooHeavyForARingStaysAsItWas(t *testing.T) {
 	}
 	w.Members.mu.Unlock()
 	change := w.found(View{Nodes: heavy})
-	require.ErrorContains(t, change.Err, "regions: us: consistenthash: the weights sum up to")
+	require.ErrorContains(t, change.Err, "regions: us: consistenthash: the weights add up to")
 	require.Same(t, before, w.Topology())
 	require.Len(t, w.members(), len(heavy)-1)
 

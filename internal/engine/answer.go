@@ -71,8 +71,8 @@ func (g *Group) insert(e *store.Entry, dead func(*store.Entry) bool, admit func(
 	home := g.cache.topology().Home
 	leased := func() bool { return e.Class() == store.Copy || !g.servesAsOwner(home, e.Key()) }
 	e.SetLeased(leased())
-	e.SetSeen(g.floors.Scoped())
-	there := g.store.SetOver(e, dead, admit)
+	e.SetSeen(g.floors.ScopeSeq())
+	there := g.store.Set(e, dead, admit)
 	// The ring may have changed in the meantime, and reclass may have run before e was in the store.
 	for now := g.cache.topology().Home; now != home; now = g.cache.topology().Home {
 		home = now
@@ -89,5 +89,5 @@ func (g *Group) life(key string, absent bool, own time.Duration) time.Duration {
 	case own > 0 && own < g.config.TTL:
 		return own
 	}
-	return expiry.Life(g.config.TTL, xxh3.HashString(key))
+	return expiry.JitterTTL(g.config.TTL, xxh3.HashString(key))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/message"
+	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 )
 
@@ -30,7 +31,7 @@ func TestNotesThatDoNotReplaceAQueuedWrite(t *testing.T) {
 		w, ok := g.origin.queue.Lookup("ada")
 		require.True(t, ok)
 		// Former owners are asked for what they have, be it evicted.
-		g.store.Delete("ada")
+		g.store.DeleteFunc("ada", func(*store.Entry) bool { return true })
 		ans, ok := handler{cache}.Lookup(&peers.Request{Group: "test", Key: "ada", Peek: true})
 		require.True(t, ok)
 		require.Equal(t, w.Stamp, ans.Stamp)

@@ -11,7 +11,7 @@ func (g *Group) evictionLoop() (run func()) {
 		return nil
 	}
 	const what = "function of WithOnEvict"
-	ready, take := g.store.Leavers()
+	ready, take := g.store.Evictions()
 	drain := func() {
 		for l, ok := take(); ok; l, ok = take() {
 			_, _ = origin.Call(&g.guard, what, l.Key(), origin.NoValue(func() error {
@@ -41,7 +41,7 @@ func (g *Group) evictionLoop() (run func()) {
 // warnOfDropped logs how many entries have left since its last call without a call of OnEvict. Only
 // housekeep calls it.
 func (g *Group) warnOfDropped() {
-	if n := g.store.Stats().Untold; n != g.reportedDropped {
+	if n := g.store.Stats().EvictDropped; n != g.reportedDropped {
 		g.cache.log.Warn("function of WithOnEvict is too slow, or hangs: some values left without a call",
 			"group", g.name, "values", n-g.reportedDropped, "so far", n)
 		g.reportedDropped = n

@@ -189,7 +189,7 @@ func TestAnAnswerThatIsNotNewerThanTheFloorIsRefused(t *testing.T) {
 			require.Equal(t, want, verdict, "%v under %v", stamp, floor)
 			_, ok := g.store.Peek("ada")
 			require.Equal(t, want == answered, ok)
-			g.store.Delete("ada")
+			g.store.DeleteFunc("ada", func(*store.Entry) bool { return true })
 		}
 	})
 }

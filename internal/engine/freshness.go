@@ -123,7 +123,7 @@ func (f *freshness) passesOn(e *store.Entry, now expiry.Instant) bool {
 // the Seq known. exact says that its age was measured on this node alone.
 func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Seq) bool {
 	ok := true
-	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
+	f.floors.Visit(e.Key(), e.Tags(), func(r expiry.RaisedFloor) bool {
 		if r.First >= known {
 			return true // no write of that name was known at that time
 		}
@@ -156,7 +156,7 @@ func (f *freshness) precedes(e *store.Entry, exact bool, at time.Duration) bool 
 // scopeRemoved reports whether e, an entry of the store, has a tag or prefix that was removed after e
 // arrived. Usually none was, which comparing two numbers shows.
 func (f *freshness) scopeRemoved(e *store.Entry) bool {
-	now := f.floors.Scoped()
+	now := f.floors.ScopeSeq()
 	return e.Seen(now) != now && f.scopeRemovedSince(e, now)
 }
 
@@ -174,7 +174,7 @@ func (f *freshness) scopeRemovedSince(e *store.Entry, now expiry.Seq) bool {
 // from, and raised for the first time before the Seq to.
 func (f *freshness) overtaken(e *store.Entry, from, to expiry.Seq) bool {
 	dead := false
-	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
+	f.floors.Visit(e.Key(), e.Tags(), func(r expiry.RaisedFloor) bool {
 		dead = r.Seq >= from && r.First < to && (e.Below(r.Floor) || f.maybeOlder(e, r.Floor))
 		return !dead
 	})
@@ -183,7 +183,7 @@ func (f *freshness) overtaken(e *store.Entry, from, to expiry.Seq) bool {
 
 // floorOf returns the highest floor that applies to e: its key's, its scopes' or the group's.
 func (f *freshness) floorOf(e *store.Entry) (floor expiry.Stamp) {
-	f.floors.Over(e.Key(), e.Tags(), func(r expiry.Raised) bool {
+	f.floors.Visit(e.Key(), e.Tags(), func(r expiry.RaisedFloor) bool {
 		floor = floor.Max(r.Floor)
 		return true
 	})

@@ -96,7 +96,7 @@ func fresh(f facts, past time.Duration) (*freshness, *store.Entry) {
 	}
 	e := store.New(store.Config{MaxBytes: 1 << 20}).NewEntry(item)
 	e.SetLeased(f.foreign)
-	e.SetSeen(fresh.floors.Scoped())
+	e.SetSeen(fresh.floors.ScopeSeq())
 	at := clock.Now()
 	switch f.write {
 	case "key":

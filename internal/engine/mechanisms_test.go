@@ -68,7 +68,7 @@ func TestMechanismHandoff(t *testing.T) {
 			ans := g.cache.handleHandoff(&peers.Call{Payload: message.Broadcast{Writes: []message.Write{w}}.Append(nil)})
 			require.Equal(t, peers.CodeOK, ans.Code)
 			_, ok := g.Peek("ada")
-			g.store.Delete("ada")
+			g.store.DeleteFunc("ada", func(*store.Entry) bool { return true })
 			return ok
 		}
 		drift := 2 * g.cache.config.MaxDrift
@@ -120,7 +120,7 @@ func TestMechanismALateWrite(t *testing.T) {
 					time.Sleep(10 * time.Millisecond)
 					take(other, late)
 					require.False(t, there())
-					g.store.Delete("ada")
+					g.store.DeleteFunc("ada", func(*store.Entry) bool { return true })
 					require.False(t, load(15*time.Millisecond), "began before the late one came")
 					require.True(t, load(0))
 					take(one, fast) // which comes twice

@@ -220,9 +220,9 @@ func (g *Group) Stats() GroupStats {
 		Removed:        held.Left(store.Removed),
 		Replaced:       held.Left(store.Replaced),
 
-		EvictQueue:      held.Leaving,
-		EvictQueueBytes: held.LeavingBytes,
-		EvictDropped:    held.Untold,
+		EvictQueue:      held.EvictQueue,
+		EvictQueueBytes: held.EvictQueueBytes,
+		EvictDropped:    held.EvictDropped,
 	}
 }
 

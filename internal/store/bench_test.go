@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// zipfKeys returns many requests for 100,000 keys, popular as on the web.
+// zipfKeys returns many requests for 100,000 keys, whose popularity is Zipfian, as on the web.
 func zipfKeys() []string {
 	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.01, 1, 99_999)
 	names := make([]string, 100_000)
@@ -25,7 +25,7 @@ func BenchmarkGet(b *testing.B) {
 	keys := zipfKeys()
 	s := New(Config{MaxBytes: 1 << 30})
 	for _, key := range keys {
-		s.Set(newItem(Item{Key: key}))
+		put(s, testEntry(Item{Key: key}))
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
@@ -38,31 +38,30 @@ func BenchmarkGet(b *testing.B) {
 	})
 }
 
-// BenchmarkSet writes to a store that is full: the cost of a fill and the
-// victim it needs.
+// BenchmarkSet writes to a full store: the cost of a fill and of the victim that it needs.
 func BenchmarkSet(b *testing.B) {
 	keys := zipfKeys()
-	s := New(Config{MaxBytes: 10_000 * (11 + Overhead)})
+	s := New(Config{MaxBytes: 10_000 * (11 + overhead)})
 	b.ReportAllocs()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for i := rand.IntN(len(keys)); pb.Next(); i++ {
-			s.Set(newItem(Item{Key: keys[i%len(keys)]}))
+			put(s, testEntry(Item{Key: keys[i%len(keys)]}))
 		}
 	})
 }
 
-// BenchmarkGetOrSet is a cache at work: hits, and fills where it misses.
+// BenchmarkGetOrSet is a cache in use: hits, and a fill after each miss.
 func BenchmarkGetOrSet(b *testing.B) {
 	keys := zipfKeys()
-	s := New(Config{MaxBytes: 10_000 * (11 + Overhead)})
+	s := New(Config{MaxBytes: 10_000 * (11 + overhead)})
 	b.ReportAllocs()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for i := rand.IntN(len(keys)); pb.Next(); i++ {
 			key := keys[i%len(keys)]
 			if _, ok := s.Get(key); !ok {
-				s.Set(newItem(Item{Key: key}))
+				put(s, testEntry(Item{Key: key}))
 			}
 		}
 	})

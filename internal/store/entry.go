@@ -9,39 +9,38 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// A Class says whose an entry is. Each has an eviction policy of its own and
-// its own part of the store; see [Config.CopyShare].
+// A Class says whether this node owns an entry's key. Each class has its own eviction policy and its own
+// part of the store; see [Config.CopyShare].
 type Class uint8
 
 const (
-	Owned   Class = iota // of a key that this node owns
-	Copy                 // of a key that another node owns
-	classes              // how many there are
+	Owned   Class = iota // this node owns the key
+	Copy                 // another node owns the key
+	classes              // the number of classes
 )
 
-// An Item is what an [Entry] is made of.
+// An Item has the contents of an [Entry].
 type Item struct {
-	Key   string // at most 64 KiB
-	Value []byte // encoded, at most 4 GiB; must not change any more
+	Key   string // less than 64 KiB
+	Value []byte // encoded, less than 4 GiB; must not be modified afterwards
 
-	expiry.Stamp                // of its load or write, on the cluster's clock
-	Born         expiry.Instant // the same on this node's clock, or earlier
-	Expires      expiry.Instant // from then on it is not fresh
+	expiry.Stamp                // of the load or the write, by the cluster's clock
+	Born         expiry.Instant // when the load or the write began, or earlier, by this node's clock
+	Expires      expiry.Instant // when it ceases to be fresh
 
 	Class  Class
-	Absent bool // the origin said that there is no value; Value is empty
-	Tagged bool // tags come before the value, see AppendTags
+	Absent bool // the origin has no value for the key; Value is empty
+	Tagged bool // Value begins with tags; see AppendTags
 }
 
-// An Entry is what the store keeps for a key. What it was made of never changes,
-// so a reader that holds an Entry may go on using it after the store has dropped
-// it. An Entry must not be copied, and belongs to one store.
+// An Entry is what the store has for a key. The contents it was created from never change, so a reader may
+// continue to use an Entry after the store has dropped it. An Entry must not be copied, and belongs to one
+// store. Its methods are safe for concurrent use.
 //
-// There are millions of them, so it is as small as it can be made: 80 bytes, with
-// next to nothing that another field could tell. Key and value are pointers and
-// lengths without the capacities and the second words that Go would give them. A
-// hit reads the first 56 bytes, and then the key, which follows the Entry in the
-// same piece of memory unless it is long.
+// There are millions of entries, so an Entry is as small as possible: 80 bytes, with next to no redundancy.
+// The key and the value are pointers and lengths, without the capacity and the padding of Go's own types. A
+// hit reads the first 56 bytes and then the key, which follows the Entry in the same allocation unless it is
+// long.
 type Entry struct {
 	expiry.Stamp
 	Expires expiry.Instant
@@ -49,49 +48,49 @@ type Entry struct {
 	key, value *byte
 	valueLen   uint32
 	keyLen     uint16
-	traits     traits
+	flags      flags
 
-	// place, prev and next say where in its policy the entry is. They are
-	// guarded by Store.mu. place is 0 exactly if the entry is in no policy.
+	// place, prev and next locate the entry in its policy. They are guarded by Store.mu. place is nowhere if
+	// and only if the entry is in no policy.
 	place place
 
-	// mark is what reads tell S3-FIFO about the entry: it is the only thing about an
-	// entry's place that changes without Store.mu. An exact order, which is told in
-	// extended.used, has there, by Store.mu, where in its heap the entry is.
-	mark atomic.Uint32
+	// policyWord belongs to the policy. S3-FIFO counts reads in it, without Store.mu; nothing else about an
+	// entry's position changes without that lock. LRU and LFU keep the entry's position in their heap there,
+	// guarded by Store.mu, and record reads in extended.priority.
+	policyWord atomic.Uint32
 
-	// flags is what changes about an entry in the store beside its place: see
-	// SetLeased and SetSeen.
-	flags atomic.Uint32
+	// state is what may change about an entry in the store other than its position; see SetLeased and
+	// SetSeen.
+	state atomic.Uint32
 
 	born       expiry.Instant
 	prev, next *Entry
 }
 
-// extended is an Entry of a store that decodes values or whose order is exact.
+// extended is an Entry of a store that keeps decoded values, or whose policy is LRU or LFU.
 type extended struct {
 	Entry
-	used    atomic.Uint64  // what reads tell an exact order
-	decoded unsafe.Pointer // to the decoded value, atomically; nil if there is none
+	priority atomic.Uint64  // see type ordered
+	decoded  unsafe.Pointer // accessed atomically; nil if there is no decoded value
 }
 
-// traits are an entry's class, in the lowest bit, and what else it is.
-type traits uint8
+// flags are immutable properties of an entry. The lowest bit is its Class.
+type flags uint8
 
 const (
-	isAbsent traits = 1 << (iota + 1)
+	isAbsent flags = 1 << (iota + 1)
 	isTagged
 	isExtended
 )
 
-// NewEntry returns an entry for s of the item. It copies the key, and keeps the value.
-// One whose capacity is much more than its length is copied first, since all of it
-// would stay in memory.
+// NewEntry returns an entry for s with the contents of i. It copies the key, and retains the value. If the
+// value's capacity is much larger than its length, NewEntry copies it too, because all of it would remain in
+// memory. It panics if the key or the value exceeds the size that Item allows.
 func (s *Store) NewEntry(i Item) *Entry { return newEntry(i, s.extended) }
 
 func newEntry(i Item, isExt bool) *Entry {
 	if len(i.Key) > math.MaxUint16 || uint64(len(i.Value)) > math.MaxUint32 {
-		panic("store: key or value is larger than can be")
+		panic("store: key or value is too large")
 	}
 	if cap(i.Value)-len(i.Value) > len(i.Value)/8+16 {
 		i.Value = bytes.Clone(i.Value)
@@ -101,7 +100,7 @@ func newEntry(i Item, isExt bool) *Entry {
 	if isExt {
 		var x *extended
 		x, key = allocate[extended](len(i.Key))
-		e, x.traits = &x.Entry, isExtended
+		e, x.flags = &x.Entry, isExtended
 	} else {
 		e, key = allocate[Entry](len(i.Key))
 	}
@@ -111,121 +110,119 @@ func newEntry(i Item, isExt bool) *Entry {
 	e.born = i.Born
 	e.key, e.keyLen = unsafe.SliceData(key), uint16(len(i.Key))
 	e.value, e.valueLen = unsafe.SliceData(i.Value), uint32(len(i.Value))
-	e.traits |= traits(i.Class)
+	e.flags |= flags(i.Class)
 	if i.Absent {
-		e.traits |= isAbsent
+		e.flags |= isAbsent
 	}
 	if i.Tagged {
-		e.traits |= isTagged
+		e.flags |= isTagged
 	}
 	return e
 }
 
-// with is an entry and room for its key. The sizes in which Go gives out memory are
-// 16 bytes apart up to 256.
-type with[E any, Key any] struct {
+// withKey is an entry with room for its key. Go's allocation size classes are 16 bytes apart up to 256
+// bytes.
+type withKey[E any, Key any] struct {
 	entry E
 	key   Key
 }
 
-// allocate returns a new entry and room for a key of n bytes. It is behind the entry,
-// where a hit has the key in the cache line that it has just read or in the next one,
-// and the collector has one object to look at for each entry instead of two. (A hit
-// among 65,536 keys takes a fifth less time for it.)
+// allocate returns a new entry and room for a key of n bytes. Unless the key is long, the room directly
+// follows the entry. So a hit finds the key in the cache line that it has just read or in the next one, and
+// the garbage collector has one object per entry to mark instead of two. That makes a hit among 65,536 keys
+// a fifth faster.
 func allocate[E any](n int) (*E, []byte) {
 	switch (n + 15) / 16 {
 	case 0, 1:
-		x := new(with[E, [16]byte])
+		x := new(withKey[E, [16]byte])
 		return &x.entry, x.key[:]
 	case 2:
-		x := new(with[E, [32]byte])
+		x := new(withKey[E, [32]byte])
 		return &x.entry, x.key[:]
 	case 3:
-		x := new(with[E, [48]byte])
+		x := new(withKey[E, [48]byte])
 		return &x.entry, x.key[:]
 	case 4:
-		x := new(with[E, [64]byte])
+		x := new(withKey[E, [64]byte])
 		return &x.entry, x.key[:]
 	}
 	return new(E), make([]byte, n)
 }
 
-// ext returns the rest of an entry that is extended.
+// ext returns e as an extended entry. e must be one.
 func (e *Entry) ext() *extended { return (*extended)(unsafe.Pointer(e)) }
 
-// Key returns the key. It shares the entry's memory, so who keeps it for longer than
-// the entry makes a copy.
+// Key returns the key. It shares the entry's memory, so clone it if it is to outlive the entry.
 func (e *Entry) Key() string { return unsafe.String(e.key, e.keyLen) }
 
-// Value returns the encoded value, which must not be modified.
+// Value returns the encoded value, with its tags if it is tagged. It must not be modified.
 func (e *Entry) Value() []byte { return unsafe.Slice(e.value, e.valueLen) }
 
-// Born returns when its load or write began, on this node's clock, or earlier.
+// Born returns when the load or the write began, or an earlier instant, by this node's clock.
 func (e *Entry) Born() expiry.Instant { return e.born }
 
-// Class returns whose the entry is.
-func (e *Entry) Class() Class { return Class(e.traits & 1) }
+// Class returns the class of the entry.
+func (e *Entry) Class() Class { return Class(e.flags & 1) }
 
-// Absent reports whether the origin said that there is no value.
-func (e *Entry) Absent() bool { return e.traits&isAbsent != 0 }
+// Absent reports whether the origin has no value for the key.
+func (e *Entry) Absent() bool { return e.flags&isAbsent != 0 }
 
-// Tagged reports whether tags come before the value.
-func (e *Entry) Tagged() bool { return e.traits&isTagged != 0 }
+// Tagged reports whether Value begins with tags.
+func (e *Entry) Tagged() bool { return e.flags&isTagged != 0 }
 
-// size is what e takes, but for its decoded value.
-func (e *Entry) size() int64 { return int64(e.keyLen) + int64(e.valueLen) + Overhead }
+// size returns the bytes that e takes, without a decoded value and what an extended entry adds.
+func (e *Entry) size() int64 { return int64(e.keyLen) + int64(e.valueLen) + overhead }
 
-// Used reports whether e has been read since the policy last looked at it.
-func (e *Entry) Used() bool { return e.mark.Load() != 0 }
+// Used reports whether e has been read since S3-FIFO last examined it. Other policies do not keep track of
+// that: with LRU and LFU it is true for all entries of the store, with FIFO for none.
+func (e *Entry) Used() bool { return e.policyWord.Load() != 0 }
 
-// The highest of the flags is whether the entry is leased; the others are the lower
-// bits of the mark that it was seen at.
+// leased is the bit of Entry.state that says whether the entry is leased. The other bits are the lower bits
+// of the Seq that SetSeen was called with.
 const leased = 1 << 31
 
-// Leased reports whether e may be served only as long as this node is told of
-// writes.
-func (e *Entry) Leased() bool { return e.flags.Load()&leased != 0 }
+// Leased reports whether e may be served only while this node is told of all writes.
+func (e *Entry) Leased() bool { return e.state.Load()&leased != 0 }
 
-// SetLeased sets whether e may be served only as long as this node is told of
-// writes: when the node becomes the key's owner, or ceases to be it, that changes.
+// SetLeased sets whether e may be served only while this node is told of all writes. That changes when this
+// node becomes the owner of the key, or ceases to be.
 func (e *Entry) SetLeased(is bool) {
 	if is {
-		e.flags.Or(leased)
+		e.state.Or(leased)
 	} else {
-		e.flags.And(^uint32(leased))
+		e.state.And(^uint32(leased))
 	}
 }
 
-// Seen returns the last mark that SetSeen was called with, given that it was not more than 2³¹
-// before now.
+// Seen returns the Seq that SetSeen was last called with, provided that it is less than 2³¹ before now.
 func (e *Entry) Seen(now expiry.Seq) expiry.Seq {
-	return now - expiry.Seq((uint32(now)-e.flags.Load())&^leased)
+	return now - expiry.Seq((uint32(now)-e.state.Load())&^leased)
 }
 
-// SetSeen notes that no tag or prefix that had been removed by then concerns e.
-func (e *Entry) SetSeen(m expiry.Seq) {
+// SetSeen records that e is not affected by any tag or prefix removed before Seq seen.
+func (e *Entry) SetSeen(seen expiry.Seq) {
 	for {
-		old := e.flags.Load()
-		if e.flags.CompareAndSwap(old, old&leased|uint32(m)&^leased) {
+		old := e.state.Load()
+		if e.state.CompareAndSwap(old, old&leased|uint32(seen)&^leased) {
 			return
 		}
 	}
 }
 
-// Decoded returns what SetDecoded has kept, or nil. V must be the type of all
-// values of the store. One without a DecodedSize keeps none.
+// Decoded returns the decoded value that SetDecoded stored, or nil if there is none. V must be the same type
+// for all entries of a store. The Config of the store must have a DecodedSize: otherwise decoded values are
+// not charged, and may not be stored.
 func Decoded[V any](e *Entry) *V {
-	if e.traits&isExtended == 0 {
+	if e.flags&isExtended == 0 {
 		return nil
 	}
 	return (*V)(atomic.LoadPointer(&e.ext().decoded))
 }
 
-// SetDecoded keeps v, the decoded value, for later readers unless another
-// reader was first, and returns the one that is kept. v must not be nil and must not
-// be modified any more.
+// SetDecoded stores v, the decoded value, for later readers, unless another reader was first. It returns the
+// value that is stored, or v if e cannot store one. v must not be nil, and must not be modified afterwards.
 func SetDecoded[V any](e *Entry, v *V) *V {
-	if e.traits&isExtended == 0 || atomic.CompareAndSwapPointer(&e.ext().decoded, nil, unsafe.Pointer(v)) {
+	if e.flags&isExtended == 0 || atomic.CompareAndSwapPointer(&e.ext().decoded, nil, unsafe.Pointer(v)) {
 		return v
 	}
 	return Decoded[V](e)

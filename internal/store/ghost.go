@@ -2,57 +2,54 @@ package store
 
 import "math/bits"
 
-// ghost remembers the hashes of the entries evicted last. It is the table that
-// the S3-FIFO paper describes in §4.2: each slot has part of a hash and the time
-// of its insertion, counted in insertions, and a hash is remembered as long as no
-// more than a given number were inserted after it. So nothing has to be deleted to
-// keep the bound; what is too old is simply not found, and its slot used again.
+// ghost remembers the hashes of the most recently evicted entries. It is the table of §4.2 of the S3-FIFO
+// paper: each slot has part of a hash and the time of its insertion, measured in insertions. A hash is
+// remembered until more than a given number of others were inserted after it. So nothing has to be deleted
+// to maintain the bound: hashes that are too old are not found, and their slots are reused.
 //
-// A slot is four bytes: 16 of the hash, beside those that choose the bucket, and
-// 16 of the time, which in a large table counts many insertions as one. So it is
-// an approximation, in harmless ways: two keys in some thousand look the same (an
-// entry goes to the main queue that should not), a bucket may overflow (the oldest
-// is forgotten early), a time is right to a few thousandths of the limit, and a
-// slot that nobody used again looks new when as many insertions as four limits
-// have passed.
+// A slot has 32 bits: 16 bits of the hash, besides those that select the bucket, and 16 bits of time, a unit
+// of which is many insertions in a large table. So ghost is an approximation, in harmless ways. Two keys in
+// a few thousand look alike, and an entry goes to the main queue that should not. A bucket may overflow, and
+// its oldest hash is forgotten early. Times are accurate to a few thousandths of the limit. A slot that is
+// not reused looks new again after four times the limit of insertions.
 type ghost struct {
 	buckets []ghostBucket
 	now     uint32 // insertions so far
-	shift   uint   // a slot's time counts 1<<shift insertions
+	shift   uint   // a unit of a slot's time is 1<<shift insertions
 }
 
-// A ghostBucket is one cache line. The hash is in the upper half of a slot and
-// never zero there; zero is a free slot.
+// A ghostBucket is one cache line. The upper half of a slot is part of a hash, and never zero. A slot that
+// is zero is free.
 type ghostBucket [16]uint32
 
 const (
-	// minGhostBuckets is 1 KiB, little beside any cache worth having.
+	// minGhostBuckets buckets take 1 KiB, which is little next to any cache worth having.
 	minGhostBuckets = 16
 
-	// timeBits is how many bits of a slot's time the limit takes at most. The two
-	// above them tell what is too old.
+	// timeBits is the maximum number of bits that the limit takes of a slot's time. The two bits above them
+	// show that a slot is too old.
 	timeBits = 14
 )
 
 func newGhost() ghost { return ghost{buckets: make([]ghostBucket, minGhostBuckets)} }
 
-// at returns the bucket of a hash and its part of a slot. They come from the two
-// ends of the hash.
-func (g *ghost) at(hash uint32) (b *ghostBucket, part uint32) {
+// locate returns the bucket of a hash, and the part of it that a slot has. They are from opposite ends of
+// the hash.
+func (g *ghost) locate(hash uint32) (b *ghostBucket, part uint32) {
 	b = &g.buckets[uint64(hash)*uint64(len(g.buckets))>>32]
 	return b, max(hash&0xffff, 1) << 16
 }
 
-// age returns how many insertions ago the slot was written, about.
+// age returns approximately how many insertions ago the slot was written.
 func (g *ghost) age(slot uint32) int {
 	return int(uint16(g.now>>g.shift)-uint16(slot)) << g.shift
 }
 
-// add remembers hash. limit is how many the caller wants remembered now.
+// add remembers hash. limit is the number of hashes that are to be remembered.
 func (g *ghost) add(hash uint32, limit int) {
 	g.resize(limit)
 	g.now++
-	b, part := g.at(hash)
+	b, part := g.locate(hash)
 	oldest, highest := 0, -1
 	for i, slot := range b {
 		if slot == 0 || slot&^0xffff == part {
@@ -66,10 +63,10 @@ func (g *ghost) add(hash uint32, limit int) {
 	b[oldest] = part | uint32(uint16(g.now>>g.shift))
 }
 
-// take reports how many were added since hash was, and forgets hash. It finds none
-// that was added more than limit additions ago.
+// take forgets hash, and returns how many hashes were added since. ok is false if hash is not remembered, or
+// was not among the last limit hashes added.
 func (g *ghost) take(hash uint32, limit int) (age int, ok bool) {
-	b, part := g.at(hash)
+	b, part := g.locate(hash)
 	for i, slot := range b {
 		if slot&^0xffff == part {
 			b[i] = 0
@@ -80,11 +77,10 @@ func (g *ghost) take(hash uint32, limit int) (age int, ok bool) {
 	return 0, false
 }
 
-// resize makes a new table, which remembers nothing, when this one has become too
-// small or much too large. A store evicts only when it is full, so that seldom
-// happens.
+// resize replaces the table with a new one, which remembers nothing, if it is too small or much too large
+// for limit. That is rare, because a store only evicts when it is full.
 func (g *ghost) resize(limit int) {
-	need := max(minGhostBuckets, limit*5/4/len(ghostBucket{})+1) // buckets that are four fifths full
+	need := max(minGhostBuckets, limit*5/4/len(ghostBucket{})+1) // buckets, if they are four fifths full
 	if need <= len(g.buckets) && len(g.buckets) <= max(minGhostBuckets, 3*need) {
 		return
 	}

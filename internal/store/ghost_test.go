@@ -7,9 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestGhost adds, at sizes from the least to many doublings and back, and asks
-// for what should be remembered and what should not.
-func TestGhost(t *testing.T) {
+// While its limit grows and shrinks by several powers of two, a ghost remembers what it should and little
+// else.
+func TestGhostRemembersTheLatest(t *testing.T) {
 	g := newGhost()
 	random := rand.New(rand.NewPCG(1, 2))
 	for _, limit := range []int{1, 100, 5_000, 60_000, 3_000, 50} {
@@ -28,7 +28,7 @@ func TestGhost(t *testing.T) {
 				stale++
 			}
 			_, again := g.take(hash, limit)
-			require.False(t, again, "what was taken is forgotten")
+			require.False(t, again, "a hash that was taken is forgotten")
 		}
 		require.GreaterOrEqual(t, kept, limit*98/100, "of the last %d", limit)
 		require.LessOrEqual(t, stale, limit/1000, "of those before the last %d", limit)

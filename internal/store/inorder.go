@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// InOrder returns the entries in the order of eviction, the one that would leave last
-// first: all owned ones, then the copies. It returns nil for S3FIFO, which has no order to speak
-// of before it evicts. It holds the lock while it takes the entries down, and sorts them after.
+// InOrder returns the entries in reverse order of eviction, the one to be evicted last coming first: all
+// owned entries, then the copies. It returns nil for S3FIFO, which does not determine an order before it
+// evicts. It holds the lock while it lists the entries, and sorts them afterwards.
 func (s *Store) InOrder() []*Entry {
 	var all []*Entry
 	for _, p := range s.policies {
@@ -26,9 +26,9 @@ func (p *ordered) inOrder(s *Store) []*Entry {
 	all := slices.Clone(p.heap)
 	s.mu.Unlock()
 	for i := range all {
-		all[i].mark = all[i].entry.ext().used.Load() // what reads have made of it
+		all[i].priority = all[i].entry.ext().priority.Load() // reads may have raised it
 	}
-	slices.SortFunc(all, func(a, b seen) int { return cmp.Compare(b.mark, a.mark) })
+	slices.SortFunc(all, func(a, b heapItem) int { return cmp.Compare(b.priority, a.priority) })
 	entries := make([]*Entry, len(all))
 	for i := range all {
 		entries[i] = all[i].entry

@@ -15,62 +15,62 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// checkInvariants holds s, which nobody may be writing to, to what is promised
-// of map, policies and accounts.
+// checkInvariants checks that the table, the policies and the usage of s agree, and that s is within its
+// limits. There must be no concurrent writers.
 func checkInvariants(t require.TestingT, s *Store) {
 	checkTable(t, &s.entries)
-	mapped := 0
+	inTable := 0
 	for e := range s.All() {
-		mapped++
+		inTable++
 		found, ok := s.Peek(e.Key())
-		require.True(t, ok, "mapped entry %q is found", e.Key())
+		require.True(t, ok, "entry %q in the table is found", e.Key())
 		require.Same(t, e, found)
 	}
 
-	queued := 0
+	inPolicies := 0
 	for c := range classes {
 		var sum Usage
-		take := func(e *Entry) {
+		count := func(e *Entry) {
 			require.Equal(t, c, e.Class(), "entry %q is in its class's policy", e.Key())
 			found, _ := s.Peek(e.Key())
-			require.True(t, found == e, "queued entry %q is mapped", e.Key())
+			require.True(t, found == e, "entry %q in the policy is in the table", e.Key())
 			sum.Entries++
 			sum.Bytes += s.charge(e)
 		}
 		switch p := s.policies[c].(type) {
 		case *s3fifo:
-			checkQueue(t, &p.small, take)
-			checkQueue(t, &p.main, take)
+			checkQueue(t, &p.small, count)
+			checkQueue(t, &p.main, count)
 			require.GreaterOrEqual(t, p.share, minShare)
 			require.LessOrEqual(t, p.share, maxShare)
 		case *fifo:
-			checkQueue(t, &p.queue, take)
+			checkQueue(t, &p.queue, count)
 		case *ordered:
-			for i, seen := range p.heap {
-				take(seen.entry)
-				require.Equal(t, inHeap, seen.entry.place)
-				require.EqualValues(t, i+1, seen.entry.mark.Load())
-				require.LessOrEqual(t, seen.mark, seen.entry.ext().used.Load())
-				require.LessOrEqual(t, p.heap[max(i-1, 0)/2].mark, seen.mark, "a heap")
+			for i, item := range p.heap {
+				count(item.entry)
+				require.Equal(t, inHeap, item.entry.place)
+				require.EqualValues(t, i+1, item.entry.policyWord.Load())
+				require.LessOrEqual(t, item.priority, item.entry.ext().priority.Load())
+				require.LessOrEqual(t, p.heap[max(i-1, 0)/2].priority, item.priority, "heap order")
 			}
 		}
 		require.Equal(t, s.usage[c].Entries, sum.Entries)
 		require.Equal(t, s.usage[c].Bytes, sum.Bytes)
 		require.False(t, s.limits[c].exceeded(sum, limit{}))
-		queued += sum.Entries
+		inPolicies += sum.Entries
 	}
-	require.Equal(t, queued, mapped, "every mapped entry is in one queue")
+	require.Equal(t, inPolicies, inTable, "every entry in the table is in one policy")
 	stats := s.Stats()
 	require.False(t, s.limits[Owned].exceeded(Usage{Bytes: stats.Bytes(), Entries: stats.Entries()}, limit{}))
 }
 
-func checkQueue(t require.TestingT, q *queue, take func(*Entry)) {
+func checkQueue(t require.TestingT, q *queue, visit func(*Entry)) {
 	length, bytes := 0, int64(0)
 	var prev *Entry
 	for e := q.front; e != nil; prev, e = e, e.next {
 		require.Equal(t, q.id, e.place, "entry %q knows its queue", e.Key())
-		require.True(t, e.prev == prev, "links of %q go both ways", e.Key())
-		take(e)
+		require.True(t, e.prev == prev, "%q is linked in both directions", e.Key())
+		visit(e)
 		length++
 		bytes += e.size()
 	}
@@ -79,16 +79,15 @@ func checkQueue(t require.TestingT, q *queue, take func(*Entry)) {
 	require.Equal(t, q.bytes, bytes)
 }
 
-// A model is the Store as its documentation tells it, one step at a time on
-// slices.
+// A model implements the documented behaviour of a Store naively, on slices.
 type model struct {
 	config  Config
 	classes [classes]modelPolicy
 	left    [reasons]uint64
-	clock   int // uses
+	clock   int // number of uses
 }
 
-// A modelPolicy is an order of eviction, told plainly.
+// A modelPolicy is a naive implementation of an eviction policy.
 type modelPolicy interface {
 	entries() []*modelEntry
 	read(e *modelEntry)
@@ -103,40 +102,39 @@ type modelEntry struct {
 	charge int64
 	reads  int
 	used   int // when it was last read or written
-	came   int // when its key came
+	added  int // when its key was added
 }
 
-// byRule is LRU, LFU and FIFO: of all entries the first by order goes.
-type byRule struct {
+// sorted is LRU, LFU and FIFO: it evicts the first entry by order.
+type sorted struct {
 	held  []*modelEntry
 	order func(a, b *modelEntry) int
 }
 
-func (p *byRule) entries() []*modelEntry { return p.held }
-func (p *byRule) read(e *modelEntry)     { e.reads++ }
-func (p *byRule) add(e *modelEntry)      { p.held = append(p.held, e) }
-func (p *byRule) replace(old, e *modelEntry) {
-	e.reads, e.came = old.reads, old.came
+func (p *sorted) entries() []*modelEntry { return p.held }
+func (p *sorted) read(e *modelEntry)     { e.reads++ }
+func (p *sorted) add(e *modelEntry)      { p.held = append(p.held, e) }
+func (p *sorted) replace(old, e *modelEntry) {
+	e.reads, e.added = old.reads, old.added
 	p.held[slices.Index(p.held, old)] = e
 }
-func (p *byRule) remove(e *modelEntry) { p.held = without(p.held, e) }
-func (p *byRule) evict()               { p.remove(slices.MinFunc(p.held, p.order)) }
+func (p *sorted) remove(e *modelEntry) { p.held = without(p.held, e) }
+func (p *sorted) evict()               { p.remove(slices.MinFunc(p.held, p.order)) }
 
 func without(held []*modelEntry, e *modelEntry) []*modelEntry {
 	return slices.DeleteFunc(slices.Clone(held), func(other *modelEntry) bool { return other == e })
 }
 
-// adaptive is S3-FIFO as algorithm 1 of the paper tells it, with the share that the
-// head of s3fifo.go tells of.
+// adaptive is S3-FIFO as in algorithm 1 of the paper, with the adaptive share that type s3fifo documents.
 type adaptive struct {
-	small, main   []*modelEntry // newest last
-	left, dropped modelGhost
+	small, main           []*modelEntry // newest last
+	smallGhost, mainGhost modelGhost
 
 	share                        float64
-	evicted, moreSmall, moreMain int
+	evicted, smallHits, mainHits int
 }
 
-// A modelGhost tells how many were added after a key.
+// A modelGhost has all evicted keys, in order; those taken are empty.
 type modelGhost []string
 
 func (g *modelGhost) add(key string) { *g = append(*g, key) }
@@ -157,15 +155,15 @@ func (p *adaptive) read(e *modelEntry)     { e.reads = min(e.reads+1, 3) }
 
 func (p *adaptive) add(e *modelEntry) {
 	n := len(p.entries())
-	if age := p.left.take(e.Key()); age < n-n/10 {
+	if age := p.smallGhost.take(e.Key()); age < n-n/10 {
 		if age <= n/10 {
-			p.moreSmall++
+			p.smallHits++
 		}
 		p.main = append(p.main, e)
 		return
 	}
-	if p.dropped.take(e.Key()) <= n/10 {
-		p.moreMain++
+	if p.mainGhost.take(e.Key()) <= n/10 {
+		p.mainHits++
 	}
 	p.small = append(p.small, e)
 }
@@ -189,14 +187,14 @@ func (p *adaptive) evict() {
 		if small := charges(p.small); float64(small) >= p.share*float64(small+charges(p.main)) {
 			e, p.small = p.small[0], p.small[1:]
 			if e.reads < 2 {
-				p.left.add(e.Key())
+				p.smallGhost.add(e.Key())
 				break
 			}
 			e.reads = 0
 		} else {
 			e, p.main = p.main[0], p.main[1:]
 			if e.reads == 0 {
-				p.dropped.add(e.Key())
+				p.mainGhost.add(e.Key())
 				break
 			}
 			e.reads--
@@ -204,11 +202,11 @@ func (p *adaptive) evict() {
 		p.main = append(p.main, e)
 	}
 	if p.evicted++; p.evicted >= len(p.entries()) {
-		if a, b := p.moreSmall, p.moreMain; a > 2*b || b > 2*a {
+		if a, b := p.smallHits, p.mainHits; a > 2*b || b > 2*a {
 			shift := float64(a-b) / float64(2*p.evicted)
 			p.share = min(max(p.share+min(max(shift, -.02), .02), .01), .9)
 		}
-		p.evicted, p.moreSmall, p.moreMain = 0, 0, 0
+		p.evicted, p.smallHits, p.mainHits = 0, 0, 0
 	}
 }
 
@@ -224,11 +222,13 @@ func newModel(config Config) *model {
 	for c := range m.classes {
 		switch config.Policy {
 		case LRU:
-			m.classes[c] = &byRule{order: func(a, b *modelEntry) int { return a.used - b.used }}
+			m.classes[c] = &sorted{order: func(a, b *modelEntry) int { return a.used - b.used }}
 		case LFU:
-			m.classes[c] = &byRule{order: func(a, b *modelEntry) int { return cmp.Or(a.reads-b.reads, a.used-b.used) }}
+			m.classes[c] = &sorted{order: func(a, b *modelEntry) int {
+				return cmp.Or(a.reads-b.reads, a.used-b.used)
+			}}
 		case FIFO:
-			m.classes[c] = &byRule{order: func(a, b *modelEntry) int { return a.came - b.came }}
+			m.classes[c] = &sorted{order: func(a, b *modelEntry) int { return a.added - b.added }}
 		default:
 			m.classes[c] = &adaptive{share: .1}
 		}
@@ -264,7 +264,7 @@ func (m *model) remove(key string, reason Reason) {
 	}
 }
 
-// held returns what is held of a class.
+// held returns the bytes and the number of the entries of a class.
 func (m *model) held(c Class) (bytes int64, entries int) {
 	held := m.classes[c].entries()
 	return charges(held), len(held)
@@ -285,7 +285,8 @@ func (m *model) bounds(c Class) (bytes int64, entries int) {
 	return bytes, entries
 }
 
-// makeRoom evicts until there is room for bytes and entries more of class c.
+// makeRoom evicts until an entry of class c with the given key and charge fits. If charge is 0, it evicts
+// until the bounds hold.
 func (m *model) makeRoom(c Class, key string, charge int64) {
 	for {
 		entries := 1
@@ -301,13 +302,13 @@ func (m *model) makeRoom(c Class, key string, charge int64) {
 		}
 		ownedBytes, ownedEntries := m.held(Owned)
 		copyBytes, copyEntries := m.held(Copy)
-		mostCopyBytes, mostCopies := m.bounds(Copy)
-		mostBytes, most := m.bounds(Owned)
+		maxCopyBytes, maxCopies := m.bounds(Copy)
+		maxBytes, maxEntries := m.bounds(Owned)
 		victim := Owned
 		switch {
-		case c == Copy && (copyBytes+bytes > mostCopyBytes || copyEntries+entries > mostCopies):
+		case c == Copy && (copyBytes+bytes > maxCopyBytes || copyEntries+entries > maxCopies):
 			victim = Copy
-		case ownedBytes+copyBytes+bytes <= mostBytes && ownedEntries+copyEntries+entries <= most:
+		case ownedBytes+copyBytes+bytes <= maxBytes && ownedEntries+copyEntries+entries <= maxEntries:
 			return
 		case ownedEntries == 0:
 			victim = Copy
@@ -317,12 +318,12 @@ func (m *model) makeRoom(c Class, key string, charge int64) {
 	}
 }
 
-// perEntry is what an entry takes beside its key and value.
+// perEntry returns what an entry is charged besides its key and value.
 func perEntry(p Policy) int64 {
 	if p == LRU || p == LFU {
-		return Overhead + extendedOverhead + heapOverhead
+		return overhead + extendedOverhead + heapOverhead
 	}
-	return Overhead
+	return overhead
 }
 
 func (m *model) set(e *Entry) *Entry {
@@ -342,7 +343,7 @@ func (m *model) set(e *Entry) *Entry {
 	}
 	m.makeRoom(e.Class(), e.Key(), charge)
 	m.clock++
-	entry := &modelEntry{Entry: e, charge: charge, used: m.clock, came: m.clock}
+	entry := &modelEntry{Entry: e, charge: charge, used: m.clock, added: m.clock}
 	if old := m.find(e.Key()); old != nil {
 		m.classes[e.Class()].replace(old, entry)
 		m.left[Replaced]++
@@ -352,10 +353,9 @@ func (m *model) set(e *Entry) *Entry {
 	return e
 }
 
-// TestModel does the same to a Store and to the model: they hold the same
-// entries at every step, so every victim was the one that the policy's definition
-// names.
-func TestModel(t *testing.T) {
+// A Store and the model hold the same entries after every step, so every victim is the one that the
+// definition of the policy requires.
+func TestStoreMatchesModel(t *testing.T) {
 	for policy := range policies {
 		t.Run(policy.String(), func(t *testing.T) {
 			t.Parallel()
@@ -365,7 +365,7 @@ func TestModel(t *testing.T) {
 }
 
 func checkModel(t *rapid.T, policy Policy) {
-	maxBytes := rapid.Int64Range(0, 40*(Overhead+50))
+	maxBytes := rapid.Int64Range(0, 40*(overhead+50))
 	maxEntries := rapid.SampledFrom([]int{0, 0, 1, 10, 25})
 	config := Config{
 		MaxBytes:   maxBytes.Draw(t, "max"),
@@ -374,7 +374,7 @@ func checkModel(t *rapid.T, policy Policy) {
 		Policy:     policy,
 	}
 	s := New(config)
-	_, leavers := s.Leavers()
+	_, take := s.Evictions()
 	m := newModel(config)
 	keys := distinctKeys(s, 60)
 	key := rapid.SampledFrom(keys)
@@ -388,19 +388,20 @@ func checkModel(t *rapid.T, policy Policy) {
 		return ok
 	}
 	generation := expiry.Generation(10)
-	told := map[*Entry]Reason{}
+	taken := map[*Entry]Reason{}
 	t.Repeat(map[string]func(*rapid.T){
 		"set": func(t *rapid.T) {
 			generation++
-			e := newItem(Item{
+			late := expiry.Generation(rapid.SampledFrom([]int{0, 0, 0, 1, 5}).Draw(t, "late"))
+			e := testEntry(Item{
 				Key:   key.Draw(t, "key"),
 				Value: make([]byte, rapid.SampledFrom([]int{0, 1, 50, 500, 3000}).Draw(t, "size")),
-				Stamp: expiry.Loaded(generation - expiry.Generation(rapid.SampledFrom([]int{0, 0, 0, 1, 5}).Draw(t, "late"))),
+				Stamp: expiry.Loaded(generation - late),
 				Class: Class(rapid.IntRange(0, 1).Draw(t, "class")),
 			})
-			require.Same(t, m.set(e), s.Set(e))
+			require.Same(t, m.set(e), put(s, e))
 		},
-		"work": func(t *rapid.T) { // as a cache is used; few steps would hardly reach the main queue
+		"work": func(t *rapid.T) { // like a cache in use; single steps would hardly ever reach the main queue
 			random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 			zipf := rand.NewZipf(random, 1.1, 3, uint64(len(keys)-1))
 			for range 100 {
@@ -410,14 +411,19 @@ func checkModel(t *rapid.T, policy Policy) {
 				if hit && random.IntN(10) > 0 {
 					continue
 				}
-				e := newItem(Item{Key: keys[at], Value: make([]byte, random.IntN(50)), Stamp: expiry.Loaded(generation), Class: Class(at % 2)})
-				require.Same(t, m.set(e), s.Set(e))
+				e := testEntry(Item{
+					Key:   keys[at],
+					Value: make([]byte, random.IntN(50)),
+					Stamp: expiry.Loaded(generation),
+					Class: Class(at % 2),
+				})
+				require.Same(t, m.set(e), put(s, e))
 			}
 		},
 		"get": func(t *rapid.T) { get(t, key.Draw(t, "key")) },
 		"delete": func(t *rapid.T) {
 			k := key.Draw(t, "key")
-			require.Equal(t, m.find(k) != nil, s.Delete(k))
+			require.Equal(t, m.find(k) != nil, remove(s, k))
 			m.remove(k, Removed)
 		},
 		"sweep": func(t *rapid.T) {
@@ -451,23 +457,24 @@ func checkModel(t *rapid.T, policy Policy) {
 			for r := range reasons {
 				require.Equal(t, m.left[r], stats.Left(r), "%v", r)
 			}
-			for l, ok := leavers(); ok; l, ok = leavers() {
-				_, known := told[l.Entry]
-				require.False(t, known, "each is told of once")
-				told[l.Entry] = l.Reason
+			for l, ok := take(); ok; l, ok = take() {
+				_, known := taken[l.Entry]
+				require.False(t, known, "each is returned once")
+				taken[l.Entry] = l.Reason
 				found, _ := s.Peek(l.Key())
-				require.False(t, found == l.Entry, "what has left is not there")
+				require.False(t, found == l.Entry, "an entry that has left is not in the store")
 			}
 			var sum uint64
 			for _, n := range m.left {
 				sum += n
 			}
-			require.EqualValues(t, sum, uint64(len(told))+s.Stats().Untold, "all are told of, but for want of room")
+			require.EqualValues(t, sum, uint64(len(taken))+s.Stats().EvictDropped,
+				"each is returned, or dropped for lack of room")
 		},
 	})
 }
 
-// distinctKeys returns keys that the ghost does not confuse.
+// distinctKeys returns n keys that a ghost does not confuse with each other.
 func distinctKeys(s *Store, n int) (keys []string) {
 	g := newGhost()
 	for i := 0; len(keys) < n; i++ {

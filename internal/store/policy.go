@@ -5,23 +5,22 @@ import (
 	"hash/maphash"
 )
 
-// A Policy is an order of eviction: it says which entry goes first when there is
-// no more room.
+// A Policy is an eviction policy: it determines which entry is evicted first when there is no room.
 type Policy uint8
 
 const (
-	S3FIFO Policy = iota // see s3fifo.go
-	LRU                  // the one whose last read or write is longest ago
-	LFU                  // the one read least often, of these as LRU
-	FIFO                 // the one whose key came in first
-	policies
+	S3FIFO   Policy = iota // the default; see type s3fifo
+	LRU                    // the least recently read or written entry
+	LFU                    // the least frequently read entry; among equals, as LRU
+	FIFO                   // the entry whose key was added first
+	policies               // the number of policies
 )
 
 // Valid reports whether p is one of the constants.
 func (p Policy) Valid() bool { return p < policies }
 
-// exact reports whether p needs extended entries.
-func (p Policy) exact() bool { return p == LRU || p == LFU }
+// ordered reports whether p is implemented by type ordered, which needs extended entries.
+func (p Policy) ordered() bool { return p == LRU || p == LFU }
 
 func (p Policy) String() string {
 	if p.Valid() {
@@ -30,51 +29,46 @@ func (p Policy) String() string {
 	return fmt.Sprintf("Policy(%d)", uint8(p))
 }
 
-// new returns an empty order. seed is for what has to be hashed.
+// new returns an empty policy. seed is the seed for hashing keys.
 func (p Policy) new(seed maphash.Seed) policy {
 	switch p {
 	case LRU:
 		return &ordered{}
 	case LFU:
-		return &ordered{frequency: true}
+		return &ordered{lfu: true}
 	case FIFO:
 		return &fifo{queue{id: onlyQueue}}
 	}
 	return newS3FIFO(seed)
 }
 
-// A policy orders the entries of a class and nothing else: what there is room
-// for is the Store's to decide, and it asks for one victim at a time until there
-// is enough.
+// A policy orders the entries of one class. The Store decides how much room there is, and asks for one
+// victim at a time until there is enough.
 //
-// Every method but touch is called with Store.mu held.
+// All methods except touch are called with Store.mu held.
 //
-// touch is called by readers, without a lock and at the same time as anything
-// else, also for an entry that has just left the policy. It may write the entry's mark,
-// or what an extended one has used, atomically and nothing else. Letting it take the lock and reorder
-// at once would be simpler, and make every read a write.
+// Readers call touch without a lock, concurrently with everything else, and possibly for an entry that has
+// just left the policy. It may only write the entry's policyWord or its extended priority, atomically.
+// Taking the lock and reordering at once would be simpler, but would make every read a write.
 type policy interface {
-	// touch notes a read of e.
+	// touch records a read of e.
 	touch(e *Entry)
 
-	// add takes in e, which is in no policy. The mark it brings means nothing.
+	// add adds e, which is in no policy. It ignores the previous policyWord of e.
 	add(e *Entry)
 
-	// replace puts e in the place of old: the same key's entry, which leaves.
-	// e inherits what reads have earned old.
+	// replace puts e in the place of old, an entry of the same key, and removes old. e inherits the reads
+	// of old.
 	replace(old, e *Entry)
 
-	// remove lets go of e, which is in the policy, for another reason than
-	// room.
+	// remove removes e, which is in the policy, for a reason other than capacity.
 	remove(e *Entry)
 
-	// evict chooses an entry, lets go of it and returns it; nil if there is
-	// none.
+	// evict chooses a victim, removes it and returns it. It returns nil if the policy is empty.
 	evict() *Entry
 }
 
-// fifo evicts in the order in which keys came in. One that is replaced keeps its
-// place.
+// fifo evicts in the order in which keys were added. An entry that replaces another one keeps its place.
 type fifo struct{ queue }
 
 func (p *fifo) touch(*Entry) {}

@@ -1,22 +1,21 @@
 package store
 
-// A place is which part of its policy an entry is in.
+// A place identifies the queue or heap that holds an entry.
 type place uint8
 
 const (
 	nowhere    place = iota // in no policy
-	smallQueue              // of S3-FIFO
-	mainQueue               // the same
-	onlyQueue               // of FIFO
-	inHeap                  // of LRU or LFU
+	smallQueue              // S3-FIFO's small queue
+	mainQueue               // S3-FIFO's main queue
+	onlyQueue               // FIFO's queue
+	inHeap                  // the heap of LRU or LFU
 )
 
-// A queue is a doubly linked list of entries through their own links, so that
-// an entry in the middle leaves it at once and frees its memory, which a ring
-// buffer with tombstones would keep.
+// A queue is an intrusive doubly linked list of entries. An entry can be unlinked from the middle at once,
+// which frees its memory. A ring buffer with tombstones would retain it.
 //
-// Invariant: e.place == q.id exactly if e is linked in q; bytes is the sum of
-// the sizes and length the number of the entries linked.
+// Invariant: e.place == q.id if and only if e is linked in q. bytes is the sum of the sizes of the linked
+// entries, and length their number.
 type queue struct {
 	id          place
 	front, back *Entry // newest, oldest
@@ -24,7 +23,7 @@ type queue struct {
 	bytes       int64
 }
 
-// pushFront links e, which is in no queue, as the newest.
+// pushFront links e, which must be in no queue, as the newest entry.
 func (q *queue) pushFront(e *Entry) {
 	e.place = q.id
 	e.next = q.front
@@ -38,7 +37,7 @@ func (q *queue) pushFront(e *Entry) {
 	q.bytes += e.size()
 }
 
-// remove unlinks e, which is in q.
+// remove unlinks e, which must be in q.
 func (q *queue) remove(e *Entry) {
 	if e.prev != nil {
 		e.prev.next = e.next
@@ -55,7 +54,7 @@ func (q *queue) remove(e *Entry) {
 	q.bytes -= e.size()
 }
 
-// replace links e, which is in no queue, in the place of old and unlinks old.
+// replace links e, which must be in no queue, in the place of old, and unlinks old.
 func (q *queue) replace(old, e *Entry) {
 	e.place, e.prev, e.next = old.place, old.prev, old.next
 	if e.prev != nil {

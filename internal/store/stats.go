@@ -2,43 +2,39 @@ package store
 
 import "math"
 
-// Stats says what a Store holds at one moment, and what it has done since New.
+// Stats describes what a Store holds at one moment, and counts what happened since New.
 type Stats struct {
 	Owned, Copies Usage
 
-	MaxBytes   int64 // the present bounds; MaxEntries is 0 if there is none
-	MaxEntries int
+	MaxBytes   int64 // the current bound
+	MaxEntries int   // the current bound, or 0 if there is none
 
-	Leaving      int    // entries that Leavers has still to give
-	LeavingBytes int64  // the sum of their charges
-	Untold       uint64 // entries that Leavers has not given, for want of room
+	EvictQueue      int    // entries waiting for the consumer of Evictions
+	EvictQueueBytes int64  // the sum of their charges
+	EvictDropped    uint64 // entries that Evictions did not return because its queue was full
 
-	TooLarge uint64 // Sets refused because the entry was larger than its class may be
-	Outdated uint64 // Sets refused because a newer entry was there
+	TooLarge uint64 // Sets refused because the entry alone exceeded the bound of its class
 }
 
-// Usage is the Stats of one class.
+// Usage describes the entries of one class.
 type Usage struct {
 	Entries int
-	Bytes   int64 // sum of the charges
+	Bytes   int64 // the sum of their charges
 
-	Left [reasons]uint64 // entries that have left, by reason
+	Left [reasons]uint64 // entries that have left the store, by reason
 }
 
-// Entries returns the number of entries of both classes.
+// Entries returns the number of entries of both classes together.
 func (s Stats) Entries() int { return s.Owned.Entries + s.Copies.Entries }
 
-// Left returns the number of entries of both classes that have left for the given
-// reason.
+// Left returns the number of entries of both classes together that have left the store for reason r.
 func (s Stats) Left(r Reason) uint64 { return s.Owned.Left[r] + s.Copies.Left[r] }
 
-// Bytes returns the bytes charged for both classes; never more than
-// the bound.
+// Bytes returns the bytes charged for both classes together. It never exceeds MaxBytes.
 func (s Stats) Bytes() int64 { return s.Owned.Bytes + s.Copies.Bytes }
 
-// Stats returns the present Stats. It takes the writers' lock for a moment: sums
-// of separate atomic counters would show states that never were, such as more
-// bytes than the bound.
+// Stats returns a consistent snapshot. It briefly takes the writers' lock: separate atomic counters could
+// add up to a state that never existed, such as more bytes than the bound.
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,10 +44,9 @@ func (s *Store) Stats() Stats {
 		MaxBytes:   s.limits[Owned].bytes,
 		MaxEntries: s.limits[Owned].entries,
 		TooLarge:   s.tooLarge,
-		Outdated:   s.outdated,
 	}
-	if l := s.leavers; l != nil {
-		stats.Leaving, stats.LeavingBytes, stats.Untold = len(l.queue), l.bytes, l.untold
+	if q := s.evictions; q != nil {
+		stats.EvictQueue, stats.EvictQueueBytes, stats.EvictDropped = len(q.entries), q.bytes, q.dropped
 	}
 	if stats.MaxEntries == math.MaxInt {
 		stats.MaxEntries = 0

@@ -14,25 +14,24 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// checkTable holds t, which nobody may be writing to, to what is promised of its
-// slots.
+// checkTable checks the invariants of table. There must be no concurrent writers.
 func checkTable(t require.TestingT, table *table) {
 	for i := range table.shards {
 		s, c := &table.shards[i], table.counts[i]
 		g := s.groups.Load()
 		if g == nil {
-			require.Zero(t, c.used+c.dead)
+			require.Zero(t, c.used+c.tombstones)
 			continue
 		}
-		used, dead := 0, 0
+		used, tombstones := 0, 0
 		for i := range g.groups {
 			for slot := range groupSize {
 				e := g.groups[i].entries[slot].Load()
 				tag := g.groups[i].tags.Load() >> (8 * slot) & 0xff
 				if e == nil {
-					require.LessOrEqual(t, tag, uint64(deadTag))
-					if tag == deadTag {
-						dead++
+					require.LessOrEqual(t, tag, uint64(tombstoneTag))
+					if tag == tombstoneTag {
+						tombstones++
 					}
 					continue
 				}
@@ -41,18 +40,18 @@ func checkTable(t require.TestingT, table *table) {
 				require.Equal(t, tagOf(hash), tag)
 				require.True(t, table.shard(hash) == s)
 				require.True(t, table.load(e.Key()) == e, "%q is found", e.Key())
-				require.LessOrEqual(t, g.earliest[i].Load(), int64(e.Expires))
+				require.LessOrEqual(t, g.firstExpiry[i].Load(), int64(e.Expires))
 			}
 		}
 		require.Equal(t, used, c.used)
-		require.Equal(t, dead, c.dead)
-		require.Less(t, used+dead, len(g.groups)*groupSize, "a search comes to an end")
+		require.Equal(t, tombstones, c.tombstones)
+		require.Less(t, used+tombstones, len(g.groups)*groupSize, "every search ends at an empty slot")
 	}
 }
 
-// TestTable does the same to a table and to a map. All keys are in one shard, so
-// that it becomes full, is copied, and has dead slots.
-func TestTable(t *testing.T) {
+// A table behaves like a map. All keys are in one shard, so that the shard fills up, is resized, and has
+// tombstones.
+func TestTableMatchesMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		table := &table{seed: maphash.MakeSeed()}
 		var keys []string
@@ -78,7 +77,7 @@ func TestTable(t *testing.T) {
 						}
 						continue
 					}
-					want[key] = newItem(Item{Key: key, Expires: expiry.Instant(random.IntN(1000))})
+					want[key] = testEntry(Item{Key: key, Expires: expiry.Instant(random.IntN(1000))})
 					table.store(want[key])
 				}
 			},
@@ -94,12 +93,12 @@ func TestTable(t *testing.T) {
 				for _, e := range want {
 					require.Greater(t, e.Expires, now)
 				}
-				// A shard that became smaller meanwhile may not know that yet.
+				// The times of a shard that shrank in the meantime may be too early.
 				for g, group := range table.due(now) {
 					require.Empty(t, g.expired(group, now))
 				}
 				for range table.due(now) {
-					t.Fatal("nothing is due any more")
+					t.Fatal("no group is due any more")
 				}
 			},
 			"": func(t *rapid.T) {
@@ -114,10 +113,9 @@ func TestTable(t *testing.T) {
 	})
 }
 
-// TestTableUnderWriters has readers look for keys that are always there, and for
-// one that never is, while a writer has the slots around them come and go and the
-// shard grow.
-func TestTableUnderWriters(t *testing.T) {
+// Readers always find keys that are never removed, and never one that was never added, while a writer fills
+// and empties the slots around them and the shard grows.
+func TestTableReadsDuringWrites(t *testing.T) {
 	table := &table{seed: maphash.MakeSeed()}
 	var keys []string
 	for i := 0; len(keys) < 2000; i++ {
@@ -125,9 +123,9 @@ func TestTableUnderWriters(t *testing.T) {
 			keys = append(keys, key)
 		}
 	}
-	stay, come := keys[:50], keys[50:1999]
-	for _, key := range stay {
-		table.store(newItem(Item{Key: key}))
+	stable, volatile, missing := keys[:50], keys[50:1999], keys[1999]
+	for _, key := range stable {
+		table.store(testEntry(Item{Key: key}))
 	}
 	var done atomic.Bool
 	var readers sync.WaitGroup
@@ -135,13 +133,13 @@ func TestTableUnderWriters(t *testing.T) {
 		readers.Go(func() {
 			random := rand.New(rand.NewPCG(1, uint64(r)))
 			for !done.Load() {
-				key := stay[random.IntN(len(stay))]
+				key := stable[random.IntN(len(stable))]
 				if e := table.load(key); e == nil || e.Key() != key {
 					t.Errorf("%s not found", key)
 					return
 				}
-				if table.load(keys[1999]) != nil {
-					t.Error("found what never came")
+				if table.load(missing) != nil {
+					t.Error("found a key that was never added")
 				}
 			}
 		})
@@ -149,18 +147,32 @@ func TestTableUnderWriters(t *testing.T) {
 	random := rand.New(rand.NewPCG(2, 2))
 	for round := range 60 {
 		for range 2000 {
-			key := come[random.IntN(min(len(come), 20+40*round))]
+			key := volatile[random.IntN(min(len(volatile), 20+40*round))]
 			if e := table.load(key); e != nil && random.IntN(2) == 0 {
 				table.remove(e)
 			} else {
-				table.store(newItem(Item{Key: key}))
+				table.store(testEntry(Item{Key: key}))
 			}
-			if random.IntN(4) == 0 { // replaced, never gone
-				table.store(newItem(Item{Key: stay[random.IntN(len(stay))]}))
+			if random.IntN(4) == 0 { // replaced, but never missing
+				table.store(testEntry(Item{Key: stable[random.IntN(len(stable))]}))
 			}
 		}
 	}
 	done.Store(true)
 	readers.Wait()
 	checkTable(t, table)
+}
+
+// Where few of many entries expire, Expire examines few groups.
+func TestExpireExaminesFewGroups(t *testing.T) {
+	s := New(Config{MaxBytes: 1 << 30})
+	for i := range 50_000 {
+		put(s, testEntry(Item{Key: fmt.Sprint(i), Expires: expiry.Instant(1 + i%500)}))
+	}
+	examined := 0
+	for range s.entries.due(1) {
+		examined++
+	}
+	require.LessOrEqual(t, examined, 100)
+	require.Positive(t, examined)
 }

@@ -2,14 +2,13 @@ package store
 
 import "unsafe"
 
-// MaxTag is how long a tag may be, in bytes, and MaxTags how many an entry may have.
 const (
-	MaxTag  = 255
-	MaxTags = 255
+	MaxTag  = 255 // the maximum length of a tag, in bytes
+	MaxTags = 255 // the maximum number of tags of an entry
 )
 
-// AppendTags appends what comes before the value of an entry that is Tagged: how many
-// tags there are, and each with its length.
+// AppendTags appends the encoded tags, which precede the value of a tagged entry: the number of tags, then
+// each tag with its length. The caller checks MaxTag and MaxTags.
 func AppendTags(b []byte, tags []string) []byte {
 	b = append(b, byte(len(tags)))
 	for _, tag := range tags {
@@ -18,9 +17,9 @@ func AppendTags(b []byte, tags []string) []byte {
 	return b
 }
 
-// CutTags returns the tags and the value of what AppendTags has begun. It reports false
-// if value has not come from there.
-func CutTags(value []byte) (tags, rest []byte, ok bool) {
+// cutTags splits a tagged value into its tags, still encoded but without their number, and the rest. ok is
+// false if value does not begin with well-formed tags.
+func cutTags(value []byte) (tags, rest []byte, ok bool) {
 	if len(value) == 0 {
 		return nil, nil, false
 	}
@@ -37,38 +36,38 @@ func CutTags(value []byte) (tags, rest []byte, ok bool) {
 	return value[1:at], value[at:], true
 }
 
-// IsTagged reports whether value has been begun by AppendTags.
+// IsTagged reports whether value begins with well-formed tags.
 func IsTagged(value []byte) bool {
-	_, _, ok := CutTags(value)
+	_, _, ok := cutTags(value)
 	return ok
 }
 
-// Tags returns the entry's tags, or nil if it has none.
+// Tags returns the entry's tags, or nil if it has none. They share the entry's memory.
 func (e *Entry) Tags() []string {
 	if !e.Tagged() {
 		return nil
 	}
-	rest, _, _ := CutTags(e.Value())
-	if len(rest) == 0 { // none, or malformed
+	rest, _, _ := cutTags(e.Value())
+	if len(rest) == 0 { // no tags, or malformed ones
 		return nil
 	}
 	tags := make([]string, 0, e.Value()[0])
 	for len(rest) > 0 {
 		end := 1 + int(rest[0])
-		tags = append(tags, unsafe.String(unsafe.SliceData(rest[1:end]), end-1)) // it never changes
+		tags = append(tags, unsafe.String(unsafe.SliceData(rest[1:end]), end-1)) // safe: a value never changes
 		rest = rest[end:]
 	}
 	return tags
 }
 
-// Payload returns the encoded value, without the tags that may come before it.
+// Payload returns the encoded value without the tags that may precede it. It must not be modified.
 func (e *Entry) Payload() []byte { return Payload(e.Value(), e.Tagged()) }
 
-// Payload returns value without the tags that come before it if it is tagged.
+// Payload returns value without its tags, if it is tagged. It is empty if the tags are malformed.
 func Payload(value []byte, tagged bool) []byte {
 	if !tagged {
 		return value
 	}
-	_, rest, _ := CutTags(value)
+	_, rest, _ := cutTags(value)
 	return rest
 }

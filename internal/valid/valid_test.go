@@ -12,16 +12,18 @@ import (
 )
 
 func TestName(t *testing.T) {
-	for _, good := range []string{"a", "ä€😀", strings.Repeat("x", 255), strings.Repeat("ä", 127), "a b\n\x00", "\uFFFD"} {
+	for _, good := range []string{
+		"a", "ä€😀", strings.Repeat("x", 255), strings.Repeat("ä", 127), "a b\n\x00", "\uFFFD",
+	} {
 		require.NoError(t, Name(good), "%q", good)
 	}
 	for bad, why := range map[string]string{
 		"":                                "the name is empty",
-		strings.Repeat("x", 256):          "a name of 256 bytes, at most 255 are allowed",
-		strings.Repeat("ä", 128):          "a name of 256 bytes",
+		strings.Repeat("x", 256):          "the name is 256 bytes long, the limit is 255",
+		strings.Repeat("ä", 128):          "the name is 256 bytes long",
 		"a\xff":                           `the name "a\xff" is not UTF-8`,
 		"\xc0\x80":                        "is not UTF-8", // overlong
-		"\xed\xa0\x80":                    "is not UTF-8", // half of a surrogate pair
+		"\xed\xa0\x80":                    "is not UTF-8", // half a surrogate pair
 		strings.Repeat("x", 254) + "\xc3": "is not UTF-8", // cut in the middle
 	} {
 		require.ErrorContains(t, Name(bad), why, "%q", bad)
@@ -30,12 +32,16 @@ func TestName(t *testing.T) {
 
 func TestAddress(t *testing.T) {
 	for _, good := range []string{
-		"10.0.3.7:7946", "10.0.3.7:1", "10.0.3.7:65535", "[2001:db8::1]:7946", "[::1]:1", "127.0.0.1:1", "localhost:1",
-		"a:1", "cache-1.profile_api.internal:7946", "host.example.:1", "1a:1", "xn--bcher-kva.example:1", strings.Repeat("a", 253) + ":1",
+		"10.0.3.7:7946", "10.0.3.7:1", "10.0.3.7:65535", "[2001:db8::1]:7946", "[::1]:1", "127.0.0.1:1",
+		"localhost:1", "a:1", "cache-1.profile_api.internal:7946", "host.example.:1", "1a:1",
+		"xn--bcher-kva.example:1", strings.Repeat("a", 253) + ":1",
 	} {
 		require.NoError(t, Address(good), good)
 	}
-	const wildcard, port = "a wildcard is no address that others can dial", "port must be a number from 1 to 65535"
+	const (
+		wildcard = "other nodes cannot dial a wildcard address"
+		port     = "port must be a number from 1 to 65535"
+	)
 	for bad, why := range map[string]string{
 		"":                              "missing port in address",
 		"host":                          "address host: missing port in address",
@@ -61,10 +67,10 @@ func TestAddress(t *testing.T) {
 		"host:http":                     port,
 		"host:18446744073709551617":     port,
 		"[fe80::1%eth0]:7946":           "has a zone",
-		"224.0.0.1:7946":                "is an address of many",
-		"[ff02::1]:7946":                "is an address of many",
-		"[::ffff:224.0.0.1]:1":          "is an address of many",
-		"255.255.255.255:1":             "is an address of many",
+		"224.0.0.1:7946":                "is a multicast or broadcast address",
+		"[ff02::1]:7946":                "is a multicast or broadcast address",
+		"[::ffff:224.0.0.1]:1":          "is a multicast or broadcast address",
+		"255.255.255.255:1":             "is a multicast or broadcast address",
 		"10.0.0.256:1":                  "neither an IP address nor a host name",
 		"1:1":                           "neither",
 		"a..b:1":                        "neither",
@@ -74,7 +80,7 @@ func TestAddress(t *testing.T) {
 		"http://host:1":                 "too many colons",
 		"a\x00:1":                       "neither",
 		"a\xff:1":                       "neither",
-		"ä:1":                           "neither", // the resolver does not know it like that
+		"ä:1":                           "neither", // Go's resolver does not convert it to Punycode
 		strings.Repeat("a", 254) + ":1": "neither",
 	} {
 		require.ErrorContains(t, Address(bad), why, "%q", bad)
@@ -85,7 +91,7 @@ func TestAddress(t *testing.T) {
 	require.ErrorContains(t, Unbound("host:65536"), "port must be a number from 0 to 65535")
 }
 
-// Whatever is good can be taken apart and is no place but one.
+// An address that Address accepts can be split into host and port, and denotes a single place.
 func FuzzAddress(f *testing.F) {
 	for _, seed := range []string{"10.0.3.7:7946", "[::1]:1", "host:0", ":1", "[fe80::1%eth0]:1"} {
 		f.Add(seed)

@@ -1,37 +1,37 @@
 package expiry
 
-// byGeneration is a heap of floors, the lowest generation on top. It is written out,
-// and has the generations in itself, because each write pushes to it: through
-// container/heap, and following pointers to compare, that was a tenth of a Set.
-type byGeneration []aged
+// floorHeap is a heap of floors with the lowest generation on top. Every write pushes to it. With
+// container/heap, and a pointer to follow for each comparison, that took a tenth of the time of a Set. So
+// the heap is hand-written, and its items include the generation.
+type floorHeap []heapItem
 
-type aged struct {
+type heapItem struct {
 	generation Generation // of the floor
-	*raise
+	*floorRecord
 }
 
-func (h *byGeneration) push(r *raise) {
-	*h = append(*h, aged{r.Floor.Generation, r})
+func (h *floorHeap) push(r *floorRecord) {
+	*h = append(*h, heapItem{r.Floor.Generation, r})
 	h.up(len(*h) - 1)
 }
 
-// pop removes the top.
-func (h *byGeneration) pop() {
+// pop removes the top item.
+func (h *floorHeap) pop() {
 	last := len(*h) - 1
 	(*h)[0] = (*h)[last]
-	(*h)[last] = aged{}
+	(*h)[last] = heapItem{}
 	*h = (*h)[:last]
 	h.down(0)
 }
 
-// init makes a heap of what is in no order.
-func (h byGeneration) init() {
+// init establishes the heap order.
+func (h floorHeap) init() {
 	for i := len(h)/2 - 1; i >= 0; i-- {
 		h.down(i)
 	}
 }
 
-func (h byGeneration) up(i int) {
+func (h floorHeap) up(i int) {
 	moving := h[i]
 	for i > 0 {
 		parent := (i - 1) / 2
@@ -44,7 +44,7 @@ func (h byGeneration) up(i int) {
 	h[i] = moving
 }
 
-func (h byGeneration) down(i int) {
+func (h floorHeap) down(i int) {
 	if i >= len(h) {
 		return
 	}

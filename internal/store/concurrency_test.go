@@ -12,21 +12,20 @@ import (
 	"github.com/geocache/geocache/expiry"
 )
 
-// TestTorture has writers, readers, deleters, a sweeper and a resizer at few keys in
-// a store with little room, so that everything meets everything. Meanwhile an
-// observer never sees the bounds exceeded and a reader never an entry of another
-// key; and in the end the books agree, also with those who have left.
-func TestTorture(t *testing.T) {
+// Writers, readers, deleters, a sweeper and a resizer use a few keys in a store with little room, so that
+// all operations interfere. The bounds are never exceeded, and a reader never gets the entry of another
+// key. In the end the invariants hold, and every entry that has left was counted.
+func TestConcurrentUseKeepsInvariants(t *testing.T) {
 	for policy := range policies {
-		t.Run(policy.String(), func(t *testing.T) { torture(t, policy) })
+		t.Run(policy.String(), func(t *testing.T) { useConcurrently(t, policy) })
 	}
 }
 
-func torture(t *testing.T, policy Policy) {
+func useConcurrently(t *testing.T, policy Policy) {
 	const keys = 64
-	config := Config{MaxBytes: 30 * (Overhead + 100), MaxEntries: 25, CopyShare: .4, Policy: policy}
+	config := Config{MaxBytes: 30 * (overhead + 100), MaxEntries: 25, CopyShare: .4, Policy: policy}
 	s := New(config)
-	ready, leavers := s.Leavers()
+	ready, take := s.Evictions()
 
 	var generations atomic.Uint64
 	var writers, observers sync.WaitGroup
@@ -39,7 +38,7 @@ func torture(t *testing.T, policy Policy) {
 				key := fmt.Sprint(random.IntN(keys))
 				switch random.IntN(8) {
 				case 0:
-					s.Delete(key)
+					remove(s, key)
 				case 1:
 					if e, ok := s.Get(key); ok {
 						s.DeleteIf(e)
@@ -58,14 +57,14 @@ func torture(t *testing.T, policy Policy) {
 					if random.IntN(10) == 0 {
 						size = int(config.MaxBytes)
 					}
-					e := newItem(Item{
+					e := testEntry(Item{
 						Key:     key,
 						Value:   make([]byte, size),
 						Expires: expiry.Instant(random.IntN(10_000)),
 						Stamp:   expiry.Loaded(expiry.Generation(generations.Add(1))),
 						Class:   Class(random.IntN(int(classes))),
 					})
-					if in := s.Set(e); in != nil && in != e && in.Generation <= e.Generation {
+					if in := put(s, e); in != nil && in != e && in.Generation <= e.Generation {
 						t.Errorf("Set of generation %d lost to %d", e.Generation, in.Generation)
 					}
 				}
@@ -89,25 +88,26 @@ func torture(t *testing.T, policy Policy) {
 	observers.Go(func() {
 		for !done.Load() {
 			stats := s.Stats()
-			if stats.Bytes() > stats.MaxBytes || stats.Entries() > stats.MaxEntries || stats.Copies.Bytes > stats.MaxBytes/2 || stats.LeavingBytes > config.MaxBytes {
-				t.Errorf("more than the bound: %+v", stats)
+			if stats.Bytes() > stats.MaxBytes || stats.Entries() > stats.MaxEntries ||
+				stats.Copies.Bytes > stats.MaxBytes/2 || stats.EvictQueueBytes > config.MaxBytes {
+				t.Errorf("a bound is exceeded: %+v", stats)
 			}
 		}
 	})
-	told := map[*Entry]bool{}
-	tell := func() {
-		for l, ok := leavers(); ok; l, ok = leavers() {
-			if told[l.Entry] {
+	taken := map[*Entry]bool{}
+	takeAll := func() {
+		for l, ok := take(); ok; l, ok = take() {
+			if taken[l.Entry] {
 				t.Errorf("%q left twice", l.Key())
 			}
-			told[l.Entry] = true
+			taken[l.Entry] = true
 		}
 	}
 	observers.Go(func() {
 		for !done.Load() {
 			select {
 			case <-ready:
-				tell()
+				takeAll()
 			default:
 			}
 		}
@@ -115,21 +115,21 @@ func torture(t *testing.T, policy Policy) {
 	writers.Wait()
 	done.Store(true)
 	observers.Wait()
-	tell()
+	takeAll()
 	checkInvariants(t, s)
 	var left uint64
 	for r := range reasons {
 		require.NotZero(t, s.Stats().Left(r), "%v", r)
 		left += s.Stats().Left(r)
 	}
-	require.EqualValues(t, left, uint64(len(told))+s.Stats().Untold)
+	require.EqualValues(t, left, uint64(len(taken))+s.Stats().EvictDropped)
 }
 
-// TestReplacementIsNeverMissed replaces an entry again and again in a store with
-// room: a reader always finds one, and never an older one than before.
-func TestReplacementIsNeverMissed(t *testing.T) {
+// While an entry is replaced over and over in a store with enough room, a reader always finds one, and
+// never an older one than before.
+func TestGetDuringReplacementNeverMisses(t *testing.T) {
 	s := New(Config{MaxBytes: 1 << 20, CopyShare: .5})
-	s.Set(newItem(Item{Key: "k"}))
+	put(s, testEntry(Item{Key: "k"}))
 	var readers sync.WaitGroup
 	var done atomic.Bool
 	for range 2 {
@@ -146,20 +146,21 @@ func TestReplacementIsNeverMissed(t *testing.T) {
 		})
 	}
 	for g := range 20_000 {
-		s.Set(newItem(Item{Key: "k", Stamp: expiry.Loaded(expiry.Generation(g)), Class: Class(g/2) % classes}))
+		stamp := expiry.Loaded(expiry.Generation(g))
+		put(s, testEntry(Item{Key: "k", Stamp: stamp, Class: Class(g/2) % classes}))
 	}
 	done.Store(true)
 	readers.Wait()
 	checkInvariants(t, s)
 }
 
-// TestFillsRace lets fills of one key end in any order: the newest stays.
-func TestFillsRace(t *testing.T) {
+// If fills of one key end in any order, the newest one wins.
+func TestNewestOfConcurrentFillsWins(t *testing.T) {
 	for range 200 {
 		s := New(Config{MaxBytes: 1 << 20})
 		var fills sync.WaitGroup
 		for g := range 8 {
-			fills.Go(func() { s.Set(newItem(Item{Key: "k", Stamp: expiry.Loaded(expiry.Generation(g))})) })
+			fills.Go(func() { put(s, testEntry(Item{Key: "k", Stamp: expiry.Loaded(expiry.Generation(g))})) })
 		}
 		fills.Wait()
 		e, ok := s.Peek("k")

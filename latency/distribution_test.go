@@ -2,9 +2,7 @@ package latency
 
 import (
 	"math"
-	"math/rand/v2"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -12,22 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Buckets join without a gap: the upper edge of one belongs to it, and what is a
-// nanosecond longer to the next.
-func TestBuckets(t *testing.T) {
-	require.Equal(t, 0, bucketOf(0))
-	for i := range buckets - 1 {
-		require.Equal(t, i, bucketOf(upper(i)))
-		require.Equal(t, i+1, bucketOf(upper(i)+1))
-		if width := upper(i+1) - upper(i); width > time.Microsecond {
-			require.LessOrEqual(t, 8*width, upper(i), "bucket %d is too wide", i+1)
-		}
-	}
-	require.Equal(t, 62_914_560*time.Microsecond, upper(buckets-2))
-	require.Equal(t, buckets-1, bucketOf(math.MaxInt64))
-}
-
-func TestEmpty(t *testing.T) {
+func TestEmptyHistogram(t *testing.T) {
 	require.Zero(t, new(Histogram).Distribution())
 	require.Zero(t, Distribution{}.Mean())
 	require.Zero(t, Distribution{}.AtMost(time.Hour))
@@ -43,8 +26,8 @@ func TestQuantiles(t *testing.T) {
 	require.EqualValues(t, 1000, d.Count)
 	require.Equal(t, 500500*time.Millisecond, d.Sum)
 	require.Equal(t, time.Duration(500.5*float64(time.Millisecond)), d.Mean())
-	require.Equal(t, 524288*time.Microsecond, d.P50) // of 500 ms
-	require.Equal(t, time.Second, d.P99)             // of 990 ms, whose bucket ends after Max
+	require.Equal(t, 524288*time.Microsecond, d.P50) // upper edge of the bucket of 500 ms
+	require.Equal(t, time.Second, d.P99)             // the bucket of 990 ms ends after Max
 	require.Equal(t, time.Second, d.P999)
 	require.Equal(t, time.Second, d.Max)
 	require.EqualValues(t, 131, d.AtMost(131072*time.Microsecond))
@@ -52,19 +35,22 @@ func TestQuantiles(t *testing.T) {
 	require.Equal(t, "1000: p50 524.288ms, p99 1s, p999 1s, max 1s", d.String())
 }
 
-// A single one is exact, whatever it is.
-func TestOne(t *testing.T) {
-	for _, took := range []time.Duration{-time.Second, 0, 1, time.Microsecond, 80 * time.Millisecond, time.Hour} {
+// The distribution of a single duration is exact.
+func TestSingleDurationIsExact(t *testing.T) {
+	for _, took := range []time.Duration{
+		-time.Second, 0, 1, time.Microsecond, 80 * time.Millisecond, time.Hour,
+	} {
 		var h Histogram
 		h.Record(took)
 		d, want := h.Distribution(), max(took, 0)
-		require.Equal(t, []time.Duration{want, want, want, want, want}, []time.Duration{d.P50, d.P99, d.P999, d.Max, d.Sum})
+		require.Equal(t,
+			[]time.Duration{want, want, want, want, want},
+			[]time.Duration{d.P50, d.P99, d.P999, d.Max, d.Sum})
 	}
 }
 
-// Whatever is recorded, the quantiles are as near to the exact ones as promised, and
-// two halves together are the whole.
-func TestPromisedError(t *testing.T) {
+// The quantiles are as close to the exact ones as documented, and adding two halves gives the whole.
+func TestQuantileErrorBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var whole Histogram
 		var halves [2]Histogram
@@ -97,50 +83,8 @@ func TestPromisedError(t *testing.T) {
 	})
 }
 
-// While others record, what is read is of things that were recorded: it never falls,
-// and is within Max and Sum.
-func TestConcurrent(t *testing.T) {
-	var h Histogram
-	var recording sync.WaitGroup
-	const goroutines, each = 4, 20_000
-	for i := range goroutines {
-		recording.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(i), 0))
-			for range each {
-				h.Record(time.Duration(r.IntN(int(time.Second))))
-			}
-		})
-	}
-	var last Distribution
-	for last.Count < goroutines*each {
-		d := h.Distribution()
-		require.GreaterOrEqual(t, d.Count, last.Count)
-		require.GreaterOrEqual(t, d.Sum, last.Sum)
-		require.LessOrEqual(t, d.P50, d.P99)
-		require.LessOrEqual(t, d.P999, d.Max)
-		if d.P50 > 0 { // half of them took more than the lower edge of its bucket
-			require.Greater(t, d.Sum, time.Duration(d.Count/2)*(d.P50-d.P50/8-time.Microsecond))
-		}
-		last = d
-	}
-	recording.Wait()
-	require.EqualValues(t, goroutines*each, h.Distribution().Count)
-}
-
-func TestRecordAllocatesNothing(t *testing.T) {
-	var h Histogram
-	require.Zero(t, testing.AllocsPerRun(1000, func() { h.Record(time.Millisecond) }))
-}
-
-func BenchmarkRecord(b *testing.B) {
-	var h Histogram
-	for i := range b.N {
-		h.Record(time.Duration(i) & (1<<30 - 1))
-	}
-}
-
-// Nothing that is recorded, or filled in by hand, panics.
-func TestOddInput(t *testing.T) {
+// Extreme durations, and distributions whose fields were filled in by hand, do not panic.
+func TestExtremeAndHandmadeInput(t *testing.T) {
 	var h Histogram
 	for _, d := range []time.Duration{math.MinInt64, -1, 0, 1, time.Hour} {
 		h.Record(d)
