@@ -97,7 +97,7 @@ func TestRegionOfAnAgentWithoutADatacenter(t *testing.T) {
 		`null`:                         "the name is empty",
 		`{"Config":null}`:              "the name is empty",
 		`{"Config":{"Datacenter":""}}`: "the name is empty",
-		`{"Config":{"Datacenter":"` + strings.Repeat("x", 256) + `"}}`: "a name of 256 bytes",
+		`{"Config":{"Datacenter":"` + strings.Repeat("x", 256) + `"}}`: "the name is 256 bytes long",
 		`[]`: "cannot unmarshal",
 	} {
 		f := newFake("eu")
