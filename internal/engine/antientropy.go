@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -59,10 +58,6 @@ func (c *Cache) compare() {
 // compareWith fetches from a node of another region the floors that this node lacks, and tells its own
 // region of them. It compares slices of the given width.
 func (j *journal) compareWith(ctx context.Context, n regions.Node, width time.Duration) error {
-	peer := j.g.cache.transport.Peer(n.ID)
-	if peer == nil {
-		return errors.New("no such peer")
-	}
 	// The slices reach from the oldest floor that matters, or as far back as they can, to the youngest
 	// that has settled. They begin at round times, so that a floor is in the same slice each time.
 	//
@@ -76,11 +71,7 @@ func (j *journal) compareWith(ctx context.Context, n regions.Node, width time.Du
 	if slices > 0 {
 		m.Digests = j.g.floors.Digest(from, width, slices)
 	}
-	reply, err := peer.Call(ctx, message.MethodCompare, m.Append(nil))
-	if err != nil {
-		return err
-	}
-	f, err := message.DecodeFloors(reply)
+	f, err := j.ask(ctx, n, message.MethodCompare, m.Append(nil))
 	if err != nil {
 		return err
 	}

@@ -57,17 +57,9 @@ const journalPage = 250
 
 // fetch fetches and applies the floors of one node.
 func (j *journal) fetch(ctx context.Context, n regions.Node) error {
-	peer := j.g.cache.transport.Peer(n.ID)
-	if peer == nil {
-		return errors.New("no such peer")
-	}
 	m := message.JournalRequest{Group: j.g.name}
 	for {
-		reply, err := peer.Call(ctx, message.MethodJournal, m.Append(nil))
-		if err != nil {
-			return err
-		}
-		f, err := message.DecodeFloors(reply)
+		f, err := j.ask(ctx, n, message.MethodJournal, m.Append(nil))
 		if err != nil {
 			return err
 		}
@@ -77,6 +69,21 @@ func (j *journal) fetch(ctx context.Context, n regions.Node) error {
 		}
 		m.Cursor = f.Next
 	}
+}
+
+// ask calls a method of a node that is answered with floors.
+func (j *journal) ask(
+	ctx context.Context, n regions.Node, method message.Method, payload []byte,
+) (f message.Floors, err error) {
+	peer := j.g.cache.transport.Peer(n.ID)
+	if peer == nil {
+		return f, errors.New("no such peer")
+	}
+	reply, err := peer.Call(ctx, method, payload)
+	if err != nil {
+		return f, err
+	}
+	return message.DecodeFloors(reply)
 }
 
 // apply applies floors that this node may lack, and returns the writes of those that it did lack, except

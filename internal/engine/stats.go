@@ -33,23 +33,6 @@ const (
 	numSources
 )
 
-// String returns "store", "owner", "region", "getter" or "stale".
-func (s Source) String() string {
-	switch s {
-	case SourceStore:
-		return "store"
-	case SourceOwner:
-		return "owner"
-	case SourceRegion:
-		return "region"
-	case SourceGetter:
-		return "getter"
-	case SourceStale:
-		return "stale"
-	}
-	return "unknown"
-}
-
 // GroupStats has the values of the fields of geocache.GroupStats, which documents them.
 type GroupStats struct {
 	Store    uint64
