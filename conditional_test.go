@@ -126,3 +126,46 @@ func TestCompareAndSet(t *testing.T) {
 	require.Equal(t, "CompareAndSet", e.Op)
 	require.Zero(t, g.Stats().WriteErrors)
 }
+
+// A call that finds a value which another call of its round has made does not rely on it before it is written.
+func TestSetIfAbsentDoesNotRelyOnWhatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cache, err := geocache.Open(t.Context(), geocache.WithClock(time.Now), silent)
+		require.NoError(t, err)
+		defer cache.Close()
+		down := errors.New("down")
+		g, err := geocache.NewGroup[string](cache, "jobs", nil,
+			geocache.WithSetter(func(context.Context, string, string) error { return down }))
+		require.NoError(t, err)
+		go g.Update(t.Context(), "job", func(string, bool) (string, error) {
+			time.Sleep(time.Second) // the others wait for the next round, all of them
+			return "", errors.New("changed its mind")
+		})
+		synctest.Wait()
+		var setting sync.WaitGroup
+		for range 3 {
+			setting.Go(func() {
+				stored, err := g.SetIfAbsent(t.Context(), "job", "mine")
+				require.ErrorIs(t, err, down)
+				require.False(t, stored)
+			})
+		}
+		setting.Wait()
+	})
+}
+
+// A value may be nil where its type and codec allow it.
+func TestUpdateToNil(t *testing.T) {
+	cache, err := geocache.Open(t.Context(), silent)
+	require.NoError(t, err)
+	defer cache.Close()
+	g, err := geocache.NewGroup(cache, "g", geocache.Getter[any](nil), geocache.WithCodec(geocache.JSON[any]{}))
+	require.NoError(t, err)
+	require.NoError(t, g.Set(t.Context(), "ada", 1.0))
+	v, err := g.Update(t.Context(), "ada", func(any, bool) (any, error) { return nil, nil })
+	require.NoError(t, err)
+	require.Nil(t, v)
+	v, err = g.Get(t.Context(), "ada")
+	require.NoError(t, err)
+	require.Nil(t, v)
+}

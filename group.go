@@ -84,7 +84,7 @@ func NewGroup[V any](c *Cache, name string, getter Getter[V], opts ...GroupOptio
 	core.Policy = store.Policy(config.policy)
 	core.DecodedSize = decodedSize[V](codec)
 	core.Codec = engine.Codec{
-		Encode: func(v any) ([]byte, error) { return codec.Encode(v.(V)) },
+		Encode: func(v any) ([]byte, error) { return codec.Encode(valueOf[V](v)) },
 		Decode: func(e *store.Entry) (any, error) { return g.decode(e) },
 	}
 	if getter != nil {

@@ -53,8 +53,11 @@ func valueOf[V any](v any) V {
 // SetIfAbsent makes v the value of key if there is none, and reports whether it did. A value that the getter finds
 // counts. It is an Update: it takes place in the key's home region, and its errors are Update's.
 func (g *Group[V]) SetIfAbsent(ctx context.Context, key string, v V, opts ...WriteOption) (stored bool, err error) {
-	_, err = g.update(ctx, key, func(_ any, ok bool, _ *store.Entry) (any, error) {
-		if ok {
+	_, err = g.update(ctx, key, func(_ any, ok bool, e *store.Entry) (any, error) {
+		switch {
+		case ok && e == nil: // another call of the same round has made it, and may fail to write it
+			return nil, engine.ErrNextRound
+		case ok:
 			return nil, engine.ErrUnchanged
 		}
 		return v, nil

@@ -128,7 +128,7 @@ type Receipt struct {
 // not bring an older value back. See WithAck.
 //
 // v lives as long as a loaded value would (see WithItemTTL). The key's owner and its successor keep it in each
-// region. Like every value it may be evicted: what must not be lost belongs into an origin, see WithSetter and
+// region. Like every value it may be evicted: what must not be lost belongs in an origin, see WithSetter and
 // WithWriteBehind.
 //
 // If several Sets of a key run at the same time, all of them happen, one after the other, in the order of their
@@ -173,6 +173,9 @@ func (g *Group[V]) SetMany(ctx context.Context, values map[string]V, opts ...Wri
 	}
 	if len(failed.First) == 0 {
 		o := writeOptions(opts)
+		if o.Invalid != nil {
+			return inCall("SetMany", g.Name(), "", o.Invalid)
+		}
 		failed = g.core.SetMany(ctx, encoded, &o.WriteOptions)
 		o.done()
 	}

@@ -24,7 +24,8 @@ type UpdateFunc func(old any, ok bool, current *store.Entry) (any, error)
 // not count it as an error.
 var ErrUnchanged = errors.New("the value stays as it is")
 
-// ErrNextRound is returned by an UpdateFunc that needs to see the value's entry.
+// ErrNextRound is returned by an UpdateFunc that decides nothing on a value that has not been written yet: it is
+// called again in the next round.
 var ErrNextRound = errors.New("the value has no generation yet")
 
 // Update atomically replaces the value of key by what f makes of it, in the key's home region. It returns
@@ -141,6 +142,7 @@ func (us *updates) runRound(key string, round []*update) {
 	us.applyRound(ctx, key, round)
 	for _, u := range round {
 		if u.err == ErrNextRound {
+			u.err = nil // the next round may end before it calls the function again
 			us.mu.Lock()
 			us.waiting[key] = append(us.waiting[key], u)
 			us.mu.Unlock()
