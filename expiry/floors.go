@@ -64,6 +64,9 @@ type Floors struct {
 	// journal has the same floors, with dropped ones in between, in the order in which they were raised,
 	// which is the order of their Seq.
 	journal []*floorRecord
+
+	// sums are the hashes of the floors in held, see Digest.
+	sums sums
 }
 
 // A floorRecord is a floor of one subject. The fields without a comment are immutable.
@@ -103,6 +106,7 @@ func NewFloors(limit int) *Floors {
 		held:          make(map[Subject]*floorRecord),
 		prefixLengths: make(map[int]int),
 		collapsed:     make(map[uint64]Generation),
+		sums:          sums{seconds: make(map[uint64]secondSum)},
 	}
 }
 
@@ -221,12 +225,14 @@ func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration, sender uint64
 		}
 		r.First = old.First
 		old.dropped = true
+		f.sums.remove(old)
 	} else {
 		f.countPrefixLocked(subject, 1)
 	}
 	f.byGeneration.push(r)
 	f.compactHeapLocked()
 	f.held[subject] = r
+	f.sums.add(r)
 	f.journal = append(f.journal, r)
 	f.seq.Add(1)
 	if scope {
@@ -347,6 +353,7 @@ func (f *Floors) dropLocked(through Generation, limit int) int {
 		r := f.byGeneration[0].floorRecord
 		r.dropped = true
 		delete(f.held, r.subject)
+		f.sums.remove(r)
 		f.countPrefixLocked(r.subject, -1)
 		f.compactHeapLocked()
 	}

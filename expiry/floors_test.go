@@ -240,13 +240,12 @@ func TestFloorsMatchModel(t *testing.T) {
 				require.Equal(t, had-len(m.keys), dropped)
 			},
 			"journal": func(t *rapid.T) {
-				since := rapid.SampledFrom([]Generation{0, horizon / 2}).Draw(t, "since")
 				cursor := rapid.SampledFrom(cursors).Draw(t, "cursor")
 				limit := rapid.IntRange(1, 3*chunk).Draw(t, "limit")
-				floors, next, more := f.Journal(since, cursor, limit)
+				floors, next, more := f.Journal(cursor, limit)
 				require.LessOrEqual(t, len(floors), limit)
 				require.Equal(t, m.held(func(k modelFloor) bool {
-					return k.floor.Generation >= since && k.seq >= cursor && k.seq < next
+					return k.seq >= cursor && k.seq < next
 				}), floors)
 				if more {
 					require.Len(t, floors, limit)
@@ -257,23 +256,10 @@ func TestFloorsMatchModel(t *testing.T) {
 				}
 				cursors = append(cursors, next)
 			},
-			"between": func(t *rapid.T) {
-				from, to := drawGeneration().Draw(t, "from"), drawGeneration().Draw(t, "to")
-				there := m.held(func(k modelFloor) bool { return from <= k.floor.Generation && k.floor.Generation < to })
-				require.ElementsMatch(t, there, f.Between(from, to, manyKeys+7))
-				few := f.Between(from, to, 2)
-				require.Len(t, few, min(2, len(there)))
-				require.Subset(t, append(there, KeyFloor{}), append(few, KeyFloor{}))
-			},
-			"digest": func(t *rapid.T) {
-				other := NewFloors(manyKeys + 7)
+			"missing": func(t *rapid.T) {
 				there := m.held(func(modelFloor) bool { return true })
-				for _, i := range rand.Perm(len(there)) {
-					other.Raise(there[i].Subject, there[i].Floor, 0, 0)
-				}
-				from := drawGeneration().Draw(t, "from") / 2
-				width := time.Duration(rapid.IntRange(1, 100).Draw(t, "width")) * time.Microsecond
-				require.Equal(t, other.Digest(from, width, 20), f.Digest(from, width, 20))
+				missing, _, _ := f.Missing(Digest{Width: 1, Later: true}, 0, manyKeys+7)
+				require.Equal(t, there, missing)
 			},
 			"": func(t *rapid.T) {
 				require.Equal(t, m.group, f.Group())
@@ -313,12 +299,10 @@ func TestClearCoversManyFloorsAtOnce(t *testing.T) {
 	require.True(t, f.Clear(g, 0, 0))
 	require.Equal(t, 9*chunk, f.Len())
 	last := []KeyFloor{{Subject: Key(fmt.Sprint(g)), Floor: Removal(g + 1)}}
-	floors, _, _ := f.Journal(0, 0, 100)
+	floors, _, _ := f.Journal(0, 100)
 	require.Equal(t, last, floors)
-	require.Equal(t, last, f.Between(0, horizon, 100))
-	only := NewFloors(1)
-	only.Raise(last[0].Subject, last[0].Floor, 0, 0)
-	require.Equal(t, only.Digest(0, time.Hour, 1), f.Digest(0, time.Hour, 1))
+	missing, _, _ := f.Missing(Digest{Width: 1, Wide: []uint64{0}}, 0, 100)
+	require.Equal(t, last, missing)
 
 	for i := range chunk {
 		f.Raise("a", Removal(Generation(g+1+i)), 0, 0)
@@ -345,7 +329,7 @@ func TestCollapsingDoesNotDependOnArrivalOrder(t *testing.T) {
 			for _, w := range writes {
 				f.Raise(w.Subject, w.Floor, 0, 0)
 			}
-			held := f.Between(0, ^Generation(0), limit)
+			held, _, _ := f.Journal(0, limit)
 			slices.SortFunc(held, func(a, b KeyFloor) int { return cmp.Compare(a.Subject, b.Subject) })
 			return f.Group(), held
 		}

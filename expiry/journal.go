@@ -1,13 +1,6 @@
 package expiry
 
-import (
-	"encoding/binary"
-	"math/rand/v2"
-	"slices"
-	"time"
-
-	"github.com/zeebo/xxh3"
-)
+import "slices"
 
 // A KeyFloor is the floor of one subject, which may be a scope.
 type KeyFloor struct {
@@ -16,8 +9,8 @@ type KeyFloor struct {
 	Sender  uint64 // see Floors.Raise
 }
 
-// Journal returns a page of the floors held whose generation is at least since, in the order in which they
-// were raised. Each subject occurs once, where it was last raised. The page begins at cursor, where 0 means
+// Journal returns a page of the floors held that are above the group's, in the order in which they were
+// raised. Each subject occurs once, where it was last raised. The page begins at cursor, where 0 means
 // the oldest floor, and has at most limit floors, but at least one if there is any. Journal also returns
 // the cursor of the next page, and whether there is one. Floors raised in the meantime come at the end.
 //
@@ -26,79 +19,24 @@ type KeyFloor struct {
 //
 // A floor that is collapsed between two pages may be in neither, but then the group's floor covers it. So to
 // get all floors, call Group and Cleared after the last page, not before.
-func (f *Floors) Journal(
-	since Generation, cursor uint64, limit int,
+func (f *Floors) Journal(cursor uint64, limit int) (floors []KeyFloor, next uint64, more bool) {
+	return f.collect(cursor, limit, func(*floorRecord) bool { return true })
+}
+
+// collect returns a page of the floors that wanted selects, as Journal does.
+func (f *Floors) collect(
+	cursor uint64, limit int, wanted func(*floorRecord) bool,
 ) (floors []KeyFloor, next uint64, more bool) {
 	limit = max(limit, 1)
 	for next, more = cursor, true; more && len(floors) < limit; {
 		next, more = f.page(next, func(r *floorRecord) bool {
-			if r.Floor.Generation >= since {
+			if wanted(r) {
 				floors = append(floors, KeyFloor{r.subject, r.Floor, r.sender})
 			}
 			return len(floors) < limit
 		})
 	}
 	return floors, next, more
-}
-
-// Between returns the floors whose generation is at least from and below to. If there are more than limit,
-// it returns a random sample of that many. So a caller that asks repeatedly gets to see all of them, which
-// it would not if it always got the first ones.
-func (f *Floors) Between(from, to Generation, limit int) []KeyFloor {
-	var floors []KeyFloor
-	found := 0
-	f.visitAll(func(r *floorRecord) {
-		if r.Floor.Generation < from || r.Floor.Generation >= to {
-			return
-		}
-		found++
-		if len(floors) < limit {
-			floors = append(floors, KeyFloor{r.subject, r.Floor, r.sender})
-		} else if i := rand.IntN(found); i < limit { // reservoir sampling
-			floors[i] = KeyFloor{r.subject, r.Floor, r.sender}
-		}
-	})
-	return floors
-}
-
-// Digest divides time into consecutive slices, and returns for each a hash of the floors whose generation is
-// in it. Slice i begins at from.Add(i*width) and ends before from.Add((i+1)*width). width is truncated to
-// whole microseconds, and is at least one. Two nodes that hold the same floors in a slice have the same
-// hash for it, in whatever order the floors arrived. Otherwise the hashes differ, except with probability
-// 2⁻⁶⁴. The hash of no floors is 0.
-//
-// Floors that are raised or dropped in the meantime may or may not be included.
-func (f *Floors) Digest(from Generation, width time.Duration, slices int) []uint64 {
-	digests := make([]uint64, slices)
-	sliceWidth := Generation(0).Add(max(width, time.Microsecond))
-	f.visitAll(func(r *floorRecord) {
-		if r.Floor.Generation < from {
-			return
-		}
-		if i := uint64((r.Floor.Generation - from) / sliceWidth); i < uint64(slices) {
-			digests[i] += r.hash()
-		}
-	})
-	return digests
-}
-
-// hash returns a hash of the subject and the floor. It is the same on every node.
-func (r *floorRecord) hash() uint64 {
-	var stamp [16]byte
-	binary.BigEndian.PutUint64(stamp[:8], uint64(r.Floor.Generation))
-	binary.BigEndian.PutUint64(stamp[8:], r.Floor.Origin)
-	return xxh3.HashSeed(stamp[:], xxh3.HashString(string(r.subject)))
-}
-
-// visitAll calls visit with each floor that is above the group's. It releases the lock regularly, so that
-// writers need not wait for all of it.
-func (f *Floors) visitAll(visit func(*floorRecord)) {
-	for next, more := uint64(0), true; more; {
-		next, more = f.page(next, func(r *floorRecord) bool {
-			visit(r)
-			return true
-		})
-	}
 }
 
 // page visits up to one chunk of the journal, beginning at cursor. It calls visit with each floor that is

@@ -6,92 +6,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 )
-
-// The digests of two nodes differ exactly in the slices in which their floors differ, and exchanging the
-// floors that Between returns for those slices makes the nodes agree.
-func TestDigestFindsTheSlicesThatDiffer(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		a, b := NewFloors(1000), NewFloors(1000)
-		const n = 20
-		from := 1 + drawGeneration().Draw(t, "from")/2
-		width := time.Duration(rapid.IntRange(1, 100).Draw(t, "width")) * time.Microsecond
-		slice := func(i int) Generation { return from.Add(time.Duration(i) * width) }
-		inRange := rapid.Map(rapid.Uint64Range(uint64(from), uint64(slice(n))-1),
-			func(g uint64) Generation { return Generation(g) })
-		differs := make([]bool, n)
-		for key := range rapid.IntRange(1, 50).Draw(t, "keys") {
-			k, s := Key(fmt.Sprint(key)), Stamp{inRange.Draw(t, "generation"), 1}
-			a.Raise(k, s, 0, 0)
-			other := s
-			switch rapid.IntRange(0, 9).Draw(t, "other") {
-			case 0:
-				other = Stamp{}
-			case 1:
-				other.Origin++
-			case 2:
-				other.Generation = inRange.Draw(t, "other generation")
-			case 3:
-				k += "'" // another key, written at the same time
-				differs[int((s.Generation-from)/Generation(0).Add(width))] = true
-			}
-			b.Raise(k, other, 0, 0)
-			for i := range differs {
-				in := func(s Stamp) bool { return slice(i) <= s.Generation && s.Generation < slice(i+1) }
-				if other != s && (in(s) || in(other)) {
-					differs[i] = true
-				}
-			}
-		}
-		da, db := a.Digest(from, width, n), b.Digest(from, width, n)
-		for i := range differs {
-			require.Equal(t, differs[i], da[i] != db[i], "slice %d", i)
-			for _, w := range a.Between(slice(i), slice(i+1), 1000) {
-				b.Raise(w.Subject, w.Floor, 0, 0)
-			}
-			for _, w := range b.Between(slice(i), slice(i+1), 1000) {
-				a.Raise(w.Subject, w.Floor, 0, 0)
-			}
-		}
-		require.Equal(t, a.Digest(from, width, n), b.Digest(from, width, n), "after the exchange")
-	})
-}
-
-// A peer cannot do harm with any width, slice count or time that it may request.
-func TestDigestAndBetweenOfExtremeRequests(t *testing.T) {
-	f := NewFloors(10)
-	f.Raise("a", Removal(horizon), 0, 0)
-	f.Raise("b", Removal(^Generation(0)), 0, 0)
-	require.Equal(t, []uint64{0, 0}, f.Digest(1, 0, 2), "the width is at least a microsecond")
-	require.Equal(t, []uint64{0}, f.Digest(1, -time.Hour, 1))
-	require.Empty(t, f.Digest(0, time.Second, 0))
-	all := f.Digest(0, 1<<63-1, 3) // the first slice ends where generations do
-	require.NotContains(t, all[:2], uint64(0))
-	require.Zero(t, all[2])
-	require.Equal(t, []uint64{all[0] + all[1]}, f.Digest(horizon, 1<<63-1, 1))
-	require.Empty(t, f.Between(5, 4, 10))
-	require.Empty(t, f.Between(0, horizon+1, 0))
-	require.Len(t, f.Between(0, horizon+1, 10), 1)
-}
-
-// Repeated calls of Between return all floors, although each one returns only a few.
-func TestBetweenEventuallyReturnsAll(t *testing.T) {
-	f := NewFloors(200)
-	for i := range 200 {
-		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0, 0)
-	}
-	seen := map[Subject]bool{}
-	for range 1000 {
-		for _, w := range f.Between(0, horizon, 20) {
-			seen[w.Subject] = true
-		}
-	}
-	require.Len(t, seen, 200)
-}
 
 // Reading page after page yields every key: once, unless it is raised in between, and then again at the end.
 func TestJournalPages(t *testing.T) {
@@ -99,7 +16,7 @@ func TestJournalPages(t *testing.T) {
 	for i := range 3 * chunk {
 		f.Raise(Key(fmt.Sprint(i)), Removal(Generation(i+1)), 0, 0)
 	}
-	first, cursor, more := f.Journal(0, 0, 10)
+	first, cursor, more := f.Journal(0, 10)
 	require.True(t, more)
 	require.Equal(t, KeyFloor{Subject: "0", Floor: Removal(1)}, first[0])
 
@@ -109,7 +26,7 @@ func TestJournalPages(t *testing.T) {
 	for g := range Generation(6 * chunk) {  // so that the journal is compacted
 		f.Raise("30", Removal(horizon+2+g), 0, 0)
 	}
-	rest, cursor, more := f.Journal(0, cursor, 5*chunk)
+	rest, cursor, more := f.Journal(cursor, 5*chunk)
 	require.False(t, more)
 	require.Len(t, rest, 3*chunk-15+1) // "5" once more
 	require.Equal(t, KeyFloor{Subject: "15", Floor: Removal(16)}, rest[0])
@@ -119,17 +36,17 @@ func TestJournalPages(t *testing.T) {
 		{Subject: "30", Floor: Removal(horizon + 1 + 6*chunk)},
 	}, rest[len(rest)-3:])
 
-	none, same, more := f.Journal(0, cursor, 10)
+	none, same, more := f.Journal(cursor, 10)
 	require.Empty(t, none)
 	require.False(t, more)
 	require.Equal(t, cursor, same)
 	f.Raise("new", Removal(horizon), 0, 0)
-	news, _, _ := f.Journal(0, cursor, 10)
+	news, _, _ := f.Journal(cursor, 10)
 	require.Equal(t, []KeyFloor{{Subject: "new", Floor: Removal(horizon)}}, news)
 
-	again, _, _ := f.Journal(0, cursor+100, 1)
+	again, _, _ := f.Journal(cursor+100, 1)
 	require.Equal(t, []KeyFloor{{Subject: "15", Floor: Removal(16)}}, again, "a cursor from before a restart")
-	one, _, more := f.Journal(0, 0, 0)
+	one, _, more := f.Journal(0, 0)
 	require.Len(t, one, 1, "a limit of 0 would never end")
 	require.True(t, more)
 }
@@ -183,7 +100,7 @@ func TestJournalDuringWrites(t *testing.T) {
 		seen := map[Subject]Stamp{}
 		for cursor, more := uint64(0), true; more; {
 			var floors []KeyFloor
-			floors, cursor, more = f.Journal(0, cursor, 700)
+			floors, cursor, more = f.Journal(cursor, 700)
 			for _, w := range floors {
 				seen[w.Subject] = seen[w.Subject].Max(w.Floor)
 			}
@@ -201,8 +118,8 @@ func TestJournalDuringWrites(t *testing.T) {
 	})
 	watch(func() {
 		now := Generation(clock.Load())
-		f.Digest(0, time.Microsecond, 100)
-		f.Between(now/2, now, 100)
+		f.Missing(Digest{Width: 1, Wide: []uint64{1}, Narrow: []uint64{1}, Later: now%2 == 0}, 0, 100)
+		f.Digest(0, 1, 100, 100)
 	})
 	watch(func() {
 		before := clock.Load() / 2
@@ -220,7 +137,7 @@ func TestJournalDuringWrites(t *testing.T) {
 	watching.Wait()
 
 	f.Forget(0)
-	floors, _, more := f.Journal(0, 0, writers*each)
+	floors, _, more := f.Journal(0, writers*each)
 	require.False(t, more)
 	require.Len(t, floors, f.Len())
 	live := 0

@@ -83,7 +83,7 @@ func TestFloorAppliesToItsSubjectOnly(t *testing.T) {
 			}
 			require.Equal(t, want, tagged, "%q with tags", name)
 		}
-		floors, _, _ := f.Journal(0, 0, 1000)
+		floors, _, _ := f.Journal(0, 1000)
 		require.Len(t, floors, len(keys)+len(tags)+len(prefixes))
 
 		// Raising a subject below its own floor is late, whatever the floors of other subjects.

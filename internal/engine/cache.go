@@ -134,6 +134,7 @@ func newCache(ctx context.Context, config Config) (*Cache, error) {
 	c.replicator.c, c.replicator.outboxes = c, xsync.NewMap[string, *remote]()
 	c.membership.c = c
 	c.journals.of = make(map[string]*fetchedJournal)
+	c.journals.giving = make(chan struct{}, givenAtOnce)
 	c.groups.Store(&map[string]*Group{})
 	if c.config.Logger == nil {
 		c.config.Logger = slog.Default()

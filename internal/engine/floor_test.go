@@ -169,7 +169,7 @@ func TestFloorsAreForgottenWhenNothingOlderCanBeAlive(t *testing.T) {
 		g.noted("ada")
 		time.Sleep(time.Hour + time.Minute + 10*time.Second)
 		require.Equal(t, 1, g.Stats().Floors)
-		time.Sleep(time.Minute + 2*compareWidth(g.journal.relevance()))
+		time.Sleep(time.Minute + 2*g.journal.sliceWidth())
 		require.Zero(t, g.Stats().Floors)
 	})
 }

@@ -140,7 +140,7 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 	g.lag = originLag{cmp.Or(config.HomeRegion, config.OriginRegion), config.OriginLag, c.node.Region, f}
 	g.refreshing = refresher{g, xsync.NewMap[string, expiry.Instant](), g.loader.batch(1)}
 	g.origin.init(g)
-	g.updates.g, g.committer.g, g.router.g, g.journal.g = g, g, g, g
+	g.updates.g, g.committer.g, g.router.g, g.journal = g, g, g, newJournal(g)
 	g.home = homes{g, xsync.NewMap[string, struct{}]()}
 	evictionLoop := g.evictionLoop()
 	if err := c.add(g); err != nil {

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -20,6 +19,8 @@ import (
 // fetchedJournals records which nodes of the view have had their journals fetched since they joined it, or
 // are having them fetched. Whatever those nodes wrote earlier, without this node, is in their journals.
 type fetchedJournals struct {
+	giving chan struct{} // holds one for each node that this one gives floors to, see journal.handle
+
 	mu sync.Mutex                 // guards the following
 	of map[string]*fetchedJournal // by node ID
 	// orphaned says that there may be floors whose sender is gone and that takeOver has not seen: a
@@ -120,12 +121,7 @@ func (c *Cache) fetchNewJournals(v *view) {
 		j := new(fetchedJournal)
 		f.of[n.ID] = j
 		c.spawn(func() {
-			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
-			defer cancel()
-			var err error
-			for _, g := range *c.groups.Load() {
-				err = errors.Join(err, g.journal.fetch(ctx, n))
-			}
+			err := c.fetchAll(c.ctx, []regions.Node{n}, *c.groups.Load())
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			if j.complete = err == nil; j.complete {
@@ -151,20 +147,21 @@ func (c *Cache) hasJournals(v *view) bool {
 // resumeLease brings the lease back after a loss, in the order of rule 5 of package lease. The leases are
 // held by now, so writes wait for this node. It then fetches the journals, which have what was written
 // without it.
+//
+// What is in the store stays, copies too, unless a floor says otherwise. A write that arrived late at the
+// others, below the floor of its key, left no trace in the journals. But what that write may have
+// superseded was loaded before it by a clock that is ahead, and so exceeds the floor by no more than
+// clocks may differ: maybeOlder drops it.
 func (c *Cache) resumeLease() {
-	ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
-	defer cancel()
 	guestEpoch := c.leases.BeginResume()
 	groups := *c.groups.Load()
-	v := c.view.Load()
-	err := c.fetchJournals(ctx, v, groups)
-
+	v, err := c.fetchJournals(groups)
 	if err == nil {
 		c.leases.NextEpoch()
 		for _, g := range groups {
 			g.store.Sweep(store.Removed, func(e *store.Entry) bool {
-				// A late write leaves no trace in the journals.
-				return e.Class() == store.Copy || g.fresh.maybeOlder(e, g.fresh.floorOf(e))
+				floor := g.fresh.floorOf(e)
+				return e.Below(floor) || g.fresh.maybeOlder(e, floor)
 			})
 			g.setCaughtUp(guestEpoch)
 		}
@@ -186,8 +183,29 @@ func (c *Cache) resumeLease() {
 	c.takeOver()
 }
 
-// journalTimeout bounds one attempt to fetch the journals.
-const journalTimeout = 10 * time.Second
+// fetchJournals fetches the journals of all other nodes of the view, including those that come into it
+// meanwhile, and returns the view. For a group that is new here it then asks the other regions, too.
+func (c *Cache) fetchJournals(groups map[string]*Group) (*view, error) {
+	fetched := make(map[string]bool)
+	for {
+		v := c.view.Load()
+		missing := slices.DeleteFunc(c.others(v), func(n regions.Node) bool { return fetched[n.ID] })
+		if len(missing) == 0 {
+			for _, g := range groups {
+				if !g.fresh.caughtUp.Load() {
+					c.fetchRemote(c.ctx, g)
+				}
+			}
+			return v, nil
+		}
+		if err := c.fetchAll(c.ctx, missing, groups); err != nil {
+			return v, err
+		}
+		for _, n := range missing {
+			fetched[n.ID] = true
+		}
+	}
+}
 
 // endLease gives up the lease for good. The others learn so when the transport closes, and do not wait for
 // its end. The node's view ends with the lease, so the node no longer completes writes that are under way.
@@ -204,9 +222,10 @@ func (c *Cache) join(g *Group) {
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, max(c.config.JoinWait, time.Second))
 	defer cancel()
-	if err := c.fetchJournals(ctx, c.view.Load(), map[string]*Group{g.name: g}); err != nil {
+	if err := c.fetchAll(ctx, c.others(c.view.Load()), map[string]*Group{g.name: g}); err != nil {
 		c.log.Warn("a new group could not learn of all recent writes", "group", g.name, "err", err)
 	}
+	c.fetchRemote(ctx, g)
 	c.spawn(func() { c.catchUp(g) })
 }
 
@@ -219,9 +238,7 @@ func (c *Cache) catchUp(g *Group) {
 		}
 		epoch, guestEpoch := c.leases.Epoch(), c.leases.GuestEpoch()
 		if c.leases.Held(c.clock.Instant()) {
-			ctx, cancel := context.WithTimeout(c.ctx, journalTimeout)
-			err := c.fetchJournals(ctx, c.view.Load(), map[string]*Group{g.name: g})
-			cancel()
+			_, err := c.fetchJournals(map[string]*Group{g.name: g})
 			if err == nil && c.leases.Held(c.clock.Instant()) && c.leases.Epoch() == epoch {
 				g.setCaughtUp(guestEpoch)
 				c.takeOverIn(g)

@@ -121,14 +121,10 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 	case message.MethodJournal:
 		return decoded(call, message.DecodeJournalRequest, func(m message.JournalRequest) peers.Answer {
 			if g := c.group(m.Group); g != nil {
-				return g.journal.handle(&m)
+				return g.journal.handle(ctx, &m)
 			}
 			// Without the group, this node has nothing that the asker could miss.
 			return peers.Answer{Value: message.Floors{}.Append(nil)}
-		})
-	case message.MethodCompare:
-		return decoded(call, message.DecodeCompareRequest, func(m message.CompareRequest) peers.Answer {
-			return c.inGroup(m.Group, func(g *Group) peers.Answer { return g.journal.handleCompare(&m) })
 		})
 	case message.MethodHandoff:
 		return c.handleHandoff(call)

@@ -88,16 +88,11 @@ func (s *snapshot) block(kind byte, payload []byte) {
 
 // floors writes this node's journal, as another node would get it.
 func (s *snapshot) floors() {
-	m := message.JournalRequest{Group: s.g.name}
+	m := message.JournalRequest{Digest: expiry.Digest{Width: 1, Later: true}} // of no floors: all are missing
 	for s.err == nil {
-		page := s.g.journal.handle(&m).Value
-		f, err := message.DecodeFloors(page)
-		if err != nil {
-			s.err = err
-			return
-		}
+		f := s.g.journal.page(&m)
 		s.floorsWritten += uint64(len(f.Keys))
-		if s.block(blockFloors, page); !f.More {
+		if s.block(blockFloors, f.Append(nil)); !f.More {
 			return
 		}
 		m.Cursor = f.Next

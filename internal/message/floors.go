@@ -1,37 +1,73 @@
 package message
 
 import (
-	"time"
-
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/wire"
 )
 
-// A JournalRequest asks a node for one page of its floors.
+// A JournalRequest asks a node for one page of the floors that the asking node lacks. Without slices in the
+// digest, and with Later, these are all floors.
 //
+//	flags    1 Later
 //	string8  Group
-//	u64      Since
+//	u64      Start
+//	u32      Width, in seconds, not zero
+//	count    Wide
+//	  each a u64
+//	count    Narrow
+//	  each a u64
 //	u64      Cursor
 type JournalRequest struct {
-	Group  string
-	Since  expiry.Generation // the answer has only floors of this generation or later
-	Cursor uint64            // Next of the previous answer; 0 for the first page
+	Group string
+	expiry.Digest
+	Cursor uint64 // Next of the previous answer to the same request; 0 for the first page
 }
 
 // Append appends the encoding of m.
 func (m JournalRequest) Append(b []byte) []byte {
+	b = wire.AppendFlags(b, m.Later)
 	b = wire.AppendString8(b, m.Group)
-	b = wire.AppendGeneration(b, m.Since)
+	b = wire.AppendUint64(b, m.Start)
+	b = wire.AppendUint32(b, uint32(m.Width))
+	b = appendHashes(b, m.Wide)
+	b = appendHashes(b, m.Narrow)
 	return wire.AppendUint64(b, m.Cursor)
 }
 
 // DecodeJournalRequest is the reverse of Append.
 func DecodeJournalRequest(b []byte) (JournalRequest, error) {
 	r := wire.NewReader(b)
-	return whole(&r, JournalRequest{Group: r.String8(), Since: r.Generation(), Cursor: r.Uint64()})
+	var m JournalRequest
+	r.Flags(&m.Later)
+	m.Group = r.String8()
+	m.Start = r.Uint64()
+	m.Width = uint64(r.Uint32())
+	m.Wide = readHashes(&r)
+	m.Narrow = readHashes(&r)
+	m.Cursor = r.Uint64()
+	if m.Width == 0 {
+		r.Fail("a digest has slices of no width")
+	}
+	return whole(&r, m)
 }
 
-// Floors answers a JournalRequest or a CompareRequest.
+func appendHashes(b []byte, hashes []uint64) []byte {
+	b = wire.AppendCount(b, len(hashes))
+	for _, hash := range hashes {
+		b = wire.AppendUint64(b, hash)
+	}
+	return b
+}
+
+func readHashes(r *wire.Reader) []uint64 {
+	hashes := make([]uint64, r.Count(8))
+	for i := range hashes {
+		hashes[i] = r.Uint64()
+	}
+	return hashes
+}
+
+// Floors answers a JournalRequest.
 //
 //	flags  1 More
 //	u64    Cleared
@@ -119,48 +155,6 @@ func readFloors(r *wire.Reader) []Floor {
 		}
 	}
 	return floors
-}
-
-// A CompareRequest asks a node in another region for the floors on which the two nodes may differ. Floors
-// are grouped by generation into slices of equal width, the first of which begins at From. The answer has
-// the floors of the slices whose digests differ.
-//
-//	string8  Group
-//	u64      From
-//	micros   Width, not zero
-//	count    Digests
-//	  each a u64
-type CompareRequest struct {
-	Group   string
-	From    expiry.Generation
-	Width   time.Duration // of each slice, in whole microseconds
-	Digests []uint64      // one for each slice
-}
-
-// Append appends the encoding of m.
-func (m CompareRequest) Append(b []byte) []byte {
-	b = wire.AppendString8(b, m.Group)
-	b = wire.AppendGeneration(b, m.From)
-	b = wire.AppendMicros(b, m.Width)
-	b = wire.AppendCount(b, len(m.Digests))
-	for _, digest := range m.Digests {
-		b = wire.AppendUint64(b, digest)
-	}
-	return b
-}
-
-// DecodeCompareRequest is the reverse of Append.
-func DecodeCompareRequest(b []byte) (CompareRequest, error) {
-	r := wire.NewReader(b)
-	m := CompareRequest{Group: r.String8(), From: r.Generation(), Width: r.Micros()}
-	m.Digests = make([]uint64, r.Count(8))
-	for i := range m.Digests {
-		m.Digests[i] = r.Uint64()
-	}
-	if m.Width == 0 {
-		r.Fail("a comparison has slices of no width")
-	}
-	return whole(&r, m)
 }
 
 // Flushed tells a node that may hold dirty writes for the owner of their keys that the origin now has the

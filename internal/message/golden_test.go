@@ -27,7 +27,6 @@ var decoders = map[string]func(b []byte) (message, error){
 	"awaitrequest":   of(DecodeAwaitRequest),
 	"journalrequest": of(DecodeJournalRequest),
 	"floors":         of(DecodeFloors),
-	"comparerequest": of(DecodeCompareRequest),
 	"flushed":        of(DecodeFlushed),
 
 	"membersrequest": of(DecodeMembersRequest),
@@ -73,14 +72,14 @@ var (
 			Life: time.Minute, Value: []byte("value"), Expected: someStamp, Absent: true,
 			Tags: []string{"red", "blue"}, Age: 3 * time.Second, Regions: 12,
 		},
-		"writereply":     WriteReply{Stamp: someStamp, Swapped: true, Unconfirmed: true},
-		"awaitrequest":   AwaitRequest{Group: "users", Key: someScope, Scope: true, Region: "eu"},
-		"journalrequest": JournalRequest{Group: "users", Since: 5 << 12, Cursor: 12},
+		"writereply":   WriteReply{Stamp: someStamp, Swapped: true, Unconfirmed: true},
+		"awaitrequest": AwaitRequest{Group: "users", Key: someScope, Scope: true, Region: "eu"},
+		"journalrequest": JournalRequest{
+			Group: "users", Cursor: 12,
+			Digest: expiry.Digest{Start: 5, Width: 2, Wide: []uint64{1, 0, math.MaxUint64}, Narrow: []uint64{3}, Later: true},
+		},
 		"floors": Floors{
 			Cleared: 5 << 12, ClearedBy: 14, Group: 6 << 12, Keys: someFloors, Next: 14, More: true,
-		},
-		"comparerequest": CompareRequest{
-			Group: "users", From: 5 << 12, Width: time.Second, Digests: []uint64{1, 0, math.MaxUint64},
 		},
 		"flushed":        Flushed{Group: "users", Keys: someFloors},
 		"membersrequest": MembersRequest{Known: 300},
@@ -107,9 +106,9 @@ func TestGolden(t *testing.T) {
 
 // TestMethods pins the numbers of the methods, which are part of the wire format.
 func TestMethods(t *testing.T) {
-	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, []Method{
+	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8, 9}, []Method{
 		MethodWrite, MethodBroadcast, MethodPush, MethodAwait, MethodJournal,
-		MethodCompare, MethodFlushed, MethodHandoff, MethodMembers, MethodRecall,
+		MethodFlushed, MethodHandoff, MethodMembers, MethodRecall,
 	})
 }
 

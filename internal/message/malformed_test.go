@@ -2,14 +2,12 @@ package message
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"math"
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -130,24 +128,17 @@ func TestMalformed(t *testing.T) {
 			"broadcast",
 			withClear(func(w *Write) { w.Clear, w.Collapsed = false, true }),
 		},
-		"tags without a value": {"broadcast", at(withClear(unchanged), firstWriteAt, 1|1<<4)},
-		"no op":                {"writerequest", WriteRequest{}.Append(nil)},
-		"an unknown op":        {"writerequest", WriteRequest{Op: RemoveKeys + 1}.Append(nil)},
-		"slices without width": {
-			"comparerequest",
-			CompareRequest{Width: time.Nanosecond}.Append(nil),
-		},
-		"a time that is too long": {
-			"comparerequest",
-			append(binary.BigEndian.AppendUint64(make([]byte, 1+8), maxMicros+1), 0, 0, 0, 0),
-		},
+		"tags without a value":   {"broadcast", at(withClear(unchanged), firstWriteAt, 1|1<<4)},
+		"no op":                  {"writerequest", WriteRequest{}.Append(nil)},
+		"an unknown op":          {"writerequest", WriteRequest{Op: RemoveKeys + 1}.Append(nil)},
+		"slices without width":   {"journalrequest", JournalRequest{}.Append(nil)},
 		"more writes than bytes": {"broadcast", at(Broadcast{}.Append(nil), 8, 255)},
 		"more keys than bytes":   {"writerequest", cut(RemoveKeys, requestHead+4)},
 		"more tags than bytes":   {"writerequest", cut(Swap, requestHead+4+8)},
 		"more floors than bytes": {"flushed", at(flushed(), 1, 255)},
-		"more digests than bytes": {
-			"comparerequest",
-			at(CompareRequest{Width: time.Second}.Append(nil), 17, 255),
+		"more hashes than bytes": {
+			"journalrequest",
+			at(JournalRequest{Digest: expiry.Digest{Width: 1}}.Append(nil), 1+1+8+4+3, 255),
 		},
 		"a value longer than message": {
 			"writerequest",

@@ -183,16 +183,16 @@ func TestRoundTrip(t *testing.T) {
 			},
 			"awaitrequest": AwaitRequest{Group: name("group"), Key: subject, Scope: scope, Region: name("region")},
 			"journalrequest": JournalRequest{
-				Group: name("group"), Since: generation("since"), Cursor: number("cursor"),
+				Group: name("group"), Cursor: number("cursor"),
+				Digest: expiry.Digest{
+					Start: number("start"), Width: uint64(rapid.Uint32Min(1).Draw(t, "width")),
+					Wide: some(rapid.Uint64()).Draw(t, "wide"), Narrow: some(rapid.Uint64()).Draw(t, "narrow"),
+					Later: flag("later"),
+				},
 			},
 			"floors": Floors{
 				Cleared: generation("cleared"), ClearedBy: number("cleared by"), Group: generation("group floor"),
 				Keys: some(drawFloor()).Draw(t, "floors"), Next: number("next"), More: flag("more"),
-			},
-			"comparerequest": CompareRequest{
-				Group: name("group"), From: generation("from"),
-				Width:   max(drawMicros().Draw(t, "width"), time.Microsecond),
-				Digests: some(rapid.Uint64()).Draw(t, "digests"),
 			},
 			"flushed":        Flushed{Group: name("group"), Keys: some(drawFloor()).Draw(t, "keys")},
 			"membersrequest": MembersRequest{Known: number("known")},

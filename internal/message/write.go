@@ -28,15 +28,14 @@ const (
 	MethodPush      Method = 3 // Push, PushReply
 	MethodAwait     Method = 4 // AwaitRequest, empty
 	MethodJournal   Method = 5 // JournalRequest, Floors
-	MethodCompare   Method = 6 // CompareRequest, Floors
-	MethodFlushed   Method = 7 // Flushed, empty
+	MethodFlushed   Method = 6 // Flushed, empty
 
 	// MethodHandoff hands a new owner the entries of its keys. The payload is a Broadcast whose
 	// writes may have values with any stamp, those of loads included. The answer is empty.
-	MethodHandoff Method = 8
+	MethodHandoff Method = 7
 
-	MethodMembers Method = 9  // MembersRequest, MembersReply
-	MethodRecall  Method = 10 // RecallRequest, RecallReply
+	MethodMembers Method = 8 // MembersRequest, MembersReply
+	MethodRecall  Method = 9 // RecallRequest, RecallReply
 )
 
 // A Write is the effect of one write: the new floor of its key, scope or group, and the value for nodes
