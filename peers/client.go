@@ -83,7 +83,7 @@ func newClientConn(p *Peer, nc *conn, m welcome) *clientConn {
 // run reads frames until the connection ends, and returns why.
 func (c *clientConn) run() error {
 	c.reader.accept = c.acceptAnswers
-	c.reader.setIdle(c.peer.transport.config.Lease)
+	c.reader.setIdle(silence(c.peer.transport.config.Lease))
 	c.reader.until, c.reader.waiting = time.Time{}, time.Time{}
 	for {
 		k, err := c.readFrame()

@@ -68,7 +68,7 @@ type Config struct {
 
 	// Counts reports whether this node counts another one, which pings it, among the nodes of its region; known is
 	// false if it cannot tell. It is called for each ping and must be quick. A node that has not been counted for
-	// Grace is told so, see lease.Standing; one that never was, after two leases. Nil means that this node can never
+	// Grace is told so, see lease.Standing; one that never was, after a lease and a quarter. Nil means that this node can never
 	// tell.
 	Counts func(id string) (counts, known bool)
 
@@ -201,5 +201,12 @@ func (c Config) withDefaults() (Config, error) {
 // LeaseConfig returns the configuration of a lease.Table for a Transport, which knows how long it pauses between two
 // attempts.
 func LeaseConfig(length, grace time.Duration, clock *expiry.Clock) lease.Config {
-	return lease.Config{Length: length, Grace: grace, Retry: lastBackoff, Clock: clock}
+	c := lease.Config{Length: length, Grace: grace, Retry: lastBackoff, Clock: clock}
+	if began.Round(0).Before(time.Now()) { // not in virtual time, where each node is to count as a process of its own
+		c.Started = began
+	}
+	return c
 }
+
+// began is when this process started, or little later.
+var began = time.Now()

@@ -38,6 +38,27 @@ func (t *Transport) farewell(ctx context.Context) {
 	_ = waitFor(ctx, &pinging)
 }
 
+// silence is for how long a peer may be silent before it counts as down. It is shorter than a lease, so that this
+// node goes on without the peer before the lease that it last granted has ended.
+func silence(lease time.Duration) time.Duration { return lease - lease/10 }
+
+// checkEnded tells the leases that the process of a node has ended, if all evidence says so: nobody listens at its
+// address, and no connection of its own is left. Call it when either may have become true.
+func (t *Transport) checkEnded(id string) {
+	t.mu.Lock() // so that no connection of its enters meanwhile, and pings
+	defer t.mu.Unlock()
+	p := t.Peer(id)
+	if p == nil || !p.home() || !p.refused.Load() {
+		return
+	}
+	for s := range t.accepted {
+		if s.client.id == id {
+			return
+		}
+	}
+	t.leases.Ended(id)
+}
+
 // pong answers a ping. Leases are for this node's own region only.
 func (s *serverConn) pong(id, view uint64) error {
 	t := s.transport

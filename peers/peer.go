@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/geocache/geocache/expiry"
@@ -44,6 +45,7 @@ type Peer struct {
 
 	conn    atomic.Pointer[clientConn] // for new requests; nil while there is none
 	up      atomic.Bool
+	refused atomic.Bool  // the last attempt to connect found nobody listening
 	rtt     atomic.Int64 // zero until measured
 	lease   *lease.Peer  // what it has granted
 	epoch   atomic.Uint64
@@ -91,8 +93,8 @@ func (p *Peer) Region() string { return p.endpoint.Region }
 func (p *Peer) Address() string { return p.endpoint.Address }
 
 // Up reports whether the peer is up. It comes up with a completed handshake. It goes down when it says goodbye, when nothing
-// has been heard from it for Config.Lease, or when the connection breaks and cannot be remade at once. Between a break
-// and the end of that one attempt it counts as up although requests to it fail.
+// has been heard from it for nine tenths of Config.Lease, or when the connection breaks and cannot be remade at once.
+// Between a break and the end of that one attempt it counts as up although requests to it fail.
 func (p *Peer) Up() bool { return p.up.Load() }
 
 // RTT returns the round-trip time to the peer: the shortest of the last sixteen pings, which with the default Lease cover the
@@ -167,6 +169,10 @@ func (p *Peer) run() {
 			limit = min(limit, p.transport.config.Lease)
 		}
 		c, err := p.connect(limit)
+		if errors.Is(err, syscall.ECONNREFUSED) { // on Windows it has another number, and nobody is taken for dead
+			p.refused.Store(true)
+			p.transport.checkEnded(p.endpoint.ID)
+		}
 		if err == nil {
 			began := time.Now()
 			err = p.use(c)
@@ -264,6 +270,7 @@ func (p *Peer) use(c *clientConn) error {
 
 // start sends new requests over c, and returns where it will say why c has ended.
 func (p *Peer) start(c *clientConn) (ended <-chan error) {
+	p.refused.Store(false)
 	was := p.epoch.Swap(uint64(c.server.epoch))
 	p.pongs.Lock()
 	p.latest = c

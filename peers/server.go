@@ -129,8 +129,9 @@ func (t *Transport) enter(s *serverConn) bool {
 
 func (t *Transport) leave(s *serverConn) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	delete(t.accepted, s)
+	t.mu.Unlock()
+	t.checkEnded(s.client.id)
 }
 
 // A serverConn answers the requests of one client.

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -16,8 +15,9 @@ import (
 // This file follows the view, and does what package lease leaves to its caller when a lease is lost and
 // comes back (rule 5): it fetches journals and sweeps the store.
 
-// fetchedJournals records which nodes of the view have had their journals fetched since they joined it, or
-// are having them fetched. Whatever those nodes wrote earlier, without this node, is in their journals.
+// fetchedJournals records which nodes of the view have had their journals fetched, or are having them fetched,
+// since they joined the view and since anybody left it. Whatever those nodes wrote without this node, or were
+// told by one that died before it had told this node, is in their journals.
 type fetchedJournals struct {
 	giving chan struct{} // holds one for each node that this one gives floors to, see journal.handle
 
@@ -73,8 +73,8 @@ func (c *Cache) follow() {
 	}
 	j := &c.journals
 	j.mu.Lock()
-	maps.DeleteFunc(j.of, func(id string, _ *fetchedJournal) bool { return !v.has(id) })
 	if was != nil && slices.ContainsFunc(was.home.Nodes, func(n regions.Node) bool { return !v.has(n.ID) }) {
+		clear(j.of) // whoever has left the view may have told only some of its last writes
 		j.orphaned = true
 	}
 	j.mu.Unlock()
@@ -108,14 +108,16 @@ func (c *Cache) renewLease() {
 	}
 }
 
-// fetchNewJournals fetches the journals of nodes that have joined the view. The region may have been in
-// two parts that did not see each other, and each part has written without the other.
+// fetchNewJournals fetches the journals that fetchedJournals lacks. If nodes have joined the view, the region may
+// have been in two parts that did not see each other, and each part has written without the other. If one has
+// left it, others may have been told what this node has not. Once a node agrees on the view, it has been told
+// all that it will ever be told by nodes outside of it.
 func (c *Cache) fetchNewJournals(v *view) {
 	f := &c.journals
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, n := range c.others(v) {
-		if f.of[n.ID] != nil {
+		if f.of[n.ID] != nil || !c.leases.Agrees(n.ID, v.View) {
 			continue
 		}
 		j := new(fetchedJournal)

@@ -27,6 +27,8 @@ type grant struct {
 	under uint64    // the view of the lease granted last
 	end   time.Time // of that lease; zero if there was none
 
+	ended bool // its process has ended: its view does not count any more, see Ended
+
 	counted bool      // this node has counted it among the region's
 	missing time.Time // since when it has not; zero if it does, or cannot tell
 }
@@ -34,8 +36,9 @@ type grant struct {
 // maxUnknown is of how many refused nodes the IDs are kept. Others count as one, without an ID.
 const maxUnknown = 1024
 
-// memory is for how long a ping counts.
-func (g *grants) memory() time.Duration { return 2 * g.table.config.Length }
+// memory is for how long a ping counts: for longer than a lease, so that who is forgotten holds none, and not for so
+// long that the leases of those who have gone on without a node end before it is forgotten.
+func (g *grants) memory() time.Duration { return g.table.config.Length * 5 / 4 }
 
 // An Answer is what a pong says of leases.
 type Answer struct {
@@ -63,7 +66,7 @@ func (t *Table) Pinged(from string, conn, view uint64) (a Answer, ok bool) {
 		to = new(grant)
 		g.to[from] = to
 	}
-	to.conn, to.view, to.heard = conn, view, now
+	to.conn, to.view, to.heard, to.ended = conn, view, now, false
 	if view == Guest { // it has ceased to use its lease
 		to.under, to.end = 0, time.Time{}
 		return Answer{}, true
@@ -75,6 +78,18 @@ func (t *Table) Pinged(from string, conn, view uint64) (a Answer, ok bool) {
 	}
 	a.Others = max(g.endLocked(view).Sub(now), 0)
 	return a, true
+}
+
+// Ended notes that the process of a node has ended: it has no connection to this one any more, and refuses new
+// ones. Its view no longer keeps this node from granting leases. Its own lease runs on: that the process has ended
+// is evidence and no proof.
+func (t *Table) Ended(id string) {
+	g := &t.grants
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if to := g.to[id]; to != nil {
+		to.ended = true
+	}
 }
 
 // Refused notes that a node of the region, with a certificate of a known authority, was refused because it
@@ -100,7 +115,7 @@ func (g *grants) otherLocked(view uint64, now time.Time) (other bool) {
 	for id, to := range g.to {
 		if now.Sub(to.heard) > g.memory() {
 			delete(g.to, id) // and its lease, which is shorter, has ended
-		} else if to.view != view && to.view != Guest {
+		} else if to.view != view && to.view != Guest && !to.ended {
 			other = true
 		}
 	}
@@ -108,8 +123,12 @@ func (g *grants) otherLocked(view uint64, now time.Time) (other bool) {
 }
 
 // endLocked returns when the last lease ends that was granted under another view. Where a node was granted one
-// under this view after one under another, the second counts: that node is in the view.
+// under this view after one under another, the second counts: that node is in the view. What an earlier process
+// under this node's ID has granted, under whichever view, runs for a lease from when this one started.
 func (g *grants) endLocked(view uint64) (end time.Time) {
+	if earlier := g.table.config.Started.Add(g.table.config.Length); earlier.After(g.table.config.Now()) {
+		end = earlier
+	}
 	for _, to := range g.to {
 		if to.under != view && to.end.After(end) {
 			end = to.end
@@ -126,7 +145,7 @@ func (t *Table) OwnEnd(view uint64) time.Time {
 	return t.grants.endLocked(view)
 }
 
-// OtherViews reports whether a node of the region has pinged this one, in the last two leases, with another view.
+// OtherViews reports whether a node of the region has pinged this one, in the last lease and a quarter, with another view.
 func (t *Table) OtherViews(view uint64) bool {
 	t.grants.mu.Lock()
 	defer t.grants.mu.Unlock()
@@ -156,7 +175,7 @@ func (t *Table) UnknownEnd(known func(id string) bool) (end time.Time) {
 	return end
 }
 
-// Hears reports whether a node of the region has pinged this one in the last two leases.
+// Hears reports whether a node of the region has pinged this one in the last lease and a quarter.
 func (t *Table) Hears(id string) bool {
 	g := &t.grants
 	g.mu.Lock()

@@ -12,9 +12,12 @@ import (
 
 const length = time.Second
 
-// table returns a table with a view, in a bubble.
+// table returns a table with a view, in a bubble, of a process that started long ago.
 func table(view uint64) *Table {
-	t := New(Config{Length: length, Grace: 10 * time.Second, Retry: 2 * time.Second, Clock: expiry.NewClock(time.Now, time.Millisecond)})
+	t := New(Config{
+		Length: length, Grace: 10 * time.Second, Retry: 2 * time.Second,
+		Started: time.Now().Add(-time.Hour), Clock: expiry.NewClock(time.Now, time.Millisecond),
+	})
 	t.SetView(view)
 	return t
 }
@@ -93,6 +96,36 @@ func TestGuestsAndNodesThatLeave(t *testing.T) {
 		require.Zero(t, table.OwnEnd(8))
 		table.SetView(Guest)
 		require.Zero(t, table.pinged("c", Guest), "a guest grants nothing")
+	})
+}
+
+// A process that has ended keeps nobody from granting leases. The lease that it was granted runs on.
+func TestANodeWhoseProcessHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := table(7)
+		require.Equal(t, length, table.pinged("a", 7))
+		granted := time.Now()
+		table.SetView(8)
+		require.Zero(t, table.pinged("b", 8), "a has another view")
+		table.Ended("a")
+		table.Ended("nobody")
+		require.Equal(t, length, table.pinged("b", 8))
+		require.Equal(t, granted.Add(length), table.OwnEnd(8))
+		require.Zero(t, table.pinged("a", 7), "it is another process, or the same one after all")
+		require.Zero(t, table.pinged("b", 8))
+	})
+}
+
+// An earlier process under the same ID may have granted leases under any view.
+func TestAProcessThatHasJustStarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := New(Config{Length: length, Clock: expiry.NewClock(time.Now, time.Millisecond)})
+		table.SetView(7)
+		require.Equal(t, time.Now().Add(length), table.OwnEnd(7))
+		a, _ := table.Pinged("a", 1, 7)
+		require.Equal(t, Answer{Lease: length, Others: length}, a)
+		time.Sleep(length)
+		require.Zero(t, table.OwnEnd(7))
 	})
 }
 

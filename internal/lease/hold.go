@@ -188,7 +188,7 @@ func (t *Table) guestsEnd(v View) time.Time {
 }
 
 // SettledAt returns when v is settled, if that is known by now: from then on no node outside of v holds a lease.
-// Ask again after each wait: the others forget a node that has stood still for two leases, and may have
+// Ask again after each wait: the others forget a node that has stood still for a lease and a quarter, and may have
 // granted leases to others since.
 func (t *Table) SettledAt(v View) (at time.Time, known bool) {
 	if v.Guest { // nobody tells it what has been granted
@@ -222,6 +222,13 @@ func (t *Table) ToldOfAll(v View) bool {
 	return !v.Guest && len(v.Others) == 0 && t.unknownEnd(v).IsZero() || t.Held(t.config.Clock.Instant())
 }
 
+// Agrees reports whether this node holds a lease that another one has granted for this very view: both see the same
+// nodes, and none beside them.
+func (t *Table) Agrees(id string, v View) bool {
+	p, ok := t.peers.Load(id)
+	return ok && p.Agreed(v.Hash) > t.config.Clock.Instant()
+}
+
 // InTerm reports whether no other node of the region can take itself for the owner of what this one owns, except for
 // the journals, which the caller has: all nodes of the view hold the same view, and no lease runs any more that one
 // of them, or this node, granted for another.
@@ -230,11 +237,5 @@ func (t *Table) InTerm(v View) bool {
 	if !known || at.After(t.config.Now()) || t.OtherViews(v.Hash) {
 		return false
 	}
-	now := t.config.Clock.Instant()
-	for _, id := range v.Others {
-		if p, ok := t.peers.Load(id); !ok || p.Agreed(v.Hash) <= now {
-			return false
-		}
-	}
-	return t.ToldOfAll(v)
+	return !slices.ContainsFunc(v.Others, func(id string) bool { return !t.Agrees(id, v) }) && t.ToldOfAll(v)
 }

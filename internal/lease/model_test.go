@@ -38,6 +38,7 @@ type stream struct {
 type node struct {
 	id    string
 	speed float64 // of its clock, within half of 1% of the others'
+	clock func() time.Time
 	table *Table
 	view  View
 	conn  map[string]uint64 // of its connections to others
@@ -58,17 +59,42 @@ func newWorld(seed uint64) *world {
 	begun := w.now
 	for i := range 3 + w.rand.IntN(2) {
 		n := &node{id: fmt.Sprint(i), conn: map[string]uint64{}, peers: map[string]*Peer{}, speed: 1 + (w.rand.Float64()-0.5)/101}
-		clock := func() time.Time { return begun.Add(time.Duration(float64(w.now.Sub(begun)) * n.speed)) }
-		n.table = New(Config{Length: length, Clock: expiry.NewClock(clock, time.Hour), Now: clock})
+		n.clock = func() time.Time { return begun.Add(time.Duration(float64(w.now.Sub(begun)) * n.speed)) }
 		w.nodes = append(w.nodes, n)
 	}
 	for _, n := range w.nodes {
-		for _, other := range w.nodes {
-			n.peers[other.id] = n.table.Register(other.id)
-		}
-		w.change(n)
+		w.start(n)
 	}
 	return w
+}
+
+// start starts a process of a node, which knows nothing of an earlier one.
+func (w *world) start(n *node) {
+	n.table = New(Config{Length: length, Clock: expiry.NewClock(n.clock, time.Hour), Now: n.clock})
+	for _, other := range w.nodes {
+		n.peers[other.id] = n.table.Register(other.id)
+	}
+	w.change(n)
+}
+
+// connect makes the connection from one node to another anew: what was under way over the old one is lost.
+func (w *world) connect(from, to *node) {
+	from.conn[to.id]++
+	from.peers[to.id].Reset()
+	w.sent = slices.DeleteFunc(w.sent, func(m message) bool {
+		return m.from == from && m.to == to && !m.pong || m.from == to && m.to == from && m.pong
+	})
+}
+
+// restart kills the process of a node and starts another one.
+func (w *world) restart(n *node) {
+	for _, other := range w.nodes {
+		if other != n {
+			w.connect(n, other)
+			w.connect(other, n)
+		}
+	}
+	w.start(n)
 }
 
 // change gives a node another view: as a rule that of all nodes.
@@ -123,7 +149,13 @@ func (w *world) step() {
 		w.change(n)
 	case k < 3:
 		n.conn[w.nodes[w.rand.IntN(len(w.nodes))].id]++
-	case k < 4: // it stands still, or everybody does
+	case k < 4 && w.rand.IntN(2) == 0:
+		w.restart(n)
+	case k < 5: // another one takes it for dead, be it or not
+		other := w.nodes[w.rand.IntN(len(w.nodes))]
+		w.connect(n, other)
+		other.table.Ended(n.id)
+	case k < 6: // it stands still, or everybody does
 		w.now = w.now.Add(time.Duration(w.rand.Int64N(int64(3 * length))))
 	default:
 		for _, other := range w.nodes {

@@ -102,7 +102,7 @@ func (p *Peer) End() expiry.Instant {
 }
 
 // Settled reports whether the peer knows that this is the present view of this node: it has answered a ping with this
-// view, none with another has been sent since, and it has not forgotten it, as it does after two leases. It then
+// view, none with another has been sent since, and it has not forgotten it, as it does after a lease and a quarter. It then
 // grants leases under this view only, and at is the moment from which no node holds a lease of it that was
 // granted under another view, and none under this since. For one connection and view, at only ever gets
 // earlier.

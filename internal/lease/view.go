@@ -40,6 +40,10 @@ type Config struct {
 	// Retry is the longest pause between two attempts of a node that is refused. It counts as heard for twice as long.
 	Retry time.Duration
 
+	// Started is when this process started, by Now: no earlier one under the node's ID has granted leases since.
+	// Default: when the Table is made.
+	Started time.Time
+
 	Clock *expiry.Clock    // of the leases that are held
 	Now   func() time.Time // monotonic, of those that are granted; default time.Now
 }
@@ -64,6 +68,9 @@ type present struct {
 func New(config Config) *Table {
 	if config.Now == nil {
 		config.Now = time.Now
+	}
+	if config.Started.IsZero() {
+		config.Started = config.Now()
 	}
 	t := &Table{config: config, peers: xsync.NewMap[string, *Peer]()}
 	t.grants.table = t
