@@ -49,15 +49,15 @@ func (l *lane) run() {
 		case x < 68 && l.config.MaxOffset > 0:
 			l.step(n)
 		case x < 75:
-			l.cut(5*time.Second, l.c.Net.Cut, []*testcluster.Node{n}, others[:min(1, len(others))])
+			l.cut(l.upTo(5*time.Second), l.c.Net.Cut, []*testcluster.Node{n}, others[:min(1, len(others))])
 		case x < 85:
-			l.cut(5*time.Second, l.c.Net.CutOneWay, []*testcluster.Node{n}, others[:min(1, len(others))])
+			l.cut(l.upTo(5*time.Second), l.c.Net.CutOneWay, []*testcluster.Node{n}, others[:min(1, len(others))])
 		case x < 95:
 			k := l.random.IntN(len(others)) // n alone, or with some others
-			l.cut(8*time.Second, l.c.Net.Cut, append(others[:k:k], n), others[k:])
+			l.cut(l.upTo(8*time.Second), l.c.Net.Cut, append(others[:k:k], n), others[k:])
 		default:
 			for range 5 { // the link flaps
-				l.cut(500*time.Millisecond, l.c.Net.Cut, []*testcluster.Node{n}, others)
+				l.cut(l.upTo(500*time.Millisecond), l.c.Net.Cut, []*testcluster.Node{n}, others)
 				l.pause(300 * time.Millisecond)
 			}
 		}
@@ -122,18 +122,18 @@ func (l *lane) step(n *testcluster.Node) {
 }
 
 // cut cuts each node of some off from each one of others, for a while.
-func (l *lane) cut(most time.Duration, cut func(a, b string), some, others []*testcluster.Node) {
+func (r *runner) cut(d time.Duration, cut func(a, b string), some, others []*testcluster.Node) {
 	var endFault []func()
 	for _, a := range some {
 		for _, b := range others {
-			endFault = append(endFault, l.beginFault(&Fault{Kind: Cut, A: a.Name, B: b.Name}))
+			endFault = append(endFault, r.beginFault(&Fault{Kind: Cut, A: a.Name, B: b.Name}))
 			cut(a.Name, b.Name)
 		}
 	}
-	l.pauseFor(l.upTo(most))
+	r.pauseFor(d)
 	for _, a := range some {
 		for _, b := range others {
-			l.c.Net.Heal(a.Name, b.Name)
+			r.c.Net.Heal(a.Name, b.Name)
 		}
 	}
 	for _, m := range endFault {

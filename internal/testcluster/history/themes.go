@@ -23,6 +23,7 @@ const (
 	Directories Theme = "directories" // the directory reports different things to each node
 	Steady      Theme = "steady"      // nothing fails
 	LongCut     Theme = "longcut"     // regions are cut off from each other for long, and lose nodes meanwhile
+	Fleet       Theme = "fleet"       // a region of many nodes, of which some always come, go or fall silent
 )
 
 // A theme says how histories of a Theme are made.
@@ -46,11 +47,12 @@ func init() { // in the declaration it would be an initialization cycle
 		Directories: {1, shapeDirectories, (*runner).directoryFaults},
 		Steady:      {1, shapeSteady, nil},
 		LongCut:     {1, shapeLongCut, (*runner).longCut},
+		Fleet:       {1, shapeFleet, (*runner).fleetFaults},
 	}
 }
 
 // order lists the themes in the order in which seeds are assigned to them.
-var order = []Theme{Mixed, Weights, Regions, Kills, Updates, Optional, Pauses, Directories, LongCut, Steady}
+var order = []Theme{Mixed, Weights, Regions, Kills, Updates, Optional, Pauses, Directories, LongCut, Steady, Fleet}
 
 // themeOf returns the theme of a seed.
 func themeOf(seed uint64) Theme {
