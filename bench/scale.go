@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/consistenthash"
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/message"
 )
 
@@ -47,7 +48,7 @@ const (
 
 	pingsALease = 4
 	lease       = time.Second
-	compared    = 5 * time.Second // mean time between two comparisons with a region
+	compared    = 5 * time.Second // mean time between two comparisons with a node of a region
 )
 
 // exchange is a call with its answer.
@@ -61,12 +62,25 @@ func heartbeats(s shape) frames {
 	return frames{2, pingBytes + pongBytes}.times(pairs * pingsALease / lease.Seconds())
 }
 
-// comparing is what all nodes send in a second to find floors that a region lacks, with the
-// digests of so many slices of time: a node compares with one node of each other region.
-func comparing(s shape, l load, slices int) frames {
-	ask := message.CompareRequest{Group: l.group, Width: time.Second, Digests: make([]uint64, slices)}
+// comparing is what all nodes send in a second to find floors that they lack, if nobody does: a node compares with one
+// node of each region.
+func comparing(s shape, l load) frames {
+	with := s.regions - 1
+	if s.nodes > 1 {
+		with++
+	}
+	digest := expiry.Digest{Wide: make([]uint64, wideSlices(l))}
+	ask := message.JournalRequest{Group: l.group, Digest: digest}
 	one := exchange(len(ask.Append(nil)), len(message.Floors{}.Append(nil)))
-	return one.times(float64(s.all()*(s.regions-1)) / compared.Seconds())
+	return one.times(float64(s.all()*with) / compared.Seconds())
+}
+
+// wideSlices is how many wide slices a digest has: one for each second for which a floor matters, or fewer that
+// are longer.
+func wideSlices(l load) int {
+	seconds := int(l.retention/time.Second) - 5 // what is recent is in none, and what is about to be forgotten
+	width := 1 + seconds/512
+	return (seconds + width - 1) / width
 }
 
 // writing is what one Set sends, from a node that is any in its region.
@@ -96,15 +110,13 @@ const maxFloors = 1 << 20
 // retention, if each write is of another key.
 func floors(l load) float64 { return min(l.writes*l.retention.Seconds(), maxFloors) }
 
-// joining is what a node receives that joins: the floors of every node of its region, and of one
-// of each other. It takes them twice: when the group is made, and when all have granted it
-// leases, so that nothing is missed that was written in between.
+// joining is what a node receives that joins: the floors of one node of its region, and from all others, and from one
+// node of each other region, that they have no more. It asks twice: when the group is made, and when all have
+// granted it leases, so that nothing is missed that was written in between.
 func joining(s shape, l load) frames {
-	one := float64(message.Floor{Key: l.key}.Size())
-	pages := max(floors(l)*one/(1<<20), 1)
-	ask := exchange(len(message.JournalRequest{Group: l.group}.Append(nil)), len(message.Floors{}.Append(nil)))
-	from := 2 * float64(s.nodes-1+s.regions-1)
-	return ask.times(from * pages).plus(frames{0, from * floors(l) * one})
+	answer := frames{1, float64(replyBytes + len(message.Floors{}.Append(nil)))}
+	journal := floors(l) * float64(message.Floor{Key: l.key}.Size())
+	return answer.times(2 * float64(s.nodes-1+s.regions-1)).plus(frames{0, journal})
 }
 
 // A fleet is a region's nodes, and who of them has which key in memory as an owner.
@@ -203,7 +215,7 @@ func benchScale(b *bench) error {
 		name := fmt.Sprintf("%s nodes in %d regions, %s writes a second: ", thousands(s.all()), s.regions, thousands(int(l.writes)))
 		n := float64(s.all())
 		add := func(what, unit string, v float64) { b.add(row{Name: name + what, Unit: unit, Ours: v}) }
-		beats, compares, writes := heartbeats(s), comparing(s, l, 64).times(2), writing(s, l).times(l.writes)
+		beats, compares, writes := heartbeats(s), comparing(s, l), writing(s, l).times(l.writes)
 		add("connections of a node", "", 2*(n-1))
 		// Each frame is sent by one node and received by one.
 		add("heartbeats sent by a node", "frames/s", beats.n/n)
