@@ -2,17 +2,10 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"time"
 )
 
 // This file restarts all processes, as a deploy does.
-
-// The heavy load, of all processes together, in a second.
-const (
-	heavyReads  = 5000
-	heavyWrites = 1000
-)
 
 const (
 	aimServed = .95
@@ -33,7 +26,7 @@ func (f *fleet) deployWaves(t *table) error {
 // serve copies again. A process ends its own load before it closes, and a new one takes its share as soon as it has
 // opened its cache.
 func (f *fleet) deploy(t *table, wave int) error {
-	if err := f.load(f.running(), heavyReads, heavyWrites); err != nil {
+	if err := f.loadHeavily(f.running()); err != nil {
 		return err
 	}
 	loads, begun := f.loads(), time.Now()
@@ -104,5 +97,5 @@ func (f *fleet) restart(first, n int) ([]*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return come, f.load(slices.Clone(come), heavyReads, heavyWrites)
+	return come, f.loadHeavily(come)
 }

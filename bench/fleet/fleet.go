@@ -135,7 +135,12 @@ func (f *fleet) loads() (n int) {
 	return n
 }
 
-// load has processes read and write steadily, each its share of so many in a second in the whole fleet.
+// loadLightly has processes read and write steadily, each its share of the light load of the whole fleet.
+func (f *fleet) loadLightly(by []*process) error { return f.load(by, f.reads/5, f.writes/10) }
+
+// loadHeavily is loadLightly for the load of deploys.
+func (f *fleet) loadHeavily(by []*process) error { return f.load(by, f.reads, f.writes) }
+
 func (f *fleet) load(by []*process, reads, writes float64) error {
 	n := float64(f.nodes)
 	_, err := f.order(by, order{Do: errandLoad, Reads: reads / n, Writes: writes / n})
@@ -145,31 +150,32 @@ func (f *fleet) load(by []*process, reads, writes float64) error {
 // errNotBack says that copies did not come back.
 var errNotBack = errors.New("copies did not come back")
 
-// await waits until these processes serve copies, have done so for some time, and agree that they are so many.
+// await waits until these processes have served copies for some time from now on, and have agreed that they are so
+// many.
 func (f *fleet) await(of []*process, nodes int, steady time.Duration) error {
 	const every = 10 * time.Millisecond
 	begun, patience := time.Now(), f.lease+f.patience
 	for {
-		away, disagree := 0, 0
+		away, unsettled := 0, 0
 		for _, p := range of {
 			select {
 			case <-p.ended:
 				return p.endedByItself()
 			default:
 			}
-			switch serves, settled := p.serves(nodes, steady); {
+			switch serves, settled := p.serves(nodes, begun, steady); {
 			case !serves:
 				away++
 			case !settled:
-				disagree++
+				unsettled++
 			}
 		}
-		if away+disagree == 0 {
+		if away+unsettled == 0 {
 			return nil
 		}
 		if time.Since(begun) > patience {
-			return fmt.Errorf("%w: after %v, %d of %d processes serve none, and %d more do not agree on who is there",
-				errNotBack, patience, away, len(of), disagree)
+			return fmt.Errorf("%w: after %v, %d of %d processes serve none; %d others have just begun to, or do not see all",
+				errNotBack, patience, away, len(of), unsettled)
 		}
 		time.Sleep(every)
 	}

@@ -49,6 +49,7 @@ type options struct {
 	nodes, wave    int
 	floors, copies int
 	hot            int
+	reads, writes  float64
 	lease          time.Duration
 	patience       time.Duration
 	verbose        bool
@@ -77,6 +78,8 @@ func parseFlags(args []string) (o options, err error) {
 	flags.IntVar(&o.floors, "floors", 50_000, "keys that are written, and so floors that each process holds")
 	flags.IntVar(&o.copies, "copies", 5_000, "copies that each process holds, at most")
 	flags.IntVar(&o.hot, "hot", 5_000, "keys that are read and written under load, at most half of all")
+	flags.Float64Var(&o.reads, "reads", 5000, "reads a second during deploys, by all processes together; a fifth otherwise")
+	flags.Float64Var(&o.writes, "writes", 1000, "writes a second during deploys, by all processes together; a tenth otherwise")
 	flags.DurationVar(&o.lease, "lease", time.Second, "the lease, see WithLease")
 	flags.DurationVar(&o.patience, "patience", 30*time.Second, "how long beyond a lease copies may be away")
 	flags.BoolVar(&o.verbose, "v", false, "have the processes log to standard error")
@@ -96,8 +99,8 @@ func parseFlags(args []string) (o options, err error) {
 		return o, errors.New("-wave must be at least 1, and less than -nodes")
 	case o.floors < 2*o.nodes || o.copies < 1 || o.hot < o.nodes:
 		return o, errors.New("-floors must be at least twice -nodes, -hot at least -nodes, and -copies at least 1")
-	case o.lease <= 0 || o.patience <= 0:
-		return o, errors.New("-lease and -patience must be positive")
+	case o.lease <= 0 || o.patience <= 0 || o.reads <= 0 || o.writes <= 0:
+		return o, errors.New("-lease, -patience, -reads and -writes must be positive")
 	}
 	return o, nil
 }

@@ -152,13 +152,16 @@ func (p *process) tell() {
 func (p *process) stop() error   { return p.cmd.Process.Signal(syscall.SIGSTOP) }
 func (p *process) resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
 
-// serves reports whether the process serves copies, and whether it has said for some time that it does so and that
-// its region has so many nodes.
-func (p *process) serves(nodes int, steady time.Duration) (serves, settled bool) {
+// serves reports whether the process serves copies, and whether it has said, of so much time after a moment, that it
+// did so throughout, and that its region had so many nodes.
+func (p *process) serves(nodes int, after time.Time, steady time.Duration) (serves, settled bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.state
-	return s.Serves, s.Serves && s.Nodes == nodes && s.At.Sub(p.changed) >= steady
+	if p.changed.After(after) {
+		after = p.changed
+	}
+	return s.Serves, s.Serves && s.Nodes == nodes && s.At.Sub(after) >= steady
 }
 
 // history returns when the process has served copies, when it was started, and when it was told to end, if it was.

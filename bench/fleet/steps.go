@@ -16,12 +16,6 @@ const (
 	aimKept  = .99
 )
 
-// The light load, of all processes together, in a second.
-const (
-	lightReads  = 1000
-	lightWrites = 100
-)
-
 // start starts all processes at once, as a first deploy does.
 func (f *fleet) start(t *table) error {
 	t.section("start: all processes at once")
@@ -41,7 +35,7 @@ func (f *fleet) start(t *table) error {
 	return nil
 }
 
-// fill has one process write all keys, and every process read some.
+// fill has one process write all keys, and then every process read some.
 func (f *fleet) fill(t *table) error {
 	t.section("fill: one process writes all keys, every process reads some of others'")
 	begun := time.Now()
@@ -49,15 +43,20 @@ func (f *fleet) fill(t *table) error {
 	if err != nil {
 		return err
 	}
-	rate := float64(f.floors) / time.Since(begun).Seconds()
+	ended := time.Now()
+	rate := float64(f.floors) / ended.Sub(begun).Seconds()
 	t.row(fmt.Sprintf("Sets by %d callers, a second", callers), thousands(int(rate)))
 	t.row("slowest Set", seconds(written.tally.SlowestWrite))
+	t.row("longest that a process was without copies", seconds(outageOf(f.running(), begun, ended).longest))
+	if err := f.await(f.running(), f.nodes, f.lease); err != nil {
+		return err
+	}
 	held, err := f.order(f.running(), order{Do: errandHold})
 	if err != nil {
 		return err
 	}
 	t.row("copies held by all processes together", thousands(held.held))
-	return f.load(f.running(), lightReads, lightWrites)
+	return f.loadLightly(f.running())
 }
 
 // victim is the slot of the process that is killed, and of that which is stopped.
@@ -72,7 +71,7 @@ func (f *fleet) kill(t *table) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(2 * time.Second)
+	time.Sleep(2 * f.lease)
 	before, err := f.order(survivors, order{Do: errandCount})
 	if err != nil {
 		return err
@@ -133,7 +132,7 @@ func (f *fleet) join(t *table) error {
 	if notBack != nil {
 		return notBack
 	}
-	return f.load(joined, lightReads, lightWrites)
+	return f.loadLightly(joined)
 }
 
 // pause stops one process for three leases.
@@ -141,7 +140,7 @@ func (f *fleet) pause(t *table) error {
 	t.section("pause: one process is stopped for three leases, and goes on")
 	victim := f.slots[f.victim()]
 	others := f.running(victim)
-	if err := f.load(f.running(), lightReads, lightWrites); err != nil {
+	if err := f.loadLightly(f.running()); err != nil {
 		return err
 	}
 

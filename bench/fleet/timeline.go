@@ -61,11 +61,9 @@ type outage struct {
 func (o outage) share() float64 { return 1 - float64(o.away)/float64(max(o.there, 1)) }
 
 func (o *outage) add(other outage) {
-	o.first = min(o.first, other.first)
-	if !o.lapsed {
-		o.first = other.first
+	if other.lapsed && (!o.lapsed || other.first < o.first) {
+		o.lapsed, o.first = true, other.first
 	}
-	o.lapsed = o.lapsed || other.lapsed
 	o.back = max(o.back, other.back)
 	o.longest = max(o.longest, other.longest)
 	o.away += other.away
