@@ -106,7 +106,7 @@ func NewFloors(limit int) *Floors {
 		held:          make(map[Subject]*floorRecord),
 		prefixLengths: make(map[int]int),
 		collapsed:     make(map[uint64]Generation),
-		sums:          sums{seconds: make(map[uint64]secondSum)},
+		sums:          sums{seconds: make(map[uint64]*secondSum)},
 	}
 }
 

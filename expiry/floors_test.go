@@ -258,8 +258,8 @@ func TestFloorsMatchModel(t *testing.T) {
 			},
 			"missing": func(t *rapid.T) {
 				there := m.held(func(modelFloor) bool { return true })
-				missing, _, _ := f.Missing(Digest{Width: 1, Later: true}, 0, manyKeys+7)
-				require.Equal(t, there, missing)
+				missing, _, _ := f.Missing(&Digest{Width: 1, Later: true}, Cursor{}, manyKeys+7)
+				require.ElementsMatch(t, there, missing)
 			},
 			"": func(t *rapid.T) {
 				require.Equal(t, m.group, f.Group())
@@ -301,7 +301,7 @@ func TestClearCoversManyFloorsAtOnce(t *testing.T) {
 	last := []KeyFloor{{Subject: Key(fmt.Sprint(g)), Floor: Removal(g + 1)}}
 	floors, _, _ := f.Journal(0, 100)
 	require.Equal(t, last, floors)
-	missing, _, _ := f.Missing(Digest{Width: 1, Wide: []uint64{0}}, 0, 100)
+	missing, _, _ := f.Missing(&Digest{Width: 1, Wide: []uint64{0}}, Cursor{}, 100)
 	require.Equal(t, last, missing)
 
 	for i := range chunk {

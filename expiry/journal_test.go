@@ -118,7 +118,9 @@ func TestJournalDuringWrites(t *testing.T) {
 	})
 	watch(func() {
 		now := Generation(clock.Load())
-		f.Missing(Digest{Width: 1, Wide: []uint64{1}, Narrow: []uint64{1}, Later: now%2 == 0}, 0, 100)
+		d := Digest{Width: 1, Wide: []uint64{1}, Narrow: []uint64{1}, Later: now%2 == 0}
+		f.Missing(&d, Cursor{}, 100)
+		f.Selected(f.Differing(f.Hashes(&d), 1), 1, Cursor{}, 100)
 		f.Digest(0, 1, 100, 100)
 	})
 	watch(func() {

@@ -125,21 +125,31 @@ func (j *journal) fetch(
 	ctx context.Context, n regions.Node, d expiry.Digest, took func([]message.Write) error,
 ) error {
 	m := message.JournalRequest{Group: j.g.name, Digest: d}
+	var parted []expiry.Hashes
 	for {
 		f, err := j.ask(ctx, n, &m)
 		if err != nil {
 			return err
 		}
+		parted = append(parted, f.Hashes...)
 		news := j.apply(f, n.Region == j.g.cache.node.Region)
 		if took != nil {
 			if err := took(news); err != nil {
 				return err
 			}
 		}
-		if !f.More {
+		switch {
+		case f.More:
+			m.Cursor = f.Next
+			continue
+		case len(m.Selected) > 0:
 			return nil
 		}
-		m.Cursor = f.Next
+		selected := j.g.floors.Differing(parted, d.Width)
+		if len(selected) == 0 {
+			return nil
+		}
+		m = message.JournalRequest{Group: j.g.name, Digest: expiry.Digest{Width: d.Width}, Selected: selected}
 	}
 }
 
@@ -205,9 +215,16 @@ func (j *journal) handle(ctx context.Context, m *message.JournalRequest) peers.A
 // page returns the page of floors that a JournalRequest asks for.
 func (j *journal) page(m *message.JournalRequest) message.Floors {
 	f := message.Floors{Next: m.Cursor, More: true}
-	for size := 0; f.More && size < j.replySize(); {
+	if m.Cursor == (expiry.Cursor{}) && len(m.Selected) == 0 {
+		f.Hashes = j.g.floors.Hashes(&m.Digest)
+	}
+	for size, first := len(f.Hashes)*message.HashesSize, true; f.More && (first || size < j.replySize()); first = false {
 		var held []expiry.KeyFloor
-		held, f.Next, f.More = j.g.floors.Missing(m.Digest, f.Next, journalPage)
+		if len(m.Selected) > 0 {
+			held, f.Next, f.More = j.g.floors.Selected(m.Selected, m.Width, f.Next, journalPage)
+		} else {
+			held, f.Next, f.More = j.g.floors.Missing(&m.Digest, f.Next, journalPage)
+		}
 		for _, w := range held {
 			k := message.FloorOf(w)
 			f.Keys = append(f.Keys, k)

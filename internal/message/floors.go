@@ -5,8 +5,8 @@ import (
 	"github.com/geocache/geocache/internal/wire"
 )
 
-// A JournalRequest asks a node for one page of the floors that the asking node lacks. Without slices in the
-// digest, and with Later, these are all floors.
+// A JournalRequest asks a node for one page of floors: of those that the asking node lacks by its digest, or, if
+// there are any, of the Selected ones. Without slices in the digest, and with Later, these are all floors.
 //
 //	flags    1 Later
 //	string8  Group
@@ -16,11 +16,14 @@ import (
 //	  each a u64
 //	count    Narrow
 //	  each a u64
-//	u64      Cursor
+//	count    Selected
+//	  each u64 Second, u64 Parts
+//	2 u64    Cursor
 type JournalRequest struct {
 	Group string
 	expiry.Digest
-	Cursor uint64 // Next of the previous answer to the same request; 0 for the first page
+	Selected []expiry.Selection // of the slices whose Hashes were in the answer to a request with this digest
+	Cursor   expiry.Cursor      // Next of the previous answer to the same request; zero for the first page
 }
 
 // Append appends the encoding of m.
@@ -31,7 +34,11 @@ func (m JournalRequest) Append(b []byte) []byte {
 	b = wire.AppendUint32(b, uint32(m.Width))
 	b = appendHashes(b, m.Wide)
 	b = appendHashes(b, m.Narrow)
-	return wire.AppendUint64(b, m.Cursor)
+	b = wire.AppendCount(b, len(m.Selected))
+	for _, s := range m.Selected {
+		b = wire.AppendUint64(wire.AppendUint64(b, s.Second), s.Parts)
+	}
+	return appendCursor(b, m.Cursor)
 }
 
 // DecodeJournalRequest is the reverse of Append.
@@ -44,7 +51,11 @@ func DecodeJournalRequest(b []byte) (JournalRequest, error) {
 	m.Width = uint64(r.Uint32())
 	m.Wide = readHashes(&r)
 	m.Narrow = readHashes(&r)
-	m.Cursor = r.Uint64()
+	m.Selected = make([]expiry.Selection, r.Count(16))
+	for i := range m.Selected {
+		m.Selected[i] = expiry.Selection{Second: r.Uint64(), Parts: r.Uint64()}
+	}
+	m.Cursor = readCursor(&r)
 	if m.Width == 0 {
 		r.Fail("a digest has slices of no width")
 	}
@@ -67,22 +78,36 @@ func readHashes(r *wire.Reader) []uint64 {
 	return hashes
 }
 
+func appendCursor(b []byte, c expiry.Cursor) []byte {
+	return wire.AppendUint64(wire.AppendUint64(b, c.Second), c.Seq)
+}
+
+func readCursor(r *wire.Reader) expiry.Cursor {
+	return expiry.Cursor{Second: r.Uint64(), Seq: r.Uint64()}
+}
+
 // Floors answers a JournalRequest.
 //
 //	flags  1 More
 //	u64    Cleared
 //	u64    ClearedBy
 //	u64    Group
-//	u64    Next
+//	2 u64  Next
 //	count  Keys
 //	  each a Floor
+//	count  Hashes
+//	  each u64 Second, then a u64 for each part
 type Floors struct {
 	Cleared   expiry.Generation // the generation of the last Clear
 	ClearedBy uint64            // the sender of that Clear, as in a Broadcast
 	Group     expiry.Generation // the floor of all keys, at least Cleared
 	Keys      []Floor           // the floors of keys and scopes
-	Next      uint64            // the cursor of the next page
+	Next      expiry.Cursor     // where the next page begins
 	More      bool              // whether there is a next page
+
+	// Hashes are of the slices that differ from the digest of the request, and whose floors are not sent. They
+	// are in the first page.
+	Hashes []expiry.Hashes
 }
 
 // Append appends the encoding of m.
@@ -91,8 +116,16 @@ func (m Floors) Append(b []byte) []byte {
 	b = wire.AppendGeneration(b, m.Cleared)
 	b = wire.AppendUint64(b, m.ClearedBy)
 	b = wire.AppendGeneration(b, m.Group)
-	b = wire.AppendUint64(b, m.Next)
-	return appendFloors(b, m.Keys)
+	b = appendCursor(b, m.Next)
+	b = appendFloors(b, m.Keys)
+	b = wire.AppendCount(b, len(m.Hashes))
+	for i := range m.Hashes {
+		b = wire.AppendUint64(b, m.Hashes[i].Second)
+		for _, hash := range m.Hashes[i].Parts {
+			b = wire.AppendUint64(b, hash)
+		}
+	}
+	return b
 }
 
 // DecodeFloors is the reverse of Append.
@@ -103,10 +136,20 @@ func DecodeFloors(b []byte) (Floors, error) {
 	m.Cleared = r.Generation()
 	m.ClearedBy = r.Uint64()
 	m.Group = r.Generation()
-	m.Next = r.Uint64()
+	m.Next = readCursor(&r)
 	m.Keys = readFloors(&r)
+	m.Hashes = make([]expiry.Hashes, r.Count(HashesSize))
+	for i := range m.Hashes {
+		m.Hashes[i].Second = r.Uint64()
+		for j := range m.Hashes[i].Parts {
+			m.Hashes[i].Parts[j] = r.Uint64()
+		}
+	}
 	return whole(&r, m)
 }
+
+// HashesSize is the size of an element of Floors.Hashes within a message, in bytes.
+const HashesSize = 8 + 8*expiry.Parts
 
 // A Floor is the floor of one key or scope.
 //

@@ -75,11 +75,13 @@ var (
 		"writereply":   WriteReply{Stamp: someStamp, Swapped: true, Unconfirmed: true},
 		"awaitrequest": AwaitRequest{Group: "users", Key: someScope, Scope: true, Region: "eu"},
 		"journalrequest": JournalRequest{
-			Group: "users", Cursor: 12,
-			Digest: expiry.Digest{Start: 5, Width: 2, Wide: []uint64{1, 0, math.MaxUint64}, Narrow: []uint64{3}, Later: true},
+			Group: "users", Cursor: expiry.Cursor{Second: 12, Seq: 13},
+			Selected: []expiry.Selection{{Second: 14, Parts: 15}},
+			Digest:   expiry.Digest{Start: 5, Width: 2, Wide: []uint64{1, 0, math.MaxUint64}, Narrow: []uint64{3}, Later: true},
 		},
 		"floors": Floors{
-			Cleared: 5 << 12, ClearedBy: 14, Group: 6 << 12, Keys: someFloors, Next: 14, More: true,
+			Cleared: 5 << 12, ClearedBy: 14, Group: 6 << 12, Keys: someFloors, Next: expiry.Cursor{Second: 14, Seq: 15}, More: true,
+			Hashes: []expiry.Hashes{{Second: 16, Parts: [expiry.Parts]uint64{17}}},
 		},
 		"flushed":        Flushed{Group: "users", Keys: someFloors},
 		"membersrequest": MembersRequest{Known: 300},

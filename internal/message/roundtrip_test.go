@@ -183,7 +183,8 @@ func TestRoundTrip(t *testing.T) {
 			},
 			"awaitrequest": AwaitRequest{Group: name("group"), Key: subject, Scope: scope, Region: name("region")},
 			"journalrequest": JournalRequest{
-				Group: name("group"), Cursor: number("cursor"),
+				Group: name("group"), Cursor: expiry.Cursor{Second: number("cursor"), Seq: number("seq")},
+				Selected: some(drawSelection()).Draw(t, "selected"),
 				Digest: expiry.Digest{
 					Start: number("start"), Width: uint64(rapid.Uint32Min(1).Draw(t, "width")),
 					Wide: some(rapid.Uint64()).Draw(t, "wide"), Narrow: some(rapid.Uint64()).Draw(t, "narrow"),
@@ -192,7 +193,8 @@ func TestRoundTrip(t *testing.T) {
 			},
 			"floors": Floors{
 				Cleared: generation("cleared"), ClearedBy: number("cleared by"), Group: generation("group floor"),
-				Keys: some(drawFloor()).Draw(t, "floors"), Next: number("next"), More: flag("more"),
+				Keys: some(drawFloor()).Draw(t, "floors"), More: flag("more"),
+				Next: expiry.Cursor{Second: number("next"), Seq: number("seq")}, Hashes: some(drawHashes()).Draw(t, "hashes"),
 			},
 			"flushed":        Flushed{Group: name("group"), Keys: some(drawFloor()).Draw(t, "keys")},
 			"membersrequest": MembersRequest{Known: number("known")},
@@ -221,5 +223,21 @@ func TestSizes(t *testing.T) {
 		w, f := drawWrite().Draw(t, "write"), drawFloor().Draw(t, "floor")
 		require.Len(t, appendWrites(nil, []Write{w}), 4+w.Size())
 		require.Len(t, appendFloors(nil, []Floor{f}), 4+f.Size())
+	})
+}
+
+func drawSelection() *rapid.Generator[expiry.Selection] {
+	return rapid.Custom(func(t *rapid.T) expiry.Selection {
+		return expiry.Selection{Second: rapid.Uint64().Draw(t, "second"), Parts: rapid.Uint64().Draw(t, "parts")}
+	})
+}
+
+func drawHashes() *rapid.Generator[expiry.Hashes] {
+	return rapid.Custom(func(t *rapid.T) (h expiry.Hashes) {
+		h.Second = rapid.Uint64().Draw(t, "second")
+		for i := range h.Parts {
+			h.Parts[i] = rapid.Uint64().Draw(t, "part")
+		}
+		return h
 	})
 }
