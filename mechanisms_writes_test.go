@@ -226,6 +226,26 @@ func TestMechanismLeavingNodeExecutesNoWrites(t *testing.T) {
 	})
 }
 
+// An owner that closes before all others have a write that it was asked for says so. The write is then asked for
+// again, of the next owner.
+func TestMechanismWriteOfAnOwnerThatCloses(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{}, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
+		owner := c.Node("eu-1")
+		key := c.KeyOf(owner.Name)
+		c.Net.CutOneWay(owner.Name, "eu-3")
+		done := make(chan error, 1)
+		go func() { done <- c.Node("eu-2").Group.Set(context.Background(), key, "written") }()
+		time.Sleep(10 * time.Millisecond)
+		owner.Close()
+		require.NoError(t, <-done)
+		value, ok := c.Node("eu-2").Group.Peek(key)
+		require.True(t, ok)
+		require.Equal(t, "written", value)
+	})
+}
+
+
 // Nor is a write that it had begun acknowledged just because nobody is left to be told.
 func TestMechanismLeavingNodeAcknowledgesNothingAlone(t *testing.T) {
 	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}

@@ -338,7 +338,8 @@ func (cm *committer) handle(ctx context.Context, req *message.WriteRequest, call
 		p.reply.Unconfirmed = !cm.g.cache.spawn(func() { cm.complete(unconfirmed) })
 	default: // on this goroutine, which has nothing else to do
 		if err = cm.complete(p); errors.Is(err, ErrUnconfirmed) {
-			p.reply.Unconfirmed, p.reply.OwnerLeft, err = true, cm.g.cache.isGuest(), nil
+			left := cm.g.cache.isGuest() || cm.g.cache.shuttingDown.Load()
+			p.reply.Unconfirmed, p.reply.OwnerLeft, err = true, left, nil
 		}
 	}
 	if err != nil {

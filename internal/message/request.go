@@ -170,8 +170,8 @@ type WriteReply struct {
 	// of the write. Nothing was done: ask another node.
 	IncompleteView bool
 
-	// OwnerLeft is set if the node performed the write, but left its region's ring before all nodes had it.
-	// It does nothing more about the write: ask the next owner to perform it.
+	// OwnerLeft is set if the node performed the write, but closed, or left its region's ring, before all
+	// nodes had it.
 	OwnerLeft bool
 }
 
