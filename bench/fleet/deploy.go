@@ -1,9 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // This file restarts all processes, as a deploy does.
 
@@ -22,9 +19,9 @@ func (f *fleet) deployWaves(t *table) error {
 	return f.deploy(t, f.wave)
 }
 
-// deploy restarts all processes in waves of so many, under the heavy load. The next wave begins when all processes
-// serve copies again. A process ends its own load before it closes, and a new one takes its share as soon as it has
-// opened its cache.
+// deploy restarts all processes in waves of so many, under the heavy load. The next wave begins when all
+// processes serve copies again. A process ends its own load before it closes, and a new one takes its share
+// as soon as it has opened its cache.
 func (f *fleet) deploy(t *table, wave int) error {
 	if err := f.loadHeavily(f.running()); err != nil {
 		return err
@@ -61,16 +58,17 @@ func (f *fleet) deploy(t *table, wave int) error {
 	t.back("slowest until a new process serves copies", joined, 0, notBack)
 	t.aim("time with copies, of those not being restarted", percent(others.share()), ">= "+percent(aimServed),
 		others.share() >= aimServed)
-	t.row("time with copies, of all, from their start to their end", percent(outageOf(f.ever, begun, ended).share()))
-	t.calls(seen, f.lease)
+	all := outageOf(f.ever, begun, ended)
+	t.row("time with copies, of all, from their start to their end", percent(all.share()))
+	t.calls(seen)
 	if notBack != nil {
 		return notBack
 	}
 	return f.countLoads(t, loads)
 }
 
-// countLoads prints how many loads there have been since there were so many, once all that nobody has in memory any
-// more has been loaded again.
+// countLoads prints how many loads there have been since there were so many, once all that nobody has in
+// memory any more has been loaded again.
 func (f *fleet) countLoads(t *table, before int) error {
 	if _, err := f.order(f.running(), order{Do: errandHot}); err != nil {
 		return err
@@ -81,8 +79,8 @@ func (f *fleet) countLoads(t *table, before int) error {
 	}
 	perHot := float64(hot-before) / float64(f.hot)
 	perCold := float64(f.loads()-hot) / float64(f.floors-f.hot)
-	t.aim("loads for each hot key", fmt.Sprintf("%.3g", perHot), fmt.Sprint("<= ", aimLoads), perHot <= aimLoads)
-	t.row("loads for each other key: nobody read it until the end", fmt.Sprintf("%.3g", perCold))
+	t.aim("loads for each hot key", number(perHot), "<= "+number(aimLoads), perHot <= aimLoads)
+	t.row("loads for each other key: nobody read it until the end", number(perCold))
 	return nil
 }
 

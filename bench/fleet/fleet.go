@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,9 +11,10 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// A fleet is the processes, and what is known of them.
+// A fleet is the processes, and what is known of them. Nothing waits for them beyond the end of ctx.
 type fleet struct {
 	options
+	ctx    context.Context
 	config nodeConfig
 	origin origin
 
@@ -22,18 +24,20 @@ type fleet struct {
 	tally tally // of all processes, of the steps that are over
 }
 
-func newFleet(o options) (*fleet, error) {
+func newFleet(ctx context.Context, o options) (*fleet, error) {
 	addresses, err := freeAddresses(o.nodes)
 	if err != nil {
 		return nil, err
 	}
 	f := &fleet{
 		options: o,
+		ctx:     ctx,
 		config:  nodeConfig{Lease: o.lease, Keys: o.floors, Hot: o.hot, Copies: o.copies, Verbose: o.verbose},
 		slots:   make([]*process, o.nodes),
 	}
-	for i, a := range addresses {
-		f.config.Nodes = append(f.config.Nodes, regions.Node{ID: fmt.Sprint("node-", i), Region: "here", Address: a})
+	for i, address := range addresses {
+		n := regions.Node{ID: fmt.Sprint("node-", i), Region: "here", Address: address}
+		f.config.Nodes = append(f.config.Nodes, n)
 	}
 	f.origin, err = newOrigin()
 	return f, err
@@ -94,13 +98,9 @@ func (c *cost) add(id string, r report) {
 	c.tally.add(r.Tally)
 }
 
-// beyond returns what it has cost to get from one cost to another, beyond what as much time had cost between two
-// earlier ones. All must be of the same processes.
-func beyond(from, to, earlier, later cost) (cpu time.Duration, bytes float64) {
-	times := to.at.Sub(from.at).Seconds() / later.at.Sub(earlier.at).Seconds()
-	cpu = to.cpu - from.cpu - time.Duration(times*float64(later.cpu-earlier.cpu))
-	bytes = to.bytes - from.bytes - times*(later.bytes-earlier.bytes)
-	return max(cpu, 0), max(bytes, 0)
+// since returns the processor time and the bytes that processes have taken since an earlier cost of theirs.
+func (c *cost) since(earlier cost) (cpu time.Duration, bytes float64) {
+	return c.cpu - earlier.cpu, c.bytes - earlier.bytes
 }
 
 // order has processes carry out an order at the same time, and adds up what they report.
@@ -111,7 +111,7 @@ func (f *fleet) order(to []*process, o order) (cost, error) {
 	var wg sync.WaitGroup
 	for _, p := range to {
 		wg.Go(func() {
-			r, err := p.order(o)
+			r, err := p.order(f.ctx, o)
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, err)
@@ -127,7 +127,8 @@ func (f *fleet) order(to []*process, o order) (cost, error) {
 // report is an order for nothing but what has been used and seen.
 func (f *fleet) report(of []*process) (cost, error) { return f.order(of, order{Do: errandReport}) }
 
-// loads returns how often all processes that there have been have loaded from the origin, by their last reports.
+// loads returns how often all processes that there have been have loaded from the origin, by their last
+// reports.
 func (f *fleet) loads() (n int) {
 	for _, p := range f.ever {
 		n += p.loaded()
@@ -150,8 +151,8 @@ func (f *fleet) load(by []*process, reads, writes float64) error {
 // errNotBack says that copies did not come back.
 var errNotBack = errors.New("copies did not come back")
 
-// await waits until these processes have served copies for some time from now on, and have agreed that they are so
-// many.
+// await waits until these processes have served copies for some time from now on, and have agreed that they
+// are so many.
 func (f *fleet) await(of []*process, nodes int, steady time.Duration) error {
 	const every = 10 * time.Millisecond
 	begun, patience := time.Now(), f.lease+f.patience
@@ -174,12 +175,21 @@ func (f *fleet) await(of []*process, nodes int, steady time.Duration) error {
 			return nil
 		}
 		if time.Since(begun) > patience {
-			return fmt.Errorf("%w: after %v, %d of %d processes serve none; %d others have just begun to, or do not see all",
+			return fmt.Errorf("%w: after %v, %d of %d processes serve none; "+
+				"%d others have just begun to, or do not see all",
 				errNotBack, patience, away, len(of), unsettled)
 		}
-		time.Sleep(every)
+		if err := f.sleep(every); err != nil {
+			return err
+		}
 	}
 }
 
-// verdict returns an error that says which promises were broken, if any was.
-func (f *fleet) verdict() error { return f.tally.verdict() }
+func (f *fleet) sleep(d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-f.ctx.Done():
+		return context.Cause(f.ctx)
+	}
+}

@@ -20,7 +20,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// small is a fleet for tests. Its figures mean nothing: the race detector is on, and other tests run beside it.
+// small is a fleet for tests. Its figures mean nothing: the race detector is on, and other tests run beside
+// it.
 func small(t *testing.T, args ...string) options {
 	o, err := parseFlags(append([]string{
 		"-nodes", "4", "-wave", "2", "-floors", "400", "-copies", "50", "-hot", "100",
@@ -35,9 +36,9 @@ func TestFleet(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes for ten seconds")
 	}
-	t.Setenv("GORACE", "atexit_sleep_ms=0") // a process with the race detector takes a second to end otherwise
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // otherwise a process with the race detector ends a second late
 	var out bytes.Buffer
-	err := run(small(t), &out)
+	err := run(t.Context(), small(t), &out)
 	t.Log(out.String())
 	// A write whose owner closes meanwhile may be unconfirmed.
 	if err != nil {
@@ -67,16 +68,16 @@ func TestFleet(t *testing.T) {
 	require.Len(t, regexp.MustCompile(`(?m)^\S.*: `).FindAllString(out.String(), -1), 7, "sections")
 }
 
-// Copies that do not come back in time end the program with an error. Here they have no time: a process takes longer
-// to start.
+// Copies that do not come back in time end the program with an error. Here they have no time: a process
+// takes longer to start.
 func TestCopiesThatDoNotComeBackAreAnError(t *testing.T) {
-	err := run(small(t, "-lease", "200ms", "-patience", "1ns"), new(bytes.Buffer))
+	err := run(t.Context(), small(t, "-lease", "200ms", "-patience", "1ns"), new(bytes.Buffer))
 	require.ErrorIs(t, err, errNotBack)
 	require.ErrorContains(t, err, "of 4 processes serve none")
 }
 
 func TestProcessThatEndsByItselfIsAnError(t *testing.T) {
-	f, err := newFleet(small(t))
+	f, err := newFleet(t.Context(), small(t))
 	require.NoError(t, err)
 	defer f.killAll()
 	all, err := f.launch(0, 1)
@@ -104,8 +105,8 @@ func (c *fakeCache) client(t *testing.T) *client {
 	}
 }
 
-// A read is stale if it returns less than what was acknowledged before it began. What has not been acknowledged may
-// be returned, or not.
+// A read is stale if it returns less than what was acknowledged before it began. What has not been
+// acknowledged may be returned, or not.
 func TestStaleReads(t *testing.T) {
 	var cache fakeCache
 	c := cache.client(t)
@@ -124,8 +125,8 @@ func TestStaleReads(t *testing.T) {
 	cache.value = valueOf(2)
 	c.read(7)
 	seen := c.take()
-	require.ErrorContains(t, seen.verdict(),
-		"1 of 1 reads were stale; for example: node-1 read key 7 at version 2 after version 3 had been acknowledged")
+	require.ErrorContains(t, seen.verdict(), "1 of 1 reads were stale; for example: "+
+		"node-1 read key 7 at version 2 after version 3 had been acknowledged")
 	require.Zero(t, c.origin.acked(6))
 	require.Zero(t, c.origin.written(8))
 }
@@ -217,7 +218,8 @@ func TestFlags(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 4, o.wave)
 	for _, args := range [][]string{
-		{"x"}, {"-nodes", "2"}, {"-wave", "20"}, {"-floors", "30"}, {"-hot", "1"}, {"-copies", "0"}, {"-lease", "0s"},
+		{"x"}, {"-nodes", "2"}, {"-wave", "20"}, {"-floors", "30"}, {"-hot", "1"}, {"-copies", "0"},
+		{"-lease", "0s"}, {"-reads", "0"},
 	} {
 		_, err := parseFlags(args)
 		require.Error(t, err, "%v", args)

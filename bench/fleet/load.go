@@ -117,12 +117,21 @@ func (c *client) startLoad(reads, writes float64, readable, writable []int) *loa
 	return l
 }
 
-// steadily calls do so many times in a second, however long the calls take.
+// atOnce is how many reads of a load a process has under way at most, and how many writes.
+const atOnce = 64
+
+// steadily makes so many calls in a second, however long they take. Those that would be too many at once are
+// left out: a service that goes on to pile them up does not recover.
 func (l *load) steadily(rate float64, do func()) {
 	if rate <= 0 {
 		return
 	}
-	begun, called := time.Now(), 0
+	begun, due := time.Now(), 0
+	slots := make(chan struct{}, atOnce)
+	call := func() {
+		do()
+		<-slots
+	}
 	l.under.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
@@ -132,8 +141,12 @@ func (l *load) steadily(rate float64, do func()) {
 				return
 			case <-tick.C:
 			}
-			for ; float64(called) < rate*time.Since(begun).Seconds(); called++ {
-				l.under.Go(do)
+			for ; float64(due) < rate*time.Since(begun).Seconds(); due++ {
+				select {
+				case slots <- struct{}{}:
+					l.under.Go(call)
+				default:
+				}
 			}
 		}
 	})

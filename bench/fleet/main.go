@@ -16,12 +16,14 @@
 //
 // # What is measured, and how
 //
-// Whether copies are served is Stats.ServesCopies, which each process reads every 20 ms. All of them
-// serve again when they agree on how many there are, and have served for a lease since.
+// A process serves copies while it would answer a read of another's key from memory. It looks every
+// 20 ms, at a key that nobody writes. All serve again when they agree on how many they are, and have
+// served for a lease since. (Stats.ServesCopies says the same, but of a new process a little earlier: its
+// group has still to catch up.)
 //
 // Processor time is the user and system time of the processes by getrusage, bytes are those of
-// PeerStats.Traffic: each connection is counted once, by the process that dialled it. Of both, what
-// is shown is beyond what the same processes took per second just before, under the same load.
+// PeerStats.Traffic: each connection is counted once, by the process that dialled it. Both are counted
+// from the kill until all serve again, as said above. Beside each is what as much time took before.
 //
 // The load is on the hot keys, those of the first odd numbers. Nobody reads or writes the others
 // meanwhile. Copies of the even ones are counted before and after, by Contains.
@@ -35,12 +37,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
+	"syscall"
 	"time"
 )
 
@@ -59,9 +64,11 @@ func main() {
 	if isNode() {
 		return
 	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
 	o, err := parseFlags(os.Args[1:])
 	if err == nil {
-		err = run(o, os.Stdout)
+		err = run(ctx, o, os.Stdout)
 	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -78,8 +85,8 @@ func parseFlags(args []string) (o options, err error) {
 	flags.IntVar(&o.floors, "floors", 50_000, "keys that are written, and so floors that each process holds")
 	flags.IntVar(&o.copies, "copies", 5_000, "copies that each process holds, at most")
 	flags.IntVar(&o.hot, "hot", 5_000, "keys that are read and written under load, at most half of all")
-	flags.Float64Var(&o.reads, "reads", 5000, "reads a second during deploys, by all processes together; a fifth otherwise")
-	flags.Float64Var(&o.writes, "writes", 1000, "writes a second during deploys, by all processes together; a tenth otherwise")
+	flags.Float64Var(&o.reads, "reads", 5000, "reads a second in all, in deploys; a fifth of it otherwise")
+	flags.Float64Var(&o.writes, "writes", 1000, "writes a second in all, in deploys; a tenth of it otherwise")
 	flags.DurationVar(&o.lease, "lease", time.Second, "the lease, see WithLease")
 	flags.DurationVar(&o.patience, "patience", 30*time.Second, "how long beyond a lease copies may be away")
 	flags.BoolVar(&o.verbose, "v", false, "have the processes log to standard error")
@@ -98,7 +105,7 @@ func parseFlags(args []string) (o options, err error) {
 	case o.wave < 1 || o.wave >= o.nodes:
 		return o, errors.New("-wave must be at least 1, and less than -nodes")
 	case o.floors < 2*o.nodes || o.copies < 1 || o.hot < o.nodes:
-		return o, errors.New("-floors must be at least twice -nodes, -hot at least -nodes, and -copies at least 1")
+		return o, errors.New("-floors must be at least 2 × -nodes, -hot at least -nodes, -copies at least 1")
 	case o.lease <= 0 || o.patience <= 0 || o.reads <= 0 || o.writes <= 0:
 		return o, errors.New("-lease, -patience, -reads and -writes must be positive")
 	}
@@ -107,22 +114,23 @@ func parseFlags(args []string) (o options, err error) {
 
 // run runs all steps. The error is about what kept it from going on or, if nothing did, about the
 // promises that were broken.
-func run(o options, out io.Writer) error {
-	f, err := newFleet(o)
+func run(ctx context.Context, o options, out io.Writer) error {
+	f, err := newFleet(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer f.killAll()
-	t := newTable(out, fmt.Sprintf("%d processes of one region on loopback, %d cores, lease %v, %s keys, %s of them hot",
+	t := newTable(out, o, fmt.Sprintf(
+		"%d processes of one region on loopback, %d cores, lease %v, %s keys, %s of them hot",
 		o.nodes, runtime.NumCPU(), o.lease, thousands(o.floors), thousands(o.hot)))
 	begun := time.Now()
 	for _, step := range []func(*table) error{
 		f.start, f.fill, f.kill, f.join, f.deployEach, f.deployWaves, f.pause,
 	} {
 		if err := step(t); err != nil {
-			return err
+			return errors.Join(err, f.tally.verdict())
 		}
 	}
 	fmt.Fprintf(out, "\n%d aims missed; %v in all\n", t.missed, time.Since(begun).Round(time.Second))
-	return f.verdict()
+	return f.tally.verdict()
 }

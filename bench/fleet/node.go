@@ -34,10 +34,11 @@ const (
 	// ttl is longer than anybody runs this: nothing is to expire.
 	ttl = 6 * time.Hour
 
-	// watchEvery is how often a process looks at what it knows of its region, and sayEvery how often it says so
-	// if nothing changes.
+	// watchEvery is how often a process looks whether it serves copies. sayEvery is how often it says so if
+	// nothing changes, and probeEvery how often it reads a key again of which it serves no copy.
 	watchEvery = 20 * time.Millisecond
-	sayEvery   = 200 * time.Millisecond
+	sayEvery   = 250 * time.Millisecond
+	probeEvery = 50 * time.Millisecond
 )
 
 // isNode does what a process of the fleet has to do, and reports whether this is one.
@@ -62,6 +63,9 @@ type node struct {
 	client client
 	load   *load
 	sample []int // the keys that it holds copies of
+
+	probe   int         // a key that nobody writes, see servesCopies
+	probing atomic.Bool // whether it is being read
 
 	mu  sync.Mutex
 	out *json.Encoder // guarded by mu
@@ -88,6 +92,7 @@ func runNode(in io.Reader, out io.Writer, from origin) error {
 	if err := n.open(from); err != nil {
 		return err
 	}
+	n.probe = n.config.Keys // the first that is not one of the keys
 	go n.watch()
 	for o := range orders {
 		r := report{Held: n.do(o)}
@@ -121,42 +126,50 @@ func (n *node) open(from origin) (err error) {
 	if err != nil {
 		return err
 	}
-	n.group, err = geocache.NewGroupFunc(n.cache, "fleet", func(_ context.Context, name string) ([]byte, error) {
+	load := func(_ context.Context, name string) ([]byte, error) {
 		key, err := keyOf(name)
 		if key < n.config.Keys { // not a probe
 			n.loads.Add(1)
 		}
 		return valueOf(from.written(key)), err
-	}, geocache.WithTTL(ttl))
-	n.client = client{id: self.ID, origin: from, get: n.group.Get, put: func(ctx context.Context, key string, value []byte) error {
-		return n.group.Set(ctx, key, value)
-	}}
-	return err
+	}
+	if n.group, err = geocache.NewGroupFunc(n.cache, "fleet", load, geocache.WithTTL(ttl)); err != nil {
+		return err
+	}
+	set := func(ctx context.Context, key string, value []byte) error { return n.group.Set(ctx, key, value) }
+	n.client = client{id: self.ID, origin: from, get: n.group.Get, put: set}
+	return nil
 }
 
 // watch tells the parent of the state.
 func (n *node) watch() {
 	var said state
-	for begun := false; ; time.Sleep(watchEvery) {
-		stats := n.cache.Stats()
-		begun = begun || stats.ServesCopies && n.keepsCopies()
-		s := state{At: time.Now(), Serves: begun && stats.ServesCopies, Nodes: stats.Regions[0].Nodes}
-		if s.Serves != said.Serves || s.Nodes != said.Nodes || s.At.Sub(said.At) >= sayEvery {
-			n.say(line{State: &s})
-			said = s
+	for ; ; time.Sleep(watchEvery) {
+		now, serves := time.Now(), n.servesCopies()
+		if serves != said.Serves || now.Sub(said.At) >= sayEvery {
+			said = state{At: now, Serves: serves, Nodes: n.cache.Stats().Regions[0].Nodes}
+			n.say(line{State: &said})
 		}
 	}
 }
 
-// keepsCopies reports whether what the group reads of another node stays in memory. The cache of a new
-// process serves copies a little earlier than a group that has only just been made.
-func (n *node) keepsCopies() bool {
-	probe := n.config.Keys // a key that nobody else reads
-	for n.owns(probe) {
-		probe++
+// servesCopies reports whether this process would now answer a read of another's key from memory. If not, it
+// reads the key, in case it would from then on.
+func (n *node) servesCopies() bool {
+	for n.owns(n.probe) {
+		n.probe++
 	}
-	n.client.read(probe)
-	return n.group.Contains(keyName(probe))
+	if n.group.Contains(keyName(n.probe)) {
+		return true
+	}
+	if probe := n.probe; n.probing.CompareAndSwap(false, true) {
+		go func() {
+			_, _ = n.group.Get(context.Background(), keyName(probe))
+			time.Sleep(probeEvery)
+			n.probing.Store(false)
+		}()
+	}
+	return false
 }
 
 func (n *node) owns(key int) bool {

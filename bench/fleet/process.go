@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,8 +46,11 @@ func startProcess(config nodeConfig, o origin) (*process, error) {
 		return nil, err
 	}
 	p := &process{
-		id: config.Nodes[config.Slot].ID, cmd: exec.Command(self, "-test.run=^$"), // the flag is for the tests' program
-		born: time.Now(), ended: make(chan struct{}), reports: make(chan report, 1),
+		id:      config.Nodes[config.Slot].ID,
+		cmd:     exec.Command(self, "-test.run=^$"), // the flag is for the tests' program, a node reads none
+		born:    time.Now(),
+		ended:   make(chan struct{}),
+		reports: make(chan report, 1),
 	}
 	p.cmd.Env = append(os.Environ(), nodeEnv+"=1")
 	p.cmd.ExtraFiles = []*os.File{o.file} // originFD is the first of these
@@ -101,7 +105,7 @@ func (p *process) hear(l line) {
 }
 
 // order has the process carry out an order. If that is to close, the process has ended when order returns.
-func (p *process) order(o order) (report, error) {
+func (p *process) order(ctx context.Context, o order) (report, error) {
 	p.ordering.Lock()
 	defer p.ordering.Unlock()
 	if o.Do == errandClose {
@@ -118,6 +122,8 @@ func (p *process) order(o order) (report, error) {
 			return report{}, p.endedByItself()
 		}
 		r = <-p.reports
+	case <-ctx.Done():
+		return report{}, context.Cause(ctx)
 	case <-time.After(orderTimeout):
 		return report{}, fmt.Errorf("%s has not carried out %q within %v", p.id, o.Do, orderTimeout)
 	}
@@ -152,8 +158,8 @@ func (p *process) tell() {
 func (p *process) stop() error   { return p.cmd.Process.Signal(syscall.SIGSTOP) }
 func (p *process) resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
 
-// serves reports whether the process serves copies, and whether it has said, of so much time after a moment, that it
-// did so throughout, and that its region had so many nodes.
+// serves reports whether the process serves copies, and whether it has said, of so much time after a moment,
+// that it did so throughout, and that its region had so many nodes.
 func (p *process) serves(nodes int, after time.Time, steady time.Duration) (serves, settled bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,7 +170,8 @@ func (p *process) serves(nodes int, after time.Time, steady time.Duration) (serv
 	return s.Serves, s.Serves && s.Nodes == nodes && s.At.Sub(after) >= steady
 }
 
-// history returns when the process has served copies, when it was started, and when it was told to end, if it was.
+// history returns when the process has served copies, when it was started, and when it was told to end, if
+// it was.
 func (p *process) history() (t timeline, born, told time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -178,8 +185,9 @@ func (p *process) loaded() int {
 	return p.loads
 }
 
-// freeAddresses returns n loopback addresses that nobody listens on. They are from below the range that systems
-// take the ports of outgoing connections from: a port from there could be taken while its process is down.
+// freeAddresses returns n loopback addresses that nobody listens on. They are from below the range that
+// systems take the ports of outgoing connections from: a port from there could be taken while its process is
+// down.
 func freeAddresses(n int) ([]string, error) {
 	const low, high = 20000, 32000
 	var addresses []string

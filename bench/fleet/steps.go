@@ -67,11 +67,16 @@ func (f *fleet) kill(t *table) error {
 	t.section("kill: one process ends by SIGKILL")
 	victim := f.slots[f.victim()]
 	survivors := f.running(victim)
+	if err := f.await(f.running(), f.nodes, f.lease); err != nil {
+		return err
+	}
 	earlier, err := f.report(survivors)
 	if err != nil {
 		return err
 	}
-	time.Sleep(2 * f.lease)
+	if err := f.sleep(2 * f.lease); err != nil {
+		return err
+	}
 	before, err := f.order(survivors, order{Do: errandCount})
 	if err != nil {
 		return err
@@ -89,15 +94,19 @@ func (f *fleet) kill(t *table) error {
 
 	t.lapse("the first copies lapse after", out)
 	t.back("all serve copies again after", out, f.lease+time.Second, notBack)
-	cpu, bytes := beyond(before, after, earlier, before)
+	cpu, bytes := after.since(before)
+	usualCPU, usualBytes := before.since(earlier)
+	times := after.at.Sub(before.at).Seconds() / before.at.Sub(earlier.at).Seconds()
 	t.atMost("processor time of all survivors, until then", cpu, aimCPU)
+	t.row("the same, in as much time before the kill", seconds(time.Duration(times*float64(usualCPU))))
 	t.aim("bytes between them, until then", megabytes(bytes), "<= "+megabytes(aimBytes), bytes <= aimBytes)
+	t.row("the same, in as much time before the kill", megabytes(times*usualBytes))
 	if notBack == nil {
 		kept := float64(after.held) / float64(max(before.held, 1))
 		what := fmt.Sprintf("of %s copies, in memory as before", thousands(before.held))
 		t.aim(what, percent(kept), ">= "+percent(aimKept), kept >= aimKept)
 	}
-	t.calls(after.tally, f.lease)
+	t.calls(after.tally)
 	return notBack
 }
 
@@ -126,9 +135,9 @@ func (f *fleet) join(t *table) error {
 	received := after.received[joined[0].id] - before.received[joined[0].id]
 	journal := float64(f.floors * message.Floor{Key: keyName(0)}.Size())
 	t.row("it has received", megabytes(received))
-	t.row(fmt.Sprintf("the same, in journals of %s", megabytes(journal)), fmt.Sprintf("%.3g", received/journal))
+	t.row(fmt.Sprintf("the same, in journals of %s", megabytes(journal)), number(received/journal))
 	t.row("longest that another was without copies", seconds(outageOf(others, begun, ended).longest))
-	t.calls(after.tally, f.lease)
+	t.calls(after.tally)
 	if notBack != nil {
 		return notBack
 	}
@@ -148,7 +157,9 @@ func (f *fleet) pause(t *table) error {
 	if err := victim.stop(); err != nil {
 		return err
 	}
-	time.Sleep(3 * f.lease)
+	if err := f.sleep(3 * f.lease); err != nil {
+		return err
+	}
 	resumed := time.Now()
 	if err := victim.resume(); err != nil {
 		return err
@@ -165,16 +176,17 @@ func (f *fleet) pause(t *table) error {
 	}
 
 	t.row("longest that another was without copies", seconds(outageOf(others, begun, ended).longest))
-	t.back("all serve copies again, after it goes on, after", outageOf(f.running(), resumed, ended), 0, notBack)
-	t.calls(after.tally, f.lease)
+	all := outageOf(f.running(), resumed, ended)
+	t.back("all serve copies again, after it goes on, after", all, 0, notBack)
+	t.calls(after.tally)
 	t.row("stale reads by the process that was stopped", thousands(its))
 	return notBack
 }
 
-// excused returns how many stale reads a process has made that was stopped, and forgives it for them: until it has
-// heard from the others again it may serve what it owned before.
+// excused returns how many stale reads a process has made that was stopped, and forgives it for them: until
+// it has heard from the others again it may serve what it owned before.
 func (f *fleet) excused(p *process) (stale int, err error) {
-	r, err := p.order(order{Do: errandReport})
+	r, err := p.order(f.ctx, order{Do: errandReport})
 	if stale, r.Tally.Stale = r.Tally.Stale, 0; r.Tally.Failed == 0 {
 		r.Tally.Example = ""
 	}

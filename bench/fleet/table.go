@@ -9,13 +9,14 @@ import (
 
 // A table prints rows as they come, each figure beside what it should be.
 type table struct {
+	options
 	w      io.Writer
 	missed int // aims
 }
 
-func newTable(w io.Writer, title string) *table {
+func newTable(w io.Writer, o options, title string) *table {
 	fmt.Fprintf(w, "%s\n\n%-60s %14s   %s\n", title, "", "measured", "aim")
-	return &table{w: w}
+	return &table{options: o, w: w}
 }
 
 // section begins a part of the table.
@@ -48,29 +49,33 @@ func (t *table) lapse(what string, o outage) {
 	t.row(what, seconds(o.first))
 }
 
-// back prints when an outage was over, if it was, and what that should be at most, if it is not zero.
+// back prints when an outage was over, if it was, and what that should be at most. Zero is as long as there
+// is patience.
 func (t *table) back(what string, o outage, limit time.Duration, notBack error) {
-	switch {
-	case notBack != nil:
-		t.aim(what, "never", "ever", false)
-	case limit == 0:
-		t.row(what, seconds(o.back))
-	default:
-		t.atMost(what, o.back, limit)
+	patience := t.lease + t.patience
+	if limit == 0 {
+		limit = patience
 	}
+	if notBack != nil {
+		t.aim(what, "> "+seconds(patience), "<= "+seconds(limit), false)
+		return
+	}
+	t.atMost(what, o.back, limit)
 }
 
 // calls prints what readers and writers have seen.
-func (t *table) calls(seen tally, lease time.Duration) {
+func (t *table) calls(seen tally) {
 	t.row(fmt.Sprintf("slowest of %s reads", thousands(seen.Reads)), seconds(seen.SlowestRead))
-	t.atMost(fmt.Sprintf("slowest of %s writes", thousands(seen.Writes)), seen.SlowestWrite, 2*lease)
+	t.atMost(fmt.Sprintf("slowest of %s writes", thousands(seen.Writes)), seen.SlowestWrite, 2*t.lease)
 	t.aim("reads and writes that failed", thousands(seen.Failed), "0", seen.Failed == 0)
 	t.aim("stale reads", thousands(seen.Stale), "0", seen.Stale == 0)
 }
 
-func seconds(d time.Duration) string { return fmt.Sprintf("%.3g s", d.Seconds()) }
+func number(v float64) string { return fmt.Sprintf("%.3g", v) }
 
-func megabytes(bytes float64) string { return fmt.Sprintf("%.3g MB", bytes/1e6) }
+func seconds(d time.Duration) string { return number(d.Seconds()) + " s" }
+
+func megabytes(bytes float64) string { return number(bytes/1e6) + " MB" }
 
 func percent(share float64) string { return fmt.Sprintf("%.4g %%", 100*share) }
 
