@@ -171,7 +171,7 @@ type WriteReply struct {
 	IncompleteView bool
 
 	// OwnerLeft is set if the node performed the write, but closed, or left its region's ring, before all
-	// nodes had it.
+	// nodes had it. It does nothing more about the write: ask the next owner to perform it.
 	OwnerLeft bool
 }
 
