@@ -104,7 +104,7 @@ func TestMalformed(t *testing.T) {
 		name    string
 		encoded []byte
 	}{
-		"an unknown flag of a write":         {"broadcast", at(withClear(unchanged), firstWriteAt, 1|1<<6)},
+		"an unknown flag of a write":         {"broadcast", at(withClear(unchanged), firstWriteAt, 1|1<<7)},
 		"an unknown flag of a write request": {"writerequest", at(WriteRequest{Op: Set}.Append(nil), 1, 1<<5)},
 		"an unknown flag of a write reply":   {"writereply", at(WriteReply{}.Append(nil), 0, 1<<7)},
 		"an unknown flag of floors":          {"floors", at(Floors{}.Append(nil), 0, 1<<7)},
@@ -141,10 +141,11 @@ func TestMalformed(t *testing.T) {
 			"comparerequest",
 			append(binary.BigEndian.AppendUint64(make([]byte, 1+8), maxMicros+1), 0, 0, 0, 0),
 		},
-		"more writes than bytes": {"broadcast", at(Broadcast{}.Append(nil), 8, 255)},
-		"more keys than bytes":   {"writerequest", cut(RemoveKeys, requestHead+4)},
-		"more tags than bytes":   {"writerequest", cut(Swap, requestHead+4+8)},
-		"more floors than bytes": {"flushed", at(flushed(), 1, 255)},
+		"more writes than bytes":         {"broadcast", at(Broadcast{}.Append(nil), 8, 255)},
+		"more refused writes than bytes": {"broadcastreply", at(BroadcastReply{}.Append(nil), 3, 1)},
+		"more keys than bytes":           {"writerequest", cut(RemoveKeys, requestHead+4)},
+		"more tags than bytes":           {"writerequest", cut(Swap, requestHead+4+8)},
+		"more floors than bytes":         {"flushed", at(flushed(), 1, 255)},
 		"more digests than bytes": {
 			"comparerequest",
 			at(CompareRequest{Width: time.Second}.Append(nil), 17, 255),

@@ -94,7 +94,10 @@ func drawValue() *rapid.Generator[[]byte] {
 
 func drawWrite() *rapid.Generator[Write] {
 	return rapid.Custom(func(t *rapid.T) Write {
-		w := Write{Group: rapid.StringN(0, 60, 255).Draw(t, "group"), Dirty: rapid.Bool().Draw(t, "dirty")}
+		w := Write{
+			Group: rapid.StringN(0, 60, 255).Draw(t, "group"),
+			Dirty: rapid.Bool().Draw(t, "dirty"), Relayed: rapid.Bool().Draw(t, "relayed"),
+		}
 		if w.Clear = rapid.Bool().Draw(t, "clear"); w.Clear {
 			w.Collapsed = rapid.Bool().Draw(t, "collapsed")
 			w.Stamp = expiry.Removal(drawStamp().Draw(t, "stamp").Generation)
@@ -165,7 +168,8 @@ func TestRoundTrip(t *testing.T) {
 		prefix := []byte("bytes before the message")
 
 		for name, m := range map[string]message{
-			"broadcast": Broadcast{Sender: number("sender"), Writes: some(drawWrite()).Draw(t, "writes")},
+			"broadcast":      Broadcast{Sender: number("sender"), Writes: some(drawWrite()).Draw(t, "writes")},
+			"broadcastreply": BroadcastReply{Refused: some(rapid.Uint32()).Draw(t, "refused")},
 			"push": Push{
 				Epoch: generation("epoch"), Number: number("number"), Low: number("low"),
 				Writes: some(drawWrite()).Draw(t, "pushed"),
@@ -221,5 +225,17 @@ func TestSizes(t *testing.T) {
 		w, f := drawWrite().Draw(t, "write"), drawFloor().Draw(t, "floor")
 		require.Len(t, appendWrites(nil, []Write{w}), 4+w.Size())
 		require.Len(t, appendFloors(nil, []Floor{f}), 4+f.Size())
+	})
+}
+
+// TestBeginBroadcast: a Broadcast can be put together from writes that have been encoded before.
+func TestBeginBroadcast(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := Broadcast{Sender: rapid.Uint64().Draw(t, "sender"), Writes: some(drawWrite()).Draw(t, "writes")}
+		b := BeginBroadcast(nil, m.Sender, len(m.Writes))
+		for i := range m.Writes {
+			b = m.Writes[i].Append(b)
+		}
+		require.Equal(t, m.Append(nil), b)
 	})
 }
