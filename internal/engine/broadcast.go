@@ -159,10 +159,8 @@ func (b *broadcast) begin(v *view) {
 	}
 	b.left.Store(int32(due))
 	b.underWay = due > 0
-	for i := range b.deliveries {
-		if d := &b.deliveries[i]; d.due {
-			d.to.tell(d)
-		}
+	if due > 0 {
+		b.c.dispatcher.tell(b.deliveries)
 	}
 }
 

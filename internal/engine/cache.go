@@ -43,6 +43,7 @@ type Cache struct {
 	changed    signal       // raised when something changes that a writer may be waiting for
 	following  sync.Mutex   // held from reading the topology until this node has followed it
 	reowns     atomic.Int64 // calls of reown waiting for the current pass to end, plus the one that makes it
+	dispatcher dispatcher
 	replicator replicator
 	membership membership
 
@@ -132,7 +133,7 @@ func Open(ctx context.Context, config Config) (*Cache, error) {
 func newCache(ctx context.Context, config Config) (*Cache, error) {
 	c := &Cache{config: config}
 	c.replicator.c, c.replicator.outboxes = c, xsync.NewMap[string, *remote]()
-	c.membership.c = c
+	c.dispatcher.c, c.membership.c = c, c
 	c.journals.of = make(map[string]*fetchedJournal)
 	c.groups.Store(&map[string]*Group{})
 	if c.config.Logger == nil {

@@ -2,40 +2,61 @@ package engine
 
 import (
 	"errors"
+	"runtime"
 	"sync"
+	"time"
 
 	"github.com/geocache/geocache/internal/message"
 )
 
-// A courier brings one node of the region the broadcasts of this one. One message is under way at a time; the
-// next takes all that has gathered meanwhile, of whichever keys and groups, and has one acknowledgement. A
-// broadcast that finds nothing under way is sent at once, by whoever has it.
+// A dispatcher sends broadcasts to the other nodes of the region, in rounds. A round has one message for each node,
+// with one acknowledgement for all that is in it. While a round is under way, broadcasts gather, of whichever keys and
+// groups, and the next round takes all of them. A broadcast that finds no round under way is sent at once, by whoever
+// has it.
 //
-// What would hold up the others travels in a message of its own, and at once: what is large, and what the
-// receiver is slow to apply.
+// A write is complete when all nodes have it, so waiting for the slowest of a round costs it little: it would have
+// to wait for that node itself. It makes messages larger, and so fewer, than if each node got the next one as soon
+// as it has acknowledged the last. A node that takes very long is left behind: the next rounds go without it.
+//
+// What would hold up the others travels in a message of its own, and at once: what is large, and what the receiver
+// is slow to apply.
+type dispatcher struct {
+	c *Cache
+
+	mu       sync.Mutex // guards the following, and what courier says it guards; never held across I/O
+	round    uint64     // the number of the last round
+	left     int        // messages that it still waits for
+	starting bool       // somebody is about to start the next round
+	company  bool       // a message of the last round had several broadcasts
+	waiting  []*courier // those with deliveries for the next round
+
+	patience *time.Timer // runs out when this round has waited for long enough
+	patient  uint64      // the number of the round that patience is for
+}
+
+// A courier brings the broadcasts to one other node of the region.
 type courier struct {
-	c    *Cache
 	node string // its ID
 
-	mu       sync.Mutex  // guards underWay and waiting; never held across I/O
-	underWay bool        // a message is, or is about to be
-	waiting  []*delivery // for the next message; empty unless one is under way
+	waiting  []*delivery // for the next message; guarded by dispatcher.mu
+	underWay bool        // a message is, of this round or of an earlier one; guarded by dispatcher.mu
+	round    uint64      // of the last message; guarded by dispatcher.mu
 
-	// Of the message that is under way, and only its sender's:
+	// Of the message that is under way. Until its outcome is known they belong to it.
 	sent   []*delivery
 	buffer []byte
 }
 
 const (
 	// sharedBytes and sharedWrites bound a message that broadcasts share. The receiver applies it on the
-	// goroutine that reads the connection, which has answers to read, too.
+	// goroutine that reads the connection, which has other requests to read.
 	sharedBytes  = 64 << 10
 	sharedWrites = 256
 )
 
-// couriers returns the couriers of v, which follows the view was. Those to nodes of both are kept: they may have
-// a message under way. What the others still have to bring fails, or arrives, and does no harm.
-func (c *Cache) couriers(was, v *view) []*courier {
+// couriers returns the couriers of v, which follows the view was. Those to nodes of both are kept: they may have a
+// message under way.
+func couriers(was, v *view) []*courier {
 	known := map[string]*courier{}
 	if was != nil {
 		for _, q := range was.couriers {
@@ -45,7 +66,7 @@ func (c *Cache) couriers(was, v *view) []*courier {
 	all := make([]*courier, len(v.Others))
 	for i, id := range v.Others {
 		if all[i] = known[id]; all[i] == nil {
-			all[i] = &courier{c: c, node: id}
+			all[i] = &courier{node: id}
 		}
 	}
 	return all
@@ -55,9 +76,9 @@ func (c *Cache) couriers(was, v *view) []*courier {
 type delivery struct {
 	*broadcast
 	to     *courier
-	due    bool // the last round has it
+	due    bool // the last attempt has it
 	keeper bool // the node gets the values of some keys
-	told   bool // the node has applied the writes; not to be read before the round has ended
+	told   bool // the node has applied the writes; not to be read before the attempt has ended
 }
 
 // append appends the encoding of d's writes.
@@ -81,53 +102,83 @@ func (d *delivery) alone() bool {
 	return d.clears || len(d.writes) > sharedWrites || d.size() > sharedBytes
 }
 
-// tell sends d, or has it sent with the next message. d hears of the outcome by end.
-func (q *courier) tell(d *delivery) {
-	if d.alone() {
-		batch := []*delivery{d}
-		q.post(batch, encodeBroadcasts(nil, q.c.self, batch), func(error) {})
-		return
-	}
-	q.mu.Lock()
-	if q.underWay {
-		q.waiting = append(q.waiting, d)
-		q.mu.Unlock()
-		return
-	}
-	q.underWay = true
-	q.mu.Unlock()
-	q.sent = append(q.sent, d)
-	q.send()
-}
-
-// send sends what is in q.sent.
-func (q *courier) send() {
-	q.buffer = encodeBroadcasts(q.buffer[:0], q.c.self, q.sent)
-	q.post(q.sent, q.buffer, func(err error) {
-		if err != nil {
-			q.buffer = nil // the transport may still hold it
+// tell has those deliveries sent that are due. Each hears of its outcome by end.
+func (x *dispatcher) tell(deliveries []delivery) {
+	alone := 0
+	x.mu.Lock()
+	for i := range deliveries {
+		switch d := &deliveries[i]; {
+		case !d.due:
+		case d.alone():
+			alone++
+		default:
+			if len(d.to.waiting) == 0 {
+				x.waiting = append(x.waiting, d.to)
+			}
+			d.to.waiting = append(d.to.waiting, d)
 		}
-		q.next()
-	})
-}
-
-// next sends what has gathered while a message was under way. It does not block: it is called by whoever reads the
-// connection.
-func (q *courier) next() {
-	clear(q.sent) // it must not keep the writes in memory
-	q.sent = q.sent[:0]
-	q.mu.Lock()
-	q.underWay = len(q.waiting) > 0
-	more := q.underWay
-	q.mu.Unlock()
-	if more && !q.c.spawn(q.sendWaiting) {
-		q.abandon()
+	}
+	start, company := x.claimLocked(), x.company
+	if x.left > 0 {
+		x.limitLocked()
+	}
+	x.mu.Unlock()
+	if start {
+		if company {
+			runtime.Gosched() // others are likely to have something to tell right now
+		}
+		x.startRound()
+	}
+	// While one of these has not been sent, the attempt has not ended, and the deliveries stay as they are.
+	for i := 0; alone > 0; i++ {
+		if d := &deliveries[i]; d.due && d.alone() {
+			alone--
+			batch := []*delivery{d}
+			x.post(d.to.node, batch, x.encode(nil, batch), func(error) {})
+		}
 	}
 }
 
-// sendWaiting sends as much of what has gathered as a message may have.
-func (q *courier) sendWaiting() {
-	q.mu.Lock()
+// claimLocked reports whether the caller is to call startRound: something waits that can be sent now, and nobody else
+// sees to it.
+func (x *dispatcher) claimLocked() bool {
+	if x.left > 0 || x.starting {
+		return false
+	}
+	for _, q := range x.waiting {
+		x.starting = x.starting || !q.underWay
+	}
+	return x.starting
+}
+
+// startRound sends what has gathered. claimLocked has said so.
+func (x *dispatcher) startRound() {
+	x.mu.Lock()
+	x.round++
+	x.starting, x.company = false, false
+	due := make([]*courier, 0, len(x.waiting))
+	rest := x.waiting[:0]
+	for _, q := range x.waiting {
+		if !q.underWay {
+			q.takeLocked()
+			q.underWay, q.round = true, x.round
+			x.company = x.company || len(q.sent) > 1
+			due = append(due, q)
+		}
+		if len(q.waiting) > 0 {
+			rest = append(rest, q)
+		}
+	}
+	clear(x.waiting[len(rest):])
+	x.waiting, x.left = rest, len(due)
+	x.mu.Unlock()
+	for _, q := range due {
+		x.send(q)
+	}
+}
+
+// takeLocked moves as much of what has gathered to q.sent as a message may have.
+func (q *courier) takeLocked() {
 	n, writes, bytes := 0, 0, 0
 	for _, d := range q.waiting {
 		writes, bytes = writes+len(d.writes), bytes+d.size()
@@ -140,24 +191,84 @@ func (q *courier) sendWaiting() {
 	left := copy(q.waiting, q.waiting[n:])
 	clear(q.waiting[left:])
 	q.waiting = q.waiting[:left]
-	q.mu.Unlock()
-	q.send()
+}
+
+// send sends q.sent.
+func (x *dispatcher) send(q *courier) {
+	q.buffer = x.encode(q.buffer[:0], q.sent)
+	x.post(q.node, q.sent, q.buffer, func(err error) {
+		if err != nil {
+			q.buffer = nil // the transport may still have it
+		}
+		clear(q.sent) // so that it does not keep the writes in memory
+		q.sent = q.sent[:0]
+		x.mu.Lock()
+		q.underWay = false
+		if q.round == x.round && x.left > 0 {
+			x.left--
+		}
+		start := x.claimLocked()
+		x.mu.Unlock()
+		if start {
+			x.startSoon()
+		}
+	})
+}
+
+// startSoon is startRound for those who must not block. Writers that have been told of the end of the last round run
+// first: they may have more to tell.
+func (x *dispatcher) startSoon() {
+	if !x.c.spawn(func() { runtime.Gosched(); x.startRound() }) {
+		x.abandon()
+	}
+}
+
+// limitLocked bounds the time that the present round waits for its nodes, because something waits for its end.
+func (x *dispatcher) limitLocked() {
+	if x.patient == x.round {
+		return
+	}
+	x.patient = x.round
+	limit := x.c.config.Lease / 8
+	if x.patience == nil {
+		x.patience = time.AfterFunc(limit, x.leaveBehind)
+	} else {
+		x.patience.Reset(limit)
+	}
+}
+
+// leaveBehind ends the round without the nodes that have not answered. They get what gathers for them once they have.
+func (x *dispatcher) leaveBehind() {
+	start := false
+	x.mu.Lock()
+	if x.patient == x.round {
+		x.left = 0
+		start = x.claimLocked()
+	}
+	x.mu.Unlock()
+	if start {
+		x.startSoon()
+	}
 }
 
 // abandon ends what has gathered, because this node is closing.
-func (q *courier) abandon() {
-	q.mu.Lock()
-	waiting := q.waiting
-	q.waiting, q.underWay = nil, false
-	q.mu.Unlock()
-	for _, d := range waiting {
+func (x *dispatcher) abandon() {
+	var all []*delivery
+	x.mu.Lock()
+	for _, q := range x.waiting {
+		all = append(all, q.waiting...)
+		q.waiting = nil
+	}
+	x.waiting, x.starting = nil, false
+	x.mu.Unlock()
+	for _, d := range all {
 		d.end(false)
 	}
 }
 
-// post sends a message, and ends the deliveries in it when the outcome is known, and then calls then, which must not
-// block. A node that is up and does not answer within half a lease has lost the message.
-func (q *courier) post(batch []*delivery, payload []byte, then func(error)) {
+// post sends a message. When its outcome is known it ends the deliveries, and then calls then, which must not block. A
+// node that is up and does not answer within half a lease has lost the message.
+func (x *dispatcher) post(node string, batch []*delivery, payload []byte, then func(error)) {
 	done := func(reply []byte, err error) {
 		var m message.BroadcastReply
 		if err == nil {
@@ -167,8 +278,8 @@ func (q *courier) post(batch []*delivery, payload []byte, then func(error)) {
 		then(err)
 	}
 	err := errNoPeer
-	if peer := q.c.transport.Peer(q.node); peer != nil {
-		err = peer.Post(q.c.config.Lease/2, message.MethodBroadcast, payload, done)
+	if peer := x.c.transport.Peer(node); peer != nil {
+		err = peer.Post(x.c.config.Lease/2, message.MethodBroadcast, payload, done)
 	}
 	if err != nil {
 		done(nil, err)
@@ -178,13 +289,13 @@ func (q *courier) post(batch []*delivery, payload []byte, then func(error)) {
 // errNoPeer means that the transport does not know a node, or not any more.
 var errNoPeer = errors.New("no such peer")
 
-// encodeBroadcasts appends a message with the deliveries.
-func encodeBroadcasts(b []byte, sender uint64, batch []*delivery) []byte {
+// encode appends a message with the deliveries.
+func (x *dispatcher) encode(b []byte, batch []*delivery) []byte {
 	writes := 0
 	for _, d := range batch {
 		writes += len(d.writes)
 	}
-	b = message.BeginBroadcast(b, sender, writes)
+	b = message.BeginBroadcast(b, x.c.self, writes)
 	for _, d := range batch {
 		b = d.append(b)
 	}

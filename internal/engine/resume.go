@@ -53,7 +53,7 @@ func (c *Cache) follow() {
 		c.view.Store(v)
 		return
 	}
-	v.couriers = c.couriers(was, v)
+	v.couriers = couriers(was, v)
 	wasGuest := was != nil && was.Guest
 	switch {
 	case v.Guest && !wasGuest:
