@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,7 @@ func (c *Cache) newBroadcast(writes []*message.Write) *broadcast {
 	return b
 }
 
-// A broadcast carries writes to the nodes of this region: in rounds, until all have been told.
+// A broadcast carries writes to the nodes of this region: in several attempts, if it must.
 type broadcast struct {
 	c       *Cache
 	writes  []toldWrite
@@ -49,12 +50,12 @@ type broadcast struct {
 	clears  bool           // one of them is a Clear, which goes through the receiver's whole store
 	floors  []byte         // the writes without their values, encoded; for all nodes that get none
 
-	// deliveries has one for each node that has been in the view. While a round is under way they are the
-	// couriers'.
+	// deliveries has one for each node that has been in the view. While an attempt is under way they are the
+	// dispatcher's.
 	deliveries []delivery
-	underWay   bool          // a round is
-	left       atomic.Int32  // deliveries that the round waits for
-	ended      chan struct{} // has one when left has become 0
+	underWay   bool          // an attempt is
+	left       atomic.Int32  // deliveries that it waits for
+	ended      chan struct{} // has one once left has become 0
 
 	// term is the term in which a Swap's write was stamped; zero for other writes. The write is disputed
 	// if a node was told only after the term ended: it may have owned the key by then, and have swapped
@@ -63,7 +64,8 @@ type broadcast struct {
 	disputed bool
 }
 
-// A toldWrite is a write of a broadcast, with those nodes that get all of it: the key's owner and its successor.
+// A toldWrite is a write of a broadcast, with those nodes that get all of it: the key's owner and its
+// successor.
 type toldWrite struct {
 	*message.Write
 	keepers []regions.Node // none if there is nothing but a floor
@@ -73,14 +75,14 @@ func (w *toldWrite) keptBy(node string) bool {
 	return slices.ContainsFunc(w.keepers, func(n regions.Node) bool { return n.ID == node })
 }
 
-// run sends the writes until all have been told, as broadcast says. If ctx has ended, run can be called again
-// and goes on.
+// run sends the writes until all have been told, as broadcast says. If ctx has ended, run can be called
+// again and goes on.
 func (b *broadcast) run(ctx context.Context) error {
 	c := b.c
 	for {
 		changed := c.changed.wait()
 		v := c.view.Load()
-		all, err := b.round(ctx, v)
+		all, err := b.attempt(ctx, v)
 		if err != nil {
 			return err
 		}
@@ -118,10 +120,10 @@ func (b *broadcast) runOn() error {
 // resendPause is the pause before a node that has not acknowledged the writes is sent them again.
 const resendPause = 20 * time.Millisecond
 
-// round sends the writes to the nodes of the view that have not been told, to all at the same time, and reports
-// whether all have been told now. The error is ctx's.
-func (b *broadcast) round(ctx context.Context, v *view) (all bool, err error) {
-	if err := b.await(ctx); err != nil { // a round that was under way when run was called before
+// attempt sends the writes to the nodes of the view that have not been told, to all at the same time, and
+// reports whether all have been told now. The error is ctx's.
+func (b *broadcast) attempt(ctx context.Context, v *view) (all bool, err error) {
+	if err := b.await(ctx); err != nil { // an attempt that began when run was called before
 		return false, err
 	}
 	b.begin(v)
@@ -131,52 +133,59 @@ func (b *broadcast) round(ctx context.Context, v *view) (all bool, err error) {
 	return !slices.ContainsFunc(b.deliveries, func(d delivery) bool { return d.due && !d.told }), nil
 }
 
-// begin begins a round. None must be under way.
+// begin begins an attempt. None must be under way.
 func (b *broadcast) begin(v *view) {
 	for i := range b.writes {
 		if w := &b.writes[i]; w.HasValue || w.Dirty {
 			w.keepers = v.home.Owners(w.Key, 2)
 		}
 	}
-	for i := range b.deliveries {
-		b.deliveries[i].due = false
-	}
-	if b.deliveries == nil {
-		b.deliveries = make([]delivery, 0, len(v.couriers))
-	}
+	b.deliverTo(v.couriers)
 	due := 0
-	for _, q := range v.couriers {
-		d := b.deliveryTo(q)
-		if d.told {
+	for i := range b.deliveries {
+		d := &b.deliveries[i]
+		if !d.due {
 			continue
 		}
 		due++
-		d.due = true
-		d.keeper = slices.ContainsFunc(b.writes, func(w toldWrite) bool { return w.keptBy(q.node) })
+		d.keeper = slices.ContainsFunc(b.writes, func(w toldWrite) bool { return w.keptBy(d.to.node) })
 		if !d.keeper && b.floors == nil {
-			b.floors = b.appendTo(nil, q.node)
+			b.floors = b.appendTo(nil, d.to.node)
 		}
 	}
 	b.left.Store(int32(due))
-	b.underWay = due > 0
-	if due > 0 {
+	if b.underWay = due > 0; b.underWay {
 		b.c.dispatcher.tell(b.deliveries)
 	}
 }
 
-// deliveryTo returns the delivery to a node, which may be a new one. It invalidates what it has returned before.
-func (b *broadcast) deliveryTo(q *courier) *delivery {
-	for i := range b.deliveries {
-		if d := &b.deliveries[i]; d.to.node == q.node {
-			d.to = q
-			return d
+// deliverTo has a delivery for each of the nodes, and makes those due that have not been told.
+func (b *broadcast) deliverTo(couriers []*courier) {
+	if b.deliveries == nil {
+		b.deliveries = make([]delivery, len(couriers))
+		for i, q := range couriers {
+			b.deliveries[i] = delivery{broadcast: b, to: q, due: true}
 		}
+		return
 	}
-	b.deliveries = append(b.deliveries, delivery{broadcast: b, to: q})
-	return &b.deliveries[len(b.deliveries)-1]
+	last := make(map[string]int, len(b.deliveries))
+	for i := range b.deliveries {
+		d := &b.deliveries[i]
+		d.due = false
+		last[d.to.node] = i
+	}
+	for _, q := range couriers {
+		i, ok := last[q.node]
+		if !ok {
+			i = len(b.deliveries)
+			b.deliveries = append(b.deliveries, delivery{broadcast: b})
+		}
+		d := &b.deliveries[i]
+		d.to, d.due = q, !d.told
+	}
 }
 
-// await waits for the end of the round that is under way, if one is.
+// await waits for the end of the attempt that is under way, if one is.
 func (b *broadcast) await(ctx context.Context) error {
 	if !b.underWay {
 		return nil
@@ -195,7 +204,8 @@ func (b *broadcast) await(ctx context.Context) error {
 	return nil
 }
 
-// appendTo appends the writes as the node needs them, encoded: without the values of keys that it does not keep.
+// appendTo appends the writes as the node needs them, encoded: without the values of keys that it does not
+// keep.
 func (b *broadcast) appendTo(to []byte, node string) []byte {
 	age := b.c.clock.Instant().Sub(b.start)
 	for i := range b.writes {
@@ -211,13 +221,26 @@ func (b *broadcast) appendTo(to []byte, node string) []byte {
 	return to
 }
 
-// end ends the delivery, and the round if it is the last. d may be used for another round from then on.
+// end ends the delivery, and the attempt if it is the last. From then on d is the broadcast's.
 func (d *delivery) end(told bool) {
 	d.told = told
 	if d.left.Add(-1) == 0 {
 		d.ended <- struct{}{}
 	}
 }
+
+// postBroadcast sends a node a Broadcast, for the dispatcher. A node that is up and does not answer within
+// half a lease has lost it.
+func (c *Cache) postBroadcast(node string, payload []byte, done func(reply []byte, err error)) error {
+	peer := c.transport.Peer(node)
+	if peer == nil {
+		return errNoPeer
+	}
+	return peer.Post(c.config.Lease/2, message.MethodBroadcast, payload, done)
+}
+
+// errNoPeer means that the transport does not know a node, or not any more.
+var errNoPeer = errors.New("no such peer")
 
 // handleBroadcast answers a Broadcast.
 func (c *Cache) handleBroadcast(m message.Broadcast, transit time.Duration) peers.Answer {

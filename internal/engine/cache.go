@@ -133,7 +133,7 @@ func Open(ctx context.Context, config Config) (*Cache, error) {
 func newCache(ctx context.Context, config Config) (*Cache, error) {
 	c := &Cache{config: config}
 	c.replicator.c, c.replicator.outboxes = c, xsync.NewMap[string, *remote]()
-	c.dispatcher.c, c.membership.c = c, c
+	c.membership.c = c
 	c.journals.of = make(map[string]*fetchedJournal)
 	c.groups.Store(&map[string]*Group{})
 	if c.config.Logger == nil {
@@ -174,6 +174,8 @@ func newCache(ctx context.Context, config Config) (*Cache, error) {
 	}
 	c.epoch = c.clock.Now()
 	c.self = senderOf(c.node.ID, c.epoch)
+	c.dispatcher.self, c.dispatcher.lease = c.self, c.config.Lease
+	c.dispatcher.spawn, c.dispatcher.post = c.spawn, c.postBroadcast
 	c.log = c.log.With("self", c.node.ID)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.leaving, c.leave = context.WithCancel(c.ctx)

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"runtime"
 	"sync"
 	"time"
@@ -9,19 +8,26 @@ import (
 	"github.com/geocache/geocache/internal/message"
 )
 
-// A dispatcher sends broadcasts to the other nodes of the region, in rounds. A round has one message for each node,
-// with one acknowledgement for all that is in it. While a round is under way, broadcasts gather, of whichever keys and
-// groups, and the next round takes all of them. A broadcast that finds no round under way is sent at once, by whoever
-// has it.
+// A dispatcher sends broadcasts to the other nodes of the region, in rounds. A round has one message for
+// each node, with one acknowledgement for all that is in it. While a round is under way, broadcasts gather,
+// of whichever keys and groups, and the next round takes all of them. A broadcast that finds no round under
+// way is sent at once, by whoever has it.
 //
-// A write is complete when all nodes have it, so waiting for the slowest of a round costs it little: it would have
-// to wait for that node itself. It makes messages larger, and so fewer, than if each node got the next one as soon
-// as it has acknowledged the last. A node that takes very long is left behind: the next rounds go without it.
+// A write is complete when all nodes have it, so waiting for the slowest of a round costs it little: it
+// would have to wait for that node itself. It makes messages larger, and so fewer, than if each node got
+// the next one as soon as it has acknowledged the last. A node that takes very long is left behind: the
+// next rounds go without it.
 //
-// What would hold up the others travels in a message of its own, and at once: what is large, and what the receiver
-// is slow to apply.
+// What would hold up the others travels in a message of its own, and at once: what is large, and what the
+// receiver is slow to apply.
 type dispatcher struct {
-	c *Cache
+	self  uint64        // this process, see message.Broadcast
+	lease time.Duration // Config.Lease
+	spawn func(func()) bool
+
+	// post sends a node a Broadcast. It calls done with the outcome, which must not block, unless it returns
+	// an error.
+	post func(node string, payload []byte, done func(reply []byte, err error)) error
 
 	mu       sync.Mutex // guards the following, and what courier says it guards; never held across I/O
 	round    uint64     // the number of the last round
@@ -50,12 +56,19 @@ type courier struct {
 const (
 	// sharedBytes and sharedWrites bound a message that broadcasts share. The receiver applies it on the
 	// goroutine that reads the connection, which has other requests to read.
-	sharedBytes  = 64 << 10
-	sharedWrites = 256
+	sharedBytes  = 256 << 10
+	sharedWrites = 512
+
+	// largeBroadcast is the size in bytes above which a broadcast does not share a message: it would save
+	// next to nothing, and the others would wait while it is under way.
+	largeBroadcast = 16 << 10
+
+	// keptBuffer is the size of the largest buffer that a courier keeps for the next message.
+	keptBuffer = 32 << 10
 )
 
-// couriers returns the couriers of v, which follows the view was. Those to nodes of both are kept: they may have a
-// message under way.
+// couriers returns the couriers of v, which follows the view was. Those to nodes of both are kept: they may
+// have a message under way.
 func couriers(was, v *view) []*courier {
 	known := map[string]*courier{}
 	if was != nil {
@@ -99,7 +112,7 @@ func (d *delivery) size() int {
 
 // alone reports whether d must not share a message.
 func (d *delivery) alone() bool {
-	return d.clears || len(d.writes) > sharedWrites || d.size() > sharedBytes
+	return d.clears || len(d.writes) > sharedWrites || d.size() > largeBroadcast
 }
 
 // tell has those deliveries sent that are due. Each hears of its outcome by end.
@@ -134,13 +147,13 @@ func (x *dispatcher) tell(deliveries []delivery) {
 		if d := &deliveries[i]; d.due && d.alone() {
 			alone--
 			batch := []*delivery{d}
-			x.post(d.to.node, batch, x.encode(nil, batch), func(error) {})
+			x.send(d.to.node, batch, x.encode(nil, batch), func(error) {})
 		}
 	}
 }
 
-// claimLocked reports whether the caller is to call startRound: something waits that can be sent now, and nobody else
-// sees to it.
+// claimLocked reports whether the caller is to call startRound: something waits that can be sent now, and
+// nobody else sees to it.
 func (x *dispatcher) claimLocked() bool {
 	if x.left > 0 || x.starting {
 		return false
@@ -173,7 +186,7 @@ func (x *dispatcher) startRound() {
 	x.waiting, x.left = rest, len(due)
 	x.mu.Unlock()
 	for _, q := range due {
-		x.send(q)
+		x.sendRound(q)
 	}
 }
 
@@ -193,12 +206,12 @@ func (q *courier) takeLocked() {
 	q.waiting = q.waiting[:left]
 }
 
-// send sends q.sent.
-func (x *dispatcher) send(q *courier) {
+// sendRound sends q.sent, as its part of the round.
+func (x *dispatcher) sendRound(q *courier) {
 	q.buffer = x.encode(q.buffer[:0], q.sent)
-	x.post(q.node, q.sent, q.buffer, func(err error) {
-		if err != nil {
-			q.buffer = nil // the transport may still have it
+	x.send(q.node, q.sent, q.buffer, func(err error) {
+		if err != nil || cap(q.buffer) > keptBuffer {
+			q.buffer = nil // without an answer, the transport may still have it
 		}
 		clear(q.sent) // so that it does not keep the writes in memory
 		q.sent = q.sent[:0]
@@ -215,21 +228,22 @@ func (x *dispatcher) send(q *courier) {
 	})
 }
 
-// startSoon is startRound for those who must not block. Writers that have been told of the end of the last round run
-// first: they may have more to tell.
+// startSoon is startRound for those who must not block. Writers that have been told of the end of the last
+// round run first: they may have more to tell.
 func (x *dispatcher) startSoon() {
-	if !x.c.spawn(func() { runtime.Gosched(); x.startRound() }) {
+	if !x.spawn(func() { runtime.Gosched(); x.startRound() }) {
 		x.abandon()
 	}
 }
 
-// limitLocked bounds the time that the present round waits for its nodes, because something waits for its end.
+// limitLocked bounds the time that the present round waits for its nodes, because something waits for its
+// end.
 func (x *dispatcher) limitLocked() {
 	if x.patient == x.round {
 		return
 	}
 	x.patient = x.round
-	limit := x.c.config.Lease / 8
+	limit := x.lease / 8
 	if x.patience == nil {
 		x.patience = time.AfterFunc(limit, x.leaveBehind)
 	} else {
@@ -237,7 +251,8 @@ func (x *dispatcher) limitLocked() {
 	}
 }
 
-// leaveBehind ends the round without the nodes that have not answered. They get what gathers for them once they have.
+// leaveBehind ends the round without the nodes that have not answered. They get what gathers for them once
+// they have.
 func (x *dispatcher) leaveBehind() {
 	start := false
 	x.mu.Lock()
@@ -266,9 +281,9 @@ func (x *dispatcher) abandon() {
 	}
 }
 
-// post sends a message. When its outcome is known it ends the deliveries, and then calls then, which must not block. A
-// node that is up and does not answer within half a lease has lost the message.
-func (x *dispatcher) post(node string, batch []*delivery, payload []byte, then func(error)) {
+// send sends a message. When its outcome is known it ends the deliveries, and then calls then, which must
+// not block.
+func (x *dispatcher) send(node string, batch []*delivery, payload []byte, then func(error)) {
 	done := func(reply []byte, err error) {
 		var m message.BroadcastReply
 		if err == nil {
@@ -277,17 +292,10 @@ func (x *dispatcher) post(node string, batch []*delivery, payload []byte, then f
 		conclude(batch, m.Refused, err)
 		then(err)
 	}
-	err := errNoPeer
-	if peer := x.c.transport.Peer(node); peer != nil {
-		err = peer.Post(x.c.config.Lease/2, message.MethodBroadcast, payload, done)
-	}
-	if err != nil {
+	if err := x.post(node, payload, done); err != nil {
 		done(nil, err)
 	}
 }
-
-// errNoPeer means that the transport does not know a node, or not any more.
-var errNoPeer = errors.New("no such peer")
 
 // encode appends a message with the deliveries.
 func (x *dispatcher) encode(b []byte, batch []*delivery) []byte {
@@ -295,14 +303,15 @@ func (x *dispatcher) encode(b []byte, batch []*delivery) []byte {
 	for _, d := range batch {
 		writes += len(d.writes)
 	}
-	b = message.BeginBroadcast(b, x.c.self, writes)
+	b = message.BeginBroadcast(b, x.self, writes)
 	for _, d := range batch {
 		b = d.append(b)
 	}
 	return b
 }
 
-// conclude ends the deliveries of a message. Those with a write that the node has refused have to be sent again.
+// conclude ends the deliveries of a message. Those with a write that the node has refused have to be sent
+// again.
 func conclude(batch []*delivery, refused []uint32, err error) {
 	first := 0
 	for _, d := range batch {
