@@ -28,27 +28,18 @@ func (p *Peer) Call(ctx context.Context, method uint8, payload []byte) (reply []
 
 // Post is Call for a caller that does not wait. done is called once, with what Call would return. The peer has limit to
 // answer, and is told so; then it is told to stop, and the error is context.DeadlineExceeded. done runs on a goroutine
-// that the connection needs, so it must not block, and Post may: it writes. If Post returns an error, done is not
-// called.
-func (p *Peer) Post(
-	limit time.Duration, method uint8, payload []byte, done func(reply []byte, err error),
-) error {
-	w := &waiter{sent: p.transport.config.Clock.Instant()}
-	w.done = func(r result) {
-		ans, err := p.outcome(context.Background(), r, w.sent, true)
-		if err != nil {
-			p.failures.Add(1)
-		}
-		done(ans.Value, err)
-	}
+// that the connection needs, so it must not block. Post may: it writes. If Post returns an error, done is not called.
+func (p *Peer) Post(limit time.Duration, method uint8, payload []byte, done func(reply []byte, err error)) error {
 	p.requests.Add(1)
+	a := &post{peer: p, done: done}
+	a.w.sent, a.w.post = p.transport.config.Clock.Instant(), a
 	for {
 		c := p.conn.Load()
 		if c == nil {
 			p.failures.Add(1)
 			return p.inferred(CodeUnavailable, p.downErr())
 		}
-		sp, err := c.sendCall(limit, w, method, payload)
+		sp, err := c.sendCall(limit, &a.w, method, payload)
 		switch {
 		case err == errRenewed:
 			continue
@@ -56,22 +47,43 @@ func (p *Peer) Post(
 			p.failures.Add(1)
 			return err
 		}
-		c.expireAfter(limit, w, sp)
+		a.expireAfter(limit, c, sp)
 		return nil
 	}
 }
 
-// expireAfter ends a posted call that has no answer by then.
-func (c *clientConn) expireAfter(limit time.Duration, w *waiter, sp span) {
+// A post is a call under way for which nobody waits. Whoever removes its slot calls end.
+type post struct {
+	peer  *Peer
+	w     waiter
+	done  func(reply []byte, err error)
+	timer *time.Timer // gives it up; guarded by clientConn.mu while it has its slot
+}
+
+// expireAfter bounds the time in which the answer must come.
+func (a *post) expireAfter(limit time.Duration, c *clientConn, sp span) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.slots[sp.first].waiter == w {
-		w.timer = time.AfterFunc(limit, func() {
-			if c.cancel(w, sp) {
-				w.done(result{err: context.DeadlineExceeded})
-			}
-		})
+	if c.slots[sp.first].waiter != &a.w {
+		return // it has come
 	}
+	a.timer = time.AfterFunc(limit, func() {
+		if c.cancel(&a.w, sp) {
+			a.end(result{err: context.DeadlineExceeded})
+		}
+	})
+}
+
+// end tells the outcome. The connection's lock must not be held.
+func (a *post) end(r result) {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	ans, err := a.peer.outcome(context.Background(), r, a.w.sent, true)
+	if err != nil {
+		a.peer.failures.Add(1)
+	}
+	a.done(ans.Value, err)
 }
 
 func (c *clientConn) sendCall(limit time.Duration, w *waiter, method uint8, payload []byte) (span, error) {

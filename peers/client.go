@@ -49,21 +49,16 @@ type waiter struct {
 	ready  bool
 	timer  *time.Timer // of Await; kept from one request to the next
 
-	// Of Post only: done takes the place of results, and timer, guarded by clientConn.mu while the request has
-	// its slot, is when it is given up. Whoever removes the slot calls done.
-	done func(result)
+	post *post // whose waiter it is; takes the place of results. Nil if it is not one of Post.
 }
 
 // give hands w the result of a request whose slot has been removed. The lock must not be held.
 func (w *waiter) give(r result) {
-	if w.done == nil {
+	if w.post != nil {
+		w.post.end(r)
+	} else {
 		w.results <- r
-		return
 	}
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-	w.done(r)
 }
 
 // A result is the answer to request i of a waiter.

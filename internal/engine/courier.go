@@ -51,6 +51,7 @@ type courier struct {
 	// Of the message that is under way. Until its outcome is known they belong to it.
 	sent   []*delivery
 	buffer []byte
+	done   func(reply []byte, err error) // its outcome; made once
 }
 
 const (
@@ -146,8 +147,7 @@ func (x *dispatcher) tell(deliveries []delivery) {
 	for i := 0; alone > 0; i++ {
 		if d := &deliveries[i]; d.due && d.alone() {
 			alone--
-			batch := []*delivery{d}
-			x.send(d.to.node, batch, x.encode(nil, batch), func(error) {})
+			x.sendAlone(d)
 		}
 	}
 }
@@ -186,7 +186,7 @@ func (x *dispatcher) startRound() {
 	x.waiting, x.left = rest, len(due)
 	x.mu.Unlock()
 	for _, q := range due {
-		x.sendRound(q)
+		x.send(q)
 	}
 }
 
@@ -206,26 +206,35 @@ func (q *courier) takeLocked() {
 	q.waiting = q.waiting[:left]
 }
 
-// sendRound sends q.sent, as its part of the round.
-func (x *dispatcher) sendRound(q *courier) {
+// send sends q.sent, as its part of the round.
+func (x *dispatcher) send(q *courier) {
+	if q.done == nil {
+		q.done = func(reply []byte, err error) { x.sent(q, reply, err) }
+	}
 	q.buffer = x.encode(q.buffer[:0], q.sent)
-	x.send(q.node, q.sent, q.buffer, func(err error) {
-		if err != nil || cap(q.buffer) > keptBuffer {
-			q.buffer = nil // without an answer, the transport may still have it
-		}
-		clear(q.sent) // so that it does not keep the writes in memory
-		q.sent = q.sent[:0]
-		x.mu.Lock()
-		q.underWay = false
-		if q.round == x.round && x.left > 0 {
-			x.left--
-		}
-		start := x.claimLocked()
-		x.mu.Unlock()
-		if start {
-			x.startSoon()
-		}
-	})
+	if err := x.post(q.node, q.buffer, q.done); err != nil {
+		q.done(nil, err)
+	}
+}
+
+// sent takes in the outcome of what send has sent. It must not block.
+func (x *dispatcher) sent(q *courier, reply []byte, err error) {
+	conclude(q.sent, reply, err)
+	clear(q.sent) // so that it does not keep the writes in memory
+	q.sent = q.sent[:0]
+	if err != nil || cap(q.buffer) > keptBuffer {
+		q.buffer = nil // without an answer, the transport may still have it
+	}
+	x.mu.Lock()
+	q.underWay = false
+	if q.round == x.round && x.left > 0 {
+		x.left--
+	}
+	start := x.claimLocked()
+	x.mu.Unlock()
+	if start {
+		x.startSoon()
+	}
 }
 
 // startSoon is startRound for those who must not block. Writers that have been told of the end of the last
@@ -281,18 +290,11 @@ func (x *dispatcher) abandon() {
 	}
 }
 
-// send sends a message. When its outcome is known it ends the deliveries, and then calls then, which must
-// not block.
-func (x *dispatcher) send(node string, batch []*delivery, payload []byte, then func(error)) {
-	done := func(reply []byte, err error) {
-		var m message.BroadcastReply
-		if err == nil {
-			m, err = message.DecodeBroadcastReply(reply)
-		}
-		conclude(batch, m.Refused, err)
-		then(err)
-	}
-	if err := x.post(node, payload, done); err != nil {
+// sendAlone sends d in a message of its own.
+func (x *dispatcher) sendAlone(d *delivery) {
+	batch := []*delivery{d}
+	done := func(reply []byte, err error) { conclude(batch, reply, err) }
+	if err := x.post(d.to.node, x.encode(nil, batch), done); err != nil {
 		done(nil, err)
 	}
 }
@@ -312,11 +314,15 @@ func (x *dispatcher) encode(b []byte, batch []*delivery) []byte {
 
 // conclude ends the deliveries of a message. Those with a write that the node has refused have to be sent
 // again.
-func conclude(batch []*delivery, refused []uint32, err error) {
+func conclude(batch []*delivery, reply []byte, err error) {
+	var m message.BroadcastReply
+	if err == nil {
+		m, err = message.DecodeBroadcastReply(reply)
+	}
 	first := 0
 	for _, d := range batch {
 		told, after := err == nil, first+len(d.writes)
-		for _, i := range refused {
+		for _, i := range m.Refused {
 			told = told && (int(i) < first || int(i) >= after)
 		}
 		first = after

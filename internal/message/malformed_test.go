@@ -23,6 +23,9 @@ func TestTruncatedOrTooLong(t *testing.T) {
 	for name, m := range someMessages {
 		encoded := m.Append(nil)
 		for n := range encoded {
+			if name == "broadcastreply" && n == 0 {
+				continue // which is one of another kind
+			}
 			cut, err := decoders[name](encoded[:n])
 			require.ErrorIs(t, err, wire.ErrMalformed, "%s of %d bytes", name, n)
 			require.Zero(t, cut, "%s of %d bytes", name, n)
@@ -141,11 +144,15 @@ func TestMalformed(t *testing.T) {
 			"comparerequest",
 			append(binary.BigEndian.AppendUint64(make([]byte, 1+8), maxMicros+1), 0, 0, 0, 0),
 		},
-		"more writes than bytes":         {"broadcast", at(Broadcast{}.Append(nil), 8, 255)},
-		"more refused writes than bytes": {"broadcastreply", at(BroadcastReply{}.Append(nil), 3, 1)},
-		"more keys than bytes":           {"writerequest", cut(RemoveKeys, requestHead+4)},
-		"more tags than bytes":           {"writerequest", cut(Swap, requestHead+4+8)},
-		"more floors than bytes":         {"flushed", at(flushed(), 1, 255)},
+		"more writes than bytes": {"broadcast", at(Broadcast{}.Append(nil), 8, 255)},
+		"no refused writes":      {"broadcastreply", make([]byte, 4)},
+		"more refused writes than bytes": {
+			"broadcastreply",
+			at(BroadcastReply{Refused: []uint32{1}}.Append(nil), 3, 2),
+		},
+		"more keys than bytes":   {"writerequest", cut(RemoveKeys, requestHead+4)},
+		"more tags than bytes":   {"writerequest", cut(Swap, requestHead+4+8)},
+		"more floors than bytes": {"flushed", at(flushed(), 1, 255)},
 		"more digests than bytes": {
 			"comparerequest",
 			at(CompareRequest{Width: time.Second}.Append(nil), 17, 255),

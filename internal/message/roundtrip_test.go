@@ -169,7 +169,7 @@ func TestRoundTrip(t *testing.T) {
 
 		for name, m := range map[string]message{
 			"broadcast":      Broadcast{Sender: number("sender"), Writes: some(drawWrite()).Draw(t, "writes")},
-			"broadcastreply": BroadcastReply{Refused: some(rapid.Uint32()).Draw(t, "refused")},
+			"broadcastreply": BroadcastReply{Refused: rapid.SliceOfN(rapid.Uint32(), 1, 20).Draw(t, "refused")},
 			"push": Push{
 				Epoch: generation("epoch"), Number: number("number"), Low: number("low"),
 				Writes: some(drawWrite()).Draw(t, "pushed"),
@@ -226,6 +226,14 @@ func TestSizes(t *testing.T) {
 		require.Len(t, appendWrites(nil, []Write{w}), 4+w.Size())
 		require.Len(t, appendFloors(nil, []Floor{f}), 4+f.Size())
 	})
+}
+
+// TestBroadcastReplyIsEmpty if there is nothing to say: there is one for each broadcast and node.
+func TestBroadcastReplyIsEmpty(t *testing.T) {
+	require.Empty(t, BroadcastReply{}.Append(nil))
+	m, err := DecodeBroadcastReply(nil)
+	require.NoError(t, err)
+	require.Zero(t, m)
 }
 
 // TestBeginBroadcast: a Broadcast can be put together from writes that have been encoded before.

@@ -203,9 +203,9 @@ func DecodeBroadcast(b []byte) (Broadcast, error) {
 	return whole(&r, Broadcast{Sender: r.Uint64(), Writes: readWrites(&r)})
 }
 
-// A BroadcastReply answers a Broadcast once its writes have been applied, except for some.
+// A BroadcastReply answers a Broadcast once its writes have been applied, except for some. It is empty if all have.
 //
-//	count  Refused
+//	count  Refused, not 0
 //	  each a u32
 type BroadcastReply struct {
 	// Refused has the indexes of the writes that have not been applied because there was no room to keep
@@ -215,6 +215,9 @@ type BroadcastReply struct {
 
 // Append appends the encoding of m.
 func (m BroadcastReply) Append(b []byte) []byte {
+	if len(m.Refused) == 0 {
+		return b
+	}
 	b = wire.AppendCount(b, len(m.Refused))
 	for _, i := range m.Refused {
 		b = wire.AppendUint32(b, i)
@@ -224,10 +227,16 @@ func (m BroadcastReply) Append(b []byte) []byte {
 
 // DecodeBroadcastReply is the reverse of Append.
 func DecodeBroadcastReply(b []byte) (BroadcastReply, error) {
+	if len(b) == 0 {
+		return BroadcastReply{}, nil
+	}
 	r := wire.NewReader(b)
 	m := BroadcastReply{Refused: make([]uint32, r.Count(4))}
 	for i := range m.Refused {
 		m.Refused[i] = r.Uint32()
+	}
+	if len(m.Refused) == 0 {
+		r.Fail("it refuses no writes, and says so")
 	}
 	return whole(&r, m)
 }
