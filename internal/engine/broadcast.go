@@ -35,6 +35,9 @@ func (c *Cache) newBroadcast(writes []*message.Write) *broadcast {
 	for i, w := range writes {
 		b.writes[i].Write = w
 		b.bytes += w.Size()
+		floor := *w
+		floor.HasValue = false
+		b.floorBytes += floor.Size()
 		b.clears = b.clears || w.Clear
 	}
 	return b
@@ -48,7 +51,9 @@ type broadcast struct {
 	start   expiry.Instant // when the ages of the writes were right
 	bytes   int            // of the writes in a message, with their values
 	clears  bool           // one of them is a Clear, which goes through the receiver's whole store
-	floors  []byte         // the writes without their values, encoded; for all nodes that get none
+
+	floors     []byte // the writes without their values, encoded; for all nodes that get none
+	floorBytes int    // how long they are
 
 	// deliveries has one for each node that has been in the view. While an attempt is under way they are the
 	// dispatcher's.
@@ -150,7 +155,7 @@ func (b *broadcast) begin(v *view) {
 		due++
 		d.keeper = slices.ContainsFunc(b.writes, func(w toldWrite) bool { return w.keptBy(d.to.node) })
 		if !d.keeper && b.floors == nil {
-			b.floors = b.appendTo(nil, d.to.node)
+			b.floors = b.appendTo(make([]byte, 0, b.floorBytes), d.to.node)
 		}
 	}
 	b.left.Store(int32(due))
@@ -212,13 +217,18 @@ func (b *broadcast) appendTo(to []byte, node string) []byte {
 		w := &b.writes[i]
 		m := *w.Write
 		if (m.HasValue || m.Dirty) && !w.keptBy(node) {
-			m = message.Write{Group: w.Group, Key: w.Key, Stamp: w.Stamp}
+			m = floorOf(w.Write)
 		}
 		m.Age += age
 		m.Relayed = b.relayed
 		to = m.Append(to)
 	}
 	return to
+}
+
+// floorOf returns what nodes need of a write whose key they do not keep.
+func floorOf(w *message.Write) message.Write {
+	return message.Write{Group: w.Group, Key: w.Key, Stamp: w.Stamp}
 }
 
 // end ends the delivery, and the attempt if it is the last. From then on d is the broadcast's.

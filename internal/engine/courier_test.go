@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/message"
@@ -398,20 +398,19 @@ func TestBroadcastFollowsTheView(t *testing.T) {
 // Whatever the nodes do, each broadcast ends, and a node has been told if it has acknowledged a message with
 // the write. Of shared messages one is under way to a node.
 func TestDispatcherAtRandom(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		synctest.Test(t, func(*testing.T) {
-			nodes := []string{"x", "y", "z"}[:rapid.IntRange(1, 3).Draw(rt, "nodes")]
-			o := newPostOffice(rt, nodes...)
-			node := func() string { return rapid.SampledFrom(nodes).Draw(rt, "node") }
+	for seed := range uint64(300) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 0))
+			nodes := []string{"x", "y", "z"}[:1+r.IntN(3)]
+			o := newPostOffice(t, nodes...)
 			acknowledged := map[string]bool{}
 			var all []*broadcast
 			conclude := func(p *posted, how int) {
 				o.remove(p)
-				switch how {
+				switch refused := r.IntN(len(p.Writes)); how {
 				case 0:
 					p.done(nil, errors.New("lost"))
 				case 1:
-					refused := rapid.IntRange(0, len(p.Writes)-1).Draw(rt, "refused")
 					for i, w := range p.Writes {
 						acknowledged[p.node+w.Key] = i != refused
 					}
@@ -423,42 +422,44 @@ func TestDispatcherAtRandom(t *testing.T) {
 					p.answer()
 				}
 			}
-			rt.Repeat(map[string]func(*rapid.T){
-				"tell": func(rt *rapid.T) { all = append(all, o.tell(fmt.Sprint(len(all)))) },
-				"end": func(rt *rapid.T) {
+			for range 100 {
+				node := nodes[r.IntN(len(nodes))]
+				switch r.IntN(9) {
+				case 0, 1, 2:
+					all = append(all, o.tell(fmt.Sprint(len(all))))
+				case 3:
+					o.fail(node, errors.New("down"))
+				case 4:
+					o.fail(node, nil)
+				case 5:
+					time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond)
+				default:
 					if all := o.all(); len(all) > 0 {
-						p := rapid.SampledFrom(all).Draw(rt, "message")
-						conclude(p, rapid.IntRange(0, 6).Draw(rt, "how"))
+						conclude(all[r.IntN(len(all))], r.IntN(7))
 					}
-				},
-				"fail": func(rt *rapid.T) { o.fail(node(), errors.New("down")) },
-				"mend": func(rt *rapid.T) { o.fail(node(), nil) },
-				"wait": func(rt *rapid.T) {
-					time.Sleep(time.Duration(rapid.IntRange(1, 200).Draw(rt, "ms")) * time.Millisecond)
-				},
-				"": func(rt *rapid.T) {
-					busy := map[string]bool{}
-					for _, p := range o.all() {
-						require.False(rt, busy[p.node])
-						busy[p.node] = true
-					}
-				},
-			})
+				}
+				busy := map[string]bool{}
+				for _, p := range o.all() {
+					require.False(t, busy[p.node], "seed %d", seed)
+					busy[p.node] = true
+				}
+			}
 			for all := o.all(); len(all) > 0; all = o.all() {
 				conclude(all[0], 2)
 			}
 			for i, b := range all {
 				told, over := b.toldNodes()
-				require.True(rt, over, "broadcast %d", i)
+				require.True(t, over, "seed %d: broadcast %d", seed, i)
 				for _, n := range nodes {
-					require.Equal(rt, acknowledged[n+fmt.Sprint(i)], slices.Contains(told, n), "%d at %s", i, n)
+					require.Equal(t, acknowledged[n+fmt.Sprint(i)], slices.Contains(told, n),
+						"seed %d: %d at %s", seed, i, n)
 				}
 			}
 			for _, q := range o.v.couriers {
-				require.Empty(rt, q.waiting)
-				require.Empty(rt, q.sent)
-				require.False(rt, q.underWay)
+				require.Empty(t, q.waiting, "seed %d", seed)
+				require.Empty(t, q.sent, "seed %d", seed)
+				require.False(t, q.underWay, "seed %d", seed)
 			}
 		})
-	})
+	}
 }
