@@ -205,16 +205,18 @@ func TestAReaderThatPanics(t *testing.T) {
 	})
 }
 
-// TestBegunCallsAreRead: the answer to a call that nobody waits for yet is taken when it comes.
-func TestBegunCallsAreRead(t *testing.T) {
+// TestPostedCallsAreRead: the answer to a call that nobody waits for is read when it comes.
+func TestPostedCallsAreRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, _, peer := alone(t, nil)
-		pending, err := peer.Begin(t.Context(), 1, []byte("payload"))
-		require.NoError(t, err)
+		answered := false
+		require.NoError(t, peer.Post(time.Second, 1, []byte("payload"), func(_ []byte, err error) {
+			require.NoError(t, err)
+			answered = true
+		}))
 		synctest.Wait()
+		require.True(t, answered)
 		require.Zero(t, peer.conn.Load().inFlight())
-		_, err = pending.Wait(t.Context())
-		require.NoError(t, err)
 	})
 }
 

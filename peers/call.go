@@ -13,42 +13,84 @@ import (
 // bytes and a MiB. Deadlines, cancellation and errors are those of Fetch, except that every Code but CodeOK is an
 // error. A payload that is too large for the peer fails at once, with CodeTooLarge.
 func (p *Peer) Call(ctx context.Context, method uint8, payload []byte) (reply []byte, err error) {
-	a, err := p.beginCall(ctx, true, method, payload)
+	a, err := p.begin(ctx, func(c *clientConn, w *waiter) (span, error) {
+		return c.sendCall(timeLeft(ctx), w, method, payload)
+	})
 	if err != nil {
 		return nil, err
 	}
-	return Pending{a}.Wait(ctx)
-}
-
-// A Pending is a call under way.
-type Pending struct{ pending }
-
-// Begin is the part of Call before it waits. Many calls can be under way without a goroutine for each.
-func (p *Peer) Begin(ctx context.Context, method uint8, payload []byte) (Pending, error) {
-	a, err := p.beginCall(ctx, false, method, payload)
-	return Pending{a}, err
-}
-
-func (p *Peer) beginCall(ctx context.Context, waits bool, method uint8, payload []byte) (pending, error) {
-	return p.begin(ctx, true, waits, func(c *clientConn, w *waiter) (span, error) {
-		return c.sendCall(ctx, w, method, payload)
-	})
-}
-
-// Wait is the rest of Call. It must be called, once.
-func (c Pending) Wait(ctx context.Context) (reply []byte, err error) {
-	ans, err := c.wait(ctx)
+	ans, err := a.wait(ctx, true)
 	if err != nil {
 		return nil, err
 	}
 	return ans.Value, nil
 }
 
-func (c *clientConn) sendCall(ctx context.Context, w *waiter, method uint8, payload []byte) (span, error) {
+// Post is Call for a caller that does not wait. done is called once, with what Call would return. The peer has limit to
+// answer, and is told so; then it is told to stop, and the error is context.DeadlineExceeded. done runs on a goroutine
+// that the connection needs, so it must not block. Post may: it writes. If Post returns an error, done is not called.
+func (p *Peer) Post(limit time.Duration, method uint8, payload []byte, done func(reply []byte, err error)) error {
+	p.requests.Add(1)
+	a := &post{peer: p, done: done}
+	a.w.sent, a.w.post = p.transport.config.Clock.Instant(), a
+	for {
+		c := p.conn.Load()
+		if c == nil {
+			p.failures.Add(1)
+			return p.inferred(CodeUnavailable, p.downErr())
+		}
+		sp, err := c.sendCall(limit, &a.w, method, payload)
+		switch {
+		case err == errRenewed:
+			continue
+		case err != nil:
+			p.failures.Add(1)
+			return err
+		}
+		a.expireAfter(limit, c, sp)
+		return nil
+	}
+}
+
+// A post is a call under way for which nobody waits. Whoever removes its slot calls end.
+type post struct {
+	peer  *Peer
+	w     waiter
+	done  func(reply []byte, err error)
+	timer *time.Timer // gives it up; guarded by clientConn.mu while it has its slot
+}
+
+// expireAfter bounds the time in which the answer must come.
+func (a *post) expireAfter(limit time.Duration, c *clientConn, sp span) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.slots[sp.first].waiter != &a.w {
+		return // it has come
+	}
+	a.timer = time.AfterFunc(limit, func() {
+		if c.cancel(&a.w, sp) {
+			a.end(result{err: context.DeadlineExceeded})
+		}
+	})
+}
+
+// end tells the outcome. The connection's lock must not be held.
+func (a *post) end(r result) {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	ans, err := a.peer.outcome(context.Background(), r, a.w.sent, true)
+	if err != nil {
+		a.peer.failures.Add(1)
+	}
+	a.done(ans.Value, err)
+}
+
+func (c *clientConn) sendCall(limit time.Duration, w *waiter, method uint8, payload []byte) (span, error) {
 	if uint64(len(payload)) > uint64(c.server.maxCall) {
 		return span{}, c.peer.inferred(CodeTooLarge, fmt.Errorf("the payload has %d bytes, the node takes %d", len(payload), c.server.maxCall))
 	}
-	m := call{method: method, timeout: timeLeft(ctx), instant: c.serverInstant(), payload: payload}
+	m := call{method: method, timeout: limit, instant: c.serverInstant(), payload: payload}
 	clock := c.peer.transport.config.Clock
 	return c.send(w, 1, 0, payload, func(b []byte, first uint64) []byte {
 		return appendCall(b, first, clock.Read(), m)

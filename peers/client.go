@@ -38,10 +38,9 @@ type slot struct {
 	i      int
 }
 
-// A waiter is a caller of Fetch, FetchMany or Call.
+// A waiter is a caller of Fetch, FetchMany, Call or Post.
 type waiter struct {
 	sent    expiry.Instant // no later than its first frame
-	call    bool           // of Call
 	reads   bool           // it waits at once, and can read its answer itself
 	results chan result    // has room for all answers, so that no sender waits
 
@@ -49,6 +48,17 @@ type waiter struct {
 	result result // if ready
 	ready  bool
 	timer  *time.Timer // of Await; kept from one request to the next
+
+	post *post // whose waiter it is; takes the place of results. Nil if it is not one of Post.
+}
+
+// give hands w the result of a request whose slot has been removed. The lock must not be held.
+func (w *waiter) give(r result) {
+	if w.post != nil {
+		w.post.end(r)
+	} else {
+		w.results <- r
+	}
 }
 
 // A result is the answer to request i of a waiter.
@@ -56,7 +66,6 @@ type result struct {
 	i    int
 	ans  Answer
 	held time.Duration // by the peer, before it answered
-	took time.Duration // until the answer came; only of a call
 	err  error
 }
 
@@ -170,13 +179,7 @@ func (c *clientConn) deliver(id uint64, ans Answer, held time.Duration, owned bo
 		if !owned {
 			ans.Value = bytes.Clone(ans.Value)
 		}
-		r := result{i: s.i, ans: ans, held: held}
-		if s.waiter.call {
-			// Not when the caller gets it: who has begun many calls waits for one
-			// after the other, and all would seem as slow as the slowest before them.
-			r.took = c.peer.transport.config.Clock.Instant().Sub(s.waiter.sent)
-		}
-		s.waiter.results <- r
+		s.waiter.give(result{i: s.i, ans: ans, held: held})
 	}
 	if drained != nil {
 		c.close(drained)
@@ -213,7 +216,7 @@ func (c *clientConn) fail(why error) {
 	c.ended = why
 	c.mu.Unlock()
 	for _, s := range slots {
-		s.waiter.results <- result{i: s.i, err: c.peer.inferred(CodeUnavailable, why)}
+		s.waiter.give(result{i: s.i, err: c.peer.inferred(CodeUnavailable, why)})
 	}
 }
 
@@ -293,8 +296,7 @@ func (c *clientConn) send(w *waiter, n, i int, value []byte, encode func(b []byt
 	err := c.writer.queue(c.peer.transport.config.Limits.maxQueued, value, func(b []byte) []byte {
 		return encode(b, sp.first)
 	})
-	if err == errQueueFull {
-		c.forget(w, sp)
+	if err == errQueueFull && len(c.forget(w, sp)) > 0 {
 		return sp, c.peer.inferred(CodeBusy, err)
 	}
 	// Any other error is the connection's end, of which fail tells w.
@@ -311,9 +313,11 @@ func timeLeft(ctx context.Context) time.Duration {
 	return 0
 }
 
-// cancel tells the peer to stop working for a caller that no longer waits. It does not wait itself.
-func (c *clientConn) cancel(w *waiter, sp span) {
+// cancel tells the peer to stop working for a caller that no longer waits. It does not wait itself. It returns false
+// if the caller has all its results.
+func (c *clientConn) cancel(w *waiter, sp span) bool {
 	ids := c.forget(w, sp)
+	cancelled := len(ids) > 0
 	const most = maxRequest / 8
 	for len(ids) > 0 {
 		some := ids[:min(len(ids), most)]
@@ -323,6 +327,7 @@ func (c *clientConn) cancel(w *waiter, sp span) {
 		})
 		c.writer.flushSoon()
 	}
+	return cancelled
 }
 
 // forget removes those requests of sp that still wait, and returns their

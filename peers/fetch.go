@@ -34,7 +34,7 @@ func (p *Peer) BeginFetch(limit time.Duration, req Request) (PendingFetch, error
 
 func (p *Peer) beginFetch(ctx context.Context, limit time.Duration, req Request) (PendingFetch, error) {
 	keys := [1]Key{{Key: req.Key, Floor: req.Floor}}
-	a, err := p.begin(ctx, false, true, func(c *clientConn, w *waiter) (span, error) {
+	a, err := p.begin(ctx, func(c *clientConn, w *waiter) (span, error) {
 		if err := c.check(req.Group, req.Key); err != nil {
 			return span{}, err
 		}
@@ -67,7 +67,7 @@ func (f PendingFetch) Await(ctx context.Context, limit time.Duration) bool {
 }
 
 // Wait is the rest of Fetch. It must be called, once.
-func (f PendingFetch) Wait(ctx context.Context) (Answer, error) { return f.wait(ctx) }
+func (f PendingFetch) Wait(ctx context.Context) (Answer, error) { return f.wait(ctx, false) }
 
 // A pending is a request under way.
 type pending struct {
@@ -77,8 +77,8 @@ type pending struct {
 	span span
 }
 
-// begin sends a request. waits says that its caller is going to wait at once.
-func (p *Peer) begin(ctx context.Context, call, waits bool, send func(*clientConn, *waiter) (span, error)) (a pending, err error) {
+// begin sends a request, for whose answer its caller is going to wait at once.
+func (p *Peer) begin(ctx context.Context, send func(*clientConn, *waiter) (span, error)) (a pending, err error) {
 	p.requests.Add(1)
 	defer func() {
 		if err != nil {
@@ -97,19 +97,19 @@ func (p *Peer) begin(ctx context.Context, call, waits bool, send func(*clientCon
 			a.w, _ = p.transport.waiters.Get().(*waiter)
 		}
 		if a.w == nil {
-			a.w = &waiter{results: make(chan result, 1)}
+			a.w = &waiter{reads: true, results: make(chan result, 1)}
 		}
-		a.w.sent, a.w.call, a.w.reads = p.transport.config.Clock.Instant(), call, waits
+		a.w.sent = p.transport.config.Clock.Instant()
 		if a.span, err = send(a.conn, a.w); err != errRenewed {
 			return a, err
 		}
 	}
 }
 
-// wait must be called once for what begin has returned without an error.
-func (a *pending) wait(ctx context.Context) (ans Answer, err error) {
+// wait must be called once for what begin has returned without an error. call says that it was a call.
+func (a *pending) wait(ctx context.Context, call bool) (ans Answer, err error) {
 	w := a.w
-	if !w.ready && w.reads {
+	if !w.ready {
 		a.conn.readFor(ctx, w, 0)
 	}
 	if !w.ready {
@@ -122,7 +122,7 @@ func (a *pending) wait(ctx context.Context) (ans Answer, err error) {
 			return Answer{}, ctx.Err()
 		}
 	}
-	r, sent, call := w.result, w.sent, w.call
+	r, sent := w.result, w.sent
 	w.result, w.ready = result{}, false
 	a.peer.transport.waiters.Put(w)
 	if ans, err = a.peer.outcome(ctx, r, sent, call); err != nil {
@@ -251,13 +251,13 @@ func (c *clientConn) fitting(group string, keys []Key) int {
 // not have ended yet, since timers are late; it has when outcome says so, for the caller
 // looks there for the cause.
 func (p *Peer) outcome(ctx context.Context, r result, sent expiry.Instant, call bool) (Answer, error) {
+	took := p.transport.config.Clock.Instant().Sub(sent)
 	switch {
 	case r.err != nil:
 	case call && r.ans.Code == CodeOK:
-		p.calls.Record(r.took)
+		p.calls.Record(took)
 		return r.ans, nil
 	case !call && r.ans.Code.carriesValue():
-		took := p.transport.config.Clock.Instant().Sub(sent)
 		p.fetches.Record(took)
 		r.ans.Age += max(took-r.held, 0)
 		return r.ans, nil

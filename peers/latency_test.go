@@ -76,9 +76,8 @@ func TestLatencyOfMany(t *testing.T) {
 	})
 }
 
-// TestLatencyOfCallsBegunTogether: a call that is waited for after a slow one is not
-// taken for a slow one.
-func TestLatencyOfCallsBegunTogether(t *testing.T) {
+// TestLatencyOfPostedCalls: a call that is posted after a slow one is not taken for a slow one.
+func TestLatencyOfPostedCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, client, server := memoryPair(t, nil)
 		peer := client.Peer("server")
@@ -89,16 +88,15 @@ func TestLatencyOfCallsBegunTogether(t *testing.T) {
 			}
 			return Answer{}
 		}
-		var begun []Pending
+		var posted sync.WaitGroup
 		for _, payload := range []string{"slow", "quick", "quick"} {
-			c, err := peer.Begin(background, 1, []byte(payload))
-			require.NoError(t, err)
-			begun = append(begun, c)
+			posted.Add(1)
+			require.NoError(t, peer.Post(time.Minute, 1, []byte(payload), func(_ []byte, err error) {
+				require.NoError(t, err)
+				posted.Done()
+			}))
 		}
-		for _, c := range begun {
-			_, err := c.Wait(background)
-			require.NoError(t, err)
-		}
+		posted.Wait()
 		calls := client.Stats().Peers[0].CallLatency
 		require.Equal(t, 1010*time.Millisecond+2*10*time.Millisecond, calls.Sum)
 		require.Equal(t, 10240*time.Microsecond, calls.P50)

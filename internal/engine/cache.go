@@ -43,6 +43,7 @@ type Cache struct {
 	changed    signal       // raised when something changes that a writer may be waiting for
 	following  sync.Mutex   // held from reading the topology until this node has followed it
 	reowns     atomic.Int64 // calls of reown waiting for the current pass to end, plus the one that makes it
+	dispatcher dispatcher
 	replicator replicator
 	membership membership
 
@@ -174,6 +175,8 @@ func newCache(ctx context.Context, config Config) (*Cache, error) {
 	}
 	c.epoch = c.clock.Now()
 	c.self = senderOf(c.node.ID, c.epoch)
+	c.dispatcher.self, c.dispatcher.lease = c.self, c.config.Lease
+	c.dispatcher.spawn, c.dispatcher.post = c.spawn, c.postBroadcast
 	c.log = c.log.With("self", c.node.ID)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.leaving, c.leave = context.WithCancel(c.ctx)

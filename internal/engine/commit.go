@@ -32,19 +32,13 @@ func (cm *committer) commit(ctx context.Context, req *message.WriteRequest) (mes
 	case cm.g.cache.transport == nil: // there is nobody to tell
 		return p.reply, nil
 	}
-	done := make(chan error, 1)
-	if !cm.g.cache.spawn(func() { done <- cm.complete(p) }) {
-		return p.reply, p.unconfirmed()
-	}
 	if req.AckOwner {
-		return p.reply, nil
+		if !cm.g.cache.spawn(func() { cm.completeAlone(p) }) {
+			err = p.unconfirmed()
+		}
+		return p.reply, err
 	}
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		err = p.unconfirmed()
-	}
-	return p.reply, err
+	return p.reply, cm.complete(ctx, p)
 }
 
 // A pending is a write that is stamped and that the region has yet to be told of. It has no writes if there
@@ -62,6 +56,14 @@ func (p pending) unconfirmed() error {
 		return ErrUncertain
 	}
 	return ErrUnconfirmed
+}
+
+// confirmed returns the error of a write whose broadcast has ended with err.
+func (p pending) confirmed(err error) error {
+	if err == nil || errors.Is(err, ErrUncertain) {
+		return err
+	}
+	return p.unconfirmed()
 }
 
 // begin does everything that comes before the region is told.
@@ -91,7 +93,7 @@ func (cm *committer) begin(
 		next := &message.WriteRequest{Op: req.Op, Key: key, First: req.First, Unleased: req.Unleased}
 		if w, err = cm.stamp(ctx, next, noDeadline, term{}); err != nil {
 			if stamped := p; cm.g.cache.transport != nil {
-				cm.g.cache.spawn(func() { cm.complete(stamped) }) // the keys that have been stamped
+				cm.g.cache.spawn(func() { cm.completeAlone(stamped) }) // the keys that have been stamped
 			}
 			return pending{}, fmt.Errorf("%w: not all of the keys: %w", ErrUncertain, err)
 		}
@@ -161,7 +163,7 @@ func (cm *committer) stamp(
 	// If the floor was raised before the term ended, the next owner of the key finds it in this node's
 	// journal.
 	if err == nil && req.Op == message.Swap && !cm.g.cache.inTerm(in) {
-		cm.g.cache.spawn(func() { cm.complete(pending{writes: []*message.Write{w}}) })
+		cm.g.cache.spawn(func() { cm.completeAlone(pending{writes: []*message.Write{w}}) })
 		err = cm.g.located(errDisputed)
 	}
 	return w, err
@@ -294,19 +296,24 @@ func (cm *committer) matchesExpected(req *message.WriteRequest) bool {
 	}), false, anySeq)
 }
 
-// complete returns when no node of this region serves anything older than the pending write. It does not
-// depend on the caller's context.
-func (cm *committer) complete(p pending) error {
-	ctx, cancel := context.WithTimeout(cm.g.cache.ctx, writeTimeout)
-	defer cancel()
-	b := cm.g.cache.newBroadcast(p.writes)
-	b.sender, b.term = cm.g.cache.self, p.term
-	if err := b.run(ctx); errors.Is(err, ErrUncertain) {
-		return err
-	} else if err != nil {
-		return p.unconfirmed()
+// complete returns when no node of this region serves anything older than the pending write. If ctx ends
+// before that, the rest of the region is told without the caller.
+func (cm *committer) complete(ctx context.Context, p pending) error {
+	b := cm.newBroadcast(p)
+	err := b.run(ctx)
+	if err != nil && ctx.Err() != nil {
+		cm.g.cache.spawn(func() { _ = b.runOn() })
 	}
-	return nil
+	return p.confirmed(err)
+}
+
+// completeAlone is complete for a write whose caller does not wait.
+func (cm *committer) completeAlone(p pending) error { return p.confirmed(cm.newBroadcast(p).runOn()) }
+
+func (cm *committer) newBroadcast(p pending) *broadcast {
+	b := cm.g.cache.newBroadcast(p.writes)
+	b.term = p.term
+	return b
 }
 
 // writeLifetime is how long a write request may be under way. A caller that cannot reach the node it has
@@ -335,9 +342,9 @@ func (cm *committer) handle(ctx context.Context, req *message.WriteRequest, call
 	case p.writes == nil:
 	case req.AckOwner:
 		unconfirmed := p
-		p.reply.Unconfirmed = !cm.g.cache.spawn(func() { cm.complete(unconfirmed) })
+		p.reply.Unconfirmed = !cm.g.cache.spawn(func() { cm.completeAlone(unconfirmed) })
 	default: // on this goroutine, which has nothing else to do
-		if err = cm.complete(p); errors.Is(err, ErrUnconfirmed) {
+		if err = cm.complete(ctx, p); errors.Is(err, ErrUnconfirmed) {
 			left := cm.g.cache.isGuest() || cm.g.cache.shuttingDown.Load()
 			p.reply.Unconfirmed, p.reply.OwnerLeft, err = true, left, nil
 		}

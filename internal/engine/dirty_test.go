@@ -55,3 +55,34 @@ func TestNotesThatDoNotReplaceAQueuedWrite(t *testing.T) {
 		require.False(t, ok)
 	})
 }
+
+// A write that there is no room for, because the origin does not have it yet, keeps no other write of a
+// message from being applied. The answer names it, since only it has to be sent again.
+func TestMechanismARefusedWriteIsRefusedAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cache := open(t, nil)
+		g := newText(t, cache, counting(), func(c *textConfig) {
+			c.GroupConfig.Set = func(context.Context, string, []byte) error { return errors.New("down") }
+			c.WriteBehind = 1 << 10
+		})
+		stamp := expiry.Stamp{Generation: cache.clock.Now(), Origin: 7}
+		write := func(key string, size int) message.Write {
+			return message.Write{
+				Group: "test", Key: key, Stamp: stamp, Dirty: size > 0,
+				HasValue: size > 0, Value: make([]byte, size), Life: time.Minute,
+			}
+		}
+		ans, ok := handler{cache}.Take(&peers.Call{Method: message.MethodBroadcast, Payload: message.Broadcast{
+			Writes: []message.Write{write("before", 0), write("too large", 2<<10), write("small", 10), write("after", 0)},
+		}.Append(nil)})
+		require.True(t, ok)
+		require.Equal(t, peers.CodeOK, ans.Code)
+		m, err := message.DecodeBroadcastReply(ans.Value)
+		require.NoError(t, err)
+		require.Equal(t, []uint32{1}, m.Refused)
+		for _, key := range []string{"before", "small", "after"} {
+			require.Equal(t, stamp, g.floors.Floor(key), key)
+		}
+		require.NotEqual(t, stamp, g.floors.Floor("too large"))
+	})
+}

@@ -123,7 +123,7 @@ func (ow *originWrites) distrustLocked(key string) {
 	w := &message.Write{Group: ow.g.name, Key: key}
 	_ = ow.g.committer.stampLocked(w, &message.WriteRequest{}, noDeadline)
 	ow.g.cache.spawn(func() {
-		if err := ow.g.committer.complete(pending{writes: []*message.Write{w}}); err != nil {
+		if err := ow.g.committer.completeAlone(pending{writes: []*message.Write{w}}); err != nil {
 			ow.g.cache.log.Warn("the region could not be told of a failed write to the origin",
 				"group", ow.g.name, "key", key, "err", err)
 		}

@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/puzpuzpuz/xsync/v4"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/message"
@@ -188,28 +189,50 @@ func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m message
 
 // relay applies writes from another region, and returns once this region has been told.
 func (r *replicator) relay(ctx context.Context, writes []message.Write, transit time.Duration) error {
-	var wg sync.WaitGroup
-	errs := make([]error, len(writes))
-	for i := range writes {
+	var unknown []*message.Write
+	for i := range writes { // apply all of them before waiting for any
 		w := &writes[i]
-		g := r.c.group(w.Group)
-		if g == nil { // other nodes may have the group
-			w.Age += transit
-			wg.Go(func() {
-				errs[i] = r.c.broadcast(ctx, w)
-				if g := r.c.group(w.Group); g != nil { // the group has been added meanwhile
-					g.apply(w, 0, 0)
-				}
-			})
-			continue
+		if g := r.c.group(w.Group); g != nil {
+			_ = g.origin.supersede(w) // drops what is older; fails only for a dirty write
+			g.apply(w, transit, 0)
+		} else { // other nodes may have the group
+			unknown = append(unknown, w)
 		}
-		_ = g.origin.supersede(w) // drops what is older; fails only for a dirty write
-		g.apply(w, transit, 0)    // apply all of them before waiting for any
 		w.Age += transit
-		wg.Go(func() { errs[i] = r.c.broadcast(ctx, w) })
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	var telling errgroup.Group
+	for some := range relayed(writes) {
+		telling.Go(func() error { return r.c.broadcast(ctx, some...) })
+	}
+	err := telling.Wait()
+	for _, w := range unknown {
+		if g := r.c.group(w.Group); g != nil { // the group has been added meanwhile
+			g.apply(w, 0, 0)
+		}
+	}
+	return err
+}
+
+// relayed yields the writes of a push in the parts in which this region is told of them: small ones
+// together, others alone, so that none waits for a large one or a Clear.
+func relayed(writes []message.Write) iter.Seq[[]*message.Write] {
+	return func(yield func([]*message.Write) bool) {
+		var part []*message.Write
+		size := 0
+		for i := range writes {
+			w := &writes[i]
+			if len(part) > 0 && (w.Clear || part[0].Clear || size+w.Size() > largeBroadcast) {
+				if !yield(part) {
+					return
+				}
+				part, size = nil, 0
+			}
+			part, size = append(part, w), size+w.Size()
+		}
+		if len(part) > 0 {
+			yield(part)
+		}
+	}
 }
 
 // awaitConfirmed waits until a region has confirmed what this node has sent it about a key.

@@ -54,6 +54,7 @@ func (c *Cache) follow() {
 		c.view.Store(v)
 		return
 	}
+	v.couriers = couriers(was, v)
 	wasGuest := was != nil && was.Guest
 	switch {
 	case v.Guest && !wasGuest:

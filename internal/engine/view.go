@@ -7,7 +7,6 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"github.com/geocache/geocache/internal/lease"
-	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/regions"
 )
 
@@ -19,6 +18,7 @@ type view struct {
 	home        *regions.Region // without this node if it is a guest, see regions.Members
 	regions     []string        // all, whether they answer or not, sorted
 	regionsHash uint64          // identifies the regions in the messages of an Update; never 0
+	couriers    []*courier      // to each of the Others
 }
 
 // newView returns the view that the node named self has of a topology with these regions.
@@ -52,33 +52,6 @@ func (v *view) same(w *view) bool {
 // has reports whether the node is in the view.
 func (v *view) has(id string) bool {
 	return slices.ContainsFunc(v.home.Nodes, func(n regions.Node) bool { return n.ID == id })
-}
-
-// keepers returns the owners and successors of those keys whose writes are told with more than their floor.
-func (v *view) keepers(writes []*message.Write) (ids []string) {
-	for _, w := range writes {
-		if !w.HasValue && !w.Dirty {
-			continue
-		}
-		for _, owner := range v.home.Owners(w.Key, 2) {
-			if !slices.Contains(ids, owner.ID) {
-				ids = append(ids, owner.ID)
-			}
-		}
-	}
-	return ids
-}
-
-// writeFor returns w as the node needs it: without the value if the node does not keep the key.
-func (v *view) writeFor(w *message.Write, node string) message.Write {
-	m := *w
-	if !w.HasValue && !w.Dirty {
-		return m
-	}
-	if v.keeps(w.Key, node) {
-		return m
-	}
-	return message.Write{Group: w.Group, Key: w.Key, Stamp: w.Stamp}
 }
 
 // keeps reports whether the node is the key's owner or its successor.

@@ -20,6 +20,7 @@ type message interface{ Append(b []byte) []byte }
 // decoders has the decoder of each type, by its name in the golden file.
 var decoders = map[string]func(b []byte) (message, error){
 	"broadcast":      of(DecodeBroadcast),
+	"broadcastreply": of(DecodeBroadcastReply),
 	"push":           of(DecodePush),
 	"pushreply":      of(DecodePushReply),
 	"writerequest":   of(DecodeWriteRequest),
@@ -56,6 +57,7 @@ var (
 		{Group: "", Key: "", Stamp: expiry.Loaded(8), HasValue: true, Value: []byte{}, Life: time.Second},
 		{Group: "users", Clear: true, Stamp: expiry.Removal(9)},
 		{Group: "users", Clear: true, Collapsed: true, Stamp: expiry.Removal(10)},
+		{Group: "users", Key: "alan", Relayed: true, Stamp: expiry.Removal(12)},
 	}
 	someScope  = string(expiry.Tag("red"))
 	someFloors = []Floor{
@@ -64,9 +66,10 @@ var (
 		{Key: someScope, Scope: true, Stamp: expiry.Removal(11)},
 	}
 	someMessages = map[string]message{
-		"broadcast": Broadcast{Sender: 13, Writes: someWrites},
-		"push":      Push{Epoch: 5 << 12, Number: 300, Low: 298, Writes: someWrites[1:2]},
-		"pushreply": PushReply{Have: 299},
+		"broadcast":      Broadcast{Sender: 13, Writes: someWrites},
+		"broadcastreply": BroadcastReply{Refused: []uint32{0, 300}},
+		"push":           Push{Epoch: 5 << 12, Number: 300, Low: 298, Writes: someWrites[1:2]},
+		"pushreply":      PushReply{Have: 299},
 		"writerequest": WriteRequest{
 			Group: "users", Key: "ada", Op: Swap, ID: 11, First: 7 << 12, AckOwner: true,
 			Life: time.Minute, Value: []byte("value"), Expected: someStamp, Absent: true,

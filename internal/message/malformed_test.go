@@ -21,6 +21,9 @@ func TestTruncatedOrTooLong(t *testing.T) {
 	for name, m := range someMessages {
 		encoded := m.Append(nil)
 		for n := range encoded {
+			if name == "broadcastreply" && n == 0 {
+				continue // which is one of another kind
+			}
 			cut, err := decoders[name](encoded[:n])
 			require.ErrorIs(t, err, wire.ErrMalformed, "%s of %d bytes", name, n)
 			require.Zero(t, cut, "%s of %d bytes", name, n)
@@ -102,7 +105,7 @@ func TestMalformed(t *testing.T) {
 		name    string
 		encoded []byte
 	}{
-		"an unknown flag of a write":         {"broadcast", at(withClear(unchanged), firstWriteAt, 1|1<<6)},
+		"an unknown flag of a write":         {"broadcast", at(withClear(unchanged), firstWriteAt, 1|1<<7)},
 		"an unknown flag of a write request": {"writerequest", at(WriteRequest{Op: Set}.Append(nil), 1, 1<<5)},
 		"an unknown flag of a write reply":   {"writereply", at(WriteReply{}.Append(nil), 0, 1<<7)},
 		"an unknown flag of floors":          {"floors", at(Floors{}.Append(nil), 0, 1<<7)},
@@ -133,6 +136,11 @@ func TestMalformed(t *testing.T) {
 		"an unknown op":          {"writerequest", WriteRequest{Op: RemoveKeys + 1}.Append(nil)},
 		"slices without width":   {"journalrequest", JournalRequest{}.Append(nil)},
 		"more writes than bytes": {"broadcast", at(Broadcast{}.Append(nil), 8, 255)},
+		"no refused writes":      {"broadcastreply", make([]byte, 4)},
+		"more refused writes than bytes": {
+			"broadcastreply",
+			at(BroadcastReply{Refused: []uint32{1}}.Append(nil), 3, 2),
+		},
 		"more keys than bytes":   {"writerequest", cut(RemoveKeys, requestHead+4)},
 		"more tags than bytes":   {"writerequest", cut(Swap, requestHead+4+8)},
 		"more floors than bytes": {"flushed", at(flushed(), 1, 255)},

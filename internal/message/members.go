@@ -110,7 +110,7 @@ type RecallReply struct {
 // Append appends the encoding of m.
 func (m RecallReply) Append(b []byte) []byte {
 	if b = wire.AppendFlags(b, m.Agrees); m.Agrees {
-		b = m.Write.append(b)
+		b = m.Write.Append(b)
 	}
 	return b
 }

@@ -94,7 +94,10 @@ func drawValue() *rapid.Generator[[]byte] {
 
 func drawWrite() *rapid.Generator[Write] {
 	return rapid.Custom(func(t *rapid.T) Write {
-		w := Write{Group: rapid.StringN(0, 60, 255).Draw(t, "group"), Dirty: rapid.Bool().Draw(t, "dirty")}
+		w := Write{
+			Group: rapid.StringN(0, 60, 255).Draw(t, "group"),
+			Dirty: rapid.Bool().Draw(t, "dirty"), Relayed: rapid.Bool().Draw(t, "relayed"),
+		}
 		if w.Clear = rapid.Bool().Draw(t, "clear"); w.Clear {
 			w.Collapsed = rapid.Bool().Draw(t, "collapsed")
 			w.Stamp = expiry.Removal(drawStamp().Draw(t, "stamp").Generation)
@@ -165,7 +168,8 @@ func TestRoundTrip(t *testing.T) {
 		prefix := []byte("bytes before the message")
 
 		for name, m := range map[string]message{
-			"broadcast": Broadcast{Sender: number("sender"), Writes: some(drawWrite()).Draw(t, "writes")},
+			"broadcast":      Broadcast{Sender: number("sender"), Writes: some(drawWrite()).Draw(t, "writes")},
+			"broadcastreply": BroadcastReply{Refused: rapid.SliceOfN(rapid.Uint32(), 1, 20).Draw(t, "refused")},
 			"push": Push{
 				Epoch: generation("epoch"), Number: number("number"), Low: number("low"),
 				Writes: some(drawWrite()).Draw(t, "pushed"),
@@ -239,5 +243,25 @@ func drawHashes() *rapid.Generator[expiry.Hashes] {
 			h.Parts[i] = rapid.Uint64().Draw(t, "part")
 		}
 		return h
+	})
+}
+
+// TestBroadcastReplyIsEmpty if there is nothing to say: there is one for each broadcast and node.
+func TestBroadcastReplyIsEmpty(t *testing.T) {
+	require.Empty(t, BroadcastReply{}.Append(nil))
+	m, err := DecodeBroadcastReply(nil)
+	require.NoError(t, err)
+	require.Zero(t, m)
+}
+
+// TestBeginBroadcast: a Broadcast can be put together from writes that have been encoded before.
+func TestBeginBroadcast(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := Broadcast{Sender: rapid.Uint64().Draw(t, "sender"), Writes: some(drawWrite()).Draw(t, "writes")}
+		b := BeginBroadcast(nil, m.Sender, len(m.Writes))
+		for i := range m.Writes {
+			b = m.Writes[i].Append(b)
+		}
+		require.Equal(t, m.Append(nil), b)
 	})
 }

@@ -24,7 +24,7 @@ type Method = uint8
 // The methods, with the payloads of the call and of its answer.
 const (
 	MethodWrite     Method = 1 // WriteRequest, WriteReply
-	MethodBroadcast Method = 2 // Broadcast, empty
+	MethodBroadcast Method = 2 // Broadcast, BroadcastReply
 	MethodPush      Method = 3 // Push, PushReply
 	MethodAwait     Method = 4 // AwaitRequest, empty
 	MethodJournal   Method = 5 // JournalRequest, Floors
@@ -42,7 +42,7 @@ const (
 // that need it. Applying a Write twice, late or out of order is safe: floors only rise, and of two values
 // the one with the higher stamp wins.
 //
-//	flags     1 Clear, 2 HasValue, 4 Dirty, 8 Collapsed, 16 Tagged, 32 Scope
+//	flags     1 Clear, 2 HasValue, 4 Dirty, 8 Collapsed, 16 Tagged, 32 Scope, 64 Relayed
 //	string8   Group
 //	string16  Key
 //	stamp     Stamp
@@ -62,6 +62,10 @@ type Write struct {
 	// Collapsed is set if no user asked for this Clear: it stands for writes for which there was
 	// no room. It concerns only the region that it is sent to.
 	Collapsed bool
+
+	// Relayed is set in a Broadcast if its sender does not send the write to the other regions: it
+	// came from one of them, say.
+	Relayed bool
 
 	Stamp expiry.Stamp
 
@@ -102,9 +106,10 @@ func (w *Write) Size() int {
 	return size
 }
 
-func (w *Write) append(b []byte) []byte {
+// Append appends the encoding of w within a message.
+func (w *Write) Append(b []byte) []byte {
 	tagged := w.Tagged && w.HasValue // tags without a value are malformed
-	b = wire.AppendFlags(b, w.Clear, w.HasValue, w.Dirty, w.Collapsed, tagged, w.Scope)
+	b = wire.AppendFlags(b, w.Clear, w.HasValue, w.Dirty, w.Collapsed, tagged, w.Scope, w.Relayed)
 	b = wire.AppendString8(b, w.Group)
 	b = wire.AppendString16(b, w.Key)
 	b = wire.AppendStamp(b, w.Stamp)
@@ -117,8 +122,10 @@ func (w *Write) append(b []byte) []byte {
 }
 
 func (w *Write) read(r *wire.Reader) {
-	r.Flags(&w.Clear, &w.HasValue, &w.Dirty, &w.Collapsed, &w.Tagged, &w.Scope)
-	w.Group = r.String8()
+	r.Flags(&w.Clear, &w.HasValue, &w.Dirty, &w.Collapsed, &w.Tagged, &w.Scope, &w.Relayed)
+	if group := r.Bytes8(); string(group) != w.Group {
+		w.Group = string(group)
+	}
 	w.Key = r.String16()
 	w.Stamp = r.Stamp()
 	if w.HasValue {
@@ -146,10 +153,9 @@ func appendWrites(b []byte, writes []Write) []byte {
 	for i := range writes {
 		size += writes[i].Size()
 	}
-	b = slices.Grow(b, size)
-	b = wire.AppendCount(b, len(writes))
+	b = wire.AppendCount(slices.Grow(b, size), len(writes))
 	for i := range writes {
-		b = writes[i].append(b)
+		b = writes[i].Append(b)
 	}
 	return b
 }
@@ -157,6 +163,9 @@ func appendWrites(b []byte, writes []Write) []byte {
 func readWrites(r *wire.Reader) []Write {
 	writes := make([]Write, r.Count(writeSize))
 	for i := range writes {
+		if i > 0 {
+			writes[i].Group = writes[i-1].Group // most have the same, which need not be copied for each
+		}
 		if writes[i].read(r); r.Err() != nil {
 			return nil
 		}
@@ -170,8 +179,8 @@ func readWrites(r *wire.Reader) []Write {
 //	count  Writes
 //	  each a Write
 type Broadcast struct {
-	// Sender identifies the process that must send the writes to the other regions, which is the one that
-	// broadcasts them. It is 0 if the writes came from another region.
+	// Sender identifies the process that must send the writes to the other regions, except for those that
+	// are Relayed: the one that broadcasts them.
 	Sender uint64
 	Writes []Write
 }
@@ -181,10 +190,54 @@ func (m Broadcast) Append(b []byte) []byte {
 	return appendWrites(wire.AppendUint64(b, m.Sender), m.Writes)
 }
 
+// BeginBroadcast appends the encoding of a Broadcast up to its n writes. What Write.Append appends for each of
+// them is to follow.
+func BeginBroadcast(b []byte, sender uint64, n int) []byte {
+	return wire.AppendCount(wire.AppendUint64(b, sender), n)
+}
+
 // DecodeBroadcast is the reverse of Append.
 func DecodeBroadcast(b []byte) (Broadcast, error) {
 	r := wire.NewReader(b)
 	return whole(&r, Broadcast{Sender: r.Uint64(), Writes: readWrites(&r)})
+}
+
+// A BroadcastReply answers a Broadcast once its writes have been applied, except for some. It is empty if all have.
+//
+//	count  Refused, not 0
+//	  each a u32
+type BroadcastReply struct {
+	// Refused has the indexes of the writes that have not been applied because there was no room to keep
+	// them for the origin.
+	Refused []uint32
+}
+
+// Append appends the encoding of m.
+func (m BroadcastReply) Append(b []byte) []byte {
+	if len(m.Refused) == 0 {
+		return b
+	}
+	b = wire.AppendCount(b, len(m.Refused))
+	for _, i := range m.Refused {
+		b = wire.AppendUint32(b, i)
+	}
+	return b
+}
+
+// DecodeBroadcastReply is the reverse of Append.
+func DecodeBroadcastReply(b []byte) (BroadcastReply, error) {
+	if len(b) == 0 {
+		return BroadcastReply{}, nil
+	}
+	r := wire.NewReader(b)
+	m := BroadcastReply{Refused: make([]uint32, r.Count(4))}
+	for i := range m.Refused {
+		m.Refused[i] = r.Uint32()
+	}
+	if len(m.Refused) == 0 {
+		r.Fail("it refuses no writes, and says so")
+	}
+	return whole(&r, m)
 }
 
 // A Push asks the owner of keys in another region to apply writes and to broadcast them to its region. The
