@@ -2,7 +2,7 @@
 MODULES := bench docs examples prom .
 LINT    := $(CURDIR)/tools/lint/go.mod
 
-.PHONY: demo demo-consul e2e test torture model check bench bench-quick consul fuzz clean
+.PHONY: demo demo-consul e2e fleet test torture model check bench bench-quick consul fuzz clean
 
 # Nine processes in three regions, with writes and failures; a minute.
 demo:
@@ -16,6 +16,11 @@ demo-consul: consul
 # seconds, and what anybody reads meanwhile; 4 minutes.
 e2e:
 	go run -C examples ./multiregion -e2e 100000
+
+# A region of 20 processes, one of which is killed, then all are restarted, and what that costs the others;
+# 3 minutes. It takes both of two cores.
+fleet:
+	go run -C bench ./fleet
 
 # Every test, with the race detector. Consul is the real one. The examples are tested one
 # after the other: some are ten processes that keep time.
