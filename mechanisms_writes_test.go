@@ -245,7 +245,6 @@ func TestMechanismWriteOfAnOwnerThatCloses(t *testing.T) {
 	})
 }
 
-
 // Nor is a write that it had begun acknowledged just because nobody is left to be told.
 func TestMechanismLeavingNodeAcknowledgesNothingAlone(t *testing.T) {
 	config := testcluster.Config{Mangle: mangle.Rates{Lose: 1e-12}}
