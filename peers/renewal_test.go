@@ -89,6 +89,7 @@ func TestConnectionsAreMadeAnew(t *testing.T) {
 	a := ca.New(t)
 	var downs atomic.Int32
 	_, server, peer, configs := changingPair(t, a, func(c *Config) {
+		c.Lease = 5 * time.Second // so that a busy machine costs none
 		c.OnChange = func(p *Peer) {
 			if !p.Up() {
 				downs.Add(1)
