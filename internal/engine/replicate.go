@@ -189,6 +189,7 @@ func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m message
 
 // relay applies writes from another region, and returns once this region has been told.
 func (r *replicator) relay(ctx context.Context, writes []message.Write, transit time.Duration) error {
+	begun := r.c.clock.Instant()
 	var unknown []*message.Write
 	for i := range writes { // apply all of them before waiting for any
 		w := &writes[i]
@@ -207,7 +208,7 @@ func (r *replicator) relay(ctx context.Context, writes []message.Write, transit 
 	err := telling.Wait()
 	for _, w := range unknown {
 		if g := r.c.group(w.Group); g != nil { // the group has been added meanwhile
-			g.apply(w, 0, 0)
+			g.apply(w, r.c.clock.Instant().Sub(begun), 0)
 		}
 	}
 	return err
