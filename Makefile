@@ -17,8 +17,8 @@ demo-consul: consul
 e2e:
 	go run -C examples ./multiregion -e2e 100000
 
-# A region of 20 processes, one of which is killed, then all are restarted, and what that costs the others;
-# 3 minutes. It takes both of two cores.
+# A region of 20 processes: one is killed, one joins, then all are restarted. It prints what each costs the
+# others. 3 minutes; it keeps two cores busy.
 fleet:
 	go run -C bench ./fleet
 

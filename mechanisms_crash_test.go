@@ -25,6 +25,15 @@ func copiesAt(c *testcluster.Cluster, n *testcluster.Node, keys []string) (copie
 	return copies
 }
 
+// readerWithCopies returns a node that has read all keys, and those that it holds copies of.
+func readerWithCopies(c *testcluster.Cluster) (n *testcluster.Node, copies []string) {
+	time.Sleep(untilLeased)
+	n = c.Node("eu-4")
+	all := keys(100)
+	readAll(n, all)
+	return n, copiesAt(c, n, all)
+}
+
 // servesNow returns how many of the keys a node can serve from memory.
 func servesNow(n *testcluster.Node, keys []string) (count int) {
 	for _, key := range keys {
@@ -39,11 +48,7 @@ func servesNow(n *testcluster.Node, keys []string) (count int) {
 // ceases to count at once.
 func TestMechanismAKilledNodeEndsNoLeases(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(untilLeased)
-		reader := c.Node("eu-4")
-		all := keys(100)
-		readAll(reader, all)
-		copies := copiesAt(c, reader, all)
+		reader, copies := readerWithCopies(c)
 		require.Greater(t, len(copies), 50)
 		c.Node("eu-1").Crash()
 		for begun := time.Now(); time.Since(begun) < 5*time.Second; time.Sleep(10 * time.Millisecond) {
@@ -74,11 +79,7 @@ func TestMechanismASilentNodeEndsNoLeases(t *testing.T) {
 // were written meanwhile.
 func TestMechanismCopiesOutliveALeaseLoss(t *testing.T) {
 	testcluster.Run(t, testcluster.Config{Nodes: 4}, func(c *testcluster.Cluster) {
-		time.Sleep(untilLeased)
-		reader := c.Node("eu-4")
-		all := keys(100)
-		readAll(reader, all)
-		copies := copiesAt(c, reader, all)
+		reader, copies := readerWithCopies(c)
 		cut := c.KeyOf("eu-2")
 		reader.MustGet(cut)
 		c.Net.Cut("eu-4", "eu")

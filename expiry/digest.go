@@ -54,14 +54,11 @@ type Selection struct {
 // raised at Seq or later.
 type Cursor struct{ Second, Seq uint64 }
 
-// wholeSlice is up to how many floors a slice is sent as a whole: their hashes would be as large.
+// wholeSlice is the most floors that a slice may have to be sent as a whole: hashes of its parts would be no smaller.
 const wholeSlice = 16
 
-// second returns the second since 1970 that g is in.
-func (g Generation) second() uint64 { return uint64(g>>counterBits) / 1e6 }
-
 // narrow returns the number of the narrow slice that g is in, counted from 1970.
-func (g Generation) narrow() uint64 { return uint64(g>>counterBits) * narrowPerSecond / 1e6 }
+func (g Generation) narrow() uint64 { return g.micros() * narrowPerSecond / 1e6 }
 
 // slice returns the index of the slice that g is in, the wide ones first. It is -1 before the first slice,
 // and the number of slices after the last one.
@@ -74,8 +71,8 @@ func (d *Digest) slice(g Generation) int {
 	return len(d.Wide) + int(min(narrow, uint64(len(d.Narrow))))
 }
 
-// wide returns the index of the wide slice that a second is in. If there is none, it is -1 or the number of wide
-// slices.
+// wide returns the index of the wide slice that a second is in. If there is none, the index is -1 before the first
+// slice, and the number of wide slices after the last one.
 func (d *Digest) wide(second uint64) (i int, ok bool) {
 	if second < d.Start {
 		return -1, false
@@ -84,8 +81,8 @@ func (d *Digest) wide(second uint64) (i int, ok bool) {
 	return int(min(n, uint64(len(d.Wide)))), n < uint64(len(d.Wide))
 }
 
-// Digest returns the digest of the floors held, with so many slices. The first begins at the second start,
-// and the wide ones are width seconds long. Floors that the group's floor has come to cover may be included.
+// Digest returns the digest of the floors held, with wide and narrow slices. The first begins at the second
+// start, and the wide ones are width seconds long. Floors that the group's floor has come to cover may be included.
 func (f *Floors) Digest(start, width uint64, wide, narrow int) Digest {
 	d := Digest{Start: start, Width: max(width, 1), Wide: make([]uint64, wide), Narrow: make([]uint64, narrow)}
 	f.mu.RLock()
@@ -119,7 +116,7 @@ func (f *Floors) Missing(d *Digest, at Cursor, limit int) (floors []KeyFloor, ne
 
 // slicesOf returns the first and the last slice that a second is in, or -1.
 func (d *Digest) slicesOf(second uint64) (first, last int) {
-	begin := Generation(second*1e6) << counterBits
+	begin := atSecond(second)
 	return d.slice(begin), d.slice(begin.Add(time.Second) - 1)
 }
 
@@ -135,7 +132,8 @@ func (f *Floors) Hashes(d *Digest) (parts []Hashes) {
 	return parts
 }
 
-// Differing returns the parts whose hashes are others here. width is that of the slices, in seconds.
+// Differing returns the parts whose hashes differ from those of the floors held here. The slices are width seconds
+// long.
 func (f *Floors) Differing(theirs []Hashes, width uint64) (differ []Selection) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -154,8 +152,8 @@ func (f *Floors) Differing(theirs []Hashes, width uint64) (differ []Selection) {
 	return differ
 }
 
-// Selected returns a page of the floors above the group's floor in these parts of slices that are width seconds long.
-// Paging is as for Missing.
+// Selected returns a page of the floors in the selected parts that are above the group's floor. The slices are width
+// seconds long. Paging is as for Missing.
 func (f *Floors) Selected(
 	selected []Selection, width uint64, at Cursor, limit int,
 ) (floors []KeyFloor, next Cursor, more bool) {
@@ -173,7 +171,8 @@ func (f *Floors) Selected(
 	})
 }
 
-// collectSeconds returns a page of floors: of each second those that wanted selects. It is nil if these are none.
+// collectSeconds returns a page of floors, second by second. wanted returns the filter for the floors of a second,
+// or nil to skip it.
 func (f *Floors) collectSeconds(
 	at Cursor, limit int, wanted func(second uint64) func(*floorRecord) bool,
 ) (floors []KeyFloor, next Cursor, more bool) {
@@ -291,7 +290,7 @@ func (s *sums) remove(r *floorRecord) {
 	}
 }
 
-// fill sets the hashes of d's slices. The first narrow ones, so many as it returns, are no longer known.
+// fill sets the hashes of d's slices. It returns how many narrow slices, from the first on, may be forgotten.
 func (s *sums) fill(d *Digest) (unknown int) {
 	for second, sum := range s.seconds {
 		if i, ok := d.wide(second); ok {
@@ -320,7 +319,7 @@ func (s *sums) parts(second, width uint64) Hashes {
 			}
 		}
 	}
-	if width > uint64(len(s.seconds)) { // fewer seconds have floors
+	if width > uint64(len(s.seconds)) { // it takes fewer steps to go through all seconds that have floors
 		for at, sum := range s.seconds {
 			if at >= second && at-second < width {
 				add(sum)

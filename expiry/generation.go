@@ -33,6 +33,13 @@ func (g Generation) Time() time.Time {
 	return time.UnixMicro(int64(g >> counterBits)).UTC()
 }
 
+// micros returns the microseconds from 1970 to g, and second the whole seconds.
+func (g Generation) micros() uint64 { return uint64(g >> counterBits) }
+func (g Generation) second() uint64 { return g.micros() / 1e6 }
+
+// atSecond returns the lowest generation of a second since 1970.
+func atSecond(second uint64) Generation { return Generation(second*1e6) << counterBits }
+
 // Sub returns g-h, to the microsecond. It is negative if g is before h.
 func (g Generation) Sub(h Generation) time.Duration {
 	return time.Duration(int64(g>>counterBits)-int64(h>>counterBits)) * time.Microsecond

@@ -20,19 +20,10 @@ type KeyFloor struct {
 // A floor that is collapsed between two pages may be in neither, but then the group's floor covers it. So to
 // get all floors, call Group and Cleared after the last page, not before.
 func (f *Floors) Journal(cursor uint64, limit int) (floors []KeyFloor, next uint64, more bool) {
-	return f.collect(cursor, limit, func(*floorRecord) bool { return true })
-}
-
-// collect returns a page of the floors that wanted selects, as Journal does.
-func (f *Floors) collect(
-	cursor uint64, limit int, wanted func(*floorRecord) bool,
-) (floors []KeyFloor, next uint64, more bool) {
 	limit = max(limit, 1)
 	for next, more = cursor, true; more && len(floors) < limit; {
 		next, more = f.page(next, func(r *floorRecord) bool {
-			if wanted(r) {
-				floors = append(floors, KeyFloor{r.subject, r.Floor, r.sender})
-			}
+			floors = append(floors, KeyFloor{r.subject, r.Floor, r.sender})
 			return len(floors) < limit
 		})
 	}

@@ -68,8 +68,8 @@ type Config struct {
 
 	// Counts reports whether this node counts another one, which pings it, among the nodes of its region; known is
 	// false if it cannot tell. It is called for each ping and must be quick. A node that has not been counted for
-	// Grace is told so, see lease.Standing; one that never was, after a lease and a quarter. Nil means that this node can never
-	// tell.
+	// Grace is told so, see lease.Standing; one that never was, after a lease and a quarter. Nil means that this node
+	// can never tell.
 	Counts func(id string) (counts, known bool)
 
 	// Grace is how long a node of the region that was counted may be missing before it is told so. Default 0.
@@ -208,5 +208,5 @@ func LeaseConfig(length, grace time.Duration, clock *expiry.Clock) lease.Config 
 	return c
 }
 
-// began is when this process started, or little later.
+// began is when this process started, or shortly after.
 var began = time.Now()

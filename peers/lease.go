@@ -38,7 +38,7 @@ func (t *Transport) farewell(ctx context.Context) {
 	_ = waitFor(ctx, &pinging)
 }
 
-// silence is for how long a peer may be silent before it counts as down. It is shorter than a lease, so that this
+// silence returns how long a peer may be silent before it counts as down. It is shorter than a lease, so that this
 // node goes on without the peer before the lease that it last granted has ended.
 func silence(lease time.Duration) time.Duration { return lease - lease/10 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/geocache/geocache/internal/testcluster/loopback"
 	"github.com/geocache/geocache/regions"
 )
 
@@ -25,7 +26,7 @@ type fleet struct {
 }
 
 func newFleet(ctx context.Context, o options) (*fleet, error) {
-	addresses, err := freeAddresses(o.nodes)
+	addresses, err := loopback.FreeAddresses(o.nodes)
 	if err != nil {
 		return nil, err
 	}

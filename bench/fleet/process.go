@@ -3,15 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -183,24 +179,4 @@ func (p *process) loaded() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.loads
-}
-
-// freeAddresses returns n loopback addresses that nobody listens on. They are from below the range that
-// systems take the ports of outgoing connections from: a port from there could be taken while its process is
-// down.
-func freeAddresses(n int) ([]string, error) {
-	const low, high = 20000, 32000
-	var addresses []string
-	for range 100 * n {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(low+rand.IntN(high-low)))
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		defer l.Close() // only now, so that no address is returned twice
-		if addresses = append(addresses, address); len(addresses) == n {
-			return addresses, nil
-		}
-	}
-	return nil, errors.New("no free ports")
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/internal/testcluster/consul"
+	"github.com/geocache/geocache/internal/testcluster/loopback"
 	"github.com/geocache/geocache/regions"
 )
 
@@ -137,7 +138,7 @@ func (d *demo) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	addresses, err := freeAddresses(1 + nodesPerRegion*len(regionNames))
+	addresses, err := loopback.FreeAddresses(1 + nodesPerRegion*len(regionNames))
 	if err != nil {
 		return err
 	}

@@ -4,16 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,25 +147,4 @@ func (p *process) lastWords() string {
 		return ""
 	}
 	return fmt.Sprintf("; %s ends:\n%s", filepath.Base(p.log), data)
-}
-
-// freeAddresses returns n loopback addresses that nobody listens on. They are
-// from below the range that systems take the ports of outgoing connections from:
-// a port from there could be taken by a connection, even one to itself, while
-// the process that it belongs to is down.
-func freeAddresses(n int) ([]string, error) {
-	const low, high = 20000, 32000
-	var addresses []string
-	for range 100 * n {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(low+rand.IntN(high-low)))
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		defer l.Close() // only now, so that no address is returned twice
-		if addresses = append(addresses, address); len(addresses) == n {
-			return addresses, nil
-		}
-	}
-	return nil, errors.New("no free ports")
 }

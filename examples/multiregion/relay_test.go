@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/geocache/geocache/internal/testcluster/loopback"
 )
 
 // echo starts a server that sends back what it is sent, reached over l.
@@ -132,7 +134,7 @@ func TestRelayForgetsWhoGaveUp(t *testing.T) {
 }
 
 func TestRelayWithoutTarget(t *testing.T) {
-	nobody, err := freeAddresses(1)
+	nobody, err := loopback.FreeAddresses(1)
 	require.NoError(t, err)
 	r, err := startRelay(newLink(time.Millisecond), nobody[0])
 	require.NoError(t, err)

@@ -45,9 +45,7 @@ func (g *Group) applyClear(w *message.Write, sender uint64) {
 		return // what was loaded since the Clear first came here survives
 	}
 	floor := expiry.Removal(max(prev, w.Stamp.Generation))
-	g.store.Sweep(store.Removed, func(e *store.Entry) bool {
-		return e.Below(floor) || g.fresh.maybeOlder(e, floor)
-	})
+	g.store.Sweep(store.Removed, func(e *store.Entry) bool { return g.fresh.mayPrecede(e, floor) })
 }
 
 // applyValue makes the write's value the entry of its key. It replaces an entry that is dead or older, see

@@ -72,6 +72,11 @@ func (f *freshness) maybeOlder(e *store.Entry, write expiry.Stamp) bool {
 	return e.IsLoad() && write.Below(e.Stamp) && e.Generation.Sub(write.Generation) <= 2*f.maxDrift
 }
 
+// mayPrecede reports whether e is, or may be, from before the write with this stamp.
+func (f *freshness) mayPrecede(e *store.Entry, write expiry.Stamp) bool {
+	return e.Below(write) || f.maybeOlder(e, write)
+}
+
 // serves reports whether e, an entry of the store, may be served to a reader of this process.
 func (f *freshness) serves(e *store.Entry, now expiry.Instant) bool {
 	return f.servesUnexpired(e) && !f.expired(e, now)
@@ -175,7 +180,7 @@ func (f *freshness) scopeRemovedSince(e *store.Entry, now expiry.Seq) bool {
 func (f *freshness) overtaken(e *store.Entry, from, to expiry.Seq) bool {
 	dead := false
 	f.floors.Visit(e.Key(), e.Tags(), func(r expiry.RaisedFloor) bool {
-		dead = r.Seq >= from && r.First < to && (e.Below(r.Floor) || f.maybeOlder(e, r.Floor))
+		dead = r.Seq >= from && r.First < to && f.mayPrecede(e, r.Floor)
 		return !dead
 	})
 	return dead

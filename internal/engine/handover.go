@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/geocache/geocache/internal/message"
@@ -114,7 +113,7 @@ func (h *handover) send(ctx context.Context, node string) {
 	delete(h.sizes, node)
 	peer := h.g.cache.transport.Peer(node)
 	if peer == nil {
-		h.failed[node] = errors.New("no such peer")
+		h.failed[node] = errNoPeer
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.g.cache.config.Lease)

@@ -80,10 +80,10 @@ func (c *Cache) fetchAll(ctx context.Context, nodes []regions.Node, groups map[s
 }
 
 const (
-	// fetchedAtOnce is of how many groups a node fetches the floors at the same time.
+	// fetchedAtOnce is how many groups a node fetches at the same time.
 	fetchedAtOnce = 4
 
-	// givenAtOnce is to how many nodes a node gives floors at the same time. Others wait their turn.
+	// givenAtOnce is how many nodes a node answers at the same time. Others wait their turn.
 	givenAtOnce = 2
 
 	// pageTimeout bounds the wait for one page of floors.
@@ -157,7 +157,7 @@ func (j *journal) fetch(
 func (j *journal) ask(ctx context.Context, n regions.Node, m *message.JournalRequest) (*message.Floors, error) {
 	peer := j.g.cache.transport.Peer(n.ID)
 	if peer == nil {
-		return nil, errors.New("no such peer")
+		return nil, errNoPeer
 	}
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
@@ -214,11 +214,11 @@ func (j *journal) handle(ctx context.Context, m *message.JournalRequest) peers.A
 
 // page returns the page of floors that a JournalRequest asks for.
 func (j *journal) page(m *message.JournalRequest) message.Floors {
-	f := message.Floors{Next: m.Cursor, More: true}
+	f := message.Floors{Next: m.Cursor}
 	if m.Cursor == (expiry.Cursor{}) && len(m.Selected) == 0 {
 		f.Hashes = j.g.floors.Hashes(&m.Digest)
 	}
-	for size, first := len(f.Hashes)*message.HashesSize, true; f.More && (first || size < j.replySize()); first = false {
+	for size := len(f.Hashes) * message.HashesSize; ; {
 		var held []expiry.KeyFloor
 		if len(m.Selected) > 0 {
 			held, f.Next, f.More = j.g.floors.Selected(m.Selected, m.Width, f.Next, journalPage)
@@ -229,6 +229,9 @@ func (j *journal) page(m *message.JournalRequest) message.Floors {
 			k := message.FloorOf(w)
 			f.Keys = append(f.Keys, k)
 			size += k.Size()
+		}
+		if !f.More || size >= j.replySize() {
+			break
 		}
 	}
 	// Read after the page: a floor that is collapsed in between is in at least one of the two.

@@ -162,7 +162,7 @@ func (r *replicator) push(o *outbox.Outbox, b outbox.Batch) {
 func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
 	peer := r.c.transport.Peer(b.Target)
 	if peer == nil {
-		return 0, errors.New("no such peer")
+		return 0, errNoPeer
 	}
 	ctx, cancel := context.WithTimeout(r.c.ctx, pushTimeout)
 	defer cancel()

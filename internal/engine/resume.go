@@ -163,8 +163,7 @@ func (c *Cache) resumeLease() {
 		c.leases.NextEpoch()
 		for _, g := range groups {
 			g.store.Sweep(store.Removed, func(e *store.Entry) bool {
-				floor := g.fresh.floorOf(e)
-				return e.Below(floor) || g.fresh.maybeOlder(e, floor)
+				return g.fresh.mayPrecede(e, g.fresh.floorOf(e))
 			})
 			g.setCaughtUp(guestEpoch)
 		}

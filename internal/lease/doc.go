@@ -9,9 +9,9 @@
 // have the same hash of it. A node pings every other node of its region several times in a lease, and each ping
 // carries the hash of its view.
 //  1. Granting. A node grants a lease to whoever pings it if the view of that ping is its own, and if none of the
-//     nodes that it has heard in the last lease and a quarter had another view in its last ping. Whether those are in its
-//     own list, and whether their connections still exist, does not matter. Without this rule a node that
-//     others still see would not be waited for.
+//     nodes that it has heard in the last lease and a quarter had another view in its last ping. Whether those
+//     are in its own list, and whether their connections still exist, does not matter. Without this rule a
+//     node that others still see would not be waited for.
 //  2. Answering. A pong says how long the granted lease is, if there is one, and how long a lease that the node
 //     granted to anybody under another view may still run.
 //  3. Holding. The holder counts a lease from when it sent the ping, by its own clock, and makes it 1% shorter. The
@@ -29,9 +29,10 @@
 //     a ping with this view, and has not forgotten that ping since. A node sets a view before it reads
 //     when its own leases end; both happen under the lock of the grants, so none is granted under the old
 //     view afterwards. A write is complete when all nodes of the view have it and the view is settled.
-//  7. Forgetting. A ping counts for a lease and a quarter. A lease is shorter, so a node that is forgotten holds none. The view
-//     of a node whose process has ended, by all evidence, ceases to count at once, see [Table.Ended]. What it has
-//     been told of leases it does not use any more: it relies on that only while it has the connection.
+//  7. Forgetting. A ping counts for a lease and a quarter. A lease is shorter, so a node that is forgotten holds
+//     none. The view of a node whose process has ended, by all evidence, ceases to count at once, see
+//     [Table.Ended]. That is safe even if the process lives: it relies on what this node's pongs have said only
+//     while it has the connection.
 //  8. Connections. A connection may be replaced while pings over the old one are under way. A ping counts only
 //     if none has come over a later connection.
 //  9. Unknown peers. A node that has never held a lease may not have found all of its region. It completes no write
@@ -44,8 +45,8 @@
 //  11. Terms. A node may compare and swap what it owns while its view is settled, nobody it hears has another view,
 //     it holds leases that all others granted for this very view, and it has all journals. Then no other node
 //     can take itself for the owner, unless the two do not hear each other: then the region is in parts.
-//  12. Restarting. A process does not know what an earlier one under its ID has granted. It reckons with leases under
-//     any view for a lease from when it started.
+//  12. Restarting. A process does not know what an earlier one under its ID has granted. For a lease
+//     from when it started, it allows for leases under any view.
 //
 // Not covered: a node that was stopped between looking at its lease and answering; and clocks that differ in speed by
 // more than 1%. docs/model/lease.pml checks rules 1 to 8 and 10 in a small model.

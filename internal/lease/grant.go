@@ -36,8 +36,8 @@ type grant struct {
 // maxUnknown is of how many refused nodes the IDs are kept. Others count as one, without an ID.
 const maxUnknown = 1024
 
-// memory is for how long a ping counts: for longer than a lease, so that who is forgotten holds none, and not for so
-// long that the leases of those who have gone on without a node end before it is forgotten.
+// memory is for how long a ping counts. It is longer than a lease, so a node that is forgotten holds none. And it is
+// so short that a node that has fallen silent is forgotten before the last leases of the view with it end.
 func (g *grants) memory() time.Duration { return g.table.config.Length * 5 / 4 }
 
 // An Answer is what a pong says of leases.
