@@ -39,6 +39,11 @@ var (
 	// far as was asked. The write goes on.
 	ErrUnconfirmed = engine.ErrUnconfirmed
 
+	// ErrCutOff says that a group with WithStrictReads has a value that was Set, and that this node cannot tell
+	// whether it is the latest: it may be cut off from its region. No origin has the value, so loading the key
+	// does not help.
+	ErrCutOff = engine.ErrCutOff
+
 	// ErrHomeUnreachable says that an Update could not reach the home region of its key.
 	ErrHomeUnreachable = engine.ErrHomeUnreachable
 

@@ -158,6 +158,8 @@ func (g *Group[V]) itemOf(v V, r engine.Read) Item[V] {
 		Age:        r.Age(),
 		Expires:    g.core.Expires(r),
 		Source:     Source(r.Source),
+
+		Unconfirmed: r.Unconfirmed,
 	}
 }
 

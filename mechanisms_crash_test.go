@@ -88,7 +88,7 @@ func TestMechanismCopiesOutliveALeaseLoss(t *testing.T) {
 		_, err := c.Node("eu-2").Set(cut, "written")
 		require.NoError(t, err)
 		c.Net.HealAll()
-		require.Eventually(t, func() bool { return reader.Cache.Stats().ServesCopies }, 20*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return reader.Cache.Stats().ServesCopies && !reader.Cache.Stats().Unconfirmed }, 20*time.Second, time.Millisecond)
 		require.GreaterOrEqual(t, servesNow(reader, copies), len(copies)-1)
 		require.NotEqual(t, "load 1 in eu", peekText(reader, cut))
 	})

@@ -239,8 +239,8 @@ func TestMechanismWriteOfAnOwnerThatCloses(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		owner.Close()
 		require.NoError(t, <-done)
-		value, ok := c.Node("eu-2").Group.Peek(key)
-		require.True(t, ok)
+		value, err := c.Node("eu-2").Group.Get(context.Background(), key)
+		require.NoError(t, err)
 		require.Equal(t, "written", value)
 	})
 }

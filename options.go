@@ -254,6 +254,13 @@ func WithStaleIfError(d time.Duration) GroupOption {
 	return groupOption(func(c *groupConfig) { c.StaleIfError = d })
 }
 
+// WithStrictReads makes reads load the key when this node sees no majority of its region (see
+// Stats.Unconfirmed), so that no read returns what a write in another part of a divided network has replaced. A
+// value that was Set and that no origin has is then ErrCutOff. Where most of a region vanishes at once, the rest
+// loads every read until the discovery no longer lists what has vanished. Default: such reads are served from
+// memory, and GetItem marks them.
+func WithStrictReads() GroupOption { return groupOption(func(c *groupConfig) { c.Strict = true }) }
+
 // WithRefreshAhead reloads the value of a key in the background when the key is read within the last d of its
 // life, so that keys that are read often never miss. The key's owner loads it, once; readers of copies take the
 // new value from there. Keys that are not read expire as before. A value that was Set is replaced by what the

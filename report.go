@@ -24,10 +24,12 @@ func (s Stats) String() string {
 	switch {
 	case s.Guest:
 		b.WriteString("a guest of its region, which does not list it  ")
-	case s.ServesCopies:
-		b.WriteString("copies served  ")
-	case len(s.Peers) > 0: // there could be some
-		b.WriteString("copies not served  ")
+	case !s.ServesCopies:
+		b.WriteString("not serving from memory: no lease  ")
+	case s.Unconfirmed:
+		b.WriteString("serving from memory, unconfirmed: no majority of the region  ")
+	default:
+		b.WriteString("serving from memory  ")
 	}
 	fmt.Fprintf(&b, "lease losses %s  lost pushes %s  panics %s", count(s.LeaseLosses), count(s.LostPushes), count(s.Panics))
 	if !s.Certificate.IsZero() {

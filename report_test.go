@@ -81,7 +81,7 @@ func TestReport(t *testing.T) {
 
 	s := fullStats()
 	s.ServesCopies = false
-	require.Equal(t, strings.Replace(string(want), "copies served", "copies not served", 1), s.String())
+	require.Equal(t, strings.Replace(string(want), "serving from memory", "not serving from memory: no lease", 1), s.String())
 }
 
 // A field that is missing in the report fails here, because changing it does not change the report.
@@ -129,7 +129,7 @@ func TestReportOfASingleNode(t *testing.T) {
 	require.NoError(t, err)
 	defer cache.Close()
 	require.Equal(t, `node alone in region local
-lease losses 0  lost pushes 0  panics 0
+serving from memory  lease losses 0  lost pushes 0  panics 0
 
 region  nodes  distance  requests  errors  fetches  p50  p99  max  calls  p50  p99  max
 local       1         -         0       0        0    -    -    -      0    -    -    -

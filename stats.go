@@ -72,6 +72,11 @@ type Item[V any] struct {
 
 	// Source is where this read was answered from.
 	Source Source
+
+	// Unconfirmed says that there may have been a write that this value does not show, because the network may
+	// have divided the region, and this node be in a part without a majority (see Stats.Unconfirmed). It is
+	// false for what the getter has just returned.
+	Unconfirmed bool
 }
 
 // GroupStats is what a Group has done in this process since NewGroup, and what it holds now. The counters never
@@ -182,10 +187,17 @@ type Stats struct {
 	// configuration. It is zero without TLS, or if a callback chooses the certificate.
 	Certificate time.Time
 
-	// ServesCopies reports whether this process serves copies of other nodes' entries now. It does not while the
-	// nodes of the region disagree about who is there.
+	// ServesCopies reports whether this process serves what it has in memory now. It does not while the nodes of
+	// the region disagree about who is there, or while it has not heard from all of them: other nodes may
+	// write without it.
 	ServesCopies bool
-	LeaseLosses  uint64 // how often this node has had to catch up with the others' writes before it served copies: when it came, and each time that it had not heard from all of them for a lease
+
+	// Unconfirmed reports whether this node sees no majority of its region. Then it may be in one part of a
+	// divided network, and not be told of what is written in another. The region is the nodes that this one has
+	// seen, less those that have left, have ended or are no longer listed. It is also true as long as the
+	// discovery has not said who is there. See Item.Unconfirmed and WithStrictReads.
+	Unconfirmed bool
+	LeaseLosses uint64 // how often this node has had to catch up with the others' writes before it served copies: when it came, and each time that it had not heard from all of them for a lease
 
 	// Guest reports whether this node is a guest of its region: most nodes there no longer list it, or cannot
 	// reach it. It owns no keys, and asks the owners, until it is listed again.
@@ -291,6 +303,7 @@ func (c *Cache) Stats() Stats {
 		Groups:       make(map[string]GroupStats, len(core.Groups)),
 		Certificate:  core.Certificate,
 		ServesCopies: core.ServesCopies,
+		Unconfirmed:  core.Unconfirmed,
 		LeaseLosses:  core.LeaseLosses,
 		Guest:        core.Guest,
 		Panics:       core.Panics,

@@ -73,11 +73,12 @@
 //	2 Welcome  version u16, longest key u16, most keys in a fetch u16, node id string8, region string8,
 //	           largest payload of a call taken u32, instant u64, epoch u64 (when the process started)
 //	3 Refused  reason u8, text; then the connection is closed. At any time.
-//	5 Answer   code u8, source u8, flags u8 (1 stale, 2 tagged), stamp, age µs u64, life µs u64,
+//	5 Answer   code u8, source u8, flags u8 (1 stale, 2 tagged, 4 unconfirmed), stamp, age µs u64, life µs u64,
 //	           held µs u64, then the value, or a text where the code is an error;
 //	           id is that of the key or the call, and answers come in any order
 //	8 Pong     lease µs u64, others µs u64, instant u64, flags u8 (1 counted, 2 uncounted: what
-//	           the server takes the client for; 4: the server is a guest); id is that of the ping;
+//	           the server takes the client for; 4: the server is a guest; 8: it sees no majority of its
+//	           region); id is that of the ping;
 //	           others is for how long a lease granted under another view than the ping's may still run.
 //	           Id 0 is for no ping: it says that the client's frame, a large one, is arriving
 //	9 Goodbye  empty: send no more requests, and close when you have your answers
@@ -88,7 +89,7 @@
 //	        7 timeout, 8 too large, 9 bad request, 10 uncertain, 11 unsettled
 //	Reason  1 protocol, 2 version, 3 cluster, 4 seed, 5 clock, 6 identity, 7 tls,
 //	        8 limit, 9 slow, 10 idle, 11 busy, 12 name, 13 unlisted, 14 taken, 15 expired
-//	Hop     1 owner, 2 region, 3 update
+//	Hop     1 owner, 2 region, 3 update, 4 confirmed
 //	Source  1 store, 2 region, 3 getter
 //
 // Freshness compares no clocks. An answer says how old the item is, as measured

@@ -210,7 +210,7 @@ func appendAnswer(b []byte, id uint64, clock expiry.Generation, ans *Answer, hel
 	start := len(b)
 	b = beginFrame(b, kindAnswer, id, clock)
 	b = append(b, byte(ans.Code), byte(ans.Source))
-	b = wire.AppendFlags(b, ans.Stale, ans.Tagged)
+	b = wire.AppendFlags(b, ans.Stale, ans.Tagged, ans.Unconfirmed)
 	b = wire.AppendStamp(b, ans.Stamp)
 	b = wire.AppendMicros(b, ans.Age)
 	b = wire.AppendMicros(b, ans.Life)
@@ -222,7 +222,7 @@ func appendAnswer(b []byte, id uint64, clock expiry.Generation, ans *Answer, hel
 func decodeAnswer(body []byte) (ans Answer, held time.Duration, err error) {
 	r := wire.NewReader(body)
 	ans = Answer{Code: Code(r.Uint8()), Source: Source(r.Uint8())}
-	r.Flags(&ans.Stale, &ans.Tagged)
+	r.Flags(&ans.Stale, &ans.Tagged, &ans.Unconfirmed)
 	ans.Stamp = r.Stamp()
 	ans.Age = r.Micros()
 	ans.Life = r.Micros()
@@ -292,11 +292,13 @@ type pong struct {
 
 	standing lease.Standing // what the server takes the client for
 	guest    bool           // the server is a guest of its region
+	minority bool           // it sees no majority of its region
 }
 
 const (
 	pongStanding = 3 // the bits of a pong's flags that are its standing
 	pongGuest    = 4
+	pongMinority = 8
 )
 
 func appendPong(b []byte, id uint64, clock expiry.Generation, m pong) []byte {
@@ -310,10 +312,14 @@ func appendPong(b []byte, id uint64, clock expiry.Generation, m pong) []byte {
 
 // flags returns what m says of both nodes, as it travels.
 func (m *pong) flags() byte {
+	flags := byte(m.standing)
 	if m.guest {
-		return byte(m.standing) | pongGuest
+		flags |= pongGuest
 	}
-	return byte(m.standing)
+	if m.minority {
+		flags |= pongMinority
+	}
+	return flags
 }
 
 func decodePong(body []byte) (pong, error) {
@@ -321,6 +327,7 @@ func decodePong(body []byte) (pong, error) {
 	m := pong{lease: r.Micros(), others: r.Micros(), instant: r.Instant()}
 	flags := r.Uint8()
 	m.standing, m.guest = lease.Standing(flags&pongStanding), flags&pongGuest != 0
+	m.minority = flags&pongMinority != 0
 	if flags != m.flags() || m.standing > lease.Uncounted {
 		r.Fail("a flag has no meaning")
 	}

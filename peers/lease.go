@@ -69,7 +69,8 @@ func (s *serverConn) pong(id, view uint64) error {
 		if !ok {
 			return s.queuePong(0, pong{}) // it says that this node is there, and nothing else
 		}
-		m.lease, m.others, m.standing = answer.Lease, answer.Others, t.standing(s.client.id)
+		m.lease, m.others, m.minority = answer.Lease, answer.Others, answer.NoMajority
+		m.standing = t.standing(s.client.id)
 	}
 	if hook := t.config.OnOtherView; hook != nil && home && lease.IsMember(view) && view != t.leases.Hash() {
 		hook(s.client.id)
@@ -124,7 +125,7 @@ func (p *Peer) takePong(c *clientConn, sent ping, m pong) (taken, news bool) {
 	says := uint32(m.flags())
 	news = p.says.Swap(says) != says
 	if p.home() {
-		p.lease.Ponged(sent.Ping, lease.Answer{Lease: m.lease, Others: m.others})
+		p.lease.Ponged(sent.Ping, lease.Answer{Lease: m.lease, Others: m.others, NoMajority: m.minority})
 	}
 	return true, news
 }

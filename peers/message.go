@@ -17,6 +17,10 @@ const (
 	HopOwner  Hop = 1 // as the key's owner in the region that both are in
 	HopRegion Hop = 2 // for another region: by what it can do without asking others
 	HopUpdate Hop = 3 // as the key's owner in the region where its value is updated, which is to follow
+
+	// HopConfirmed is HopOwner for a node that may not know of all writes: what the node that is asked knows
+	// of writes must do.
+	HopConfirmed Hop = 4
 )
 
 // A Source says where the answering node had the value from. Its numbers are part of the wire format. The transport only
@@ -75,6 +79,10 @@ type Answer struct {
 	Code   Code
 	Source Source
 	Stale  bool // past its life, and served because there was nothing better
+
+	// Unconfirmed says that there may have been a write since that the answering node was not told of. The
+	// transport only carries it.
+	Unconfirmed bool
 
 	Stamp expiry.Stamp  // of the load or write that the value is from
 	Life  time.Duration // the age at which it expires, in microseconds

@@ -23,7 +23,9 @@ var (
 		"Always 1. The labels identify the node of the cluster that this process is.",
 		"node", "node_region", "node_address")
 	copiesServed = desc("serves_copies",
-		"1 if this node may serve its copies of other nodes' entries, else 0.")
+		"1 if this node holds the lease by which it may serve what it has in memory, else 0.")
+	unconfirmed = desc("unconfirmed",
+		"1 if this node sees no majority of its region, and so may miss writes, else 0.")
 	guest = desc("guest",
 		"1 if this node is a guest of its region, because most nodes there no longer list it "+
 			"or cannot reach it, else 0.")
@@ -53,6 +55,7 @@ func oneIf(is bool) float64 {
 func (o output) node(s geocache.Stats) {
 	o.gauge(nodeInfo, 1, s.Node.ID, s.Node.Region, s.Node.Address)
 	o.gauge(copiesServed, oneIf(s.ServesCopies))
+	o.gauge(unconfirmed, oneIf(s.Unconfirmed))
 	o.gauge(guest, oneIf(s.Guest))
 	o.counter(leaseLosses, s.LeaseLosses)
 	o.counter(lostPushes, s.LostPushes)

@@ -18,6 +18,7 @@ type answer struct {
 
 	exact       bool // just loaded by this node, so its age is exact
 	revalidated bool // stale, and served under WithStaleWhileRevalidate while it is being reloaded
+	unconfirmed bool // set by a write, and served without a lease since no getter has it
 }
 
 // fresh reports whether a is a value or an absence that has not expired.
@@ -49,7 +50,7 @@ func (g *Group) admit(a answer, start fillStart) answer {
 		return l.GuestEpoch() == start.guestEpoch && !isOdd(start.guestEpoch) &&
 			g.fresh.admissible(e, a.exact, anySeq) &&
 			(e.Class() == store.Owned ||
-				l.Epoch() == start.leaseEpoch && g.fresh.leased(g.cache.clock.Instant()))
+				l.Epoch() == start.leaseEpoch && g.fresh.hearsOf(e, g.cache.clock.Instant()))
 	})
 	if there == nil || there == e ||
 		!g.fresh.current(there, g.fresh.floorOf(there), g.cache.clock.Instant()) {

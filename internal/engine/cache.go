@@ -41,6 +41,8 @@ type Cache struct {
 	leases     *lease.Table
 	journals   fetchedJournals
 	changed    signal       // raised when something changes that a writer may be waiting for
+	resumed    signal       // raised when the lease is back
+	renewing   *time.Timer  // calls renewLease
 	following  sync.Mutex   // held from reading the topology until this node has followed it
 	reowns     atomic.Int64 // calls of reown waiting for the current pass to end, plus the one that makes it
 	dispatcher dispatcher
@@ -142,8 +144,12 @@ func newCache(ctx context.Context, config Config) (*Cache, error) {
 	}
 	c.clock = expiry.NewClock(config.Clock, config.MaxDrift)
 	c.coarse.exact = c.clock
-	c.leases = lease.New(peers.LeaseConfig(config.Lease, config.Grace, c.clock))
+	leases := peers.LeaseConfig(config.Lease, config.Grace, c.clock)
+	leases.Discovers = config.Discovery != nil
+	c.leases = lease.New(leases)
 	c.coarse.now.Store(noCoarse)
+	c.renewing = time.AfterFunc(time.Hour, c.renewLease)
+	c.renewing.Stop()
 	c.logGuard.NewPanicError = config.NewPanicError
 	c.config.Logger = guardLogger(&c.logGuard, c.config.Logger)
 	c.log = c.config.Logger.With("cluster", config.Cluster)
@@ -278,49 +284,6 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 	})
 	return err
 }
-
-// start starts the background work and waits for the cluster to be found.
-func (c *Cache) start(ctx context.Context) error {
-	if c.config.Clock == nil {
-		c.spawn(func() { c.coarse.tick(c.ctx) })
-	}
-	c.spawn(c.housekeep)
-	if c.transport != nil {
-		c.spawn(c.compare)
-	}
-	if c.config.Discovery == nil {
-		return nil
-	}
-	if c.config.JoinWait == 0 {
-		c.spawn(func() { c.membership.discover(nil) })
-		return nil
-	}
-	found := make(chan struct{})
-	c.spawn(func() { c.membership.discover(found) })
-
-	ctx, cancel := context.WithTimeoutCause(ctx, c.config.JoinWait, errJoinWait)
-	defer cancel()
-	select {
-	case <-found:
-		c.transport.Tried(ctx)
-		// The callbacks of the peers' health may not have run yet.
-		c.membership.apply(c.members.Tick(c.clock.Instant(), c.membership.state))
-	case <-ctx.Done():
-	}
-	switch err := context.Cause(ctx); {
-	case err == nil:
-		top := c.topology()
-		c.log.Info("joined", "region", c.node.Region, "address", c.node.Address,
-			"nodes", len(top.Home.Nodes), "regions", 1+len(top.Remote))
-	case errors.Is(err, errJoinWait):
-		c.log.Warn("starting before the whole cluster was found and reached", "waited", c.config.JoinWait)
-	default:
-		return err
-	}
-	return nil
-}
-
-var errJoinWait = errors.New("join wait over")
 
 var errStillRunning = errors.New("geocache: closing: a getter, a function of WithOnEvict or the discovery " +
 	"is still running although its context has ended")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/geocache/geocache/expiry"
+	"github.com/geocache/geocache/internal/lease"
 )
 
 // A coarseClock gives hits a slightly outdated instant without reading a clock.
@@ -47,6 +48,10 @@ func (c *coarseClock) exactlyBefore(t expiry.Instant) bool {
 	}
 	return now < t
 }
+
+// ahead reports whether the lease is certain to be held, for a hit: even if this clock is late by half a
+// lease. Unless pongs are late, more is left of it than that.
+func (c *coarseClock) ahead(t *lease.Table) bool { return t.HeldAhead(expiry.Instant(c.now.Load())) }
 
 // reached reports whether t may have come. It reads no clock, so it may lag as far behind as the coarse
 // clock does. It always returns true if nothing sets that clock.

@@ -19,6 +19,7 @@ var (
 	ErrUncertain       = errors.New("geocache: the write may or may not have happened")
 	ErrUnconfirmed     = errors.New("geocache: the write has happened but is not yet confirmed as required")
 	ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be reached")
+	ErrCutOff          = errors.New("geocache: this node may be cut off from its region")
 	ErrSnapshot        = errors.New("geocache: not a good snapshot")
 )
 

@@ -21,6 +21,8 @@ import (
 //	local     what a node can do without asking anyone who might ask it:
 //	          its memory, the former owners' memory, the getter
 //
+// On a node without a lease another level, unleased, takes the place of the first, see unleased.go.
+//
 // Invariant: a flight waits only for flights of a lower level, here or on another node. Requests from nodes
 // of the same region are answered by asOwner, requests from other regions by local, and peeks from memory
 // alone. So no cycle of nodes waits for itself, however much the nodes' views differ, and one flight in
@@ -66,6 +68,9 @@ func (g *Group) fill(ctx context.Context, key string) answer {
 		return answer{err: err}
 	}
 	defer done()
+	if !g.unleased.hearsAll(ctx) {
+		return g.newFill(key).askUnleased(ctx)
+	}
 	return g.newFill(key).run(ctx)
 }
 
@@ -81,7 +86,7 @@ func (f fill) run(ctx context.Context) answer {
 		return f.asOwner(ctx)
 	}
 	return f.untilCurrent(func(f fill, known expiry.Seq) (*flight.Flight[answer], answer) {
-		fl, leads := f.g.joinViaOwner(f.key, f.floor, known)
+		fl, leads := f.g.viaOwner.Join(f.key, f.floor, known)
 		if leads {
 			return fl, f.askOwnerInline(ctx, fl, home, owner)
 		}

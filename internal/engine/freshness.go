@@ -19,13 +19,14 @@ import (
 //	superseded    if it is below the floor of its key, of the group, or of a scope it is in: superseded
 //	maybe older   if it was loaded, and its generation exceeds a write's by less than clocks may
 //	              differ: maybeOlder
-//	leased        if this node does not own its key, and so may serve the entry only while it hears of
-//	              every write: store.Entry.Leased and leased
+//	leased        if this node hears of every write, and so knows the floors: leased, hearsOf. An entry
+//	              whose key this node does not own now (store.Entry.Leased) needs a lease that others
+//	              have granted; for its own, it may also be alone.
 //	owned         if this node holds it as the key's owner, former owner or successor: store.Owned
 //
 // And it may be
 //
-//	served            to a reader of this process: serves
+//	served            to a reader of this process: serves; in a hit: servesHit
 //	served as owner   to a node that knows the key's floor: servesAsOwner
 //	served stale      past its time to live, marked as such: servesStale, servesRevalidating
 //	admitted          to the store, or to readers who began at some point: admissible
@@ -40,11 +41,13 @@ import (
 type freshness struct {
 	floors     *expiry.Floors
 	clock      *expiry.Clock
+	coarse     *coarseClock
 	maxDrift   time.Duration
 	staleness  time.Duration // how long after its expiry a value may be served, marked as stale
 	revalidate time.Duration // the part of staleness during which it is served while it is reloaded
 
 	leases   *lease.Table
+	strict   bool          // what is not confirmed must not be served, see lease.Table.Unconfirmed
 	caughtUp atomic.Bool   // whether this node knows of all earlier writes to this group
 	rejected atomic.Uint64 // entries that were not admissible because they might predate a write
 }
@@ -52,9 +55,28 @@ type freshness struct {
 // anySeq is later than every Seq. Passing it takes all writes known by now into account.
 const anySeq = expiry.Seq(math.MaxUint64)
 
-// leased reports whether this node currently hears of every write to the group.
-func (f *freshness) leased(now expiry.Instant) bool {
-	return f.leases.Held(now) && f.caughtUp.Load()
+// leased reports whether this node currently hears of every write to the group. Whatever it serves from
+// memory, it serves only while that is so.
+func (f *freshness) leased(now expiry.Instant) bool { return f.leases.Held(now) && f.hears() }
+
+// hearsOf reports whether this node currently hears of every write that concerns e. One that is alone does
+// not hear of those to the keys of others.
+func (f *freshness) hearsOf(e *store.Entry, now expiry.Instant) bool {
+	return f.leased(now) && !f.isForeign(e)
+}
+
+// isForeign reports whether e is not this node's own although it sees no others: they may be out of sight.
+func (f *freshness) isForeign(e *store.Entry) bool { return e.Leased() && f.leases.Alone() }
+
+// leasedHit is leased for a hit, by the coarse clock as long as that will do. Just after the process was
+// stopped for a while, it holds until that clock's next tick.
+func (f *freshness) leasedHit() bool {
+	return (f.coarse.ahead(f.leases) || f.leases.Held(f.clock.Instant())) && f.hears()
+}
+
+// hears reports whether this node, while it holds the lease, hears of every write to the group.
+func (f *freshness) hears() bool {
+	return f.caughtUp.Load() && !(f.strict && f.leases.Unconfirmed())
 }
 
 // expired reports whether e's time to live is over.
@@ -79,21 +101,31 @@ func (f *freshness) mayPrecede(e *store.Entry, write expiry.Stamp) bool {
 
 // serves reports whether e, an entry of the store, may be served to a reader of this process.
 func (f *freshness) serves(e *store.Entry, now expiry.Instant) bool {
-	return f.servesUnexpired(e) && !f.expired(e, now)
+	return f.stands(e) && f.hearsOf(e, now) && !f.expired(e, now)
 }
 
-// servesUnexpired is serves without the expiry check, for which a hit uses a cheaper clock. It need
-// not check the key's floor: a write that raises the floor drops the entry from the store (see admit).
-func (f *freshness) servesUnexpired(e *store.Entry) bool {
-	return e.Generation > f.floors.Group() && !f.scopeRemoved(e) &&
-		!(e.Leased() && !f.leased(f.clock.Instant()))
+// servesHit is serves for a hit, which uses a cheaper clock.
+func (f *freshness) servesHit(e *store.Entry) bool {
+	return f.stands(e) && f.leasedHit() && !f.isForeign(e) && f.coarse.before(e.Expires)
 }
 
-// servesAsOwner reports whether e may answer a node, or a fill, that knows the key's floor. No lease is
-// needed for an entry that this node has as the key's owner, former owner or successor: without it the
-// asker would load the key.
+// stands reports whether e, an entry of the store, is superseded by no write that this node knows of. It
+// need not check the key's floor: a write that raises the floor drops the entry from the store (see admit).
+func (f *freshness) stands(e *store.Entry) bool {
+	return e.Generation > f.floors.Group() && !f.scopeRemoved(e)
+}
+
+// servesAsOwner reports whether e may answer a node, or a fill, that hears of every write and hence knows
+// the key's floor. Then no lease is needed for an entry that this node has as the key's owner, former owner
+// or successor: without it the asker would load the key.
 func (f *freshness) servesAsOwner(e *store.Entry, floor expiry.Stamp, now expiry.Instant) bool {
-	return f.current(e, floor, now) && (e.Class() == store.Owned || f.leased(now))
+	return f.current(e, floor, now) && (e.Class() == store.Owned || f.hearsOf(e, now))
+}
+
+// isUnconfirmed reports whether there may be a later write than the answer, which this node was not told of
+// because its part of the region has no majority. What a getter has just returned is no older than any.
+func (f *freshness) isUnconfirmed(a answer) bool {
+	return a.err == nil && (a.unconfirmed || a.source != SourceGetter && f.leases.Unconfirmed())
 }
 
 // current reports whether e is the key's current value as far as this node knows, whoever may serve it.
@@ -104,7 +136,7 @@ func (f *freshness) current(e *store.Entry, floor expiry.Stamp, now expiry.Insta
 // servesStale reports whether e may be served as a stale value.
 func (f *freshness) servesStale(e *store.Entry, floor expiry.Stamp, now expiry.Instant) bool {
 	return !e.Absent() && !f.superseded(e, floor) && now < e.Expires.Add(f.staleness) &&
-		!(e.Leased() && !f.leased(now))
+		(!e.Leased() || f.hearsOf(e, now))
 }
 
 // revalidates reports whether e expired so recently that it may be served while it is reloaded.

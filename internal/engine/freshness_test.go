@@ -26,6 +26,7 @@ type facts struct {
 func TestFreshness(t *testing.T) {
 	uses := map[string]func(f *freshness, e *store.Entry) bool{
 		"serves": func(f *freshness, e *store.Entry) bool { return f.serves(e, f.clock.Instant()) },
+		"hit":    func(f *freshness, e *store.Entry) bool { return f.servesHit(e) },
 		"as owner": func(f *freshness, e *store.Entry) bool {
 			return f.servesAsOwner(e, f.floors.Floor("ada"), f.clock.Instant())
 		},
@@ -40,8 +41,8 @@ func TestFreshness(t *testing.T) {
 	may := func(use string, f facts) bool {
 		superseded := f.write != ""
 		switch use {
-		case "serves": // it leaves the key's own floor to those who raise it
-			return f.age == "alive" && (!superseded || f.write == "key") && (!f.foreign || f.holdsLease)
+		case "serves", "hit": // it leaves the key's own floor to those who raise it
+			return f.age == "alive" && (!superseded || f.write == "key") && f.holdsLease
 		case "as owner":
 			return f.age == "alive" && !superseded && (f.owned || f.holdsLease)
 		case "stale":
@@ -75,7 +76,9 @@ func TestFreshness(t *testing.T) {
 func fresh(f facts, past time.Duration) (*freshness, *store.Entry) {
 	clock := expiry.NewClock(time.Now, time.Millisecond)
 	time.Sleep(time.Minute)
-	fresh := &freshness{floors: expiry.NewFloors(10), clock: clock, maxDrift: time.Millisecond, staleness: 3 * time.Second,
+	coarse := &coarseClock{exact: clock}
+	coarse.now.Store(noCoarse)
+	fresh := &freshness{floors: expiry.NewFloors(10), clock: clock, coarse: coarse, maxDrift: time.Millisecond, staleness: 3 * time.Second,
 		revalidate: 2 * time.Second, leases: lease.New(lease.Config{Length: time.Minute, Clock: clock})}
 	if f.holdsLease {
 		view := lease.View{Hash: 7, Others: []string{"other"}}

@@ -24,6 +24,7 @@ type GroupConfig struct {
 	StaleIfError time.Duration
 	RefreshAhead time.Duration
 	Revalidate   time.Duration
+	Strict       bool // serve nothing from memory that is not confirmed
 	LoadTimeout  time.Duration
 	MaxBytes     int64
 	MaxEntries   int
@@ -100,6 +101,8 @@ type Group struct {
 	viaOwner *flight.Table[answer]
 	asOwner  *flight.Table[answer]
 	local    *flight.Table[answer]
+
+	unleased unleased
 }
 
 // floorLimit is how many keys of a group can have a floor of their own. Beyond that, the oldest floor is
@@ -135,13 +138,18 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 	c.initGuard(&g.guard, name)
 	g.loader = loader{g, semaphore.NewWeighted(int64(config.MaxLoads))}
 	f := &g.fresh
-	f.floors, f.clock, f.maxDrift, f.leases = g.floors, c.clock, c.config.MaxDrift, c.leases
+	f.floors, f.clock, f.coarse, f.maxDrift = g.floors, c.clock, &c.coarse, c.config.MaxDrift
+	f.leases, f.strict = c.leases, config.Strict
 	f.staleness, f.revalidate = max(config.StaleIfError, config.Revalidate), config.Revalidate
 	g.lag = originLag{cmp.Or(config.HomeRegion, config.OriginRegion), config.OriginLag, c.node.Region, f}
 	g.refreshing = refresher{g, xsync.NewMap[string, expiry.Instant](), g.loader.batch(1)}
 	g.origin.init(g)
 	g.updates.g, g.committer.g, g.router.g, g.journal = g, g, g, newJournal(g)
 	g.home = homes{g, xsync.NewMap[string, struct{}]()}
+	u := &g.unleased
+	u.g, u.created = g, c.clock.Instant()
+	// Twice as long, since a load may have to wait for the one before it.
+	u.flights = flight.NewTable(c.ctx, 2*config.LoadTimeout, c.spawn, answer{err: ErrClosed})
 	evictionLoop := g.evictionLoop()
 	if err := c.add(g); err != nil {
 		return nil, err

@@ -3,7 +3,6 @@ package engine
 import (
 	"errors"
 
-	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/flight"
 	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/store"
@@ -53,24 +52,13 @@ func (c *Cache) guestChanged(v *view) {
 		c.log.Info("this node belongs to its region again")
 	}
 	for _, g := range *c.groups.Load() {
-		for _, fs := range []*flight.Table[answer]{g.viaOwner, g.asOwner, g.local} {
+		for _, fs := range []*flight.Table[answer]{g.unleased.flights, g.viaOwner, g.asOwner, g.local} {
 			fs.Detach()
 		}
 		g.store.Sweep(store.Removed, func(e *store.Entry) bool {
 			return !v.Guest || e.Class() == store.Copy
 		})
 	}
-}
-
-// joinViaOwner joins the flight for key in viaOwner, or begins one. A guest is not told of writes, so it
-// cannot know whether one has happened since a flight began: it asks separately for each reader.
-func (g *Group) joinViaOwner(
-	key string, floor expiry.Stamp, known expiry.Seq,
-) (f *flight.Flight[answer], leads bool) {
-	if isOdd(g.cache.leases.GuestEpoch()) {
-		return g.viaOwner.Private(key, floor, known), true
-	}
-	return g.viaOwner.Join(key, floor, known)
 }
 
 // guestAnswer is a guest's answer to a request that is for an owner. The caller goes on to another node,

@@ -46,6 +46,7 @@ func (m *membership) discover(first chan<- struct{}) {
 		calling <- struct{}{}
 		defer func() { <-calling }()
 		m.found.Store(true)
+		m.c.leases.Found()
 		change := m.c.members.Found(m.c.clock.Instant(), v)
 		m.apply(change)
 		refused := map[string]bool{}
@@ -172,6 +173,7 @@ const (
 
 // onOtherView handles a ping from a node whose view is not this one's. It must not block.
 func (m *membership) onOtherView(id string) {
+	m.c.renewLease() // it is not alone
 	next, now := m.nextAsk.Load(), int64(m.c.clock.Instant())
 	pause := askPause
 	if m.c.view.Load().Guest {

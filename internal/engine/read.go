@@ -32,7 +32,7 @@ type Decode func(e *store.Entry) error
 // is decoded.
 func (g *Group) Hit(key string) (*store.Entry, bool) {
 	e, ok := g.store.Get(key)
-	return e, ok && g.fresh.servesUnexpired(e) && g.cache.coarse.before(e.Expires)
+	return e, ok && g.fresh.servesHit(e)
 }
 
 // CountHit counts a hit. It returns false if the entry turns out to have expired.
@@ -51,6 +51,8 @@ type Read struct {
 	Entry  *store.Entry
 	Source Source
 	At     expiry.Instant // the time of the final check
+
+	Unconfirmed bool // see freshness.isUnconfirmed
 }
 
 // Age returns the age of the value at the final check.
@@ -74,7 +76,7 @@ func (g *Group) Read(ctx context.Context, key string, decode Decode) (Read, erro
 		at := g.cache.clock.Instant()
 		if at < g.servableUntil(a, begun) {
 			a = g.markStale(a, at)
-			return Read{a.entry, a.source, at}, g.countRead(ctx, a)
+			return Read{a.entry, a.source, at, g.fresh.isUnconfirmed(a)}, g.countRead(ctx, a)
 		}
 		a = g.fill(ctx, key)
 	}

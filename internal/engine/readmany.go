@@ -15,6 +15,10 @@ import (
 // fillMany is fill for many keys, with one request to each owner. It calls answered once for each key, on
 // the calling goroutine. The keys must be distinct.
 func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key string, a answer)) {
+	if !g.unleased.hearsAll(ctx) {
+		g.unleased.fillMany(ctx, keys, answered)
+		return
+	}
 	home := g.cache.topology().Home
 	type waiting struct {
 		fill
@@ -44,7 +48,7 @@ func (g *Group) fillMany(ctx context.Context, keys []string, answered func(key s
 			all = append(all, waiting{f, g.asOwner, f.beginAsOwner(known), known})
 			continue
 		}
-		fl, leads := g.joinViaOwner(key, f.floor, known)
+		fl, leads := g.viaOwner.Join(key, f.floor, known)
 		all = append(all, waiting{f, g.viaOwner, fl, known})
 		if !leads {
 			continue

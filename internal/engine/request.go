@@ -116,6 +116,9 @@ func (r request) judge(
 	}
 	e.SetSeen(r.start.known) // admissible has checked it against all writes known by then
 	late := g.fresh.expired(e, now)
+	if ans.Unconfirmed && !late && !ans.Stale { // it is not kept: this node may hear of more
+		return answer{entry: e, source: sourceOf(ans.Source), unconfirmed: true}, answered
+	}
 	switch {
 	case r.hop == peers.HopRegion && g.lag.lags(n.Region) && g.lag.mayMiss(e):
 		return answer{err: g.located(errLagging)}, answered // that region may not have received the write

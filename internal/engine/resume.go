@@ -47,11 +47,14 @@ func (c *Cache) follow() {
 	top := c.topology()
 	was := c.view.Load()
 	v := newView(c.node.ID, top, c.allRegions())
+	c.leases.Retain(c.members.Expects)
 	if was != nil && was.same(v) {
 		return
 	}
+	c.leases.Prepare(v.View)
 	if c.transport == nil {
 		c.view.Store(v)
+		c.leases.StandAlone()
 		return
 	}
 	v.couriers = couriers(was, v)
@@ -107,6 +110,11 @@ func (c *Cache) renewLease() {
 			c.leases.FinishResume(c.leases.BeginResume(), false)
 		}
 	}
+	if len(v.Others) == 0 && !v.Guest {
+		if left := time.Until(c.leases.AloneFrom(v.View)); left > 0 {
+			c.renewing.Reset(left) // it can take itself for the whole region then
+		}
+	}
 }
 
 // fetchNewJournals fetches the journals that fetchedJournals lacks. If nodes have joined the view, the region may
@@ -160,7 +168,9 @@ func (c *Cache) resumeLease() {
 	groups := *c.groups.Load()
 	v, err := c.fetchJournals(groups)
 	if err == nil {
-		c.leases.NextEpoch()
+		if len(v.Others) > 0 {
+			c.leases.NextEpoch()
+		}
 		for _, g := range groups {
 			g.store.Sweep(store.Removed, func(e *store.Entry) bool {
 				return g.fresh.mayPrecede(e, g.fresh.floorOf(e))
@@ -169,9 +179,10 @@ func (c *Cache) resumeLease() {
 		}
 	}
 	if !c.leases.FinishResume(guestEpoch, err == nil) {
-		c.log.Debug("not serving copies yet", "err", err)
+		c.log.Debug("not serving from memory yet", "err", err)
 		return
 	}
+	c.resumed.raise()
 	f := &c.journals
 	f.mu.Lock()
 	if c.view.Load() == v {
@@ -213,47 +224,8 @@ func (c *Cache) fetchJournals(groups map[string]*Group) (*view, error) {
 // its end. The node's view ends with the lease, so the node no longer completes writes that are under way.
 func (c *Cache) endLease() {
 	c.leases.Close()
+	c.renewing.Stop()
 	c.changed.raise()
-}
-
-// join gives a new group the floors that the other nodes of the region have, before it serves anything. To
-// serve copies it needs more, see catchUp.
-func (c *Cache) join(g *Group) {
-	if c.transport == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(c.ctx, max(c.config.JoinWait, time.Second))
-	defer cancel()
-	if err := c.fetchAll(ctx, c.others(c.view.Load()), map[string]*Group{g.name: g}); err != nil {
-		c.log.Warn("a new group could not learn of all recent writes", "group", g.name, "err", err)
-	}
-	c.fetchRemote(ctx, g)
-	c.spawn(func() { c.catchUp(g) })
-}
-
-// catchUp lets a new group serve copies once this node has been told of every write to it.
-func (c *Cache) catchUp(g *Group) {
-	for {
-		changed := c.changed.wait()
-		if g.fresh.caughtUp.Load() {
-			return
-		}
-		epoch, guestEpoch := c.leases.Epoch(), c.leases.GuestEpoch()
-		if c.leases.Held(c.clock.Instant()) {
-			_, err := c.fetchJournals(map[string]*Group{g.name: g})
-			if err == nil && c.leases.Held(c.clock.Instant()) && c.leases.Epoch() == epoch {
-				g.setCaughtUp(guestEpoch)
-				c.takeOverIn(g)
-				return
-			}
-		}
-		select {
-		case <-changed:
-		case <-time.After(time.Second):
-		case <-c.ctx.Done():
-			return
-		}
-	}
 }
 
 // settle waits until v is settled, so that no node outside of it can serve copies (rule 6 of package
@@ -298,4 +270,4 @@ func (c *Cache) settledAt(v *view) (time.Time, bool) {
 }
 
 // holdsLease reports whether this node has been told of every completed write of its region.
-func (c *Cache) holdsLease() bool { return c.leases.ToldOfAll(c.view.Load().View) }
+func (c *Cache) holdsLease() bool { return c.leases.Held(c.clock.Instant()) }

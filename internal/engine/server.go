@@ -31,7 +31,7 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 	if !ok {
 		a, ok = g.origin.queued(req.Key, req.Floor)
 	}
-	if !ok && req.Hop == peers.HopOwner && !req.Peek {
+	if !ok && (req.Hop == peers.HopOwner || req.Hop == peers.HopConfirmed) && !req.Peek {
 		a, ok = g.refreshing.whileRevalidating(req.Key)
 	}
 	if !ok || a.entry.Below(req.Floor) {
@@ -67,6 +67,8 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 	switch req.Hop {
 	case peers.HopOwner:
 		return g.reply(fill{g, key, floor, g.loader.ticket(req.Together, key)}.asOwner(ctx))
+	case peers.HopConfirmed:
+		return g.reply(fill{g: g, key: key, floor: floor}.loadUnleased(ctx))
 	case peers.HopRegion:
 		return g.reply(fill{g: g, key: key, floor: floor}.localOrStale(ctx))
 	case peers.HopUpdate:
@@ -197,6 +199,8 @@ func (g *Group) reply(a answer) peers.Answer {
 		Value: e.Value(),
 
 		Tagged: e.Tagged(),
+
+		Unconfirmed: g.fresh.isUnconfirmed(a),
 	}
 	if e.Absent() {
 		ans.Code = peers.CodeNotFound

@@ -220,6 +220,7 @@ type Stats struct {
 	Certificate time.Time
 
 	ServesCopies bool
+	Unconfirmed  bool
 	LeaseLosses  uint64
 
 	Guest bool
@@ -275,6 +276,7 @@ func (c *Cache) Stats() Stats {
 		}
 	}
 	s.ServesCopies = c.leases.Held(c.clock.Instant())
+	s.Unconfirmed = c.leases.Unconfirmed()
 	s.Guest = top.Guest
 	s.LeaseLosses = c.leases.Epoch()
 	s.Panics = c.guard.Failed() + c.logGuard.Failed()

@@ -101,8 +101,16 @@ func (t *Table[A]) Join(key string, floor expiry.Stamp, known expiry.Seq) (f *Fl
 	return t.beginLocked(key, floor, known), true
 }
 
-// Private makes a flight that nobody else can join. The caller leads it, as in Join.
-func (t *Table[A]) Private(key string, floor expiry.Stamp, known expiry.Seq) *Flight[A] {
+// Seal lets nobody join f any more.
+func (t *Table[A]) Seal(f *Flight[A]) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byKey[f.key] == f {
+		delete(t.byKey, f.key)
+	}
+}
+
+func (t *Table[A]) make(key string, floor expiry.Stamp, known expiry.Seq) *Flight[A] {
 	return &Flight[A]{key: key, floor: floor, known: known, waiters: 1, deadline: time.Now().Add(t.limit)}
 }
 
@@ -190,7 +198,7 @@ func (t *Table[A]) Finish(f *Flight[A], answer A) {
 
 // beginLocked makes a flight and puts it into the table, in place of an older one.
 func (t *Table[A]) beginLocked(key string, floor expiry.Stamp, known expiry.Seq) *Flight[A] {
-	f := t.Private(key, floor, known)
+	f := t.make(key, floor, known)
 	t.byKey[key] = f
 	return f
 }

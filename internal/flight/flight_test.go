@@ -123,9 +123,11 @@ func TestAnAnswerThatIsThereIsTaken(t *testing.T) {
 func TestFlightsThatNobodyJoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		flights := table(t)
-		flights.Private("ada", expiry.Stamp{}, 0)
+		sealed, _ := flights.Join("ada", expiry.Stamp{}, 0)
+		flights.Seal(sealed)
 		f, ok := flights.Lead("ada", expiry.Stamp{}, 0)
-		require.True(t, ok, "a private one is in nobody's way")
+		require.True(t, ok, "a sealed one is in nobody's way")
+		flights.Seal(sealed) // it has no place any more
 		_, ok = flights.Lead("ada", expiry.Stamp{}, 0)
 		require.False(t, ok)
 		flights.Detach()
@@ -180,7 +182,7 @@ func TestWorkThatStartsTooLateIsCancelled(t *testing.T) {
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		for _, f := range []*Flight[int]{
-			flights.Private("ada", expiry.Stamp{}, 0),
+			sealed(flights),
 			first(flights.Join("ada", expiry.Stamp{}, 0)),
 		} {
 			_, ok := flights.Wait(gone, f)
@@ -194,6 +196,12 @@ func TestWorkThatStartsTooLateIsCancelled(t *testing.T) {
 			require.ErrorIs(t, err, context.Canceled)
 		}
 	})
+}
+
+func sealed(flights *Table[int]) *Flight[int] {
+	f, _ := flights.Join("ada", expiry.Stamp{}, 0)
+	flights.Seal(f)
+	return f
 }
 
 func first[A, B any](a A, _ B) A { return a }

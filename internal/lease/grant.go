@@ -44,6 +44,8 @@ func (g *grants) memory() time.Duration { return g.table.config.Length * 5 / 4 }
 type Answer struct {
 	Lease  time.Duration // granted, from when the ping was sent; 0 if none is
 	Others time.Duration // for which a lease granted under another view may still run
+
+	NoMajority bool // the node sees no majority of the region
 }
 
 // Pinged takes in a ping from a node of this one's region, and returns the answer. conn numbers the connections
@@ -58,6 +60,7 @@ func (t *Table) Pinged(from string, conn, view uint64) (a Answer, ok bool) {
 	}
 	if view == gone {
 		delete(g.to, from)
+		t.quorum.gone(from)
 		return Answer{}, true
 	}
 	// The view is read under the lock: after SetView and then ownEnd there are no new leases under the old view.
@@ -77,12 +80,13 @@ func (t *Table) Pinged(from string, conn, view uint64) (a Answer, ok bool) {
 		a.Lease, to.under, to.end = t.config.Length, view, now.Add(t.config.Length)
 	}
 	a.Others = max(g.endLocked(view).Sub(now), 0)
+	a.NoMajority = t.lacksMajority()
 	return a, true
 }
 
 // Ended notes that the process of a node has ended: it has no connection to this one any more, and refuses new
-// ones. Its view no longer keeps this node from granting leases. Its own lease runs on: that the process has ended
-// is evidence and no proof.
+// ones. Its view no longer keeps this node from granting leases, and it does not count for a majority. Its own lease
+// runs on: that the process has ended is evidence and no proof.
 func (t *Table) Ended(id string) {
 	g := &t.grants
 	g.mu.Lock()
@@ -90,6 +94,7 @@ func (t *Table) Ended(id string) {
 	if to := g.to[id]; to != nil {
 		to.ended = true
 	}
+	t.quorum.gone(id)
 }
 
 // Refused notes that a node of the region, with a certificate of a known authority, was refused because it
@@ -129,12 +134,38 @@ func (g *grants) endLocked(view uint64) (end time.Time) {
 	if earlier := g.table.config.Started.Add(g.table.config.Length); earlier.After(g.table.config.Now()) {
 		end = earlier
 	}
+	return later(end, g.grantedLocked(view))
+}
+
+// grantedLocked is endLocked for what this process has granted.
+func (g *grants) grantedLocked(view uint64) (end time.Time) {
 	for _, to := range g.to {
-		if to.under != view && to.end.After(end) {
-			end = to.end
+		if to.under != view {
+			end = later(end, to.end)
 		}
 	}
 	return end
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// aloneFrom returns from when a node whose view has no others may take itself for all of its region: no lease runs any
+// more that it has granted, and nobody that it does not see has pinged it for so long that it is forgotten.
+func (g *grants) aloneFrom(view uint64) (from time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	from = g.grantedLocked(view)
+	for _, to := range g.to {
+		if to.view != view && to.view != Guest && !to.ended {
+			from = later(from, to.heard.Add(g.memory()))
+		}
+	}
+	return from
 }
 
 // OwnEnd returns the moment from which no node holds a lease of this one that was granted under another view than

@@ -55,7 +55,7 @@ func TestALeaseNeedsAllOthers(t *testing.T) {
 			require.True(t, h.resume())
 			require.True(t, h.holds())
 		}
-		require.Equal(t, Unchanged, newHolder().Renew(View{Hash: 7}), "alone, nobody tells it of anything")
+		require.Equal(t, Unchanged, newHolder().Renew(View{Hash: 7}), "it is not prepared to be alone")
 	})
 }
 
@@ -189,7 +189,10 @@ func TestUnknownPeersOfANewNode(t *testing.T) {
 		require.True(t, h.IsUnknownPeer(h.view, "x"))
 		require.False(t, h.IsUnknownPeer(h.view, "a"))
 		require.True(t, h.DefersWrites(h.view))
-		require.False(t, h.ToldOfAll(View{Hash: 7}), "alone, except for x")
+		lone := View{Hash: 7}
+		h.Prepare(lone)
+		require.Equal(t, Unchanged, h.Renew(lone), "alone, except for x")
+		h.Prepare(h.view)
 		require.Equal(t, Resume, h.grantedBy("a"))
 		require.True(t, h.resume())
 		require.False(t, h.IsUnknownPeer(h.view, "x"))

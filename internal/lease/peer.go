@@ -13,6 +13,8 @@ type Peer struct {
 	table   *Table
 	held    atomic.Pointer[held] // the last lease that was granted
 	settled atomic.Pointer[settled]
+
+	noMajority atomic.Bool // what its last pong said
 }
 
 // held is a lease that a peer has granted.
@@ -85,6 +87,7 @@ func (p *Peer) Ponged(sent Ping, a Answer) {
 		s.agree = end
 	}
 	p.settled.Store(s)
+	p.noMajority.Store(a.NoMajority)
 }
 
 // Reset forgets what the peer said of its grants: whatever answers next may know nothing of it. The lease that it

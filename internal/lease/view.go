@@ -44,6 +44,9 @@ type Config struct {
 	// Default: when the Table is made.
 	Started time.Time
 
+	// Discovers says that a discovery is still to say who else is in the region, see Table.Found.
+	Discovers bool
+
 	Clock *expiry.Clock    // of the leases that are held
 	Now   func() time.Time // monotonic, of those that are granted; default time.Now
 }
@@ -55,6 +58,7 @@ type Table struct {
 	grants grants
 	peers  *xsync.Map[string, *Peer]
 	hold   hold
+	quorum quorum
 }
 
 // present is a view that was set. One that is set again after another is a new view, told apart from the first by
@@ -76,6 +80,10 @@ func New(config Config) *Table {
 	t.grants.table = t
 	t.grants.to = make(map[string]*grant)
 	t.grants.unknown = make(map[string]time.Time)
+	t.quorum.agreed, t.quorum.seen = make(map[string]bool), make(map[string]bool)
+	t.quorum.found = !config.Discovers
+	t.hold.looked.Store(!config.Discovers)
+	t.quorum.unconfirmed.Store(config.Discovers)
 	t.view.Store(new(present))
 	return t
 }
@@ -88,6 +96,18 @@ func (t *Table) Hash() uint64 { return t.view.Load().hash }
 
 // IsGuest reports whether the present view is a guest's.
 func (t *Table) IsGuest() bool { return t.Hash() == Guest }
+
+// Prepare takes in a view that SetView is about to set. A node that was alone and sees others now no longer serves
+// as if it were. Whether what it serves is confirmed goes by the new view from now on.
+func (t *Table) Prepare(v View) {
+	t.quorum.view(v)
+	h := &t.hold
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lone = len(v.Others) == 0 && !v.Guest; !h.lone {
+		h.endAloneLocked(t.config.Clock.Instant())
+	}
+}
 
 // SetView sets the view by its hash, and reports whether it is another one than before. The caller pings the others then.
 // A node without a view is granted no leases, and keeps those that hear it from granting any to others.
