@@ -69,7 +69,7 @@ func (s *serverConn) pong(id, view uint64) error {
 		if !ok {
 			return s.queuePong(0, pong{}) // it says that this node is there, and nothing else
 		}
-		m.lease, m.others, m.minority = answer.Lease, answer.Others, answer.NoMajority
+		m.lease, m.others = answer.Lease, answer.Others
 		m.standing = t.standing(s.client.id)
 	}
 	if hook := t.config.OnOtherView; hook != nil && home && lease.IsMember(view) && view != t.leases.Hash() {
@@ -94,7 +94,7 @@ func (s *serverConn) queuePong(id uint64, m pong) error {
 	t := s.transport
 	return s.writer.queue(0, nil, func(b []byte) []byte {
 		m.instant = t.config.Clock.Instant()
-		m.guest = t.leases.IsGuest()
+		m.guest, m.minority = t.leases.IsGuest(), t.leases.LacksMajority()
 		return appendPong(b, id, t.config.Clock.Physical(), m)
 	})
 }

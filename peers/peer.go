@@ -380,6 +380,9 @@ func (p *Peer) tell() {
 // Guest reports whether the peer is a guest of its region, as its last pong said.
 func (p *Peer) Guest() bool { return p.says.Load()&pongGuest != 0 }
 
+// Minority reports whether the peer sees no majority of its region, as its last pong said.
+func (p *Peer) Minority() bool { return p.says.Load()&pongMinority != 0 }
+
 // Standing returns what the peer takes this node for, as its last pong said. It is Unknown for a peer in another region.
 func (p *Peer) Standing() lease.Standing { return lease.Standing(p.says.Load() & pongStanding) }
 

@@ -42,6 +42,9 @@ const forgetAfter = 24 * time.Hour
 // while others or the node itself keep it, would split the region. Instead each node decides for itself
 // whether it belongs, from what the others say about it: it becomes a guest of its region once more nodes
 // there do not count it than do (see Unwanted). A guest says so to all others, and no Topology contains it.
+//
+// If another region is divided, the nodes there that see a majority of it stand for it. The Topology has the
+// others only if there are none of those.
 type Members struct {
 	self  Node
 	seed  uint64
@@ -68,6 +71,9 @@ type State struct {
 	RTT   time.Duration // round-trip time; 0 until measured
 	Guest bool          // it says it is a guest of its region
 	Heard bool          // it is in the same region and pings this node
+
+	// Minority says that it sees no majority of its region, which the network may have divided.
+	Minority bool
 
 	// Whether a node of the same region counts this one among the nodes of the region (see Counts). Both
 	// are false if it cannot tell.
@@ -334,6 +340,12 @@ func (m *Members) ringNodesLocked() map[string][]member {
 	for id, mb := range m.nodes {
 		if mb.Up && !mb.Guest && id != m.self.ID {
 			up[mb.Region] = append(up[mb.Region], *mb)
+		}
+	}
+	for region, nodes := range up {
+		hasMajority := func(mb member) bool { return !mb.Minority }
+		if region != m.self.Region && slices.ContainsFunc(nodes, hasMajority) {
+			up[region] = slices.DeleteFunc(nodes, func(mb member) bool { return mb.Minority })
 		}
 	}
 	if home := m.self.Region; !m.guest || len(up[home]) == 0 {

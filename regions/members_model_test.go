@@ -141,11 +141,23 @@ func (m *model) unwanted() bool {
 	return uncounted > counted
 }
 
+// inTopology reports whether a node answers, is no guest, and is in a part of its region that stands for it.
+func (m *model) inTopology(mb *modelled) bool {
+	if !mb.Up || mb.Guest {
+		return false
+	}
+	hasMajority := false
+	for _, other := range m.nodes {
+		hasMajority = hasMajority || other.Region == mb.Region && other.Up && !other.Guest && !other.Minority
+	}
+	return mb.Region == "eu" || !mb.Minority || !hasMajority
+}
+
 // up returns the nodes that belong in the Topology, by region.
 func (m *model) up() map[string][]Node {
 	up := map[string][]Node{}
 	for _, mb := range m.nodes {
-		if mb.Up && !mb.Guest {
+		if m.inTopology(mb) {
 			up[mb.Region] = append(up[mb.Region], mb.Node)
 		}
 	}
@@ -161,7 +173,7 @@ func (m *model) up() map[string][]Node {
 // distance returns the distance of another region.
 func (m *model) distance(region string) (d time.Duration) {
 	for _, mb := range m.nodes {
-		if mb.Up && !mb.Guest && mb.Region == region && mb.RTT > 0 && (d == 0 || mb.RTT < d) {
+		if m.inTopology(mb) && mb.Region == region && mb.RTT > 0 && (d == 0 || mb.RTT < d) {
 			d = mb.RTT
 		}
 	}
@@ -202,6 +214,7 @@ func TestMembersBehaveAsTheModel(t *testing.T) {
 		s := State{Up: rapid.IntRange(0, 3).Draw(t, "up") > 0}
 		s.RTT = rapid.SampledFrom([]time.Duration{0, drawRTT.Draw(t, "rtt")}).Draw(t, "known")
 		s.Guest = rapid.IntRange(0, 3).Draw(t, "guest") == 0
+		s.Minority = rapid.Bool().Draw(t, "minority")
 		s.Heard = rapid.IntRange(0, 3).Draw(t, "heard") > 0
 		verdict := rapid.IntRange(0, 3).Draw(t, "verdict")
 		s.Counted, s.Uncounted = verdict == 1, verdict >= 2

@@ -158,6 +158,7 @@ func (m *membership) stateOf(p *peers.Peer) regions.State {
 		Up:        p.Up(),
 		RTT:       rtt,
 		Guest:     p.Guest(),
+		Minority:  p.Minority(),
 		Heard:     m.c.leases.Hears(p.ID()),
 		Counted:   standing == lease.Counted,
 		Uncounted: standing == lease.Uncounted,

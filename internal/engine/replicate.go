@@ -16,6 +16,7 @@ import (
 	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/outbox"
 	"github.com/geocache/geocache/peers"
+	"github.com/geocache/geocache/regions"
 )
 
 // This file gets writes to the other regions. See "Between regions" in docs/design.md. Package outbox
@@ -171,7 +172,21 @@ func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
 		return 0, err
 	}
 	m, err := message.DecodePushReply(reply)
+	if err == nil && m.Unconfirmed && !r.c.isBest(peer) {
+		err = errMinority
+	}
 	return m.Have, err
+}
+
+// errMinority means that a part of a divided region has a push, and that another part may have a majority.
+var errMinority = errors.New("the node sees no majority of its region")
+
+// isBest reports whether a peer in another region, which sees no majority there, must do: all nodes of the
+// region that answer say the same, see regions.Members.
+func (c *Cache) isBest(p *peers.Peer) bool {
+	to := c.topology().Region(p.Region())
+	return p.Minority() && to != nil &&
+		slices.ContainsFunc(to.Nodes, func(n regions.Node) bool { return n.ID == p.ID() })
 }
 
 // pushTimeout bounds the wait for the answer to one push. It does not detect lost pushes (package outbox
@@ -184,7 +199,8 @@ func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m message
 	if err := r.relay(ctx, m.Writes, call.Transit); err != nil {
 		return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
 	}
-	return peers.Answer{Value: message.PushReply{Have: have}.Append(nil)}
+	reply := message.PushReply{Have: have, Unconfirmed: r.c.leases.Unconfirmed()}
+	return peers.Answer{Value: reply.Append(nil)}
 }
 
 // relay applies writes from another region, and returns once this region has been told.

@@ -80,7 +80,6 @@ func (t *Table) Pinged(from string, conn, view uint64) (a Answer, ok bool) {
 		a.Lease, to.under, to.end = t.config.Length, view, now.Add(t.config.Length)
 	}
 	a.Others = max(g.endLocked(view).Sub(now), 0)
-	a.NoMajority = t.lacksMajority()
 	return a, true
 }
 

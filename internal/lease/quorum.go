@@ -35,8 +35,8 @@ type quorum struct {
 // write what it is not told of. It concerns what is served under the lease, too.
 func (t *Table) Unconfirmed() bool { return t.quorum.unconfirmed.Load() }
 
-// lacksMajority reports what this node says to others: whether it sees no majority by its own knowledge.
-func (t *Table) lacksMajority() bool {
+// LacksMajority reports what this node is to tell others: whether it sees no majority, by its own knowledge.
+func (t *Table) LacksMajority() bool {
 	q := &t.quorum
 	q.mu.Lock()
 	defer q.mu.Unlock()

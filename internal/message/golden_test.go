@@ -69,7 +69,7 @@ var (
 		"broadcast":      Broadcast{Sender: 13, Writes: someWrites},
 		"broadcastreply": BroadcastReply{Refused: []uint32{0, 300}},
 		"push":           Push{Epoch: 5 << 12, Number: 300, Low: 298, Writes: someWrites[1:2]},
-		"pushreply":      PushReply{Have: 299},
+		"pushreply":      PushReply{Have: 299, Unconfirmed: true},
 		"writerequest": WriteRequest{
 			Group: "users", Key: "ada", Op: Swap, ID: 11, First: 7 << 12, AckOwner: true,
 			Life: time.Minute, Value: []byte("value"), Expected: someStamp, Absent: true,

@@ -174,7 +174,7 @@ func TestRoundTrip(t *testing.T) {
 				Epoch: generation("epoch"), Number: number("number"), Low: number("low"),
 				Writes: some(drawWrite()).Draw(t, "pushed"),
 			},
-			"pushreply": PushReply{Have: number("have")},
+			"pushreply": PushReply{Have: number("have"), Unconfirmed: rapid.Bool().Draw(t, "unconfirmed")},
 			"writerequest": WriteRequest{
 				Group: name("group"), Key: key, Op: op, ID: number("id"), First: generation("first"),
 				Unleased: flag("unleased"), Member: flag("member"), AckOwner: flag("ack owner"),

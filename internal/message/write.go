@@ -274,13 +274,20 @@ func DecodePush(b []byte) (Push, error) {
 //	u64  Have
 type PushReply struct {
 	Have uint64 // every number up to this one has arrived or was given up
+
+	// Unconfirmed says that the node sees no majority of its region: other nodes may not have the writes.
+	Unconfirmed bool
 }
 
 // Append appends the encoding of m.
-func (m PushReply) Append(b []byte) []byte { return wire.AppendUint64(b, m.Have) }
+func (m PushReply) Append(b []byte) []byte {
+	return wire.AppendFlags(wire.AppendUint64(b, m.Have), m.Unconfirmed)
+}
 
 // DecodePushReply is the reverse of Append.
 func DecodePushReply(b []byte) (PushReply, error) {
 	r := wire.NewReader(b)
-	return whole(&r, PushReply{Have: r.Uint64()})
+	m := PushReply{Have: r.Uint64()}
+	r.Flags(&m.Unconfirmed)
+	return whole(&r, m)
 }

@@ -109,6 +109,9 @@ func (l *life) op(o *Op, limit time.Duration, do func(ctx context.Context) error
 			By: fmt.Sprintf("set at %v on %s", o.Begin, l.name)}
 	}
 	err := do(ctx)
+	if o.Kind != GetItem {
+		o.Unconfirmed = l.cache.Stats().Unconfirmed
+	}
 	l.awaitThaw() // a paused caller does not see the result yet
 	o.End = l.now()
 	writes := o.isWrite() || o.Kind == Increment
@@ -152,7 +155,7 @@ func (l *life) read(kind Kind, key string, limit time.Duration) {
 			var item geocache.Item[string]
 			item, err = l.group.GetItem(ctx, key)
 			v, o.Generation = item.Value, expiry.Generation(item.Generation)
-			o.Stale = item.Source == geocache.SourceStale
+			o.Stale, o.Unconfirmed = item.Source == geocache.SourceStale, item.Unconfirmed
 		}
 		o.Value, _ = testcluster.ParseValue(v)
 		return err
@@ -169,13 +172,15 @@ func (l *life) readMany(keys []int, limit time.Duration) {
 	defer cancel()
 	begin := l.now()
 	values, _ := l.group.GetMany(ctx, names) // keys that could not be read are missing
+	unconfirmed := l.cache.Stats().Unconfirmed
 	l.awaitThaw()
 	end := l.now()
 	if l.ctx.Err() != nil {
 		return
 	}
 	for k, v := range values {
-		o := &Op{Node: l.name, Region: l.region, Kind: GetMany, Key: k, Begin: begin, End: end, Outcome: OK}
+		o := &Op{Node: l.name, Region: l.region, Kind: GetMany, Key: k, Begin: begin, End: end, Outcome: OK,
+			Unconfirmed: unconfirmed}
 		o.Value, _ = testcluster.ParseValue(v)
 		l.record(o)
 	}

@@ -100,6 +100,9 @@ func (h *History) informed(node, region string, w *Op) bool {
 // it owns. A node that was told is never excused, however isolated it is afterwards, and the crash
 // of a node excuses only that node.
 func (h *History) excused(r, w *Op) bool {
+	if !r.Unconfirmed && !w.Unconfirmed {
+		return false
+	}
 	if h.informed(r.Node, r.Region, w) && !h.away(r.Node, w.End, r.Begin) {
 		return false
 	}

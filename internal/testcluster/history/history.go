@@ -98,6 +98,9 @@ type Op struct {
 	// Value is what was read or set.
 	Value testcluster.Value
 	Stale bool // Value was marked stale
+
+	// Unconfirmed says that the node saw no majority of its region, or marked the value so.
+	Unconfirmed bool
 	// Number is the value of a counter, after the Increment if it is one.
 	Number int
 
