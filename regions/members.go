@@ -245,12 +245,12 @@ func (m *Members) Vouch(now expiry.Instant, by string, nodes []Node) Change {
 	})
 }
 
-// Expects reports whether a node is a member in this node's region and no guest, whether or not it answers.
-func (m *Members) Expects(id string) bool {
+// IsMember reports whether a node is a member in this node's region, whether or not it answers.
+func (m *Members) IsMember(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	mb := m.nodes[id]
-	return mb != nil && mb.Region == m.self.Region && !mb.Guest
+	return mb != nil && mb.Region == m.self.Region
 }
 
 // Listed returns the nodes that this node's own discovery lists, by ascending ID. It includes this node if

@@ -2,8 +2,10 @@ package lease
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A quorum tells whether the nodes that this one sees are a majority of its region. If the network divides a region,
@@ -11,8 +13,9 @@ import (
 // one can rely on having been told of every write. What another part serves is unconfirmed.
 //
 // The region is what this node has seen of it, less those of whom it knows that they are gone: they have left, have
-// ended, have become guests, or are no longer listed. A node that is silent may be alive and counts. So a killed
-// process is not taken for a partition, while a host that vanishes counts until the discovery drops it.
+// ended, have become guests, or have not been listed for the grace period. A node that is silent may be alive and
+// counts. So a killed process is not taken for a partition, while a host that vanishes counts until the discovery has
+// dropped it.
 //
 // Invariant: any two majorities of the region, by what any two nodes take for it, have a node in common. While nodes
 // come, others may not have seen them yet. So a majority is needed of the nodes that all have agreed on, and
@@ -23,6 +26,8 @@ type quorum struct {
 	agreed map[string]bool // the other nodes that a view contained which all of its nodes held; guarded by mu
 	seen   map[string]bool // those, and the others of later views; guarded by mu
 	found  bool            // whether it is known who else may be there; guarded by mu
+
+	unlisted map[string]time.Time // nodes in seen that are not listed, since when; guarded by mu
 
 	// doubted says that a node of the view has no majority. It counts as long as this node has agreed
 	// with nobody: then it has no knowledge of its own. Guarded by mu.
@@ -53,27 +58,38 @@ func (t *Table) Found() {
 	q.decideLocked()
 }
 
-// Retain forgets the nodes for which isMember is false: they are no longer listed, or have become guests.
-func (t *Table) Retain(isMember func(id string) bool) {
-	q := &t.quorum
+// Retain forgets the nodes for which isListed has been false for the grace period. Call it about once a second. One
+// that is in the view counts all the same. A discovery that has lost its data may list each node a little later.
+func (t *Table) Retain(isListed func(id string) bool) {
+	q, now := &t.quorum, t.config.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	gone := func(id string, _ bool) bool { return !isMember(id) }
-	maps.DeleteFunc(q.agreed, gone)
-	maps.DeleteFunc(q.seen, gone)
-	for _, id := range q.others {
-		q.seen[id] = true
+	for id := range q.seen {
+		since, out := q.unlisted[id]
+		switch {
+		case isListed(id) || slices.Contains(q.others, id):
+			delete(q.unlisted, id)
+		case !out:
+			q.unlisted[id] = now
+		case now.Sub(since) >= t.config.Grace:
+			q.forgetLocked(id)
+		}
 	}
 	q.decideLocked()
 }
 
-// gone forgets a node that has left or has ended. If it lives it comes back into the view.
+// gone forgets a node that has left, has ended, or has become a guest. If it lives it comes back into the view.
 func (q *quorum) gone(id string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.forgetLocked(id)
+	q.decideLocked()
+}
+
+func (q *quorum) forgetLocked(id string) {
 	delete(q.agreed, id)
 	delete(q.seen, id)
-	q.decideLocked()
+	delete(q.unlisted, id)
 }
 
 // view takes in a view before others are told of it.

@@ -110,7 +110,7 @@ func (l *life) op(o *Op, limit time.Duration, do func(ctx context.Context) error
 	}
 	err := do(ctx)
 	if o.Kind != GetItem {
-		o.Unconfirmed = l.cache.Stats().Unconfirmed
+		o.Unconfirmed = isUnconfirmed(l.cache.Stats(), o.Value)
 	}
 	l.awaitThaw() // a paused caller does not see the result yet
 	o.End = l.now()
@@ -162,6 +162,12 @@ func (l *life) read(kind Kind, key string, limit time.Duration) {
 	})
 }
 
+// isUnconfirmed reports whether a value that was just read may be older than a write that the node was not
+// told of, as GetItem would have said.
+func isUnconfirmed(s geocache.Stats, v testcluster.Value) bool {
+	return s.Unconfirmed || !s.ServesCopies && !v.Loaded()
+}
+
 // readMany is a GetMany, recorded as a read of each key that it has returned.
 func (l *life) readMany(keys []int, limit time.Duration) {
 	var names []string
@@ -172,16 +178,16 @@ func (l *life) readMany(keys []int, limit time.Duration) {
 	defer cancel()
 	begin := l.now()
 	values, _ := l.group.GetMany(ctx, names) // keys that could not be read are missing
-	unconfirmed := l.cache.Stats().Unconfirmed
+	stats := l.cache.Stats()
 	l.awaitThaw()
 	end := l.now()
 	if l.ctx.Err() != nil {
 		return
 	}
 	for k, v := range values {
-		o := &Op{Node: l.name, Region: l.region, Kind: GetMany, Key: k, Begin: begin, End: end, Outcome: OK,
-			Unconfirmed: unconfirmed}
+		o := &Op{Node: l.name, Region: l.region, Kind: GetMany, Key: k, Begin: begin, End: end, Outcome: OK}
 		o.Value, _ = testcluster.ParseValue(v)
+		o.Unconfirmed = isUnconfirmed(stats, o.Value)
 		l.record(o)
 	}
 }
