@@ -193,9 +193,9 @@ type Stats struct {
 	ServesCopies bool
 
 	// Unconfirmed reports whether this node sees no majority of its region. Then it may be in one part of a
-	// divided network, and not be told of what is written in another. The region is the nodes that this one has
-	// seen, less those that have left, have ended, or have not been listed for the grace period (see WithGrace).
-	// It is also true as long as the discovery has not said who is there. See Item.Unconfirmed and
+	// divided network, and not be told of what is written in another. The region is the nodes that the discovery
+	// lists and that this one has seen, less those that have left, have ended, or have not been listed for the
+	// grace period (see WithGrace). It is also true as long as the discovery has not said who is there. See Item.Unconfirmed and
 	// WithStrictReads.
 	Unconfirmed bool
 	LeaseLosses uint64 // how often this node has had to catch up with the others' writes before it served copies: when it came, and each time that it had not heard from all of them for a lease

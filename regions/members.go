@@ -245,12 +245,16 @@ func (m *Members) Vouch(now expiry.Instant, by string, nodes []Node) Change {
 	})
 }
 
-// IsMember reports whether a node is a member in this node's region, whether or not it answers.
-func (m *Members) IsMember(id string) bool {
+// Home returns the IDs of the other members in this node's region, whether or not they answer.
+func (m *Members) Home() (ids []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	mb := m.nodes[id]
-	return mb != nil && mb.Region == m.self.Region
+	for id, mb := range m.nodes {
+		if id != m.self.ID && mb.Region == m.self.Region {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // Listed returns the nodes that this node's own discovery lists, by ascending ID. It includes this node if

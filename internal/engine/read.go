@@ -66,6 +66,7 @@ func (g *Group) Expires(r Read) time.Time {
 // Read answers a local read and counts it. It calls decode for each entry that may become the answer, last
 // for the one that does.
 func (g *Group) Read(ctx context.Context, key string, decode Decode) (Read, error) {
+	unconfirmed := g.cache.leases.Unconfirmed()
 	a, ok := g.atHand(key)
 	begun := g.cache.clock.Instant()
 	if !ok {
@@ -76,7 +77,8 @@ func (g *Group) Read(ctx context.Context, key string, decode Decode) (Read, erro
 		at := g.cache.clock.Instant()
 		if at < g.servableUntil(a, begun) {
 			a = g.markStale(a, at)
-			return Read{a.entry, a.source, at, g.fresh.isUnconfirmed(a)}, g.countRead(ctx, a)
+			unconfirmed = unconfirmed && a.source != SourceGetter || g.fresh.isUnconfirmed(a)
+			return Read{a.entry, a.source, at, unconfirmed}, g.countRead(ctx, a)
 		}
 		a = g.fill(ctx, key)
 	}

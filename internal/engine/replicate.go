@@ -225,6 +225,8 @@ func (r *replicator) relay(ctx context.Context, writes []message.Write, transit 
 	for _, w := range unknown {
 		if g := r.c.group(w.Group); g != nil { // the group has been added meanwhile
 			g.apply(w, r.c.clock.Instant().Sub(begun), 0)
+		} else if err == nil && r.c.leases.Unconfirmed() {
+			err = errMinority // a node that it does not see may have the group, and learn of the write from nobody
 		}
 	}
 	return err

@@ -47,7 +47,7 @@ func (c *Cache) follow() {
 	top := c.topology()
 	was := c.view.Load()
 	v := newView(c.node.ID, top, c.allRegions())
-	c.leases.Retain(c.members.IsMember)
+	c.leases.Listed(c.members.Home())
 	if was != nil && was.same(v) {
 		return
 	}

@@ -12,10 +12,10 @@ import (
 // each part may settle by itself, and write what the others do not hear of. At most one part has a majority, and only that
 // one can rely on having been told of every write. What another part serves is unconfirmed.
 //
-// The region is what this node has seen of it, less those of whom it knows that they are gone: they have left, have
-// ended, have become guests, or have not been listed for the grace period. A node that is silent may be alive and
-// counts. So a killed process is not taken for a partition, while a host that vanishes counts until the discovery has
-// dropped it.
+// The region is what the discovery lists and what this node has seen, less those of whom it knows that they are gone:
+// they have left, have ended, have become guests, or have not been listed for the grace period. A node that is silent
+// may be alive and counts. So a killed process is not taken for a partition, while a host that vanishes counts until
+// the discovery has dropped it.
 //
 // Invariant: any two majorities of the region, by what any two nodes take for it, have a node in common. While nodes
 // come, others may not have seen them yet. So a majority is needed of the nodes that all have agreed on, and
@@ -24,10 +24,11 @@ type quorum struct {
 	mu     sync.Mutex
 	others []string        // of the present view
 	agreed map[string]bool // the other nodes that a view contained which all of its nodes held; guarded by mu
-	seen   map[string]bool // those, and the others of later views; guarded by mu
+	seen   map[string]bool // those, and all that have been listed or in a view since; guarded by mu
 	found  bool            // whether it is known who else may be there; guarded by mu
 
 	unlisted map[string]time.Time // nodes in seen that are not listed, since when; guarded by mu
+	ended    map[string]bool      // nodes that are known to be gone; guarded by mu
 
 	// doubted says that a node of the view has no majority. It counts as long as this node has agreed
 	// with nobody: then it has no knowledge of its own. Guarded by mu.
@@ -58,16 +59,25 @@ func (t *Table) Found() {
 	q.decideLocked()
 }
 
-// Retain forgets the nodes for which isListed has been false for the grace period. Call it about once a second. One
-// that is in the view counts all the same. A discovery that has lost its data may list each node a little later.
-func (t *Table) Retain(isListed func(id string) bool) {
+// Listed takes in which nodes of the region are listed. Call it about once a second. A node that is no longer listed,
+// and not in the view, counts for the grace period all the same: a discovery that has lost its data may list each node
+// a little later.
+func (t *Table) Listed(ids []string) {
 	q, now := &t.quorum, t.config.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	listed := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		listed[id] = true
+		if !q.ended[id] {
+			q.seen[id] = true
+		}
+	}
+	maps.DeleteFunc(q.ended, func(id string, _ bool) bool { return !listed[id] })
 	for id := range q.seen {
 		since, out := q.unlisted[id]
 		switch {
-		case isListed(id) || slices.Contains(q.others, id):
+		case listed[id] || slices.Contains(q.others, id):
 			delete(q.unlisted, id)
 		case !out:
 			q.unlisted[id] = now
@@ -83,6 +93,7 @@ func (q *quorum) gone(id string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.forgetLocked(id)
+	q.ended[id] = true
 	q.decideLocked()
 }
 
@@ -99,6 +110,7 @@ func (q *quorum) view(v View) {
 	q.others = v.Others
 	for _, id := range v.Others {
 		q.seen[id] = true
+		delete(q.ended, id)
 	}
 	q.decideLocked()
 }

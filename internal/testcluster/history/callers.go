@@ -108,9 +108,10 @@ func (l *life) op(o *Op, limit time.Duration, do func(ctx context.Context) error
 		o.Value = testcluster.Value{Key: o.Key, Begun: l.start.Add(o.Begin),
 			By: fmt.Sprintf("set at %v on %s", o.Begin, l.name)}
 	}
+	before := l.cache.Stats()
 	err := do(ctx)
 	if o.Kind != GetItem {
-		o.Unconfirmed = isUnconfirmed(l.cache.Stats(), o.Value)
+		o.Unconfirmed = isUnconfirmed(before, o.Value) || isUnconfirmed(l.cache.Stats(), o.Value)
 	}
 	l.awaitThaw() // a paused caller does not see the result yet
 	o.End = l.now()
@@ -176,7 +177,7 @@ func (l *life) readMany(keys []int, limit time.Duration) {
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, limit)
 	defer cancel()
-	begin := l.now()
+	begin, before := l.now(), l.cache.Stats()
 	values, _ := l.group.GetMany(ctx, names) // keys that could not be read are missing
 	stats := l.cache.Stats()
 	l.awaitThaw()
@@ -187,7 +188,7 @@ func (l *life) readMany(keys []int, limit time.Duration) {
 	for k, v := range values {
 		o := &Op{Node: l.name, Region: l.region, Kind: GetMany, Key: k, Begin: begin, End: end, Outcome: OK}
 		o.Value, _ = testcluster.ParseValue(v)
-		o.Unconfirmed = isUnconfirmed(stats, o.Value)
+		o.Unconfirmed = isUnconfirmed(before, o.Value) || isUnconfirmed(stats, o.Value)
 		l.record(o)
 	}
 }
