@@ -71,7 +71,6 @@ func (t *Table) Pinged(from string, conn, view uint64) (a Answer, ok bool) {
 	}
 	to.conn, to.view, to.heard, to.ended = conn, view, now, false
 	if view == Guest { // it has ceased to use its lease
-		t.quorum.gone(from)
 		to.under, to.end = 0, time.Time{}
 		return Answer{}, true
 	}

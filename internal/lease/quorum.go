@@ -13,9 +13,9 @@ import (
 // one can rely on having been told of every write. What another part serves is unconfirmed.
 //
 // The region is what the discovery lists and what this node has seen, less those of whom it knows that they are gone:
-// they have left, have ended, have become guests, or have not been listed for the grace period. A node that is silent
-// may be alive and counts. So a killed process is not taken for a partition, while a host that vanishes counts until
-// the discovery has dropped it.
+// they have left, have ended, or have not been listed for the grace period. A node that is silent may be alive and
+// counts; so does a guest, which belongs to its part again once it is alone there. So a killed process is not
+// taken for a partition, while a host that vanishes counts until the discovery has dropped it.
 //
 // Invariant: any two majorities of the region, by what any two nodes take for it, have a node in common. While nodes
 // come, others may not have seen them yet. So a majority is needed of the nodes that all have agreed on, and
@@ -88,7 +88,7 @@ func (t *Table) Listed(ids []string) {
 	q.decideLocked()
 }
 
-// gone forgets a node that has left, has ended, or has become a guest. If it lives it comes back into the view.
+// gone forgets a node that has left or has ended. If it lives it comes back into the view.
 func (q *quorum) gone(id string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
