@@ -339,8 +339,13 @@ func (f fill) orStale(ctx context.Context, a answer) answer {
 	if !ok || !g.fresh.servesStale(e, f.floor, now) {
 		return a
 	}
-	if !g.fresh.expired(e, now) { // a write stored it while the load was failing
-		return answer{entry: e, source: SourceStore}
+	if !g.fresh.expired(e, now) {
+		if g.fresh.hearsOf(e, now) { // a write stored it while the load was failing
+			return answer{entry: e, source: SourceStore}
+		}
+		if g.config.StaleIfError == 0 {
+			return a
+		}
 	}
 	g.cache.log.Debug("serving stale",
 		"group", g.name, "key", f.key, "age", now.Sub(e.Born()), "err", a.err)

@@ -20,6 +20,7 @@ import (
 // Invariant: any two majorities of the region, by what any two nodes take for it, have a node in common. While nodes
 // come, others may not have seen them yet. So a majority is needed of the nodes that all have agreed on, and
 // of all that have been seen since. As soon as one node has agreed, the others have at least seen the new ones.
+// Not covered: nodes that come while the network is divided, and that the discovery does not list to the others.
 type quorum struct {
 	mu     sync.Mutex
 	others []string        // of the present view
