@@ -97,7 +97,9 @@ const (
 // resuming.
 func (t *Table) Renew(v View) Renewal {
 	h := &t.hold
-	t.quorum.ponged(t.hear(v)) // before what is served by that is served for longer
+	if q := &t.quorum; !q.agreed.Load() {
+		q.ponged(t.hear(v)) // before what is served by that is served for longer
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	end := t.grantedLocked(v)
@@ -105,6 +107,7 @@ func (t *Table) Renew(v View) Renewal {
 	if end != alone {
 		h.endAloneLocked(now)
 	}
+	t.Lapsed(now)
 	switch {
 	case end <= now || h.closed || h.guestEpoch.Load()%2 == 1:
 	case t.Held(now):

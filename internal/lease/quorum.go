@@ -17,24 +17,23 @@ import (
 // counts; so does a guest, which belongs to its part again once it is alone there. So a killed process is not
 // taken for a partition, while a host that vanishes counts until the discovery has dropped it.
 //
-// Invariant: any two majorities of the region, by what any two nodes take for it, have a node in common. While nodes
-// come, others may not have seen them yet. So a majority is needed of the nodes that all have agreed on, and
-// of all that have been seen since. As soon as one node has agreed, the others have at least seen the new ones.
-// Not covered: nodes that come while the network is divided, and that the discovery does not list to the others.
+// Invariant: any two majorities of the region, by what any two nodes take for it, have a node in common. That relies on
+// the discovery: it must have listed a newcomer to all others before the network divides.
 type quorum struct {
-	mu     sync.Mutex
+	mu     sync.Mutex      // guards the following, up to doubted
 	others []string        // of the present view
-	agreed map[string]bool // the other nodes that a view contained which all of its nodes held; guarded by mu
-	seen   map[string]bool // those, and all that have been listed or in a view since; guarded by mu
-	found  bool            // whether it is known who else may be there; guarded by mu
+	seen   map[string]bool // the other nodes of the region
+	found  bool            // whether it is known who else may be there
 
-	unlisted map[string]time.Time // nodes in seen that are not listed, since when; guarded by mu
-	ended    map[string]bool      // nodes that are known to be gone; guarded by mu
+	unlisted map[string]time.Time // those in seen that are not listed, since when
+	ended    map[string]bool      // nodes that are listed, and known to be gone
 
-	// doubted says that a node of the view has no majority. It counts as long as this node has agreed
-	// with nobody: then it has no knowledge of its own. Guarded by mu.
+	// doubted says that a node of the view has no majority. It counts until agreed: before that, this node has
+	// no knowledge of its own.
 	doubted bool
 
+	agreed      atomic.Bool // whether all nodes of a view with a majority have ever held it
+	minority    atomic.Bool // whether this node sees no majority, by its own knowledge
 	unconfirmed atomic.Bool
 }
 
@@ -43,12 +42,7 @@ type quorum struct {
 func (t *Table) Unconfirmed() bool { return t.quorum.unconfirmed.Load() }
 
 // LacksMajority reports what this node is to tell others: whether it sees no majority, by its own knowledge.
-func (t *Table) LacksMajority() bool {
-	q := &t.quorum
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return !q.majorityLocked()
-}
+func (t *Table) LacksMajority() bool { return t.quorum.minority.Load() }
 
 // Found notes that it is known who else may be in the region: the discovery has said so. Before that nothing that
 // the node serves is confirmed, see Config.Discovers.
@@ -99,7 +93,6 @@ func (q *quorum) gone(id string) {
 }
 
 func (q *quorum) forgetLocked(id string) {
-	delete(q.agreed, id)
 	delete(q.seen, id)
 	delete(q.unlisted, id)
 }
@@ -116,31 +109,26 @@ func (q *quorum) view(v View) {
 	q.decideLocked()
 }
 
-// ponged takes in what the nodes of v have said in their last pongs: whether all of them hold v, and whether one has
-// no majority.
+// ponged takes in what the nodes of the view have said in their last pongs: whether all of them hold it, too, and
+// whether one sees no majority.
 func (q *quorum) ponged(all, doubted bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if all && len(q.agreed) < len(q.seen) && q.majorityLocked() {
-		q.agreed = maps.Clone(q.seen)
-	}
 	q.doubted = doubted
 	q.decideLocked()
+	if all && len(q.others) > 0 && !q.unconfirmed.Load() {
+		q.agreed.Store(true)
+	}
 }
 
 func (q *quorum) decideLocked() {
-	q.unconfirmed.Store(!q.found || !q.majorityLocked() || q.doubted && len(q.agreed) == 0)
-}
-
-func (q *quorum) majorityLocked() bool {
-	majority := func(of map[string]bool) bool {
-		there := 1 // this node
-		for _, id := range q.others {
-			if of[id] {
-				there++
-			}
+	there := 1 // this node
+	for _, id := range q.others {
+		if q.seen[id] {
+			there++
 		}
-		return 2*there > 1+len(of)
 	}
-	return majority(q.agreed) && majority(q.seen)
+	minority := 2*there <= 1+len(q.seen)
+	q.minority.Store(minority)
+	q.unconfirmed.Store(!q.found || minority || q.doubted && !q.agreed.Load())
 }

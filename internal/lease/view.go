@@ -80,8 +80,8 @@ func New(config Config) *Table {
 	t.grants.table = t
 	t.grants.to = make(map[string]*grant)
 	t.grants.unknown = make(map[string]time.Time)
-	t.quorum.agreed, t.quorum.seen = make(map[string]bool), make(map[string]bool)
-	t.quorum.unlisted, t.quorum.ended = make(map[string]time.Time), make(map[string]bool)
+	t.quorum.seen, t.quorum.ended = make(map[string]bool), make(map[string]bool)
+	t.quorum.unlisted = make(map[string]time.Time)
 	t.quorum.found = !config.Discovers
 	t.hold.looked.Store(!config.Discovers)
 	t.quorum.unconfirmed.Store(config.Discovers)
