@@ -153,11 +153,7 @@ func TestMechanismCopyRequestedBeforeALeaseLoss(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, 1, c.Origin.Running())
 			owner.Admit(reader.Name)
-			for {
-				reader.MustGet(other)
-				if peekText(reader, other) != "" { // it has a lease again
-					break
-				}
+			for peekText(reader, other) == "" { // it has a lease again then
 				time.Sleep(10 * time.Millisecond)
 			}
 			require.Equal(t, 1, c.Origin.Running())
