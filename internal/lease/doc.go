@@ -1,5 +1,5 @@
 // Package lease is the protocol by which a node knows that it is told of every write in its region, and by
-// which a writer knows that whoever is not told serves no copies. A [Table] is one node's part in it, in
+// which a writer knows that whoever is not told serves nothing from memory. A [Table] is one node's part in it, in
 // both roles: it grants leases to the nodes that ping it, and holds those that the others grant. It is a
 // state machine: it does no I/O, starts no goroutines, and reads time only from its Config.
 //
@@ -17,9 +17,11 @@
 //  3. Holding. The holder counts a lease from when it sent the ping, by its own clock, and makes it 1% shorter. The
 //     granter counts from when the ping came, by its monotonic clock. So a lease ends at its holder before
 //     it ends at its granter, if their clocks differ in speed by less than 1%.
-//  4. Serving. A node serves copies while it holds leases from all other nodes of its view: until the
-//     earliest of them ends. The end is renewed by each pong. It is read before the present time, so that
-//     what passes in between counts against it.
+//  4. Serving. A node serves what it has in memory, what it owns too, while it holds leases from all other nodes of
+//     its view: until the earliest of them ends. The end is renewed by each pong. It is read before the present time,
+//     so that what passes in between counts against it. A node that sees no other is alone: it holds a lease without
+//     end once nobody else can hold one that it has granted, and nobody has pinged it for a lease and a quarter. From
+//     before the others learn that it sees them, it is not alone any more.
 //  5. Losing and resuming. A lease that has run out comes back in this order: the leases of all are held again, and
 //     from then on writers wait for this node; then it fetches the journals of the others, which have what was
 //     written without it; then the next epoch begins, so that what was asked for in an earlier one is not
@@ -47,6 +49,9 @@
 //     can take itself for the owner, unless the two do not hear each other: then the region is in parts.
 //  12. Restarting. A process does not know what an earlier one under its ID has granted. For a lease
 //     from when it started, it allows for leases under any view.
+//  13. Majorities. What a node serves is confirmed while it sees a majority of its region, see [Table.Unconfirmed]. If the
+//     network divides a region, each part may settle, and write without the other. A new node goes by what the others
+//     say, until it has agreed with all of a view.
 //
 // Not covered: a node that was stopped between looking at its lease and answering; and clocks that differ in speed by
 // more than 1%. docs/model/lease.pml checks rules 1 to 8 and 10 in a small model.
