@@ -98,7 +98,8 @@ func (s GroupStats) String() string {
 
 	line("code", "panics "+count(s.Panics), fmt.Sprintf("evict queue %s (%s)", count(s.EvictQueue), size(s.EvictQueueBytes)), "evict dropped "+count(s.EvictDropped))
 
-	line("writes", count(s.Writes), "errors "+count(s.WriteErrors), "rejected loads "+count(s.RejectedLoads), "retries "+count(s.UpdateRetries), "repaired "+count(s.Repaired))
+	line("writes", count(s.Writes), "errors "+count(s.WriteErrors), "rejected loads "+count(s.RejectedLoads), "retries "+count(s.UpdateRetries), "repaired "+count(s.Repaired),
+		"single holder "+count(s.SingleHolder), "given "+count(s.GivenValues))
 	if s.OriginWrites+s.OriginErrors > 0 {
 		line("origin", "writes "+count(s.OriginWrites), "errors "+count(s.OriginErrors))
 	}

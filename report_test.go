@@ -62,7 +62,7 @@ func fullStats() geocache.Stats {
 				Served: 5123, Unanswered: 2, OwnerFallbacks: 1, DecodeErrors: 4,
 				Entries: 12_345, Copies: 2345, Bytes: 47_395_635, CopyBytes: 11 << 20, Evicted: 10, Expired: 11,
 				Removed: 12, Replaced: 13, TooLarge: 1, MaxBytes: 64 << 20, MaxEntries: 20_000, Floors: 300,
-				Writes: 120, WriteErrors: 1, RejectedLoads: 5, UpdateRetries: 2, Repaired: 6, OriginWrites: 118,
+				Writes: 120, WriteErrors: 1, RejectedLoads: 5, UpdateRetries: 2, Repaired: 6, SingleHolder: 9, GivenValues: 17, OriginWrites: 118,
 				OriginErrors: 2,
 				WriteBehind: geocache.WriteBehindStats{Queued: 3, QueuedBytes: 1234, Held: 7, HeldBytes: 900, Waiting: 1,
 					Lag: 20 * time.Millisecond, Coalesced: 4, Refused: 8},

@@ -122,6 +122,13 @@ type GroupStats struct {
 	UpdateRetries uint64 // rounds of Update that started over because another process was first
 	Repaired      uint64 // writes found missing by comparing with another region
 
+	// SingleHolder is how many values that were Set, and that no origin has, this node holds without knowing
+	// that the key's owner and its successor both have them. It rises when nodes come and go, and falls to 0
+	// as the values are given to the nodes that lack them. While it is 0 on all nodes of a region, one of them
+	// may die and nothing is lost. It is rather too high than too low. A group with a setter has none.
+	SingleHolder int
+	GivenValues  uint64 // values given to other nodes for that
+
 	OriginWrites uint64           // writes to the origin that succeeded
 	OriginErrors uint64           // calls of the setter or remover that failed
 	WriteBehind  WriteBehindStats // of WithWriteBehind
@@ -362,6 +369,8 @@ func groupStats(s engine.GroupStats) GroupStats {
 		RejectedLoads: s.RejectedLoads,
 		UpdateRetries: s.UpdateRetries,
 		Repaired:      s.Repaired,
+		SingleHolder:  s.SingleHolder,
+		GivenValues:   s.GivenValues,
 
 		OriginWrites: s.OriginWrites,
 		OriginErrors: s.OriginErrors,

@@ -181,6 +181,11 @@ var (
 	repaired = desc("floors_repaired_total",
 		"Missing floors found by comparison with another region.", "group")
 
+	singleHolder = desc("single_holder_values",
+		"Values that were Set, that no origin has, and that only this node is known to hold.", "group")
+	given = desc("given_values_total",
+		"Values that were Set and that this node gave to their keys' owners or successors.", "group")
+
 	originWrites = desc("origin_writes_total",
 		"Writes from this process that the origin accepted.", "group")
 	originWriteErrors = desc("origin_errors_total", "Calls of the setter or remover that failed.", "group")
@@ -247,6 +252,8 @@ func (o output) group(name string, s geocache.GroupStats) {
 	o.counter(rejectedLoads, s.RejectedLoads, name)
 	o.counter(retries, s.UpdateRetries, name)
 	o.counter(repaired, s.Repaired, name)
+	o.gauge(singleHolder, float64(s.SingleHolder), name)
+	o.counter(given, s.GivenValues, name)
 
 	o.counter(originWrites, s.OriginWrites, name)
 	o.counter(originWriteErrors, s.OriginErrors, name)

@@ -57,6 +57,7 @@ func stats() geocache.Stats {
 			Loads: 208, LoadErrors: 209, Panics: 210, Abandoned: 211, Refreshes: 237,
 			LoadLatency: distribution(12*time.Millisecond, 3*time.Second),
 			Writes:      212, WriteErrors: 213, RejectedLoads: 214, UpdateRetries: 215, Repaired: 216,
+			SingleHolder: 241, GivenValues: 242,
 			OriginWrites: 217, OriginErrors: 218,
 			WriteBehind: geocache.WriteBehindStats{
 				Queued: 219, QueuedBytes: 220, Held: 221, HeldBytes: 222, Waiting: 223,

@@ -48,6 +48,7 @@ type Cache struct {
 	dispatcher dispatcher
 	replicator replicator
 	membership membership
+	redundancy redundancy
 
 	waits origin.Waits
 
@@ -136,6 +137,7 @@ func newCache(ctx context.Context, config Config) (*Cache, error) {
 	c := &Cache{config: config}
 	c.replicator.c, c.replicator.outboxes = c, xsync.NewMap[string, *remote]()
 	c.membership.c = c
+	c.redundancy.c, c.redundancy.wake = c, make(chan struct{}, 1)
 	c.journals.of = make(map[string]*fetchedJournal)
 	c.journals.giving = make(chan struct{}, givenAtOnce)
 	c.groups.Store(&map[string]*Group{})

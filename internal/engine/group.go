@@ -103,6 +103,8 @@ type Group struct {
 	local    *flight.Table[answer]
 
 	unleased unleased
+
+	single atomic.Int64 // see redundancy.singleHolder
 }
 
 // floorLimit is how many keys of a group can have a floor of their own. Beyond that, the oldest floor is

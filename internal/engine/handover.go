@@ -144,7 +144,10 @@ func (c *Cache) handleHandoff(call *peers.Call) peers.Answer {
 				g.store.DeleteFunc(w.Key, func(e *store.Entry) bool { return e.IsLoad() })
 				g.apply(w, call.Transit, 0)
 			case w.HasValue:
-				g.applyValue(w, call.Transit, nil)
+				// In place of a copy of the same: what is held for others stays when this node is alone.
+				g.applyValue(w, call.Transit, func(e *store.Entry) bool {
+					return e.Class() == store.Copy && !w.Stamp.Below(e.Stamp)
+				})
 			}
 		}
 		for g := range dirty {

@@ -16,6 +16,7 @@ func (c *Cache) start(ctx context.Context) error {
 	c.spawn(c.housekeep)
 	if c.transport != nil {
 		c.spawn(c.compare)
+		c.spawn(c.redundancy.run)
 	}
 	found := make(chan struct{})
 	switch {

@@ -24,6 +24,7 @@ func (g *Group) Restore(r io.Reader) (n int, err error) {
 	}
 	s := &restore{g: g, r: r, evicted: g.store.Stats().Owned.Left[store.Capacity]}
 	err = s.run()
+	g.cache.redundancy.due() // its keys' other keepers have none of it
 	return s.restored, err
 }
 

@@ -82,6 +82,9 @@ func (c *Cache) follow() {
 		j.orphaned = true
 	}
 	j.mu.Unlock()
+	if !v.Guest {
+		c.redundancy.follow(v.home)
+	}
 	c.renewLease()
 	c.spawn(func() { c.reown(); c.takeOver() })
 }

@@ -140,6 +140,8 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 		return decoded(call, message.DecodeRecallRequest, func(m message.RecallRequest) peers.Answer {
 			return c.handleRecall(ctx, m)
 		})
+	case message.MethodOffer:
+		return decoded(call, message.DecodeOffer, c.handleOffer)
 	case message.MethodAwait:
 		return decoded(call, message.DecodeAwaitRequest, func(m message.AwaitRequest) peers.Answer {
 			if err := c.replicator.awaitConfirmed(ctx, &m); err != nil {

@@ -57,6 +57,8 @@ type GroupStats struct {
 	RejectedLoads uint64
 	UpdateRetries uint64
 	Repaired      uint64
+	SingleHolder  int
+	GivenValues   uint64
 
 	OriginWrites uint64
 	OriginErrors uint64
@@ -141,7 +143,7 @@ type groupStats struct {
 	fallbacks    atomic.Uint64
 	decodeErrors atomic.Uint64
 
-	writes, writeErrors, originWrites, originErrors, updateRetries, repaired atomic.Uint64
+	writes, writeErrors, originWrites, originErrors, updateRetries, repaired, given atomic.Uint64
 
 	loadLatency latency.Histogram
 }
@@ -167,6 +169,8 @@ func (g *Group) Stats() GroupStats {
 		RejectedLoads: g.fresh.rejected.Load(),
 		UpdateRetries: s.updateRetries.Load(),
 		Repaired:      s.repaired.Load(),
+		SingleHolder:  g.cache.redundancy.singleHolder(g),
+		GivenValues:   s.given.Load(),
 		OriginWrites:  s.originWrites.Load(),
 		OriginErrors:  s.originErrors.Load(),
 		WriteBehind:   b,

@@ -55,6 +55,7 @@ func (c *Cache) onRestart(p *peers.Peer) {
 	if p.Region() != c.node.Region {
 		return
 	}
+	c.redundancy.restarted(p.ID())
 	c.journals.markOrphaned()
 	c.spawn(c.takeOver)
 }

@@ -200,6 +200,52 @@ func readFloors(r *wire.Reader) []Floor {
 	return floors
 }
 
+// An Offer says which values another node can be given.
+//
+//	string8  Group
+//	count    Keys
+//	  each a Floor
+type Offer struct {
+	Group string
+	Keys  []Floor // no scopes; each with the stamp of the value, and without a sender
+}
+
+// Append appends the encoding of m.
+func (m Offer) Append(b []byte) []byte { return appendFloors(wire.AppendString8(b, m.Group), m.Keys) }
+
+// DecodeOffer is the reverse of Append.
+func DecodeOffer(b []byte) (Offer, error) {
+	r := wire.NewReader(b)
+	return whole(&r, Offer{Group: r.String8(), Keys: readFloors(&r)})
+}
+
+// An OfferReply answers an Offer.
+//
+//	count  Lacks
+//	  each a u32
+type OfferReply struct {
+	Lacks []uint32 // the indexes of the keys whose values the node lacks
+}
+
+// Append appends the encoding of m.
+func (m OfferReply) Append(b []byte) []byte {
+	b = wire.AppendCount(b, len(m.Lacks))
+	for _, i := range m.Lacks {
+		b = wire.AppendUint32(b, i)
+	}
+	return b
+}
+
+// DecodeOfferReply is the reverse of Append.
+func DecodeOfferReply(b []byte) (OfferReply, error) {
+	r := wire.NewReader(b)
+	m := OfferReply{Lacks: make([]uint32, r.Count(4))}
+	for i := range m.Lacks {
+		m.Lacks[i] = r.Uint32()
+	}
+	return whole(&r, m)
+}
+
 // Flushed tells a node that may hold dirty writes for the owner of their keys that the origin now has the
 // writes with these stamps. It need not keep them any longer.
 //

@@ -34,6 +34,8 @@ var decoders = map[string]func(b []byte) (message, error){
 	"membersreply":   of(DecodeMembersReply),
 	"recallrequest":  of(DecodeRecallRequest),
 	"recallreply":    of(DecodeRecallReply),
+	"offer":          of(DecodeOffer),
+	"offerreply":     of(DecodeOfferReply),
 }
 
 // of makes a decoder return a message.
@@ -92,6 +94,8 @@ var (
 			Nodes: []Node{{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946", Weight: 1.5}}},
 		"recallrequest": RecallRequest{Group: "users", Key: "ada", Regions: 301},
 		"recallreply":   RecallReply{Agrees: true, Write: someWrites[0]},
+		"offer":         Offer{Group: "users", Keys: someFloors[:1]},
+		"offerreply":    OfferReply{Lacks: []uint32{0, 300}},
 	}
 )
 

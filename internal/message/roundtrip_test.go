@@ -211,6 +211,8 @@ func TestRoundTrip(t *testing.T) {
 			},
 			"recallrequest": RecallRequest{Group: name("group"), Key: key, Regions: number("regions")},
 			"recallreply":   RecallReply{Agrees: true, Write: drawWrite().Draw(t, "recalled")},
+			"offer":         Offer{Group: name("group"), Keys: some(drawFloor()).Draw(t, "offered")},
+			"offerreply":    OfferReply{Lacks: some(rapid.Uint32()).Draw(t, "lacks")},
 		} {
 			encoded := m.Append(bytes.Clone(prefix))
 			require.Equal(t, prefix, encoded[:len(prefix)])

@@ -36,6 +36,8 @@ const (
 
 	MethodMembers Method = 8 // MembersRequest, MembersReply
 	MethodRecall  Method = 9 // RecallRequest, RecallReply
+
+	MethodOffer Method = 10 // Offer, OfferReply
 )
 
 // A Write is the effect of one write: the new floor of its key, scope or group, and the value for nodes
@@ -271,7 +273,8 @@ func DecodePush(b []byte) (Push, error) {
 
 // A PushReply answers a Push once the whole region has its writes.
 //
-//	u64  Have
+//	u64    Have
+//	flags  1 Unconfirmed
 type PushReply struct {
 	Have uint64 // every number up to this one has arrived or was given up
 
