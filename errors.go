@@ -44,6 +44,10 @@ var (
 	// does not help.
 	ErrCutOff = engine.ErrCutOff
 
+	// ErrNotArrived says that a write which a read is to come After has not arrived in this region yet, and that
+	// the region where it was written cannot be reached. A load could bring back what is older.
+	ErrNotArrived = engine.ErrNotArrived
+
 	// ErrHomeUnreachable says that an Update could not reach the home region of its key.
 	ErrHomeUnreachable = engine.ErrHomeUnreachable
 

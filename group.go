@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/geocache/geocache/internal/engine"
@@ -123,28 +124,36 @@ func (g *Group[V]) Name() string { return g.core.Name() }
 //
 // ctx bounds this call's wait. A load goes on for others that wait for it, and ends when nobody does. Errors are
 // of type *Error; errors.Is finds ErrNotFound and ctx's own error in it.
-func (g *Group[V]) Get(ctx context.Context, key string) (V, error) {
-	if e, ok := g.core.Hit(key); ok {
+func (g *Group[V]) Get(ctx context.Context, key string, opts ...ReadOption) (V, error) {
+	if e, ok := g.core.Hit(key); ok && len(opts) == 0 {
 		if v, ok := g.decoded(e); ok && g.core.CountHit(e) {
 			return v, nil
 		}
 	}
-	v, _, err := g.read(ctx, key)
+	v, _, err := g.read(ctx, key, opts)
 	return v, inCall("Get", g.Name(), key, err)
 }
 
 // read answers a read that is not a plain hit.
-func (g *Group[V]) read(ctx context.Context, key string) (v V, r engine.Read, err error) {
-	r, err = g.core.Read(ctx, key, func(e *store.Entry) (err error) {
+func (g *Group[V]) read(ctx context.Context, key string, opts []ReadOption) (v V, r engine.Read, err error) {
+	decode := func(e *store.Entry) (err error) {
 		v, err = g.decode(e)
 		return err
-	})
+	}
+	if len(opts) == 0 {
+		r, err = g.core.Read(ctx, key, decode)
+		return v, r, err
+	}
+	o, err := readOptions(opts)
+	if err == nil {
+		r, err = g.core.ReadAfter(ctx, key, o.after, decode)
+	}
 	return v, r, err
 }
 
 // GetItem is Get, and also tells where the value came from and how old it is.
-func (g *Group[V]) GetItem(ctx context.Context, key string) (Item[V], error) {
-	v, r, err := g.read(ctx, key)
+func (g *Group[V]) GetItem(ctx context.Context, key string, opts ...ReadOption) (Item[V], error) {
+	v, r, err := g.read(ctx, key, opts)
 	if err != nil {
 		return Item[V]{}, inCall("GetItem", g.Name(), key, err)
 	}
@@ -169,7 +178,11 @@ func (g *Group[V]) itemOf(v V, r engine.Read) Item[V] {
 //
 // A value that expires while the call waits for others is read again, unless it was loaded for this call: then
 // the map has it even if it lives shorter than the others take.
-func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, error) {
+func (g *Group[V]) GetMany(ctx context.Context, keys []string, opts ...ReadOption) (map[string]V, error) {
+	o, err := readOptions(opts)
+	if err != nil {
+		return nil, inCall("GetMany", g.Name(), "", err)
+	}
 	values := make(map[string]V, len(keys))
 	decode := func(key string) engine.Decode {
 		return func(e *store.Entry) error {
@@ -180,9 +193,32 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 			return err
 		}
 	}
+	keys, bound := g.core.Bound(keys, o.after)
 	failed := g.core.ReadMany(ctx, keys, decode, func(key string) { delete(values, key) })
+	var mu sync.Mutex // guards values and failed
+	reading := make(chan struct{}, boundAtOnce)
+	var reads sync.WaitGroup
+	for _, key := range bound {
+		reading <- struct{}{}
+		reads.Go(func() {
+			defer func() { <-reading }()
+			v, _, err := g.read(ctx, key, opts)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				values[key] = v
+			} else if !errors.Is(err, ErrNotFound) {
+				failed.Add(key, err)
+			}
+		})
+	}
+	reads.Wait()
 	return values, joined("GetMany", g.Name(), failed, "%d more keys could not be read")
 }
+
+// boundAtOnce bounds the keys of a GetMany that are read at the same time one by one, because After concerns
+// them.
+const boundAtOnce = 64
 
 // Peek returns the value of key if this process has it in memory and it has not expired. It asks nobody, is
 // not counted, and leaves the order of eviction alone.

@@ -38,10 +38,19 @@ func (g *Group[V]) Update(ctx context.Context, key string, f func(old V, ok bool
 }
 
 func (g *Group[V]) update(ctx context.Context, key string, f engine.UpdateFunc, opts []WriteOption) (V, error) {
-	o := writeOptions(opts)
+	o := updateOptions(opts)
 	v, err := g.core.Update(ctx, key, f, &o.WriteOptions)
-	o.done()
+	o.doneWith(g.core, engine.AfterSet, key)
 	return valueOf[V](v), err
+}
+
+// updateOptions is writeOptions for an Update.
+func updateOptions(opts []WriteOption) *writeConfig {
+	o := writeOptions(opts)
+	if o.After != 0 {
+		o.Invalid = errors.Join(o.Invalid, errors.New("After: an Update reads in its key's home region"))
+	}
+	return o
 }
 
 // valueOf returns v, which is a V or nil.
@@ -80,7 +89,7 @@ var ErrChanged = errors.New("geocache: the value has changed")
 // may fail although nobody has written. Try again with what it returned.
 func (g *Group[V]) CompareAndSet(ctx context.Context, key string, old Generation, v V, opts ...WriteOption) (current V, generation Generation, err error) {
 	var receipt Receipt
-	o := writeOptions(append([]WriteOption{WithReceipt(&receipt)}, opts...))
+	o := updateOptions(append([]WriteOption{WithReceipt(&receipt)}, opts...))
 	_, err = g.core.Update(ctx, key, func(there any, ok bool, e *store.Entry) (any, error) {
 		switch {
 		case ok && e == nil: // another call of the same round has made it: its generation is not known yet
@@ -92,7 +101,7 @@ func (g *Group[V]) CompareAndSet(ctx context.Context, key string, old Generation
 		}
 		return nil, engine.ErrUnchanged
 	}, &o.WriteOptions)
-	o.done()
+	o.doneWith(g.core, engine.AfterSet, key)
 	switch {
 	case errors.Is(err, engine.ErrUnchanged):
 		return current, generation, inCall("CompareAndSet", g.Name(), key, ErrChanged)

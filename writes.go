@@ -72,7 +72,16 @@ var noWriteOptions writeConfig
 // done fills in the caller's receipt.
 func (c *writeConfig) done() {
 	if c.receipt != nil {
-		*c.receipt = Receipt{Generation(c.Receipt.Generation), c.Receipt.Confirmed, c.Receipt.Pending}
+		r := c.Receipt
+		*c.receipt = Receipt{Generation: Generation(r.Generation), Confirmed: r.Confirmed, Pending: r.Pending}
+	}
+}
+
+// doneWith is done for a write that a Written can name.
+func (c *writeConfig) doneWith(g *engine.Group, kind engine.AfterKind, of string) {
+	c.done()
+	if c.receipt != nil && c.Receipt.Generation != 0 {
+		c.receipt.Written = writtenOf(g, kind, of, c.Receipt.Generation)
 	}
 }
 
@@ -121,6 +130,10 @@ type Receipt struct {
 	// Pending are the regions that the call waited for and that have not confirmed. The write is on its way to
 	// them.
 	Pending []string
+
+	// Written names the write for reads that are to come After it, in whatever region. It names nothing if
+	// Generation is 0, and after SetMany and RemoveMany.
+	Written Written
 }
 
 // Set makes v the value of key. When it returns nil, every read in this region that begins afterwards returns v,
@@ -145,7 +158,7 @@ func (g *Group[V]) Set(ctx context.Context, key string, v V, opts ...WriteOption
 	if err == nil {
 		o := writeOptions(opts)
 		err = g.core.Set(ctx, key, value, &o.WriteOptions)
-		o.done()
+		o.doneWith(g.core, engine.AfterSet, key)
 	}
 	return inCall("Set", g.Name(), key, err)
 }
@@ -187,7 +200,7 @@ func (g *Group[V]) SetMany(ctx context.Context, values map[string]V, opts ...Wri
 func (g *Group[V]) Remove(ctx context.Context, key string, opts ...WriteOption) error {
 	o := writeOptions(opts)
 	err := g.core.Remove(ctx, key, &o.WriteOptions)
-	o.done()
+	o.doneWith(g.core, engine.AfterRemove, key)
 	return inCall("Remove", g.Name(), key, err)
 }
 
@@ -195,7 +208,7 @@ func (g *Group[V]) Remove(ctx context.Context, key string, opts ...WriteOption) 
 func (g *Group[V]) Clear(ctx context.Context, opts ...WriteOption) error {
 	o := writeOptions(opts)
 	err := g.core.Clear(ctx, &o.WriteOptions)
-	o.done()
+	o.doneWith(g.core, engine.AfterClear, "")
 	return inCall("Clear", g.Name(), "", err)
 }
 
@@ -207,7 +220,7 @@ func (g *Group[V]) Clear(ctx context.Context, opts ...WriteOption) error {
 func (g *Group[V]) RemoveTag(ctx context.Context, tag string, opts ...WriteOption) error {
 	err := checkTags([]string{tag})
 	if err == nil {
-		err = g.removeScope(ctx, expiry.Tag(tag), opts)
+		err = g.removeScope(ctx, expiry.Tag(tag), engine.AfterRemoveTag, opts)
 	}
 	return inCall("RemoveTag", g.Name(), tag, err)
 }
@@ -219,14 +232,16 @@ func (g *Group[V]) RemoveTag(ctx context.Context, tag string, opts ...WriteOptio
 func (g *Group[V]) RemovePrefix(ctx context.Context, prefix string, opts ...WriteOption) error {
 	err := errors.New("the prefix is empty; Clear removes everything")
 	if prefix != "" {
-		err = g.removeScope(ctx, expiry.Prefix(prefix), opts)
+		err = g.removeScope(ctx, expiry.Prefix(prefix), engine.AfterRemovePrefix, opts)
 	}
 	return inCall("RemovePrefix", g.Name(), prefix, err)
 }
 
-func (g *Group[V]) removeScope(ctx context.Context, scope expiry.Subject, opts []WriteOption) error {
+func (g *Group[V]) removeScope(
+	ctx context.Context, scope expiry.Subject, kind engine.AfterKind, opts []WriteOption,
+) error {
 	o := writeOptions(opts)
-	defer o.done()
+	defer o.doneWith(g.core, kind, scope.Name())
 	return g.core.RemoveScope(ctx, scope, &o.WriteOptions)
 }
 

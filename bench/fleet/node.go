@@ -136,8 +136,9 @@ func (n *node) open(from origin) (err error) {
 	if n.group, err = geocache.NewGroupFunc(n.cache, "fleet", load, geocache.WithTTL(ttl)); err != nil {
 		return err
 	}
+	get := func(ctx context.Context, key string) ([]byte, error) { return n.group.Get(ctx, key) }
 	set := func(ctx context.Context, key string, value []byte) error { return n.group.Set(ctx, key, value) }
-	n.client = client{id: self.ID, origin: from, get: n.group.Get, put: set}
+	n.client = client{id: self.ID, origin: from, get: get, put: set}
 	return nil
 }
 

@@ -20,6 +20,7 @@ var (
 	ErrUnconfirmed     = errors.New("geocache: the write has happened but is not yet confirmed as required")
 	ErrHomeUnreachable = errors.New("geocache: the key's home region cannot be reached")
 	ErrCutOff          = errors.New("geocache: this node may be cut off from its region")
+	ErrNotArrived      = errors.New("geocache: the write has not arrived here yet")
 	ErrSnapshot        = errors.New("geocache: not a good snapshot")
 )
 

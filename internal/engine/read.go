@@ -72,6 +72,43 @@ func (g *Group) Read(ctx context.Context, key string, decode Decode) (Read, erro
 	if !ok {
 		a = g.fill(ctx, key)
 	}
+	return g.finishRead(ctx, a, begun, unconfirmed, decode, func() answer { return g.fill(ctx, key) })
+}
+
+// ReadAfter is Read for a value that is not older than the writes that concern the key.
+func (g *Group) ReadAfter(ctx context.Context, key string, writes []After, decode Decode) (Read, error) {
+	b, err := g.boundOf(key, writes)
+	if err != nil {
+		g.stats.errors.Add(1)
+		return Read{}, err
+	}
+	if b.isNone() {
+		return g.Read(ctx, key, decode)
+	}
+	unconfirmed := g.cache.leases.Unconfirmed()
+	a, ok := g.atHand(key)
+	begun := g.cache.clock.Instant()
+	fill := func() answer {
+		for {
+			a := b.fill(ctx, g, key)
+			if a.err != nil || b.allows(&g.fresh, a.entry, begun) {
+				return a
+			}
+			// It was loaded before the read began, at about the time of the write. What is loaded anew is not.
+			b.floor, b.set = b.floor.Max(expiry.Removal(a.entry.Generation)), false
+		}
+	}
+	if !ok || !b.allows(&g.fresh, a.entry, begun) {
+		a = fill()
+	}
+	return g.finishRead(ctx, a, begun, unconfirmed, decode, fill)
+}
+
+// finishRead decodes, checks and counts the answer of a read that began at begun. It calls fill for another
+// answer if that one has become too old.
+func (g *Group) finishRead(
+	ctx context.Context, a answer, begun expiry.Instant, unconfirmed bool, decode Decode, fill func() answer,
+) (Read, error) {
 	for {
 		a = g.decodeOrLoad(ctx, a, decode)
 		at := g.cache.clock.Instant()
@@ -80,7 +117,7 @@ func (g *Group) Read(ctx context.Context, key string, decode Decode) (Read, erro
 			unconfirmed = unconfirmed && a.source != SourceGetter || g.fresh.isUnconfirmed(a)
 			return Read{a.entry, a.source, at, unconfirmed}, g.countRead(ctx, a)
 		}
-		a = g.fill(ctx, key)
+		a = fill()
 	}
 }
 

@@ -65,6 +65,9 @@ func (rt *router) validate(ctx context.Context, req *message.WriteRequest, o *Wr
 	case o.Invalid != nil:
 		return o.Invalid
 	}
+	if err := rt.g.cache.clock.Merge(o.After); err != nil { // the request brings the clock to the owner
+		return fmt.Errorf("After: the write is from the future: %w", err)
+	}
 	return ctx.Err()
 }
 

@@ -29,8 +29,9 @@ type WriteOptions struct {
 	Ack     Ack
 	TTL     time.Duration // the value's own time to live; 0 means the group's
 	Tags    []string
-	Receipt *Receipt // filled in unless nil
-	Invalid error    // why the write is refused; nil if it is not
+	Receipt *Receipt          // filled in unless nil
+	After   expiry.Generation // the write's is to be higher
+	Invalid error             // why the write is refused; nil if it is not
 }
 
 // A Receipt says what became of a write.
