@@ -89,7 +89,7 @@ func (g *Group) ReadAfter(ctx context.Context, key string, writes []After, decod
 	a, ok := g.atHand(key)
 	begun := g.cache.clock.Instant()
 	fill := func() answer {
-		for {
+		for range 3 {
 			a := b.fill(ctx, g, key)
 			if a.err != nil || b.allows(&g.fresh, a.entry, begun) {
 				return a
@@ -97,6 +97,7 @@ func (g *Group) ReadAfter(ctx context.Context, key string, writes []After, decod
 			// It was loaded before the read began, at about the time of the write. What is loaded anew is not.
 			b.floor, b.set = b.floor.Max(expiry.Removal(a.entry.Generation)), false
 		}
+		return answer{err: g.located(ErrNotArrived)} // clocks differ by more than is allowed
 	}
 	if !ok || !b.allows(&g.fresh, a.entry, begun) {
 		a = fill()
