@@ -364,3 +364,23 @@ func ExampleGroup_CompareAndSet() {
 	// true somebody else's draft
 	// <nil> both drafts
 }
+
+// A user has changed her profile in one region, and her next request goes to another one. A cookie carries
+// what names the write, so that she sees her change.
+func ExampleAfter() {
+	ctx := context.Background()
+	cache, _ := geocache.Open(ctx, silent)
+	defer cache.Close()
+	profiles, _ := geocache.NewGroup[string](cache, "profiles", nil)
+
+	var receipt geocache.Receipt
+	profiles.Set(ctx, "ada", "countess", geocache.WithReceipt(&receipt))
+	cookie := receipt.Written.String()
+
+	written, err := geocache.ParseWritten(cookie) // in the other region
+	if err != nil {
+		written = geocache.Written{} // somebody has made it up
+	}
+	fmt.Println(profiles.Get(ctx, "ada", geocache.After(written)))
+	// Output: countess <nil>
+}
