@@ -1,6 +1,7 @@
 package geocache
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -10,12 +11,12 @@ import (
 	"github.com/geocache/geocache/internal/engine"
 )
 
-// A Written names writes, so that a read can be told not to be older: see After. It comes with the Receipt of a
-// write. The zero Written names none.
+// A Written names writes, so that a read can be told not to be older: see After. It comes with the Receipt
+// of a write. The zero Written names none.
 //
-// Its text is safe in a cookie, a header or a URL: about 60 bytes for a write of a key, more for one of a tag or
-// a prefix. It holds no keys, but tags and prefixes as they are. Whoever makes one up can have reads of the keys
-// that it is presented with load them anew, and nothing else. Sign it if that matters.
+// Its text is safe in a cookie, a header or a URL: about 60 bytes for a write of a key, more for one of a
+// tag or a prefix. It holds no keys, but tags and prefixes as they are. Whoever makes one up can have reads
+// of the keys that it is presented with load them anew, and nothing else. Sign it if that matters.
 type Written struct{ writes []engine.After }
 
 const (
@@ -25,46 +26,22 @@ const (
 	writtenVersion = 1
 )
 
-// writtenOf names a write of a group.
-func writtenOf(g *engine.Group, kind engine.AfterKind, of string, generation expiry.Generation) Written {
-	w := engine.After{Kind: kind, Group: engine.HashGroup(g.Name()), Generation: generation, Region: g.Region()}
-	switch kind {
-	case engine.AfterSet, engine.AfterRemove:
-		w.Key = engine.HashKey(w.Group, of)
-	default:
-		w.Scope = of
-	}
-	return Written{[]engine.After{w}}
-}
-
-// And returns what names the writes of both. Of more than 32 writes it keeps the latest, and of several writes
-// of the same key the last.
+// And returns what names the writes of both. Of more than 32 writes it keeps the latest, and of several
+// writes of the same key the last.
 func (w Written) And(other Written) Written {
 	all := slices.Concat(w.writes, other.writes)
-	slices.SortStableFunc(all, func(a, b engine.After) int { return -compareGenerations(a, b) })
+	slices.SortStableFunc(all, func(a, b engine.After) int { return cmp.Compare(b.Generation, a.Generation) })
 	var kept []engine.After
 	for _, a := range all {
 		same := func(b engine.After) bool {
-			return a.Group == b.Group && a.Key == b.Key && a.Scope == b.Scope && isOfKey(a) == isOfKey(b) &&
-				(isOfKey(a) || a.Kind == b.Kind)
+			return a.Group == b.Group && a.Key == b.Key && a.Scope == b.Scope && a.IsOfKey() == b.IsOfKey() &&
+				(a.IsOfKey() || a.Kind == b.Kind)
 		}
 		if len(kept) < maxWritten && !slices.ContainsFunc(kept, same) {
 			kept = append(kept, a)
 		}
 	}
 	return Written{kept}
-}
-
-func isOfKey(a engine.After) bool { return a.Kind == engine.AfterSet || a.Kind == engine.AfterRemove }
-
-func compareGenerations(a, b engine.After) int {
-	switch {
-	case a.Generation < b.Generation:
-		return -1
-	case a.Generation > b.Generation:
-		return 1
-	}
-	return 0
 }
 
 // IsZero reports whether w names no write.
@@ -81,7 +58,7 @@ func (w Written) String() string {
 		b = binary.BigEndian.AppendUint64(b, uint64(a.Generation))
 		b = binary.BigEndian.AppendUint64(b, a.Group)
 		b = append(append(b, byte(len(a.Region))), a.Region...)
-		if isOfKey(a) {
+		if a.IsOfKey() {
 			b = binary.BigEndian.AppendUint64(b, a.Key)
 		} else {
 			b = append(binary.BigEndian.AppendUint16(b, uint16(len(a.Scope))), a.Scope...)
@@ -114,7 +91,7 @@ func ParseWritten(text string) (w Written, err error) {
 		a := engine.After{Kind: engine.AfterKind(take(1)[0])}
 		a.Generation, a.Group = expiry.Generation(number()), number()
 		a.Region = string(take(int(take(1)[0])))
-		if isOfKey(a) {
+		if a.IsOfKey() {
 			a.Key = number()
 		} else {
 			a.Scope = string(take(int(binary.BigEndian.Uint16(take(2)))))
@@ -167,17 +144,18 @@ type ReadWriteOption interface {
 
 type afterOption struct{ Written }
 
-// After makes a read not older than the writes that w names, wherever they were written, and whether they have
-// arrived in this region or not. It concerns the keys that were written, and those that a removal by tag or
-// prefix or a Clear was about; for all others the read is as without it. Default: a read in another region than
-// the write's may be older, for as long as the write is on its way.
+// After makes a read not older than the writes that w names, wherever they were written, and whether they
+// have arrived in this region or not. It concerns the keys that were written, and those that a removal by
+// tag or prefix or a Clear was about; for all others the read is as without it. Default: a read in another
+// region than the write's may be older, for as long as the write is on its way.
 //
-// What is older is not returned, be it in memory, stale, or on its way from elsewhere. The key is loaded, or
-// asked for in the region where it was written if no getter here can have the value: if it was Set and the group
-// has no setter, or within WithOriginLag. If that region cannot be reached then, the error is ErrNotArrived.
+// What is older is not returned, be it in memory, stale, or on its way from elsewhere. The key is loaded. Or
+// it is asked for in the region where it was written, if no getter here can have the value: if it was Set and
+// the group has no setter, or within WithOriginLag. If that region cannot be reached then, the error is
+// ErrNotArrived.
 //
-// A Set or a removal with After replaces what the named writes have written, even if the clocks of this region are
-// behind. An Update reads in its key's home region, and takes no After.
+// A Set or a removal with After replaces what the named writes have written, even if the clocks of this
+// region are behind. An Update reads in its key's home region, and takes no After.
 //
 // A write whose generation is further ahead of this node's clock than twice WithMaxDrift is an error.
 func After(w Written) ReadWriteOption { return afterOption{w} }

@@ -193,7 +193,7 @@ func (g *Group[V]) GetMany(ctx context.Context, keys []string, opts ...ReadOptio
 			return err
 		}
 	}
-	keys, bound := g.core.Bound(keys, o.after)
+	keys, bound := engine.Split(g.core, keys, o.after)
 	failed := g.core.ReadMany(ctx, keys, decode, func(key string) { delete(values, key) })
 	var mu sync.Mutex // guards values and failed
 	reading := make(chan struct{}, boundAtOnce)

@@ -81,7 +81,7 @@ func (c *writeConfig) done() {
 func (c *writeConfig) doneWith(g *engine.Group, kind engine.AfterKind, of string) {
 	c.done()
 	if c.receipt != nil && c.Receipt.Generation != 0 {
-		c.receipt.Written = writtenOf(g, kind, of, c.Receipt.Generation)
+		c.receipt.Written = Written{[]engine.After{engine.NewAfter(g, kind, of, c.Receipt.Generation)}}
 	}
 }
 

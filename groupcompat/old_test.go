@@ -102,7 +102,7 @@ func runOld(address string) {
 		if err != nil {
 			panic(err)
 		}
-		get = users.Get
+		get = func(ctx context.Context, key string) (string, error) { return users.Get(ctx, key) }
 	}
 
 	mux := http.NewServeMux()

@@ -20,8 +20,8 @@ import (
 // An After names such a write.
 type After struct {
 	Kind       AfterKind
-	Group      uint64 // HashGroup of the group
-	Key        uint64 // HashKey of the key, if the write is of a key
+	Group      uint64 // a hash of its name
+	Key        uint64 // a hash of the key, if the write is of one
 	Scope      string // the tag or the prefix, if it is of one
 	Generation expiry.Generation
 	Region     string // where it was written
@@ -39,11 +39,23 @@ const (
 	AfterClear
 )
 
-// HashGroup identifies a group in an After.
-func HashGroup(group string) uint64 { return xxh3.HashString(group) }
+// IsOfKey reports whether the write is of one key.
+func (a *After) IsOfKey() bool { return a.Kind == AfterSet || a.Kind == AfterRemove }
 
-// HashKey identifies a key in an After.
-func HashKey(group uint64, key string) uint64 { return xxh3.HashStringSeed(key, group) }
+// NewAfter names a write of a group: of a key, a tag or a prefix, or nothing if it is a Clear.
+func NewAfter(g *Group, kind AfterKind, of string, generation expiry.Generation) After {
+	a := After{Kind: kind, Group: hashGroup(g.name), Generation: generation, Region: g.cache.node.Region}
+	if a.IsOfKey() {
+		a.Key = hashKey(a.Group, of)
+	} else {
+		a.Scope = of
+	}
+	return a
+}
+
+func hashGroup(group string) uint64 { return xxh3.HashString(group) }
+
+func hashKey(group uint64, key string) uint64 { return xxh3.HashStringSeed(key, group) }
 
 // A bound is what the writes that a read must not be older than say of its key.
 type bound struct {
@@ -53,9 +65,9 @@ type bound struct {
 	tags   []After      // removals of tags: they concern values that bear them
 }
 
-// boundOf returns what the writes say of a key. It fails if one of them is further ahead than clocks may be.
-func (g *Group) boundOf(key string, writes []After) (b bound, err error) {
-	group := HashGroup(g.name)
+// newBound returns what the writes say of a key. It fails if one of them is further ahead than clocks may be.
+func newBound(g *Group, key string, writes []After) (b bound, err error) {
+	group := hashGroup(g.name)
 	for i := range writes {
 		w := &writes[i]
 		if w.Group != group {
@@ -65,9 +77,9 @@ func (g *Group) boundOf(key string, writes []After) (b bound, err error) {
 		floor := expiry.Removal(w.Generation)
 		switch w.Kind {
 		case AfterSet:
-			concerns, floor = w.Key == HashKey(group, key), expiry.Loaded(w.Generation)
+			concerns, floor = w.Key == hashKey(group, key), expiry.Loaded(w.Generation)
 		case AfterRemove:
-			concerns = w.Key == HashKey(group, key)
+			concerns = w.Key == hashKey(group, key)
 		case AfterRemovePrefix:
 			concerns = strings.HasPrefix(key, w.Scope)
 		}
@@ -88,13 +100,13 @@ func (g *Group) boundOf(key string, writes []After) (b bound, err error) {
 	return b, nil
 }
 
-// Bound returns which of the keys the writes do not concern, and which they may.
-func (g *Group) Bound(keys []string, writes []After) (free, bound []string) {
+// Split returns which of the keys the writes do not concern, and which they may.
+func Split(g *Group, keys []string, writes []After) (free, bound []string) {
 	if len(writes) == 0 {
 		return keys, nil
 	}
 	for _, key := range keys {
-		if b, err := g.boundOf(key, writes); err == nil && b.isNone() {
+		if b, err := newBound(g, key, writes); err == nil && b.isNone() {
 			free = append(free, key)
 		} else if !slices.Contains(bound, key) {
 			bound = append(bound, key)
@@ -151,9 +163,9 @@ func (b *bound) fill(ctx context.Context, g *Group, key string) answer {
 	return f.run(ctx)
 }
 
-// fromWhereItWas fills a key with what a region knows of it that has a write which has not arrived here:
-// a load here would bring back what is older. Until the value is there, the nodes of this region that may have it
-// are asked as well.
+// fromWhereItWas fills a key with what a region knows of it that has a write which has not arrived here: a
+// load here would bring back what is older. The nodes of this region that keep the key are asked first: they
+// hear of the write before others do.
 func (f fill) fromWhereItWas(ctx context.Context, region string) answer {
 	top := f.g.cache.topology()
 	class := store.Copy

@@ -166,9 +166,6 @@ func (c *Cache) NewGroup(name string, config GroupConfig) (*Group, error) {
 // Name returns the group's name.
 func (g *Group) Name() string { return g.name }
 
-// Region returns this process's region.
-func (g *Group) Region() string { return g.cache.node.Region }
-
 // Guard returns the guard for calls of the group's user code.
 func (g *Group) Guard() *origin.Guard { return &g.guard }
 

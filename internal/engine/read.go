@@ -72,12 +72,12 @@ func (g *Group) Read(ctx context.Context, key string, decode Decode) (Read, erro
 	if !ok {
 		a = g.fill(ctx, key)
 	}
-	return g.finishRead(ctx, a, begun, unconfirmed, decode, func() answer { return g.fill(ctx, key) })
+	return finishRead(ctx, g, a, begun, unconfirmed, decode, func() answer { return g.fill(ctx, key) })
 }
 
 // ReadAfter is Read for a value that is not older than the writes that concern the key.
 func (g *Group) ReadAfter(ctx context.Context, key string, writes []After, decode Decode) (Read, error) {
-	b, err := g.boundOf(key, writes)
+	b, err := newBound(g, key, writes)
 	if err != nil {
 		g.stats.errors.Add(1)
 		return Read{}, err
@@ -102,13 +102,14 @@ func (g *Group) ReadAfter(ctx context.Context, key string, writes []After, decod
 	if !ok || !b.allows(&g.fresh, a.entry, begun) {
 		a = fill()
 	}
-	return g.finishRead(ctx, a, begun, unconfirmed, decode, fill)
+	return finishRead(ctx, g, a, begun, unconfirmed, decode, fill)
 }
 
 // finishRead decodes, checks and counts the answer of a read that began at begun. It calls fill for another
 // answer if that one has become too old.
-func (g *Group) finishRead(
-	ctx context.Context, a answer, begun expiry.Instant, unconfirmed bool, decode Decode, fill func() answer,
+func finishRead(
+	ctx context.Context, g *Group, a answer, begun expiry.Instant, unconfirmed bool,
+	decode Decode, fill func() answer,
 ) (Read, error) {
 	for {
 		a = g.decodeOrLoad(ctx, a, decode)

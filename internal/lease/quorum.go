@@ -8,17 +8,19 @@ import (
 	"time"
 )
 
-// A quorum tells whether the nodes that this one sees are a majority of its region. If the network divides a region,
-// each part may settle by itself, and write what the others do not hear of. At most one part has a majority, and only that
-// one can rely on having been told of every write. What another part serves is unconfirmed.
+// A quorum tells whether the nodes that this one sees are a majority of its region. If the network
+// divides a region, each part may settle by itself, and write what the others do not hear of. At most one
+// part has a majority, and only that one can rely on having been told of every write. What another part
+// serves is unconfirmed.
 //
-// The region is what the discovery lists and what this node has seen, less those of whom it knows that they are gone:
-// they have left, have ended, or have not been listed for the grace period. A node that is silent may be alive and
-// counts; so does a guest, which belongs to its part again once it is alone there. So a killed process is not
-// taken for a partition, while a host that vanishes counts until the discovery has dropped it.
+// The region is what the discovery lists and what this node has seen, less those of whom it knows that
+// they are gone: they have left, have ended, or have not been listed for the grace period. A node that is
+// silent may be alive and counts; so does a guest, which belongs to its part again once it is alone
+// there. So a killed process is not taken for a partition, while a host that vanishes counts until the
+// discovery has dropped it.
 //
-// Invariant: any two majorities of the region, by what any two nodes take for it, have a node in common. That relies on
-// the discovery: it must have listed a newcomer to all others before the network divides.
+// Invariant: any two majorities of the region, by what any two nodes take for it, have a node in common.
+// That relies on the discovery: it must have listed a newcomer to all others before the network divides.
 type quorum struct {
 	mu     sync.Mutex      // guards the following, up to doubted
 	others []string        // of the present view
@@ -28,8 +30,8 @@ type quorum struct {
 	unlisted map[string]time.Time // those in seen that are not listed, since when
 	ended    map[string]bool      // nodes that are listed, and known to be gone
 
-	// doubted says that a node of the view has no majority. It counts until agreed: before that, this node has
-	// no knowledge of its own.
+	// doubted says that a node of the view has no majority. It counts until agreed: before that, this
+	// node has no knowledge of its own.
 	doubted bool
 
 	agreed      atomic.Bool // whether all nodes of a view with a majority have ever held it
@@ -37,15 +39,16 @@ type quorum struct {
 	unconfirmed atomic.Bool
 }
 
-// Unconfirmed reports whether this node sees no majority of its region: other nodes, which it does not see, may
-// write what it is not told of. It concerns what is served under the lease, too.
+// Unconfirmed reports whether this node sees no majority of its region: other nodes, which it does not
+// see, may write what it is not told of. It concerns what is served under the lease, too.
 func (t *Table) Unconfirmed() bool { return t.quorum.unconfirmed.Load() }
 
-// LacksMajority reports what this node is to tell others: whether it sees no majority, by its own knowledge.
+// LacksMajority reports what this node is to tell others: whether it sees no majority, by its own
+// knowledge.
 func (t *Table) LacksMajority() bool { return t.quorum.minority.Load() }
 
-// Found notes that it is known who else may be in the region: the discovery has said so. Before that nothing that
-// the node serves is confirmed, see Config.Discovers.
+// Found notes that it is known who else may be in the region: the discovery has said so. Before that
+// nothing that the node serves is confirmed, see Config.Discovers.
 func (t *Table) Found() {
 	q := &t.quorum
 	q.mu.Lock()
@@ -54,9 +57,9 @@ func (t *Table) Found() {
 	q.decideLocked()
 }
 
-// Listed takes in which nodes of the region are listed. Call it about once a second. A node that is no longer listed,
-// and not in the view, counts for the grace period all the same: a discovery that has lost its data may list each node
-// a little later.
+// Listed takes in which nodes of the region are listed. Call it about once a second. A node that is no
+// longer listed, and not in the view, counts for the grace period all the same: a discovery that has lost
+// its data may list each node a little later.
 func (t *Table) Listed(ids []string) {
 	q, now := &t.quorum, t.config.Now()
 	q.mu.Lock()
@@ -109,8 +112,8 @@ func (q *quorum) view(v View) {
 	q.decideLocked()
 }
 
-// ponged takes in what the nodes of the view have said in their last pongs: whether all of them hold it, too, and
-// whether one sees no majority.
+// ponged takes in what the nodes of the view have said in their last pongs: whether all of them hold it,
+// too, and whether one sees no majority.
 func (q *quorum) ponged(all, doubted bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
