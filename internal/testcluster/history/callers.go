@@ -88,6 +88,10 @@ func (l *life) callOnce(random *rand.Rand) {
 		l.set(k, ack, life, limit)
 	case x < 0.2:
 		l.read(Peek, k, limit)
+	case x < 0.3:
+		l.readAfter(GetItem, k, limit, l.oneWritten(random, k))
+	case x < 0.35:
+		l.readAfter(Get, k, limit, l.oneWritten(random, k))
 	case x < 0.5:
 		l.read(GetItem, k, limit)
 	case x < 0.65:
@@ -136,11 +140,21 @@ func (l *life) op(o *Op, limit time.Duration, do func(ctx context.Context) error
 	if err != nil {
 		o.Err = err.Error()
 	}
+	if o.After != nil && errors.Is(err, geocache.ErrNotArrived) {
+		return // it may be so
+	}
 	l.record(o)
 }
 
-func (l *life) read(kind Kind, key string, limit time.Duration) {
-	o := &Op{Kind: kind, Key: key}
+func (l *life) read(kind Kind, key string, limit time.Duration) { l.readAfter(kind, key, limit, nil) }
+
+// readAfter is a read that is not to be older than a write, unless that is nil.
+func (l *life) readAfter(kind Kind, key string, limit time.Duration, w *Op) {
+	o := &Op{Kind: kind, Key: key, After: w}
+	var opts []geocache.ReadOption
+	if w != nil {
+		opts = append(opts, geocache.After(w.written))
+	}
 	l.op(o, limit, func(ctx context.Context) (err error) {
 		var v string
 		switch kind {
@@ -151,10 +165,10 @@ func (l *life) read(kind Kind, key string, limit time.Duration) {
 				return nil
 			}
 		case Get:
-			v, err = l.group.Get(ctx, key)
+			v, err = l.group.Get(ctx, key, opts...)
 		case GetItem:
 			var item geocache.Item[string]
-			item, err = l.group.GetItem(ctx, key)
+			item, err = l.group.GetItem(ctx, key, opts...)
 			v, o.Generation = item.Value, expiry.Generation(item.Generation)
 			o.Stale, o.Unconfirmed = item.Source == geocache.SourceStale, item.Unconfirmed
 		}
@@ -250,9 +264,12 @@ func (l *life) write(
 	l.op(o, limit, func(ctx context.Context) error {
 		var w geocache.Receipt
 		err := do(ctx, append(opts, geocache.WithAck(o.Ack), geocache.WithReceipt(&w)))
-		o.Generation, o.Confirmed = expiry.Generation(w.Generation), w.Confirmed
+		o.Generation, o.Confirmed, o.written = expiry.Generation(w.Generation), w.Confirmed, w.Written
 		return err
 	})
+	if o.Outcome == OK && !o.written.IsZero() {
+		l.wrote(o)
+	}
 }
 
 // update updates a key, with a function that takes this long.

@@ -14,7 +14,7 @@ func (h *History) Check() (all []Violation) {
 	h.index()
 	for _, check := range []func() []Violation{
 		h.Values, h.Age, h.Order, h.Fencing, h.Region, h.World, h.Agreement, h.Causality, h.Atomicity, h.Origin,
-		h.OneLoad, h.WriteTimes, h.Availability, h.Register, h.Counters, h.Twice, h.Linear,
+		h.AfterWrites, h.OneLoad, h.WriteTimes, h.Availability, h.Register, h.Counters, h.Twice, h.Linear,
 	} {
 		all = append(all, check()...)
 	}
@@ -179,6 +179,21 @@ func (h *History) Region() []Violation {
 	return h.checkReads("3 read your region's writes",
 		func(r *Op) bool { return !r.Value.Loaded() },
 		func(r, w *Op) bool { return w.covers(r.Region) })
+}
+
+// AfterWrites checks that no read is older than the write that it was told to come after, wherever that was,
+// and whatever has happened since.
+func (h *History) AfterWrites() (found []Violation) {
+	for _, r := range h.Ops {
+		if r.After == nil || !r.isRead() || r.Outcome != OK {
+			continue
+		}
+		if why := h.older(r, r.After); why != "" {
+			what := fmt.Sprintf("a read of %s after a write returned what was %s", r.Key, why)
+			found = append(found, violation("4 after", what, h, r, r.After))
+		}
+	}
+	return found
 }
 
 // World checks promise 4: once all is well again, nobody, in whatever region, reads what is older

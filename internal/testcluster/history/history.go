@@ -104,7 +104,10 @@ type Op struct {
 	// Number is the value of a counter, after the Increment if it is one.
 	Number int
 
+	After *Op // the write that a read was told not to be older than, see geocache.After
+
 	// Of writes:
+	written    geocache.Written
 	Generation expiry.Generation // 0 if unknown
 	Ack        geocache.AckLevel
 	Confirmed  []string      // the regions that have it, according to the caller's receipt
@@ -157,6 +160,9 @@ func (o *Op) String() string {
 	}
 	if o.isWrite() {
 		fmt.Fprintf(&b, ", ack %s", [...]string{"region", "owner", "world"}[o.Ack])
+	}
+	if o.After != nil {
+		fmt.Fprintf(&b, ", after #%d", o.After.ID)
 	}
 	fmt.Fprintf(&b, ": %s", o.Outcome)
 	if o.Generation != 0 {

@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,7 @@ type runner struct {
 
 	begun     map[string]int    // the number of lives, by node
 	snapshots map[string][]byte // by node
+	written   []*Op             // the last writes that were acknowledged
 }
 
 // Run runs a cluster through the history that config describes, and records it.
@@ -234,6 +236,29 @@ func (r *runner) record(o *Op) {
 	defer r.mu.Unlock()
 	o.ID = len(r.history.Ops) + 1
 	r.history.Ops = append(r.history.Ops, o)
+}
+
+// wrote notes a write that was acknowledged, so that reads can be told to come after it.
+func (r *runner) wrote(o *Op) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.written = append(r.written[max(0, len(r.written)-20):], o)
+}
+
+// oneWritten returns one of the last writes that concern a key, or nil.
+func (r *runner) oneWritten(random *rand.Rand, key string) *Op {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var of []*Op
+	for _, o := range r.written {
+		if o.of(key) {
+			of = append(of, o)
+		}
+	}
+	if len(of) == 0 {
+		return nil
+	}
+	return of[random.IntN(len(of))]
 }
 
 // beginFault records that something is broken from now on, until end is called.
