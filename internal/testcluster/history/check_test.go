@@ -249,8 +249,13 @@ func TestChecks(t *testing.T) {
 		{"", "a node cut off during the write, until it has caught up", func(b *book) {
 			b.fault(Cut, "eu-1", "eu-2", 0, 10)
 			b.remove(5, "eu-1", "k")
+			b.readLoad(6, "eu-2", "k", 0).Unconfirmed = true
+			b.readLoad(15, "eu-2", "k", 0).Unconfirmed = true
+		}},
+		{"2 ", "a node cut off that does not say so", func(b *book) {
+			b.fault(Cut, "eu-1", "eu-2", 0, 10)
+			b.remove(5, "eu-1", "k")
 			b.readLoad(6, "eu-2", "k", 0)
-			b.readLoad(15, "eu-2", "k", 0)
 		}},
 		{"2 ", "a node cut off that has had time", func(b *book) {
 			b.fault(Cut, "eu-1", "eu-2", 0, 10)
@@ -278,7 +283,7 @@ func TestChecks(t *testing.T) {
 		{"", "a node cut off from one that may own the key", func(b *book) {
 			b.fault(Cut, "eu-2", "eu-3", 0, 30)
 			b.remove(15, "eu-1", "k")
-			b.readLoad(16, "eu-2", "k", 0)
+			b.readLoad(16, "eu-2", "k", 0).Unconfirmed = true
 		}},
 		{"2 ", "the writer's own node is cut off", func(b *book) {
 			b.fault(Cut, "eu-1", "eu-3", 0, 30)
@@ -305,6 +310,11 @@ func TestChecks(t *testing.T) {
 		{"", "a frozen node", func(b *book) {
 			b.fault(Frozen, "eu-2", "", 0, 10)
 			b.remove(5, "eu-1", "k")
+			b.readLoad(10.5, "eu-2", "k", 0).Unconfirmed = true
+		}},
+		{"2 ", "a frozen node that does not say so", func(b *book) {
+			b.fault(Frozen, "eu-2", "", 0, 10)
+			b.remove(5, "eu-1", "k")
 			b.readLoad(10.5, "eu-2", "k", 0)
 		}},
 		{"2 ", "another node than the frozen one", func(b *book) {
@@ -326,7 +336,7 @@ func TestChecks(t *testing.T) {
 		{"", "a node that has just been started", func(b *book) {
 			b.remove(5, "eu-1", "k")
 			b.fault(Down, "eu-2", "", 6, 7)
-			b.readLoad(8, "eu-2", "k", 0)
+			b.readLoad(8, "eu-2", "k", 0).Unconfirmed = true
 		}},
 		{"2 ", "a node that was started a while ago", func(b *book) {
 			b.remove(5, "eu-1", "k")
@@ -343,7 +353,16 @@ func TestChecks(t *testing.T) {
 			b.fault(Cut, "eu-1", "eu-2", 0, 10)
 			b.fault(Cut, "eu-1", "eu-3", 0, 10)
 			first := b.set(5, "eu-1", "k")
+			first.Unconfirmed = true
 			b.set(6, "eu-2", "k").Generation = first.Generation - 1
+		}},
+		{"4 after", "a read after a write elsewhere", func(b *book) {
+			w := b.remove(5, "us-1", "k")
+			b.readLoad(5.05, "eu-1", "k", 4).After = w
+		}},
+		{"", "a read that need not be after a write elsewhere", func(b *book) {
+			b.remove(5, "us-1", "k")
+			b.readLoad(5.05, "eu-1", "k", 4)
 		}},
 
 		{"4 ", "a load older than a write elsewhere", func(b *book) {
@@ -429,7 +448,7 @@ func TestCoverage(t *testing.T) {
 	b.fault(Cut, "eu-1", "eu-2", 1, 10)
 	b.remove(5, "eu-1", "k")
 	b.readLoad(6, "eu-1", "k", 5.5)
-	b.readLoad(6, "eu-2", "k", 5.5)
+	b.readLoad(6, "eu-2", "k", 5.5).Unconfirmed = true
 	b.readLoad(6, "us-1", "k", 5.5)
 	b.readLoad(20, "eu-2", "k", 5.5)
 	require.Equal(t, Tally{Checked: 2, Excused: 1}, b.h.Coverage()[Writes])

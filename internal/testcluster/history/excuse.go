@@ -90,15 +90,14 @@ func (h *History) informed(node, region string, w *Op) bool {
 }
 
 // excused reports whether the node of r cannot be expected to know of w, which had ended before r
-// began. That is so only if
+// began. That is so only if the node of one of the two saw no majority of its region, and said so, and
 //
 //   - it was not told of w, or has been restarted since, and
 //   - it has not been in contact with all of its region for the recovery time since then, and
 //   - nor just before r, nor during it.
 //
-// That is the isolation of an owner, which no promise excludes: a node that is cut off serves what
-// it owns. A node that was told is never excused, however isolated it is afterwards, and the crash
-// of a node excuses only that node.
+// Each part of a divided region may write what the other is not told of. A node that was told is never
+// excused, however isolated it is afterwards, and the crash of a node excuses only that node.
 func (h *History) excused(r, w *Op) bool {
 	if !r.Unconfirmed && !w.Unconfirmed {
 		return false

@@ -21,9 +21,9 @@
 // A node that cannot know of a write need not know of it. [History.Coverage] counts what is checked
 // and what is excused. Excused are
 //
-//   - a node that was cut off, stopped, or did not find others of its region or was not found by
-//     them, until it has been in contact for the recovery time; a node that the directory has
-//     dropped, itself only;
+//   - what is marked as unconfirmed, at a node that was cut off, stopped, or did not find others of
+//     its region or was not found by them, until it has been in contact for the recovery time; and
+//     what was written in such a part; a node that the directory has dropped, itself only;
 //   - a write that was lost with all nodes that surely knew of it, before others can have learned
 //     of it;
 //   - counters, which no origin has, if two nodes of the home region have gone since the last
