@@ -137,6 +137,19 @@ func (b *bound) allows(f *freshness, e *store.Entry, begun expiry.Instant) bool 
 	return true
 }
 
+// fillFrom answers a read that began at begun and that memory does not.
+func (b *bound) fillFrom(ctx context.Context, g *Group, key string, begun expiry.Instant) answer {
+	for range 3 {
+		a := b.fill(ctx, g, key)
+		if a.err != nil || b.allows(&g.fresh, a.entry, begun) {
+			return a
+		}
+		// It was loaded before the read began, at about the time of the write. What is loaded anew is not.
+		b.floor, b.set = b.floor.Max(expiry.Removal(a.entry.Generation)), false
+	}
+	return answer{err: g.located(ErrNotArrived)} // clocks differ by more than is allowed
+}
+
 // fill answers a read that memory does not.
 func (b *bound) fill(ctx context.Context, g *Group, key string) answer {
 	if a := checkRead(ctx, key); a.err != nil {

@@ -72,7 +72,7 @@ func (g *Group) Read(ctx context.Context, key string, decode Decode) (Read, erro
 	if !ok {
 		a = g.fill(ctx, key)
 	}
-	return finishRead(ctx, g, a, begun, unconfirmed, decode, func() answer { return g.fill(ctx, key) })
+	return finishRead(ctx, g, key, nil, a, begun, unconfirmed, decode)
 }
 
 // ReadAfter is Read for a value that is not older than the writes that concern the key.
@@ -88,28 +88,17 @@ func (g *Group) ReadAfter(ctx context.Context, key string, writes []After, decod
 	unconfirmed := g.cache.leases.Unconfirmed()
 	a, ok := g.atHand(key)
 	begun := g.cache.clock.Instant()
-	fill := func() answer {
-		for range 3 {
-			a := b.fill(ctx, g, key)
-			if a.err != nil || b.allows(&g.fresh, a.entry, begun) {
-				return a
-			}
-			// It was loaded before the read began, at about the time of the write. What is loaded anew is not.
-			b.floor, b.set = b.floor.Max(expiry.Removal(a.entry.Generation)), false
-		}
-		return answer{err: g.located(ErrNotArrived)} // clocks differ by more than is allowed
-	}
 	if !ok || !b.allows(&g.fresh, a.entry, begun) {
-		a = fill()
+		a = b.fillFrom(ctx, g, key, begun)
 	}
-	return finishRead(ctx, g, a, begun, unconfirmed, decode, fill)
+	return finishRead(ctx, g, key, &b, a, begun, unconfirmed, decode)
 }
 
-// finishRead decodes, checks and counts the answer of a read that began at begun. It calls fill for another
-// answer if that one has become too old.
+// finishRead decodes, checks and counts the answer of a read that began at begun. It fills the key again if
+// that one has become too old. b is nil for a read that need not come after any write.
 func finishRead(
-	ctx context.Context, g *Group, a answer, begun expiry.Instant, unconfirmed bool,
-	decode Decode, fill func() answer,
+	ctx context.Context, g *Group, key string, b *bound, a answer, begun expiry.Instant, unconfirmed bool,
+	decode Decode,
 ) (Read, error) {
 	for {
 		a = g.decodeOrLoad(ctx, a, decode)
@@ -119,7 +108,11 @@ func finishRead(
 			unconfirmed = unconfirmed && a.source != SourceGetter || g.fresh.isUnconfirmed(a)
 			return Read{a.entry, a.source, at, unconfirmed}, g.countRead(ctx, a)
 		}
-		a = fill()
+		if b == nil {
+			a = g.fill(ctx, key)
+		} else {
+			a = b.fillFrom(ctx, g, key, begun)
+		}
 	}
 }
 
