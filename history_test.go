@@ -21,7 +21,7 @@ var (
 		"append to this file how to replay each history that breaks a promise")
 )
 
-func init() { history.SmallMemory = geocache.WithSmallMemory }
+func init() { history.WithLimits = geocache.WithLimits }
 
 // Histories of clusters with faults of every kind keep all promises. See package history; make
 // torture runs many more.

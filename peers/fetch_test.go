@@ -21,7 +21,7 @@ var background = context.Background()
 // TestFetch: all of a request gets there, and all of an answer back.
 func TestFetch(t *testing.T) {
 	_, server, peer := pair(t, nil)
-	want := Request{Group: "g", Key: "k", Floor: expiry.Loaded(77), Hop: HopRegion}
+	want := Request{Group: "g", Key: "k", Floor: expiry.Loaded(77), Hop: HopRegion, Region: "here"}
 	answer := Answer{Source: SourceGetter, Stale: true, Stamp: expiry.Loaded(78), Age: time.Minute, Life: time.Second, Value: []byte("v")}
 	server.handler.lookup = func(req *Request) (Answer, bool) {
 		require.Equal(t, want, *req)

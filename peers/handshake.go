@@ -165,8 +165,8 @@ func (t *Transport) checkHello(nc *conn, until time.Time) (hello, error) {
 	case m.id == t.config.ID:
 		return m, refuse(ReasonIdentity, "two nodes with the id %q", m.id)
 	}
-	if p := t.Peer(m.id); p != nil && p.Region() != m.region {
-		return m, refuse(ReasonIdentity, "node %q says that it is in region %q, and is listed in %q", m.id, m.region, p.Region())
+	if e, ok := t.mayConnect(m.id); ok && e.Region != m.region {
+		return m, refuse(ReasonIdentity, "node %q says that it is in region %q, and is listed in %q", m.id, m.region, e.Region)
 	}
 	if err := t.admit(nc, m); err != nil {
 		return m, err

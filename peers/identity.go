@@ -269,15 +269,15 @@ func (t *Transport) admit(nc *conn, m hello) error {
 	}
 	address := ""
 	if len(c.roles.names) == 0 {
-		p := t.Peer(m.id)
-		if p == nil {
+		e, ok := t.mayConnect(m.id)
+		if !ok {
 			if m.region == t.config.Region {
 				t.leases.Refused(m.id)
 			}
 			return refuse(ReasonUnlisted, "node %q is not listed at node %q (yet), so its certificate cannot be judged; it is for %s",
 				m.id, t.config.ID, listed(c.names))
 		}
-		address = p.Address()
+		address = e.Address
 	}
 	if err := c.check(c.roles.accepted(address)); err != nil {
 		return err

@@ -42,6 +42,9 @@ type Request struct {
 	Hop   Hop
 	Peek  bool // answer from memory or not at all: no load
 
+	// Region is that of the node that asks. Only the server sets it.
+	Region string
+
 	// Together is the same for all keys of one batch for which Load is called, and nil if
 	// that is only one. Only the server sets it.
 	Together *Together
@@ -137,7 +140,7 @@ type Handler interface {
 	// not keep req or its strings, which the next request overwrites (strings.Clone what has to outlive the call).
 	//
 	// If ok is false the request goes on to Load or, if it is a peek, is
-	// answered with CodeMiss.
+	// answered with CodeMiss. A peek of another region goes on to Load, too.
 	Lookup(req *Request) (ans Answer, ok bool)
 
 	// Load answers a request that Lookup did not. It runs on its own goroutine and may keep req. ctx ends when the

@@ -97,6 +97,16 @@ func (p *Peer) Address() string { return p.endpoint.Address }
 // Between a break and the end of that one attempt it counts as up although requests to it fail.
 func (p *Peer) Up() bool { return p.up.Load() }
 
+// Tried reports whether the first attempt to connect is over.
+func (p *Peer) Tried() bool {
+	select {
+	case <-p.tried:
+		return true
+	default:
+		return false
+	}
+}
+
 // RTT returns the round-trip time to the peer: the shortest of the last sixteen pings, which with the default Lease cover the
 // last four seconds. It is the shortest and not a mean, because queues, collections and busy processors only ever add to a
 // round trip. It covers a window only, so that it follows a route that changes. It returns false before the first

@@ -269,13 +269,15 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 			Floor: floor,
 			Hop:   m.hop,
 			Peek:  m.peek,
+
+			Region: s.client.region,
 		}
 		ans, ok := s.transport.config.Handler.Lookup(&s.request)
 		switch {
 		case ok:
 			s.transport.hits.Add(1)
 			err = s.answer(id, &ans)
-		case m.peek:
+		case m.peek && s.client.region == s.transport.config.Region:
 			err = s.answer(id, &Answer{Code: CodeMiss})
 		default:
 			loads, err = s.beginLoad(loads, id, m.timeout)

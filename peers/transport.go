@@ -34,8 +34,9 @@ type Transport struct {
 	clients sync.WaitGroup // goroutines of peers
 	closed  chan struct{}  // closed when Close is done
 
-	// byID holds the present peers. It is replaced, never changed.
-	byID atomic.Pointer[map[string]*Peer]
+	// byID holds the present peers, and listed all nodes that may connect. They are replaced, never changed.
+	byID   atomic.Pointer[map[string]*Peer]
+	listed atomic.Pointer[map[string]Endpoint]
 
 	leases *lease.Table
 
@@ -51,11 +52,12 @@ type Transport struct {
 	done     map[string]Exchanges     // by region: of peers that were running
 }
 
-// An Endpoint is a peer to keep a connection to.
+// An Endpoint is another node: a peer to keep a connection to, unless it is passive.
 type Endpoint struct {
 	ID      string // its node id
 	Region  string // its region
 	Address string // what Config.Dial is given
+	Passive bool   // it may connect to this node, which does not connect to it
 }
 
 // New returns a transport that has neither peers nor listeners yet. The error
@@ -75,6 +77,7 @@ func New(config Config) (*Transport, error) {
 	t.leaving, t.leaveNow = context.WithCancel(context.Background())
 	t.ctx, t.abort = context.WithCancel(context.Background())
 	t.byID.Store(&map[string]*Peer{})
+	t.listed.Store(&map[string]Endpoint{})
 	if t.leases = config.Leases; t.leases == nil {
 		t.leases = lease.New(LeaseConfig(config.Lease, config.Grace, config.Clock))
 	}
@@ -87,8 +90,8 @@ func New(config Config) (*Transport, error) {
 }
 
 // SetPeers replaces the peers. It keeps a connection to each from now on, without waiting for one; a peer that is listed as
-// before keeps its connection. Peers no longer listed are dropped as soon as their requests in flight are answered. This
-// node itself may be listed, and is left out. After Close it does nothing.
+// before keeps its connection. Peers no longer listed, or listed as passive, are dropped as soon as their requests in
+// flight are answered. This node itself may be listed, and is left out. After Close it does nothing.
 func (t *Transport) SetPeers(endpoints []Endpoint) {
 	t.mu.Lock()
 	var gone []*Peer
@@ -103,8 +106,12 @@ func (t *Transport) SetPeers(endpoints []Endpoint) {
 
 func (t *Transport) setPeersLocked(endpoints []Endpoint) (gone []*Peer) {
 	before, after := *t.byID.Load(), make(map[string]*Peer, len(endpoints))
+	listed := make(map[string]Endpoint, len(endpoints))
 	for _, e := range endpoints {
 		if e.ID == t.config.ID {
+			continue
+		}
+		if listed[e.ID] = e; e.Passive {
 			continue
 		}
 		p := before[e.ID]
@@ -131,11 +138,18 @@ func (t *Transport) setPeersLocked(endpoints []Endpoint) (gone []*Peer) {
 		}
 	}
 	t.byID.Store(&after)
+	t.listed.Store(&listed)
 	return gone
 }
 
 // Peer returns the peer with this id, or nil if there is none.
 func (t *Transport) Peer(id string) *Peer { return (*t.byID.Load())[id] }
+
+// mayConnect returns what is listed of the node with this id, and whether it is listed.
+func (t *Transport) mayConnect(id string) (Endpoint, bool) {
+	e, ok := (*t.listed.Load())[id]
+	return e, ok
+}
 
 // Peers returns the peers in order of id.
 func (t *Transport) Peers() []*Peer {

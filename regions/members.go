@@ -23,8 +23,8 @@ const forgetAfter = 24 * time.Hour
 // state machine without I/O or a clock: callers tell it what was found, who answers, and what time it is.
 // Its methods are safe for concurrent use.
 //
-// A node becomes a member when it is found. It is in the Topology while it also answers. It stops being a
-// member
+// A node becomes a member when it is found. It is in the Topology while it also answers. Of other regions only
+// a few nodes are asked, see Watched; the others count as not answering. A node stops being a member
 //
 //   - when the discovery no longer lists it and it does not answer, or
 //   - when it answers, but has not been listed for the grace period and either is in another region or
@@ -50,6 +50,8 @@ type Members struct {
 	seed  uint64
 	grace time.Duration
 
+	watchMost int // see WatchAtMost
+
 	mu        sync.Mutex // guards the fields below; released while rings are built
 	nodes     map[string]*member
 	trusted   map[string]bool // by region: whether the last view may remove its nodes
@@ -68,6 +70,7 @@ type Members struct {
 // A State is the current state of another node.
 type State struct {
 	Up    bool          // it answers
+	Tried bool          // it has been tried whether it does
 	RTT   time.Duration // round-trip time; 0 until measured
 	Guest bool          // it says it is a guest of its region
 	Heard bool          // it is in the same region and pings this node
@@ -89,6 +92,9 @@ type member struct {
 	voucher     string         // the node that last vouched for it, if any
 	vouched     expiry.Instant // until when that holds
 	neverListed bool           // known only because another node vouched for it
+
+	watched bool   // this node connects to it, see Watched
+	rank    uint64 // see rankOf
 }
 
 // NewMembers returns the Members of a cluster whose only known node is self.
@@ -155,6 +161,8 @@ type Change struct {
 	Moved  []Node // members found at another address or in another region
 	Left   []Node // former members
 
+	Rewatched bool // others are watched than before, see Members.Watched
+
 	// Refused are nodes that were found but are unusable: the ID or the region is empty, too long or not
 	// UTF-8; the address cannot be dialled; the weight is out of range; or the ID belongs to another node
 	// or to this one.
@@ -198,7 +206,7 @@ func (m *Members) Found(now expiry.Instant, v View) Change {
 func (m *Members) foundLocked(n Node, change *Change) {
 	mb := m.nodes[n.ID]
 	if mb == nil {
-		mb = &member{}
+		mb = &member{rank: rankOf(m.self.ID, n.ID)}
 		m.nodes[n.ID] = mb
 		change.Joined = append(change.Joined, n)
 	} else if mb.Region != n.Region || mb.Address != n.Address {
@@ -229,7 +237,7 @@ func (m *Members) Vouch(now expiry.Instant, by string, nodes []Node) Change {
 			mb := m.nodes[n.ID]
 			switch {
 			case mb == nil:
-				mb = &member{Node: n, neverListed: true}
+				mb = &member{Node: n, neverListed: true, rank: rankOf(m.self.ID, n.ID)}
 				m.nodes[n.ID] = mb
 				change.Joined = append(change.Joined, n)
 			case mb.listed || mb.Node != n && !mb.neverListed: // what the local discovery said takes precedence
@@ -286,22 +294,22 @@ func (m *Members) Vouchers() []string {
 	return ids
 }
 
-// Health applies the current state of a node.
+// Health applies the current state of a node, if it is watched.
 func (m *Members) Health(now expiry.Instant, id string, s State) Change {
 	return m.step(now, func() Change {
-		if mb := m.nodes[id]; mb != nil && id != m.self.ID {
+		if mb := m.nodes[id]; mb != nil && mb.watched {
 			mb.State = s
 		}
 		return Change{}
 	})
 }
 
-// Tick advances the time, which ends grace periods, and calls how for the state of each node. That also
+// Tick advances the time, which ends grace periods, and calls how for the state of each watched node. That also
 // corrects calls of Health that came out of order. Call it about once a second.
 func (m *Members) Tick(now expiry.Instant, how func(id string) State) Change {
 	return m.step(now, func() Change {
 		for id, mb := range m.nodes {
-			if id != m.self.ID {
+			if mb.watched {
 				mb.State = how(id)
 			}
 		}
@@ -318,6 +326,7 @@ func (m *Members) step(now expiry.Instant, apply func() Change) Change {
 	change := apply()
 	m.now = max(m.now, now)
 	change.Left = m.pruneLocked(m.now)
+	change.Rewatched = m.watchLocked()
 	m.guest = m.guest && m.unwantedLocked()
 	m.steps++
 	for mine := m.steps; m.built < mine; {

@@ -135,7 +135,7 @@ func TestNewMembersRejectsAWeightThatNoRingTakes(t *testing.T) {
 func TestANodeIsAMemberWhenFoundAndInTheTopologyWhenItAnswers(t *testing.T) {
 	w := newWorld(t)
 	change := w.found(view("eu-2", "us-1", "eu-1"))
-	require.Equal(t, Change{Joined: []Node{node("eu-2"), node("us-1")}}, change)
+	require.Equal(t, Change{Joined: []Node{node("eu-2"), node("us-1")}, Rewatched: true}, change)
 	require.Equal(t, []string{"eu-2", "us-1"}, w.members())
 	require.Equal(t, []string{"eu-1"}, w.home())
 	require.Empty(t, w.remote(), "a region in which no node answers does not appear")
@@ -306,7 +306,7 @@ func TestARegionTooHeavyForARingStaysAsItWas(t *testing.T) {
 	w := newWorld(t, "eu-2", "us-1")
 	heavy := []Node{node("eu-1"), node("eu-2"), node("us-1")}
 	for i := range consistenthash.MaxTotalWeight/consistenthash.MaxWeight + 1 {
-		n := node(fmt.Sprintf("us-%d", 10+i))
+		n := node(fmt.Sprintf("eu-%d", 10+i))
 		n.Weight = consistenthash.MaxWeight
 		heavy = append(heavy, n)
 	}
@@ -319,14 +319,14 @@ func TestARegionTooHeavyForARingStaysAsItWas(t *testing.T) {
 	}
 	w.Members.mu.Unlock()
 	change := w.found(View{Nodes: heavy})
-	require.ErrorContains(t, change.Err, "regions: us: consistenthash: the weights add up to")
+	require.ErrorContains(t, change.Err, "regions: eu: consistenthash: the weights add up to")
 	require.Same(t, before, w.Topology())
 	require.Len(t, w.members(), len(heavy)-1)
 
 	w.found(view("eu-1", "eu-2", "us-1"))
 	w.wait(grace)
 	require.Equal(t, []string{"eu-2", "us-1"}, w.members())
-	require.Len(t, w.Topology().Region("us").Nodes, 1)
+	require.Len(t, w.Topology().Home.Nodes, 2)
 }
 
 // A node that another listed node vouches for is a member for a while.

@@ -21,7 +21,7 @@ type Topology struct {
 	// Home is the region of Self. It always has a node. Self is among them, unless it is a guest and the
 	// region has other nodes.
 	Home *Region
-	// Remote are the other regions in which a node answers, nearest first.
+	// Remote are the other regions in which a watched node answers, nearest first. See Members.Watched.
 	Remote []*Region
 	// Changed is when the ring of Home last changed.
 	Changed expiry.Instant
@@ -30,7 +30,7 @@ type Topology struct {
 // A Region is one region of a Topology. It has at least one node.
 type Region struct {
 	Name string
-	// Nodes are the nodes that answer, by ascending ID.
+	// Nodes are the nodes that answer, by ascending ID; in another region than Self's, those that are watched.
 	Nodes []Node
 	// Distance is the round-trip time from Self to the nearest of these nodes if one was measured, else the
 	// discovery's estimate, else 0. It is always 0 for the home region.
@@ -40,7 +40,8 @@ type Region struct {
 	byID map[string]Node
 }
 
-// Owner returns the node that owns key in this region.
+// Owner returns the node that owns key in this region: in another one than Self's, the node that is to be asked
+// for it.
 func (r *Region) Owner(key string) Node {
 	id, _ := r.ring.Owner(key) // a Topology has no region without nodes
 	return r.byID[id]

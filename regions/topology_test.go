@@ -152,6 +152,7 @@ func TestABuildCoversStepsMadeWhileItWaited(t *testing.T) {
 func TestMembersConcurrently(t *testing.T) {
 	const nodes = 64
 	w := newWorld(t)
+	w.WatchAtMost(nodes)
 	v := view("eu-1")
 	for i := range nodes {
 		v.Nodes = append(v.Nodes, node(fmt.Sprintf("%s-%d", [...]string{"eu", "us"}[i%2], 10+i)))

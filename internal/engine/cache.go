@@ -108,10 +108,11 @@ type Config struct {
 	// NewPanicError makes the error for a call of user code that panicked.
 	NewPanicError func(value any, stack []byte) error
 
-	// Limits on what is remembered of writes, so that tests can lower them: floors per group, and bytes
-	// queued for a region. 0 means the default.
-	Floors int
-	Outbox int64
+	// Limits that tests can lower: floors remembered for each group, bytes queued for each other region, and nodes
+	// there that this one is connected to. 0 means the default.
+	Floors  int
+	Outbox  int64
+	Watched int
 }
 
 // Open makes this process a node of the cluster. It waits for the rest of the cluster for at most
@@ -261,6 +262,7 @@ func (c *Cache) connect(listener net.Listener) (err error) {
 	if err != nil || listener == nil {
 		return err
 	}
+	c.members.WatchAtMost(c.config.Watched)
 	c.transport, err = peers.New(peers.Config{
 		Cluster:   c.config.Cluster,
 		ID:        c.node.ID,

@@ -253,46 +253,29 @@ func (h *homes) recallFrom(ctx context.Context, v *view, region, key string) boo
 	if r == nil {
 		return false
 	}
-	m := message.RecallRequest{Group: h.g.name, Key: key, Regions: v.regionsHash}.Append(nil)
-	unknown := 0
-	owners := r.Owners(key, 2)
-	for _, n := range owners {
-		peer := h.g.cache.transport.Peer(n.ID)
-		if peer == nil {
-			continue
-		}
-		sent := h.g.cache.clock.Instant()
-		reply, err := peer.Call(ctx, message.MethodRecall, m)
-		if errors.Is(err, peers.CodeUnknownGroup) {
-			unknown++
-		}
-		if err != nil {
-			continue
-		}
-		recalled, err := message.DecodeRecallReply(reply)
-		if err != nil || !recalled.Agrees {
-			continue
-		}
-		h.g.cache.membership.established.agree(region)
-		w := &recalled.Write
-		if w.Stamp.Generation != 0 && w.Group == h.g.name && w.Key == key && !w.Clear && !w.Scope {
-			if e, ok := h.g.store.Peek(key); ok && e.IsLoad() && w.HasValue {
-				h.g.store.DeleteIf(e) // loaded here meanwhile, from an origin that lacks the write
-			}
-			_ = h.g.origin.supersede(w) // drops what is older; fails only for a dirty write
-			h.g.apply(w, h.g.cache.clock.Instant().Sub(sent), 0)
-		}
-		return true
+	sent := h.g.cache.clock.Instant()
+	recalled, unknown, ok := gateway{h.g.cache}.askKeepers(ctx, r,
+		message.RecallRequest{Group: h.g.name, Key: key, Regions: v.regionsHash})
+	if !ok && !unknown {
+		return false
 	}
-	if unknown == len(owners) { // nodes say so only if they agree on the regions
-		h.g.cache.membership.established.agree(region)
-		return true
+	h.g.cache.membership.established.agree(region) // nodes say that they lack the group only if they agree
+	w := &recalled.Write
+	if w.Stamp.Generation != 0 && w.Group == h.g.name && w.Key == key && !w.Clear && !w.Scope {
+		if e, ok := h.g.store.Peek(key); ok && e.IsLoad() && w.HasValue {
+			h.g.store.DeleteIf(e) // loaded here meanwhile, from an origin that lacks the write
+		}
+		_ = h.g.origin.supersede(w) // drops what is older; fails only for a dirty write
+		h.g.apply(w, h.g.cache.clock.Instant().Sub(sent), 0)
 	}
-	return false
+	return true
 }
 
 // handleRecall answers a RecallRequest.
-func (c *Cache) handleRecall(ctx context.Context, m message.RecallRequest) peers.Answer {
+func (c *Cache) handleRecall(ctx context.Context, call *peers.Call, m message.RecallRequest) peers.Answer {
+	if gate := (gateway{c}); gate.serves(call.Region) && !c.view.Load().keeps(m.Key, c.node.ID) {
+		return gate.recall(ctx, m)
+	}
 	disagrees := peers.Answer{Value: message.RecallReply{}.Append(nil)}
 	t, ok := c.term()
 	if !ok || t.view.regionsHash != m.Regions || !t.view.keeps(m.Key, c.node.ID) {

@@ -107,7 +107,7 @@ func (m *membership) onHealth(p *peers.Peer) {
 // apply applies a change of the members to the transport and to this node's view.
 func (m *membership) apply(change regions.Change) {
 	m.log(change)
-	if len(change.Joined)+len(change.Moved)+len(change.Left) > 0 {
+	if change.Rewatched || len(change.Joined)+len(change.Moved)+len(change.Left) > 0 {
 		m.setPeers()
 	}
 	m.c.follow()
@@ -131,13 +131,19 @@ func (m *membership) log(change regions.Change) {
 	}
 }
 
-// setPeers tells the transport the present members.
+// setPeers tells the transport the present members, and which of them to connect to.
 func (m *membership) setPeers() {
 	m.setting.Lock()
 	defer m.setting.Unlock()
+	watched := map[string]bool{}
+	for _, n := range m.c.members.Watched() {
+		watched[n.ID] = true
+	}
 	var endpoints []peers.Endpoint
 	for _, n := range m.c.members.Nodes() {
-		endpoints = append(endpoints, peers.Endpoint{ID: n.ID, Region: n.Region, Address: n.Address})
+		endpoints = append(endpoints, peers.Endpoint{
+			ID: n.ID, Region: n.Region, Address: n.Address, Passive: !watched[n.ID],
+		})
 	}
 	m.c.transport.SetPeers(endpoints)
 }
@@ -156,6 +162,7 @@ func (m *membership) stateOf(p *peers.Peer) regions.State {
 	standing := p.Standing()
 	return regions.State{
 		Up:        p.Up(),
+		Tried:     p.Tried(),
 		RTT:       rtt,
 		Guest:     p.Guest(),
 		Minority:  p.Minority(),

@@ -16,7 +16,6 @@ import (
 	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/internal/outbox"
 	"github.com/geocache/geocache/peers"
-	"github.com/geocache/geocache/regions"
 )
 
 // This file gets writes to the other regions. See "Between regions" in docs/design.md. Package outbox
@@ -182,12 +181,8 @@ func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
 var errMinority = errors.New("the node sees no majority of its region")
 
 // isBest reports whether a peer in another region, which sees no majority there, must do: all nodes of the
-// region that answer say the same, see regions.Members.
-func (c *Cache) isBest(p *peers.Peer) bool {
-	to := c.topology().Region(p.Region())
-	return p.Minority() && to != nil &&
-		slices.ContainsFunc(to.Nodes, func(n regions.Node) bool { return n.ID == p.ID() })
-}
+// region that answer say the same.
+func (c *Cache) isBest(p *peers.Peer) bool { return p.Minority() && !c.members.MayStand(p.Region()) }
 
 // pushTimeout bounds the wait for the answer to one push. It does not detect lost pushes (package outbox
 // does), and must be longer than a region takes to notice that one of its nodes is gone.
@@ -205,13 +200,17 @@ func (r *replicator) handlePush(ctx context.Context, call *peers.Call, m message
 
 // relay applies writes from another region, and returns once this region has been told.
 func (r *replicator) relay(ctx context.Context, writes []message.Write, transit time.Duration) error {
-	begun := r.c.clock.Instant()
+	begun, v := r.c.clock.Instant(), r.c.view.Load()
 	var unknown []*message.Write
 	for i := range writes { // apply all of them before waiting for any
 		w := &writes[i]
 		if g := r.c.group(w.Group); g != nil {
 			_ = g.origin.supersede(w) // drops what is older; fails only for a dirty write
-			g.apply(w, transit, 0)
+			if here := floorOf(w); w.HasValue && !v.keeps(w.Key, r.c.node.ID) {
+				g.apply(&here, transit, 0)
+			} else {
+				g.apply(w, transit, 0)
+			}
 		} else { // other nodes may have the group
 			unknown = append(unknown, w)
 		}

@@ -84,8 +84,7 @@ func (r request) judge(
 		if !errors.As(err, &pe) { // this node's own context ended
 			return answer{err: g.located(contextError(context.Cause(ctx)))}, answered
 		}
-		switch pe.Code {
-		case peers.CodeFailed, peers.CodeTimeout, peers.CodeTooLarge, peers.CodeBusy, peers.CodeUnsettled:
+		if isFinal(pe.Code) {
 			return answer{err: fromPeer(err)}, answered
 		}
 		g.stats.unanswered.Add(1)

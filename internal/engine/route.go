@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,10 +150,11 @@ func (rt *router) awaitRegion(ctx context.Context, owner string, m message.Await
 	if owner == rt.g.cache.node.ID {
 		return rt.g.cache.replicator.awaitConfirmed(ctx, &m)
 	}
-	peer := rt.g.cache.transport.Peer(owner)
+	peer := gateway{rt.g.cache}.reach(owner)
 	if peer == nil {
 		return ErrUnconfirmed
 	}
+	m.By = owner
 	_, err := peer.Call(ctx, message.MethodAwait, m.Append(nil))
 	return err
 }
@@ -189,7 +191,7 @@ func (rt *router) route(
 				var o outcome
 				sent = time.Now()
 				reply, o, err = rt.ask(ctx, req, n)
-				by = n.ID
+				by = cmp.Or(reply.By, n.ID)
 				retry = o == notOwner || o == notYet || o == lost && !atMostOnce
 				switch o {
 				case lost:

@@ -63,6 +63,13 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 	}
 	key := strings.Clone(req.Key)
 	floor := req.Floor.Max(g.floors.Floor(key))
+	if gate := (gateway{h.cache}); gate.serves(req.Region) {
+		ask := *req
+		ask.Floor, ask.Together = floor, nil
+		if ans, ok := gate.fetch(ctx, g, ask); ok {
+			return ans
+		}
+	}
 	g.stats.served.Add(1)
 	switch req.Hop {
 	case peers.HopOwner:
@@ -138,16 +145,13 @@ func (h handler) Call(ctx context.Context, call *peers.Call) peers.Answer {
 		return decoded(call, message.DecodeMembersRequest, c.membership.handle)
 	case message.MethodRecall:
 		return decoded(call, message.DecodeRecallRequest, func(m message.RecallRequest) peers.Answer {
-			return c.handleRecall(ctx, m)
+			return c.handleRecall(ctx, call, m)
 		})
 	case message.MethodOffer:
 		return decoded(call, message.DecodeOffer, c.handleOffer)
 	case message.MethodAwait:
 		return decoded(call, message.DecodeAwaitRequest, func(m message.AwaitRequest) peers.Answer {
-			if err := c.replicator.awaitConfirmed(ctx, &m); err != nil {
-				return peers.Answer{Code: peers.CodeFailed, Text: err.Error()}
-			}
-			return peers.Answer{}
+			return gateway{c}.await(ctx, call, m)
 		})
 	}
 	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown method"}

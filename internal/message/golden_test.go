@@ -77,8 +77,8 @@ var (
 			Life: time.Minute, Value: []byte("value"), Expected: someStamp, Absent: true,
 			Tags: []string{"red", "blue"}, Age: 3 * time.Second, Regions: 12,
 		},
-		"writereply":   WriteReply{Stamp: someStamp, Swapped: true, Unconfirmed: true},
-		"awaitrequest": AwaitRequest{Group: "users", Key: someScope, Scope: true, Region: "eu"},
+		"writereply":   WriteReply{Stamp: someStamp, Swapped: true, Unconfirmed: true, By: "us-3"},
+		"awaitrequest": AwaitRequest{Group: "users", Key: someScope, Scope: true, Region: "eu", By: "us-3"},
 		"journalrequest": JournalRequest{
 			Group: "users", Cursor: expiry.Cursor{Second: 12, Seq: 13},
 			Selected: []expiry.Selection{{Second: 14, Parts: 15}},
@@ -115,9 +115,9 @@ func TestGolden(t *testing.T) {
 
 // TestMethods pins the numbers of the methods, which are part of the wire format.
 func TestMethods(t *testing.T) {
-	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8, 9}, []Method{
+	require.Equal(t, []Method{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, []Method{
 		MethodWrite, MethodBroadcast, MethodPush, MethodAwait, MethodJournal,
-		MethodFlushed, MethodHandoff, MethodMembers, MethodRecall,
+		MethodFlushed, MethodHandoff, MethodMembers, MethodRecall, MethodOffer,
 	})
 }
 

@@ -154,8 +154,9 @@ func DecodeWriteRequest(b []byte) (WriteRequest, error) {
 
 // A WriteReply answers a WriteRequest. Late and IncompleteView report that the write was not performed.
 //
-//	flags  1 Swapped, 2 Unconfirmed, 4 Late, 8 IncompleteView, 16 OwnerLeft
-//	stamp  Stamp
+//	flags    1 Swapped, 2 Unconfirmed, 4 Late, 8 IncompleteView, 16 OwnerLeft
+//	stamp    Stamp
+//	string8  By
 type WriteReply struct {
 	Stamp   expiry.Stamp
 	Swapped bool // false if a Swap did nothing because it found another value than it expected
@@ -173,12 +174,16 @@ type WriteReply struct {
 	// OwnerLeft is set if the node performed the write, but closed, or left its region's ring, before all
 	// nodes had it. It does nothing more about the write: ask the next owner to perform it.
 	OwnerLeft bool
+
+	// By is the node that carried the write out, if the one that answers has forwarded it.
+	By string
 }
 
 // Append appends the encoding of m.
 func (m WriteReply) Append(b []byte) []byte {
 	b = wire.AppendFlags(b, m.Swapped, m.Unconfirmed, m.Late, m.IncompleteView, m.OwnerLeft)
-	return wire.AppendStamp(b, m.Stamp)
+	b = wire.AppendStamp(b, m.Stamp)
+	return wire.AppendString8(b, m.By)
 }
 
 // DecodeWriteReply is the reverse of Append.
@@ -187,20 +192,23 @@ func DecodeWriteReply(b []byte) (WriteReply, error) {
 	var m WriteReply
 	r.Flags(&m.Swapped, &m.Unconfirmed, &m.Late, &m.IncompleteView, &m.OwnerLeft)
 	m.Stamp = r.Stamp()
+	m.By = r.String8()
 	return whole(&r, m)
 }
 
 // An AwaitRequest asks a node to wait until another region has confirmed the writes of a key or scope that
-// the node has sent to it. The answer, which has no payload, comes then.
+// the node By has sent to it. The answer, which has no payload, comes then.
 //
 //	flags     1 Scope
 //	string8   Group
 //	string16  Key
 //	string8   Region
+//	string8   By
 type AwaitRequest struct {
 	Group, Key string
 	Scope      bool // as in a Write
 	Region     string
+	By         string // forward to this node of the region if the request is from another one
 }
 
 // Subject returns the key or scope that m is about. For a Clear it is the empty key.
@@ -211,7 +219,8 @@ func (m AwaitRequest) Append(b []byte) []byte {
 	b = wire.AppendFlags(b, m.Scope)
 	b = wire.AppendString8(b, m.Group)
 	b = wire.AppendString16(b, m.Key)
-	return wire.AppendString8(b, m.Region)
+	b = wire.AppendString8(b, m.Region)
+	return wire.AppendString8(b, m.By)
 }
 
 // DecodeAwaitRequest is the reverse of Append.
@@ -222,6 +231,7 @@ func DecodeAwaitRequest(b []byte) (AwaitRequest, error) {
 	m.Group = r.String8()
 	m.Key = r.String16()
 	m.Region = r.String8()
+	m.By = r.String8()
 	checkKey(&r, m.Key, m.Scope)
 	return whole(&r, m)
 }

@@ -184,8 +184,11 @@ func TestRoundTrip(t *testing.T) {
 			"writereply": WriteReply{
 				Stamp: drawStamp().Draw(t, "stamp"), Swapped: flag("swapped"), Unconfirmed: flag("unconfirmed"),
 				Late: flag("late"), IncompleteView: flag("incomplete view"), OwnerLeft: flag("owner left"),
+				By: name("by"),
 			},
-			"awaitrequest": AwaitRequest{Group: name("group"), Key: subject, Scope: scope, Region: name("region")},
+			"awaitrequest": AwaitRequest{
+				Group: name("group"), Key: subject, Scope: scope, Region: name("region"), By: name("by"),
+			},
 			"journalrequest": JournalRequest{
 				Group: name("group"), Cursor: expiry.Cursor{Second: number("cursor"), Seq: number("seq")},
 				Selected: some(drawSelection()).Draw(t, "selected"),

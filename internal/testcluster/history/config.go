@@ -61,6 +61,8 @@ type Config struct {
 	Rash bool
 	// Latency is the latency within a region; 0 is the network's default.
 	Latency time.Duration
+	// Watched is how many nodes of each other region a node is connected to; 0 is the default.
+	Watched int
 }
 
 // ConfigOf returns the scenario of a seed, with this theme if it is not empty.
@@ -71,6 +73,9 @@ func ConfigOf(seed uint64, theme Theme) Config {
 	}
 	if c.Theme = theme; themes[theme].shape != nil {
 		themes[theme].shape(&c, source(seed, "theme "+string(theme)))
+	}
+	if watched := source(seed, "watched"); watched.IntN(2) == 0 {
+		c.Watched = 1 + watched.IntN(2) // what other regions ask, nodes that own nothing of it are asked
 	}
 	return c
 }

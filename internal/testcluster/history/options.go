@@ -103,14 +103,14 @@ func groupOptions(c *Config) []geocache.GroupOption {
 	return opts
 }
 
-// SmallMemory returns the option of nodes that remember little of writes. The tests of package
-// geocache set it: the option is exported to them alone.
-var SmallMemory func(floors int, outbox int64) geocache.Option
+// WithLimits returns the option of nodes that remember little of writes, and know few nodes elsewhere. The tests
+// of package geocache set it: the option is exported to them alone.
+var WithLimits func(floors int, outbox int64, watched int) geocache.Option
 
 // cacheOptions returns the options of the nodes.
 func cacheOptions(c *Config) (opts []geocache.Option) {
-	if (c.Floors > 0 || c.Outbox > 0) && SmallMemory != nil {
-		opts = append(opts, SmallMemory(c.Floors, c.Outbox))
+	if WithLimits != nil {
+		opts = append(opts, WithLimits(c.Floors, c.Outbox, c.Watched))
 	}
 	if c.Grace > 0 {
 		opts = append(opts, geocache.WithGrace(c.Grace))

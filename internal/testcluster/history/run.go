@@ -167,18 +167,23 @@ func (r *runner) living() (lives []*life) {
 	return lives
 }
 
-// reunite waits until all nodes are connected to all others. That they get there is not what is
-// checked, but nothing else can be checked if they do not.
+// reunite waits until all nodes are connected to all others of their region, and to some of each other one.
+// That they get there is not what is checked, but nothing else can be checked if they do not.
 func (r *runner) reunite(lives []*life) {
 	for range reunion / (100 * time.Millisecond) {
 		apart := ""
 		for _, l := range lives {
-			up := make(map[string]bool)
+			up := make(map[string]bool) // nodes, and regions
 			for _, p := range l.cache.Stats().Peers {
 				up[p.ID] = p.Up
+				up[p.Region] = up[p.Region] || p.Up
 			}
 			for _, other := range lives {
-				if other != l && !up[other.name] {
+				connected := up[other.region]
+				if other.region == l.region {
+					connected = other == l || up[other.name]
+				}
+				if !connected {
 					apart = fmt.Sprintf("%s has no connection to %s", l.name, other.name)
 				}
 			}
