@@ -22,6 +22,17 @@ type shape struct {
 
 func (s shape) all() int { return s.regions * s.nodes }
 
+// watchedEach is how many nodes of each other region a node is connected to, see regions.Members.Watched.
+func (s shape) watchedEach() int {
+	if s.regions == 1 {
+		return 0
+	}
+	return min(s.nodes, max(3, 12/(s.regions-1)))
+}
+
+// watched is how many nodes a node connects to.
+func (s shape) watched() int { return s.nodes - 1 + (s.regions-1)*s.watchedEach() }
+
 // A load is what a cluster has to do.
 type load struct {
 	group     string
@@ -56,9 +67,9 @@ func exchange(request, reply int) frames {
 	return frames{2, float64(callBytes + request + replyBytes + reply)}
 }
 
-// heartbeats is what all nodes send in a second to know who is there: each pings each.
+// heartbeats is what all nodes send in a second to know who is there: each pings those that it is connected to.
 func heartbeats(s shape) frames {
-	pairs := float64(s.all() * (s.all() - 1))
+	pairs := float64(s.all() * s.watched())
 	return frames{2, pingBytes + pongBytes}.times(pairs * pingsALease / lease.Seconds())
 }
 
@@ -93,14 +104,18 @@ func writing(s shape, l load) frames {
 	tell := func(w message.Write) frames {
 		return exchange(len(message.Broadcast{Writes: []message.Write{w}}.Append(nil)), 0)
 	}
-	// The owner tells all others: the successor has the value, too.
-	var region frames
-	if s.nodes > 1 {
-		region = tell(whole).plus(tell(floor).times(float64(s.nodes - 2)))
+	// Who tells a region tells all others. The owner and its successor have the value, too.
+	region := func(keepers float64) frames {
+		keepers = min(keepers, float64(s.nodes-1))
+		return tell(whole).times(keepers).plus(tell(floor).times(float64(s.nodes-1) - keepers))
+	}
+	there := region(1)
+	if n := float64(s.nodes); s.watchedEach() < s.nodes { // whoever gets a push may be any node
+		there = region(1).times(2 / n).plus(region(2).times(1 - 2/n))
 	}
 	push := exchange(len(message.Push{Writes: []message.Write{whole}}.Append(nil)), len(message.PushReply{}.Append(nil)))
 	toOwner := exchange(len(write.Append(nil)), len(message.WriteReply{}.Append(nil))).times(1 - 1/float64(s.nodes))
-	return toOwner.plus(region).plus(push.plus(region).times(float64(s.regions - 1)))
+	return toOwner.plus(region(1)).plus(push.plus(there).times(float64(s.regions - 1)))
 }
 
 // maxFloors is how many keys of a group have a floor of their own.
@@ -216,7 +231,7 @@ func benchScale(b *bench) error {
 		n := float64(s.all())
 		add := func(what, unit string, v float64) { b.add(row{Name: name + what, Unit: unit, Ours: v}) }
 		beats, compares, writes := heartbeats(s), comparing(s, l), writing(s, l).times(l.writes)
-		add("connections of a node", "", 2*(n-1))
+		add("connections of a node", "", 2*float64(s.watched())) // those that it makes, and as many that others make
 		// Each frame is sent by one node and received by one.
 		add("heartbeats sent by a node", "frames/s", beats.n/n)
 		add("heartbeats sent by a node", "kB/s", beats.bytes/n/1e3)

@@ -39,6 +39,7 @@ type Peer struct {
 
 	ctx    context.Context // ends when the peer is dropped: no more connections
 	cancel context.CancelFunc
+	made   time.Time     // when this peer was listed
 	tried  chan struct{} // closed when the first attempt to connect is over
 	seen   chan struct{} // holds one while the peer has connected to this node since the last attempt
 	renew  chan renewal  // holds one while a connection should be made anew
@@ -73,7 +74,7 @@ type Peer struct {
 // newPeer returns a peer whose run is still to be started.
 func newPeer(t *Transport, endpoint Endpoint) *Peer {
 	p := &Peer{
-		transport: t, endpoint: endpoint, err: errConnecting, tried: make(chan struct{}), seen: make(chan struct{}, 1),
+		transport: t, endpoint: endpoint, made: time.Now(), err: errConnecting, tried: make(chan struct{}), seen: make(chan struct{}, 1),
 		renew: make(chan renewal, 1), retiring: make(map[*clientConn]struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
@@ -97,13 +98,13 @@ func (p *Peer) Address() string { return p.endpoint.Address }
 // Between a break and the end of that one attempt it counts as up although requests to it fail.
 func (p *Peer) Up() bool { return p.up.Load() }
 
-// Tried reports whether the first attempt to connect is over.
+// Tried reports whether the first attempt to connect is over, or has taken longer than a Config.Lease.
 func (p *Peer) Tried() bool {
 	select {
 	case <-p.tried:
 		return true
 	default:
-		return false
+		return time.Since(p.made) > p.transport.config.Lease
 	}
 }
 

@@ -58,16 +58,19 @@ func (h *homes) region(v *view, key string) string {
 	return home
 }
 
-// read reads the key in its home region, for an Update. It retries as long as that region has nodes, since
-// one of them must become the key's owner soon.
+// read reads the key in its home region, for an Update. It retries as long as nodes of that region answer or have
+// yet to be tried, since one of them must become the key's owner soon.
 func (h *homes) read(ctx context.Context, key, home string) (a answer, err error) {
 	for {
 		changed := h.g.cache.changed.wait()
 		r := h.g.cache.topology().Region(home)
-		if r == nil {
+		if r == nil && !h.g.cache.members.MayStand(home) {
 			return answer{}, homeError(home, errNoOwner)
 		}
-		a, ok := h.ask(ctx, r, key)
+		var ok bool
+		if r != nil {
+			a, ok = h.ask(ctx, r, key)
+		}
 		switch {
 		case ok && a.err == nil && a.source == SourceStale:
 			err = errors.New("only a stale value is available")
