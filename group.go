@@ -274,8 +274,9 @@ type Location struct {
 	Region   string
 	Distance time.Duration // the round trip from here; 0 in this node's region, or not known
 
-	// Owner is the node that keeps the key, and Successor the one that takes over when it is gone. Successor
-	// has no ID if no other node of the region answers.
+	// Owner is the node that keeps the key, and Successor the one that takes over when it is gone. In another
+	// region than this node's, they are the nodes to ask, of those that this node connects to: they know the
+	// owner. Successor has no ID if there is no other.
 	Owner, Successor regions.Node
 }
 

@@ -40,10 +40,10 @@ func (s Stats) String() string {
 	}
 	b.WriteByte('\n')
 
-	regions := [][]string{append([]string{"region", "nodes", "distance"}, exchangesHead...)}
+	regions := [][]string{append([]string{"region", "nodes", "members", "distance"}, exchangesHead...)}
 	outboxes := [][]string{{"to region", "queued", "in flight", "bytes", "lag", "sent", "resent", "coalesced", "lost", "dropped values", "collapsed", "expired"}}
 	for _, r := range s.Regions {
-		regions = append(regions, append([]string{r.Name, strconv.Itoa(r.Nodes), known(r.Distance)}, exchangesRow(r.Exchanges)...))
+		regions = append(regions, append([]string{r.Name, strconv.Itoa(r.Nodes), strconv.Itoa(r.Members), known(r.Distance)}, exchangesRow(r.Exchanges)...))
 		if o := r.Outbox; r.Name != s.Node.Region {
 			outboxes = append(outboxes, []string{r.Name, count(o.Queued), count(o.InFlight), size(o.Bytes), short(o.Lag),
 				count(o.Sent), count(o.Resent), count(o.Coalesced), count(o.Lost), count(o.DroppedValues), count(o.Collapsed), count(o.Expired)})

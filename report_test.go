@@ -44,9 +44,9 @@ func fullStats() geocache.Stats {
 	return geocache.Stats{
 		Node: regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946"},
 		Regions: []geocache.RegionStats{
-			{Name: "eu", Nodes: 2, Distance: 175 * time.Microsecond, Exchanges: near},
-			{Name: "us-east", Nodes: 1, Distance: 80123 * time.Microsecond, Exchanges: far, Outbox: unsent},
-			{Name: "ap"},
+			{Name: "eu", Nodes: 2, Members: 2, Distance: 175 * time.Microsecond, Exchanges: near},
+			{Name: "us-east", Nodes: 1, Members: 40, Distance: 80123 * time.Microsecond, Exchanges: far, Outbox: unsent},
+			{Name: "ap", Members: 1},
 		},
 		Peers: []geocache.PeerStats{
 			{ID: "eu-2", Region: "eu", Up: true, RTT: 175 * time.Microsecond, Exchanges: near},
@@ -131,8 +131,8 @@ func TestReportOfASingleNode(t *testing.T) {
 	require.Equal(t, `node alone in region local
 serving from memory  lease losses 0  lost pushes 0  panics 0
 
-region  nodes  distance  requests  errors  fetches  p50  p99  max  calls  p50  p99  max
-local       1         -         0       0        0    -    -    -      0    -    -    -
+region  nodes  members  distance  requests  errors  fetches  p50  p99  max  calls  p50  p99  max
+local       1        1         -         0       0        0    -    -    -      0    -    -    -
 `, cache.Stats().String())
 }
 

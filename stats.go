@@ -186,7 +186,7 @@ func (s GroupStats) HitRatio() float64 {
 type Stats struct {
 	Node    regions.Node          // this process
 	Regions []RegionStats         // this process's own first, then nearest first
-	Peers   []PeerStats           // every other member, by ID, up or down
+	Peers   []PeerStats           // the members that this process connects to, by ID, up or down; see RegionStats
 	Groups  map[string]GroupStats // by name
 	Refused map[string]uint64     // connections refused, or closed for what came over them, by reason
 
@@ -215,11 +215,13 @@ type Stats struct {
 	LostPushes uint64 // pushes from other regions that showed that an earlier one was lost
 }
 
-// RegionStats is a region as this process sees it.
+// RegionStats is a region as this process sees it. A process connects to all other members of its own region, and
+// to a few of each other one: to a dozen in all, but to three of each at least. These ask the others there.
 type RegionStats struct {
 	Name     string
-	Nodes    int           // that answer
-	Distance time.Duration // the round trip to the nearest of them
+	Nodes    int           // that this process connects to and that answer, and itself
+	Members  int           // that this process knows, whether it connects to them or not, and itself
+	Distance time.Duration // the round trip to the nearest of Nodes
 
 	// Exchanges are with all nodes of the region that there are and have been, so
 	// they do not fall when one leaves. With a node that is a member now: see Stats.Peers.
@@ -318,7 +320,7 @@ func (c *Cache) Stats() Stats {
 		LostPushes:   core.LostPushes,
 	}
 	for _, r := range core.Regions {
-		s.Regions = append(s.Regions, RegionStats{r.Name, r.Nodes, r.Distance, exchangesOf(r.Exchanges), OutboxStats(r.Outbox)})
+		s.Regions = append(s.Regions, RegionStats{r.Name, r.Nodes, r.Members, r.Distance, exchangesOf(r.Exchanges), OutboxStats(r.Outbox)})
 	}
 	for _, p := range core.Peers {
 		s.Peers = append(s.Peers, PeerStats{

@@ -15,7 +15,7 @@ type Hop uint8
 // The hops.
 const (
 	HopOwner  Hop = 1 // as the key's owner in the region that both are in
-	HopRegion Hop = 2 // for another region: by what it can do without asking others
+	HopRegion Hop = 2 // for another region: by what this one can do without asking others
 	HopUpdate Hop = 3 // as the key's owner in the region where its value is updated, which is to follow
 
 	// HopConfirmed is HopOwner for a node that may not know of all writes: what the node that is asked knows

@@ -74,7 +74,8 @@ type Peer struct {
 // newPeer returns a peer whose run is still to be started.
 func newPeer(t *Transport, endpoint Endpoint) *Peer {
 	p := &Peer{
-		transport: t, endpoint: endpoint, made: time.Now(), err: errConnecting, tried: make(chan struct{}), seen: make(chan struct{}, 1),
+		transport: t, endpoint: endpoint, made: time.Now(), err: errConnecting,
+		tried: make(chan struct{}), seen: make(chan struct{}, 1),
 		renew: make(chan renewal, 1), retiring: make(map[*clientConn]struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)

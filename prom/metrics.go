@@ -70,7 +70,8 @@ func (o output) node(s geocache.Stats) {
 
 // Metrics of each region.
 var (
-	regionNodes    = desc("region_nodes", "Nodes of the region that answer.", "peer_region")
+	regionNodes    = desc("region_nodes", "Nodes of the region that this one connects to and that answer.", "peer_region")
+	regionMembers  = desc("region_members", "Nodes of the region that this one knows.", "peer_region")
 	regionDistance = desc("region_round_trip_seconds",
 		"Round-trip time to the nearest node of the region.", "peer_region")
 	requests = desc("requests_total",
@@ -104,6 +105,7 @@ var (
 
 func (o output) region(r geocache.RegionStats, home bool) {
 	o.gauge(regionNodes, float64(r.Nodes), r.Name)
+	o.gauge(regionMembers, float64(r.Members), r.Name)
 	if r.Distance > 0 { // 0 means unknown
 		o.gauge(regionDistance, r.Distance.Seconds(), r.Name)
 	}

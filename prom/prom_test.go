@@ -39,11 +39,11 @@ func stats() geocache.Stats {
 	return geocache.Stats{
 		Node: regions.Node{ID: "eu-1", Region: "eu", Address: "10.0.3.7:7946"},
 		Regions: []geocache.RegionStats{
-			{Name: "eu", Nodes: 2, Distance: 175 * time.Microsecond, Exchanges: geocache.Exchanges{
+			{Name: "eu", Nodes: 2, Members: 3, Distance: 175 * time.Microsecond, Exchanges: geocache.Exchanges{
 				Requests: 12_103, Errors: 2,
 				FetchLatency: distribution(64*time.Microsecond, 65*time.Microsecond, 180*time.Microsecond, time.Hour),
 				CallLatency:  distribution(210 * time.Microsecond)}},
-			{Name: "us", Nodes: 1, Distance: 80 * time.Millisecond, Outbox: geocache.OutboxStats{
+			{Name: "us", Nodes: 1, Members: 4, Distance: 80 * time.Millisecond, Outbox: geocache.OutboxStats{
 				Queued: 101, InFlight: 102, Bytes: 103, Lag: 104 * time.Second, Sent: 105, Resent: 106,
 				Coalesced: 107, Lost: 108, DroppedValues: 109, Collapsed: 110, Expired: 111}},
 		},

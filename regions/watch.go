@@ -17,9 +17,9 @@ const (
 	triedTimes   = 4
 )
 
-// Watched returns the members that this node connects to, by ascending ID: all others of its own region, and a
-// few of each other one. What it has to say to another region, it says to one of those. So the cost of being
-// connected does not grow with the size of the other regions.
+// Watched returns the members that this node connects to, by ascending ID: all others of its own region, and
+// a few of each other one. What it has to say to another region, it says to one of those. So the cost of
+// being connected does not grow with the size of the other regions.
 //
 // Each node has its own few: those that come first in an order that depends on both. This is rendezvous
 // hashing (Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998). The nodes of a
@@ -41,8 +41,8 @@ func (m *Members) Watched() []Node {
 // other method, or not at all.
 func (m *Members) WatchAtMost(n int) { m.watchMost = n }
 
-// MayStand reports whether a watched node of another region stands for it, or has yet to be tried. Otherwise those
-// that answer are all there is: they are guests, or see no majority of their region.
+// MayStand reports whether a watched node of another region stands for it, or has yet to be tried. Otherwise
+// those that answer are all there is: they are guests, or see no majority of their region.
 func (m *Members) MayStand(region string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

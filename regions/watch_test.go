@@ -47,7 +47,8 @@ func TestWatchedAreFew(t *testing.T) {
 // The nodes of a region choose apart from each other, so each node elsewhere is watched by some of them.
 func TestWatchersAreSpread(t *testing.T) {
 	const nodes = 200
-	theirs := view(slices.Concat(regionOf("r1", nodes), regionOf("r2", nodes), regionOf("r3", nodes), regionOf("r4", nodes))...)
+	theirs := view(slices.Concat(
+		regionOf("r1", nodes), regionOf("r2", nodes), regionOf("r3", nodes), regionOf("r4", nodes))...)
 	watchers := map[string]int{}
 	for _, self := range regionOf("eu", nodes) {
 		m, err := NewMembers(node(self), 7, grace, 0)

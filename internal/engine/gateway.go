@@ -11,13 +11,13 @@ import (
 	"github.com/geocache/geocache/regions"
 )
 
-// This file makes any node of a region good enough for a node of another one to ask. That one is connected to a
-// few nodes here (see regions.Members.Watched), of which none may own the key. So what another region asks for
-// and only the key's owner can do is forwarded to the owner, once: what comes from this region is not forwarded
-// again, so nodes whose rings differ never send a request in a circle. Pushes are not forwarded. Whoever gets
-// one tells the whole region.
+// This file makes any node of a region good enough for a node of another one to ask. That one is connected to
+// a few nodes here (see regions.Members.Watched), of which none may own the key. So what another region asks
+// for and only the key's owner can do is forwarded to the owner, once: what comes from this region is not
+// forwarded again, so nodes whose rings differ never send a request in a circle. Pushes are not forwarded.
+// Whoever gets one tells the whole region.
 
-// A gateway is this node as others ask it that are not in its region, and as it asks those.
+// A gateway is this node as nodes of other regions ask it, and as it asks those.
 type gateway struct{ c *Cache }
 
 // serves reports whether a request from this region is one of another region.
@@ -136,8 +136,8 @@ func (w gateway) await(ctx context.Context, call *peers.Call, m message.AwaitReq
 	return peers.Answer{}
 }
 
-// reach returns a peer that passes on what is for a node: that node itself, or if this one is not connected to
-// it, a node of its region. It returns nil if there is none.
+// reach returns a peer that passes on what is for a node: that node itself, or if this one is not connected
+// to it, a node of its region. It returns nil if there is none.
 func (w gateway) reach(id string) *peers.Peer {
 	if p := w.c.transport.Peer(id); p != nil {
 		return p

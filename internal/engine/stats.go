@@ -236,6 +236,7 @@ type Stats struct {
 type RegionStats struct {
 	Name     string
 	Nodes    int
+	Members  int
 	Distance time.Duration
 
 	peers.Exchanges
@@ -270,7 +271,12 @@ func (c *Cache) Stats() Stats {
 			s.Regions = append(s.Regions, RegionStats{Name: name})
 		}
 	}
+	members := map[string]int{c.node.Region: 1}
+	for _, n := range c.members.Nodes() {
+		members[n.Region]++
+	}
 	for i := range s.Regions {
+		s.Regions[i].Members = members[s.Regions[i].Name]
 		if o, ok := c.replicator.outboxes.Load(s.Regions[i].Name); ok {
 			b := o.Stats(c.clock.Instant())
 			s.Regions[i].Outbox = OutboxStats{
