@@ -30,8 +30,9 @@ type Floors struct {
 
 	mu sync.RWMutex // guards the following
 
-	// groupFloor is the last raise of group.
+	// groupFloor is the last raise of group, and newest the highest generation of all floors that were ever raised.
 	groupFloor RaisedFloor
+	newest     Generation
 
 	// prefixLengths counts the prefixes that have floors, by length.
 	prefixLengths map[int]int
@@ -86,6 +87,11 @@ type RaisedFloor struct {
 	Seq   Seq           // how many times a floor had been raised before
 	First Seq           // the Seq of the first of the floors that this one stands for, itself included
 	Scope bool          // it is not the key's own floor, but that of a prefix, a tag or the group
+
+	// Clear says that it is the group's floor as a Clear has raised it, and that no floor below it has arrived since.
+	// Then all floors that it stands for, except the Clear's own, are at most Before.
+	Clear  bool
+	Before Generation
 }
 
 // A Seq is a point in the history of a Floors: the number of times that a floor had been raised by then.
@@ -192,6 +198,7 @@ func (f *Floors) Raise(subject Subject, s Stamp, at time.Duration, sender uint64
 		own = own.Max(old.Floor)
 	}
 	was = own
+	f.newest = max(f.newest, s.Generation)
 	scope := subject.IsScope()
 	if !scope {
 		f.visitPrefixesLocked(subject.Key(), func(r RaisedFloor) bool {
@@ -270,7 +277,10 @@ func (f *Floors) Clear(g Generation, at time.Duration, sender uint64) bool {
 	if later {
 		f.cleared, f.clearedBy = g, sender
 	}
-	f.raiseGroupLocked(g, at)
+	before := f.newest
+	if f.raiseGroupLocked(g, at) {
+		f.groupFloor.Clear, f.groupFloor.Before = true, before
+	}
 	return later
 }
 
@@ -325,6 +335,7 @@ func (f *Floors) Len() int {
 // counts as raised now.
 func (f *Floors) lateLocked(at time.Duration) {
 	f.groupFloor.At, f.groupFloor.Seq = max(at, f.groupFloor.At), f.Seq()
+	f.groupFloor.Clear = false
 	f.seq.Add(1)
 }
 
@@ -339,6 +350,7 @@ func (f *Floors) raiseGroupLocked(g Generation, at time.Duration) bool {
 		return false
 	}
 	f.groupFloor = RaisedFloor{Floor: Removal(g), At: max(at, f.groupFloor.At), Seq: f.Seq(), Scope: true}
+	f.newest = max(f.newest, g)
 	f.group.Store(uint64(g))
 	f.seq.Add(1)
 	f.dropLocked(g, chunk)

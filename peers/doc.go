@@ -73,7 +73,7 @@
 //	2 Welcome  version u16, longest key u16, most keys in a fetch u16, node id string8, region string8,
 //	           largest payload of a call taken u32, instant u64, epoch u64 (when the process started)
 //	3 Refused  reason u8, text; then the connection is closed. At any time.
-//	5 Answer   code u8, source u8, flags u8 (1 stale, 2 tagged, 4 unconfirmed), stamp, age µs u64, life µs u64,
+//	5 Answer   code u8, source u8, flags u8 (1 stale, 2 tagged, 4 unconfirmed, 8 since the Clear), stamp, age µs u64, life µs u64,
 //	           held µs u64, then the value, or a text where the code is an error;
 //	           id is that of the key or the call, and answers come in any order
 //	8 Pong     lease µs u64, others µs u64, instant u64, flags u8 (1 counted, 2 uncounted: what

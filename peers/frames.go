@@ -210,7 +210,7 @@ func appendAnswer(b []byte, id uint64, clock expiry.Generation, ans *Answer, hel
 	start := len(b)
 	b = beginFrame(b, kindAnswer, id, clock)
 	b = append(b, byte(ans.Code), byte(ans.Source))
-	b = wire.AppendFlags(b, ans.Stale, ans.Tagged, ans.Unconfirmed)
+	b = wire.AppendFlags(b, ans.Stale, ans.Tagged, ans.Unconfirmed, ans.SinceClear)
 	b = wire.AppendStamp(b, ans.Stamp)
 	b = wire.AppendMicros(b, ans.Age)
 	b = wire.AppendMicros(b, ans.Life)
@@ -222,7 +222,7 @@ func appendAnswer(b []byte, id uint64, clock expiry.Generation, ans *Answer, hel
 func decodeAnswer(body []byte) (ans Answer, held time.Duration, err error) {
 	r := wire.NewReader(body)
 	ans = Answer{Code: Code(r.Uint8()), Source: Source(r.Uint8())}
-	r.Flags(&ans.Stale, &ans.Tagged, &ans.Unconfirmed)
+	r.Flags(&ans.Stale, &ans.Tagged, &ans.Unconfirmed, &ans.SinceClear)
 	ans.Stamp = r.Stamp()
 	ans.Age = r.Micros()
 	ans.Life = r.Micros()

@@ -87,6 +87,10 @@ type Answer struct {
 	// transport only carries it.
 	Unconfirmed bool
 
+	// SinceClear says that the request's floor is a Clear, and that the value was not loaded before it. The
+	// transport only carries it.
+	SinceClear bool
+
 	Stamp expiry.Stamp  // of the load or write that the value is from
 	Life  time.Duration // the age at which it expires, in microseconds
 

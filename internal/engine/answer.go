@@ -16,9 +16,18 @@ type answer struct {
 	source Source
 	err    error
 
-	exact       bool // just loaded by this node, so its age is exact
+	provenance
 	revalidated bool // stale, and served under WithStaleWhileRevalidate while it is being reloaded
 	unconfirmed bool // set by a write, and served without a lease since no getter has it
+}
+
+// A provenance says what is known of an entry beside what is in it.
+type provenance struct {
+	exact bool // just loaded by this node, so its age is exact
+
+	// cleared is the generation of a Clear before which the entry was not loaded: the node that it comes from has
+	// carried out the Clear, and knows.
+	cleared expiry.Generation
 }
 
 // fresh reports whether a is a value or an absence that has not expired.
@@ -48,7 +57,7 @@ func (g *Group) admit(a answer, start fillStart) answer {
 	there := g.insert(e, nil, func() bool {
 		l := g.cache.leases
 		return l.GuestEpoch() == start.guestEpoch && !isOdd(start.guestEpoch) &&
-			g.fresh.admissible(e, a.exact, anySeq) &&
+			g.fresh.admissible(e, a.provenance, anySeq) &&
 			(e.Class() == store.Owned ||
 				l.Epoch() == start.leaseEpoch && g.fresh.hearsOf(e, g.cache.clock.Instant()))
 	})
@@ -56,7 +65,7 @@ func (g *Group) admit(a answer, start fillStart) answer {
 		!g.fresh.current(there, g.fresh.floorOf(there), g.cache.clock.Instant()) {
 		return a
 	}
-	if e.Below(there.Stamp) || !there.IsLoad() && !g.fresh.admissible(e, a.exact, anySeq) {
+	if e.Below(there.Stamp) || !there.IsLoad() && !g.fresh.admissible(e, a.provenance, anySeq) {
 		if a.source == SourceStale {
 			a.source = SourceStore
 		}

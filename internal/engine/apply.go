@@ -34,8 +34,10 @@ func (g *Group) apply(w *message.Write, transit time.Duration, sender uint64) {
 
 // applyClear is apply for a floor of the whole group.
 func (g *Group) applyClear(w *message.Write, sender uint64) {
+	g.clearing.Add(1)
+	defer g.clearing.Add(-1)
 	prev := g.floors.Group()
-	duplicate := w.Stamp.Generation == prev || w.Stamp.Generation == g.floors.Cleared()
+	duplicate := w.Stamp.Generation == g.floors.Cleared() || w.Collapsed && w.Stamp.Generation == prev
 	if w.Collapsed {
 		g.floors.RaiseGroup(w.Stamp.Generation, g.cache.clock.Elapsed())
 	} else {
@@ -69,7 +71,7 @@ func (g *Group) applyValue(w *message.Write, transit time.Duration, dead func(*s
 		return false
 	}
 	g.insert(e, dead, func() bool {
-		return !isOdd(g.cache.leases.GuestEpoch()) && g.fresh.admissible(e, false, anySeq)
+		return !isOdd(g.cache.leases.GuestEpoch()) && g.fresh.admissible(e, provenance{}, anySeq)
 	})
 	return true
 }

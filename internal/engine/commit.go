@@ -293,7 +293,7 @@ func (cm *committer) matchesExpected(req *message.WriteRequest) bool {
 		Tagged: true,
 		Stamp:  req.Expected,
 		Born:   req.Born,
-	}), false, anySeq)
+	}), provenance{}, anySeq)
 }
 
 // complete returns when no node of this region serves anything older than the pending write. If ctx ends

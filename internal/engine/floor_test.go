@@ -194,29 +194,35 @@ func TestAnAnswerThatIsNotNewerThanTheFloorIsRefused(t *testing.T) {
 	})
 }
 
+// two returns the two nodes of a region, and a key of the first.
+func two(t *testing.T) (owner, other *textGroup, key string) {
+	hosts := network.New(1)
+	eu1, eu2 := hosts.Host("eu-1", "eu"), hosts.Host("eu-2", "eu")
+	from := counting()
+	start := func(id string, host *network.Host) *textGroup {
+		l, err := host.Listen()
+		require.NoError(t, err)
+		return newText(t, open(t, func(c *Config) {
+			c.ID, c.Region, c.Listener, c.Advertise, c.Dial = id, "local", l, l.Addr().String(), host.Dial
+			c.Discovery = regions.Static(
+				regions.Node{ID: "eu-1", Region: "local", Address: eu1.Addr()},
+				regions.Node{ID: "eu-2", Region: "local", Address: eu2.Addr()})
+		}), from)
+	}
+	owner, other = start("eu-1", eu1), start("eu-2", eu2)
+	time.Sleep(5 * time.Second)
+	key = "a"
+	for other.Locate(key)[0].Owner.ID != "eu-1" {
+		key += "a"
+	}
+	return owner, other, key
+}
+
 // The floor travels: an owner that has not heard of the write does not answer
 // with what it has.
 func TestAnOwnerThatHasNotHeardOfTheWriteLoadsAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hosts := network.New(1)
-		eu1, eu2 := hosts.Host("eu-1", "eu"), hosts.Host("eu-2", "eu")
-		from := counting()
-		start := func(id string, host *network.Host) *textGroup {
-			l, err := host.Listen()
-			require.NoError(t, err)
-			return newText(t, open(t, func(c *Config) {
-				c.ID, c.Region, c.Listener, c.Advertise, c.Dial = id, "local", l, l.Addr().String(), host.Dial
-				c.Discovery = regions.Static(
-					regions.Node{ID: "eu-1", Region: "local", Address: eu1.Addr()},
-					regions.Node{ID: "eu-2", Region: "local", Address: eu2.Addr()})
-			}), from)
-		}
-		owner, other := start("eu-1", eu1), start("eu-2", eu2)
-		time.Sleep(5 * time.Second)
-		key := "a"
-		for other.Locate(key)[0].Owner.ID != "eu-1" {
-			key += "a"
-		}
+		owner, other, key := two(t)
 		item, err := other.GetItem(t.Context(), key)
 		require.NoError(t, err)
 		require.Equal(t, "load 1", item.Value)

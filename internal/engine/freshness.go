@@ -157,14 +157,14 @@ func (f *freshness) passesOn(e *store.Entry, now expiry.Instant) bool {
 }
 
 // admissible reports whether a value that has arrived here may be stored, or given to readers who began at
-// the Seq known. exact says that its age was measured on this node alone.
-func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Seq) bool {
+// the Seq known.
+func (f *freshness) admissible(e *store.Entry, from provenance, known expiry.Seq) bool {
 	ok := true
 	f.floors.Visit(e.Key(), e.Tags(), func(r expiry.RaisedFloor) bool {
 		if r.First >= known {
 			return true // no write of that name was known at that time
 		}
-		older := f.maybeOlder(e, r.Floor) && f.precedes(e, exact, r.At)
+		older := f.maybeOlder(e, r.Floor) && !f.isSince(e, from, r) && f.precedes(e, from.exact, r.At)
 		if older {
 			f.rejected.Add(1)
 		}
@@ -177,6 +177,12 @@ func (f *freshness) admissible(e *store.Entry, exact bool, known expiry.Seq) boo
 		return ok
 	})
 	return ok
+}
+
+// isSince reports whether e is known not to have been loaded before a floor was raised: it is that of the very Clear
+// that the provenance names. All else that the floor stands for is too long ago for clocks to hide.
+func (f *freshness) isSince(e *store.Entry, from provenance, r expiry.RaisedFloor) bool {
+	return r.Clear && r.Floor.Generation == from.cleared && e.Generation.Sub(r.Before) > 2*f.maxDrift
 }
 
 // precedes reports whether e may have been loaded before this node learned of a write. at is what the

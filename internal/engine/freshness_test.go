@@ -138,7 +138,7 @@ func TestFreshnessOfWhatMayBeOlder(t *testing.T) {
 					item.Stamp.Origin = 7
 				}
 				e := store.New(store.Config{MaxBytes: 1 << 20}).NewEntry(item)
-				require.Equal(t, c.want, fresh.admissible(e, true, anySeq))
+				require.Equal(t, c.want, fresh.admissible(e, provenance{exact: true}, anySeq))
 				require.EqualValues(t, !c.want && c.ahead > 0, fresh.rejected.Load() > 0)
 			})
 		})

@@ -104,7 +104,8 @@ type Group struct {
 
 	unleased unleased
 
-	single atomic.Int64 // see redundancy.singleHolder
+	single   atomic.Int64 // see redundancy.singleHolder
+	clearing atomic.Int32 // calls of applyClear under way
 }
 
 // floorLimit is how many keys of a group can have a floor of their own. Beyond that, the oldest floor is

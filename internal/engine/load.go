@@ -105,7 +105,7 @@ func (l *loader) finish(ctx context.Context, begun load, r Loaded, err error) an
 	if e.Expires <= e.Born() {
 		return answer{entry: e, source: SourceGetter} // an absence that is not remembered
 	}
-	return l.g.admit(answer{entry: e, source: SourceGetter, exact: true}, begun.start)
+	return l.g.admit(answer{entry: e, source: SourceGetter, provenance: provenance{exact: true}}, begun.start)
 }
 
 // await calls the getter on a goroutine of its own, since one that ignores its context must not block the

@@ -82,13 +82,13 @@ func TestMechanismAFloorStandsForThoseItReplaces(t *testing.T) {
 				require.Equal(t, 2, o.total())
 				o.release(2)
 				require.Equal(t, "ada from load 2", <-after)
-				require.False(t, g.fresh.admissible(g.store.NewEntry(item), false, aware))
+				require.False(t, g.fresh.admissible(g.store.NewEntry(item), provenance{}, aware))
 				if unaware == 0 {
-					require.True(t, g.fresh.admissible(g.store.NewEntry(item), false, unaware), "who knew of no write may have it")
+					require.True(t, g.fresh.admissible(g.store.NewEntry(item), provenance{}, unaware), "who knew of no write may have it")
 				}
 				if test.write == tag {
 					item.Stamp = expiry.Stamp{Generation: start, Origin: 7}
-					require.False(t, g.fresh.admissible(g.store.NewEntry(item), false, aware), "was set with the tag")
+					require.False(t, g.fresh.admissible(g.store.NewEntry(item), provenance{}, aware), "was set with the tag")
 				}
 			})
 		})
@@ -107,7 +107,7 @@ func TestMechanismAValueThatIsReplacedOnItsWay(t *testing.T) {
 		loaded := set
 		loaded.Stamp = expiry.Loaded(at)
 		g.noted("ada")
-		require.True(t, g.fresh.admissible(g.store.NewEntry(set), false, aware))
-		require.False(t, g.fresh.admissible(g.store.NewEntry(loaded), false, aware))
+		require.True(t, g.fresh.admissible(g.store.NewEntry(set), provenance{}, aware))
+		require.False(t, g.fresh.admissible(g.store.NewEntry(loaded), provenance{}, aware))
 	})
 }

@@ -110,7 +110,11 @@ func (r request) judge(
 		Absent:  absent,
 		Tagged:  ans.Tagged,
 	})
-	if !g.fresh.admissible(e, false, r.start.known) {
+	var from provenance
+	if ans.SinceClear {
+		from.cleared = r.floor.Generation
+	}
+	if !g.fresh.admissible(e, from, r.start.known) {
 		return answer{entry: e}, overtaken
 	}
 	e.SetSeen(r.start.known) // admissible has checked it against all writes known by then
@@ -134,7 +138,7 @@ func (r request) judge(
 	case !late && r.discard:
 		return answer{entry: e, source: sourceOf(ans.Source)}, answered
 	case !late:
-		return g.admit(answer{entry: e, source: sourceOf(ans.Source)}, r.start), answered
+		return g.admit(answer{entry: e, source: sourceOf(ans.Source), provenance: from}, r.start), answered
 	case ans.Source == peers.SourceStore && e.Expires > e.Born():
 		return answer{}, expired
 	}

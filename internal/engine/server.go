@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/geocache/geocache/expiry"
 	"github.com/geocache/geocache/internal/message"
+	"github.com/geocache/geocache/internal/store"
 	"github.com/geocache/geocache/peers"
 )
 
@@ -38,7 +40,7 @@ func (h handler) Lookup(req *peers.Request) (peers.Answer, bool) {
 		return peers.Answer{}, false
 	}
 	g.stats.served.Add(1)
-	return g.reply(a), true
+	return h.reply(g, req.Floor, a), true
 }
 
 // heldAsOwner answers a node of this region with an entry that this node has as the key's owner, former
@@ -67,25 +69,43 @@ func (h handler) Load(ctx context.Context, req *peers.Request) peers.Answer {
 		ask := *req
 		ask.Floor, ask.Together = floor, nil
 		if ans, ok := gate.fetch(ctx, g, ask); ok {
+			ans.SinceClear = ans.SinceClear && ask.Floor == req.Floor
 			return ans
 		}
 	}
 	g.stats.served.Add(1)
 	switch req.Hop {
 	case peers.HopOwner:
-		return g.reply(fill{g, key, floor, g.loader.ticket(req.Together, key)}.asOwner(ctx))
+		return h.reply(g, req.Floor, fill{g, key, floor, g.loader.ticket(req.Together, key)}.asOwner(ctx))
 	case peers.HopConfirmed:
-		return g.reply(fill{g: g, key: key, floor: floor}.loadUnleased(ctx))
+		return h.reply(g, req.Floor, fill{g: g, key: key, floor: floor}.loadUnleased(ctx))
 	case peers.HopRegion:
-		return g.reply(fill{g: g, key: key, floor: floor}.localOrStale(ctx))
+		return h.reply(g, req.Floor, fill{g: g, key: key, floor: floor}.localOrStale(ctx))
 	case peers.HopUpdate:
 		a := fill{g: g, key: key, floor: floor}.asHome(ctx)
 		if errors.Is(a.err, errNotRecalled) {
 			return peers.Answer{Code: peers.CodeUnsettled, Text: rootText(a.err)}
 		}
-		return g.reply(a)
+		return h.reply(g, req.Floor, a)
 	}
 	return peers.Answer{Code: peers.CodeBadRequest, Text: "unknown hop"}
+}
+
+// reply is Group.reply for a read of what is not below a floor.
+func (h handler) reply(g *Group, floor expiry.Stamp, a answer) peers.Answer {
+	ans := g.reply(a)
+	ans.SinceClear = a.err == nil && h.isSinceClear(g, a.entry, floor)
+	return ans
+}
+
+// isSinceClear reports whether a floor is that of the last Clear, and e was not loaded before it. That is so
+// once the Clear has left nothing older in the store, if e is still there. The order of the looks matters.
+func (h handler) isSinceClear(g *Group, e *store.Entry, floor expiry.Stamp) bool {
+	if !g.fresh.maybeOlder(e, floor) || floor != expiry.Removal(g.floors.Cleared()) || g.clearing.Load() > 0 {
+		return false
+	}
+	there, ok := g.store.Peek(e.Key())
+	return ok && there == e
 }
 
 // Take answers broadcasts from nodes of this region, on the goroutine that reads the connection: applying
