@@ -14,8 +14,11 @@ import (
 )
 
 // sent returns the frames that have travelled between the nodes so far.
-func sent(c *testcluster.Cluster) (f frames) {
-	for _, n := range c.Nodes() {
+func sent(c *testcluster.Cluster) frames { return sentBy(c.Nodes()) }
+
+// sentBy returns those of the connections that these nodes have made.
+func sentBy(nodes []*testcluster.Node) (f frames) {
+	for _, n := range nodes {
 		for _, p := range n.Cache.Stats().Peers {
 			f.n += float64(p.Traffic.FramesIn + p.Traffic.FramesOut)
 			f.bytes += float64(p.Traffic.BytesIn + p.Traffic.BytesOut)
