@@ -151,13 +151,14 @@ func (g *Group[V]) read(ctx context.Context, key string, opts []ReadOption) (v V
 	return v, r, err
 }
 
-// GetItem is Get, and also tells where the value came from and how old it is.
+// GetItem is Get, and also tells where the value came from and how old it is. If the error is ErrNotFound, it tells
+// that of the absence, which may be out of date just as a value may.
 func (g *Group[V]) GetItem(ctx context.Context, key string, opts ...ReadOption) (Item[V], error) {
 	v, r, err := g.read(ctx, key, opts)
-	if err != nil {
+	if err != nil && (r.Entry == nil || !errors.Is(err, ErrNotFound)) {
 		return Item[V]{}, inCall("GetItem", g.Name(), key, err)
 	}
-	return g.itemOf(v, r), nil
+	return g.itemOf(v, r), inCall("GetItem", g.Name(), key, err)
 }
 
 func (g *Group[V]) itemOf(v V, r engine.Read) Item[V] {

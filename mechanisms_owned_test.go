@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -224,6 +225,78 @@ func TestMechanismPushesGoToTheMajority(t *testing.T) {
 		_, err = c.Node("us-1").Set(key, "again", geocache.WithAck(geocache.AckWorld))
 		require.NoError(t, err)
 		require.Equal(t, "again", text(t, c.Node("eu-2"), key))
+	})
+}
+
+// A region of which no part has a majority gets writes, and has confirmed none: another part may lack them.
+func TestMechanismNobodyConfirmsForADividedRegion(t *testing.T) {
+	testcluster.Run(t, testcluster.Config{Regions: []string{"eu", "us"}, Nodes: 4}, func(c *testcluster.Cluster) {
+		time.Sleep(untilLeased)
+		for _, name := range []string{"eu-1", "eu-2"} {
+			c.Net.Cut(name, "eu-3")
+			c.Net.Cut(name, "eu-4")
+		}
+		time.Sleep(5 * time.Second)
+		set := func(what string, limit time.Duration) error {
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
+			defer cancel()
+			v := testcluster.Value{Key: "ada", Begun: c.Now(), By: what}.String()
+			return c.Node("us-1").Group.Set(ctx, "ada", v, geocache.WithAck(geocache.AckWorld))
+		}
+		for range 3 {
+			require.ErrorIs(t, set("written", 2*time.Second), geocache.ErrUnconfirmed)
+			outbox := c.Owner("us", "ada").Cache.Stats().Regions[1].Outbox
+			require.Zero(t, outbox.Queued+outbox.InFlight, "it is there")
+			told := 0
+			for _, n := range c.Nodes("eu") {
+				if item, err := n.Get("ada"); err == nil && strings.Contains(item.Value, "written") {
+					require.True(t, item.Unconfirmed)
+					told++
+				}
+			}
+			require.GreaterOrEqual(t, told, 2)
+		}
+		waits := make(chan error, 1)
+		go func() { waits <- set("again", 30*time.Second) }()
+		time.Sleep(10 * time.Second)
+		require.Empty(t, waits)
+		c.Net.HealAll()
+		require.NoError(t, <-waits)
+		for _, n := range c.Nodes() {
+			require.Equal(t, "again", text(t, n, "ada"), n.Name)
+		}
+	})
+}
+
+// That there is no value is no better known than a value is.
+func TestMechanismAnAbsenceIsUnconfirmedToo(t *testing.T) {
+	config := testcluster.Config{Group: []geocache.GroupOption{geocache.WithNegativeTTL(time.Minute)}}
+	testcluster.Run(t, config, func(c *testcluster.Cluster) {
+		c.Origin.Absent(func(string) bool { return true })
+		time.Sleep(untilLeased)
+		cut := c.Node("eu-1")
+		key := c.KeyOf(cut.Name)
+		read := func() geocache.Item[string] {
+			item, err := cut.Group.GetItem(context.Background(), key)
+			require.ErrorIs(t, err, geocache.ErrNotFound)
+			return item
+		}
+		require.Equal(t, geocache.SourceGetter, read().Source)
+		item := read()
+		require.Equal(t, geocache.SourceStore, item.Source)
+		require.False(t, item.Unconfirmed)
+		require.NotZero(t, item.Generation)
+		require.Zero(t, item.Value)
+		c.Net.Cut(cut.Name, "eu")
+		marked := 0
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			if item := read(); item.Unconfirmed {
+				require.NotEqual(t, geocache.SourceGetter, item.Source)
+				marked++
+			}
+		}
+		require.NotZero(t, marked)
 	})
 }
 

@@ -144,7 +144,7 @@ func (r *replicator) pump(region string, o *outbox.Outbox) {
 
 // push sends one push and reports its result to the outbox.
 func (r *replicator) push(o *outbox.Outbox, b outbox.Batch) {
-	have, err := r.pushTo(b)
+	have, confirmed, err := r.pushTo(b)
 	if err != nil {
 		level := slog.LevelDebug
 		if errors.Is(err, peers.CodeBadRequest) {
@@ -155,34 +155,35 @@ func (r *replicator) push(o *outbox.Outbox, b outbox.Batch) {
 		o.Failed(b, r.c.clock.Instant())
 		return
 	}
+	if !confirmed {
+		o.Doubted(b, have, r.c.clock.Instant())
+		return
+	}
 	o.Answered(b, have, r.c.clock.Instant())
 }
 
-// pushTo sends one push and returns what the answer says has arrived.
-func (r *replicator) pushTo(b outbox.Batch) (have uint64, err error) {
+// pushTo sends one push and returns what the answer says has arrived, and whether the region has confirmed
+// it.
+func (r *replicator) pushTo(b outbox.Batch) (have uint64, confirmed bool, err error) {
 	peer := r.c.transport.Peer(b.Target)
 	if peer == nil {
-		return 0, errNoPeer
+		return 0, false, errNoPeer
 	}
 	ctx, cancel := context.WithTimeout(r.c.ctx, pushTimeout)
 	defer cancel()
 	reply, err := peer.Call(ctx, message.MethodPush, b.Push.Append(nil))
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	m, err := message.DecodePushReply(reply)
-	if err == nil && m.Unconfirmed && !r.c.isBest(peer) {
-		err = errMinority
+	if err == nil && m.Unconfirmed && !(peer.Minority() && !r.c.members.MayStand(peer.Region())) {
+		err = errMinority // there may be a better one to send it to
 	}
-	return m.Have, err
+	return m.Have, !m.Unconfirmed, err
 }
 
 // errMinority means that a part of a divided region has a push, and that another part may have a majority.
 var errMinority = errors.New("the node sees no majority of its region")
-
-// isBest reports whether a peer in another region, which sees no majority there, must do: all nodes of the
-// region that answer say the same.
-func (c *Cache) isBest(p *peers.Peer) bool { return p.Minority() && !c.members.MayStand(p.Region()) }
 
 // pushTimeout bounds the wait for the answer to one push. It does not detect lost pushes (package outbox
 // does), and must be longer than a region takes to notice that one of its nodes is gone.

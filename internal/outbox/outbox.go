@@ -2,7 +2,7 @@
 // holds the writes that the region has not confirmed yet and decides what to send next. The receiving
 // node keeps an Inbox, which detects lost pushes.
 //
-// An Outbox keeps each write until the region has confirmed it, or a newer one that covers it, or until
+// An Outbox keeps each write until the region has it, or a newer one that covers it, or until
 // the write no longer matters (see Outbox.Forget). To stay within its bound it may drop values, and then
 // collapse writes into one invalidation of their whole group: the region has misses, never stale values.
 // It does not promise order, or that a write arrives only once, and it does not survive the process.
@@ -61,6 +61,8 @@ type Outbox struct {
 	// queue of a stream.
 	unassigned list.List
 
+	doubts doubts
+
 	streams map[string]*stream // by target
 	active  list.List          // all streams with items, and perhaps others; the next in turn first
 
@@ -87,6 +89,7 @@ func idOf(w *message.Write) id { return id{w.Group, w.Subject(), w.Clear} }
 type slot struct {
 	queued   *item // or nil
 	inFlight []*item
+	doubted  *item // or nil; see doubts
 }
 
 // An item is a write that the outbox holds.
@@ -100,8 +103,8 @@ type item struct {
 	collapsibleElem *list.Element // in Outbox.collapsible, or nil
 	valuedElem      *list.Element // in Outbox.valued, or nil
 
-	queue     *list.List // while queued: unassigned, or the stream's queue
-	queueElem *list.Element
+	queue     *list.List    // while queued: unassigned, or the stream's queue
+	queueElem *list.Element // there, or in Outbox.doubts
 
 	waiters map[*waiter]struct{}
 }
@@ -190,6 +193,7 @@ func (o *Outbox) Forget(group string, before expiry.Generation) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.horizon[group] = max(o.horizon[group], before) // they are dropped when their turn comes
+	o.forgetDoubtsLocked()
 }
 
 // Stats returns the statistics at now.
@@ -306,7 +310,12 @@ func (o *Outbox) removeLocked(it, cover *item) {
 	o.bytes -= size(&it.write)
 	it.transferWaiters(cover)
 	id := idOf(&it.write)
-	if s := o.slots[id]; s.queued == nil && len(s.inFlight) == 0 {
+	o.releaseLocked(id, o.slots[id])
+}
+
+// releaseLocked removes a slot if it is empty.
+func (o *Outbox) releaseLocked(id id, s *slot) {
+	if s.queued == nil && len(s.inFlight) == 0 && s.doubted == nil {
 		delete(o.slots, id)
 	}
 }
@@ -314,7 +323,7 @@ func (o *Outbox) removeLocked(it, cover *item) {
 // dropLocked removes a queued item if it no longer needs to be sent, and reports whether it did.
 func (o *Outbox) dropLocked(it *item) bool {
 	c := o.coverLocked(&it.write)
-	if c == nil && it.write.Stamp.Generation >= o.horizon[it.write.Group] {
+	if c == nil && !o.isOverLocked(&it.write) {
 		return false
 	}
 	if c != nil {

@@ -63,6 +63,7 @@ type push struct {
 func (o *Outbox) Next(now expiry.Instant, target Target) (Batch, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.askAgainLocked(now)
 	for {
 		moved := o.assignLocked(target)
 		for range o.active.Len() {
@@ -101,6 +102,9 @@ func (o *Outbox) NextAt(now expiry.Instant) (at expiry.Instant, ok bool) {
 			at, ok = t, true
 		}
 	}
+	if o.doubts.list.Len() > 0 {
+		soonest(o.askAtLocked())
+	}
 	for e := o.active.Front(); e != nil; e = e.Next() {
 		s := e.Value.(*stream)
 		if len(s.pushes) > 0 {
@@ -116,14 +120,18 @@ func (o *Outbox) NextAt(now expiry.Instant) (at expiry.Instant, ok bool) {
 // Answered reports that the target has answered b: its whole region has the writes in b. have is the
 // answer's message.PushReply.Have.
 func (o *Outbox) Answered(b Batch, have uint64, now expiry.Instant) {
+	o.end(b, have, now, o.confirmLocked)
+}
+
+// end takes in an answer, and calls arrived for each item that the region has.
+func (o *Outbox) end(b Batch, have uint64, now expiry.Instant, arrived func(*item)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := o.streams[b.Target]
 	s.heard = now
 	if i, ok := s.find(b.Push.Number); ok && len(b.Push.Writes) > 0 {
 		for _, it := range s.pushes[i].items {
-			o.endFlightLocked(it)
-			o.removeLocked(it, nil)
+			arrived(it)
 		}
 		s.pushes = slices.Delete(s.pushes, i, i+1)
 	}

@@ -12,7 +12,7 @@ type waiter struct {
 }
 
 // Confirmed returns a channel that is closed when the region has confirmed every write of subject that
-// has been added so far. The wait may include a newer write that has replaced one of them, but no other
+// has been added so far, or a later one of it. The wait may include a newer write that has replaced one of them, but no other
 // writes added later. For a Clear, subject is the empty key.
 //
 // The caller must call stop when it no longer waits; calling it again does nothing.
@@ -22,7 +22,7 @@ func (o *Outbox) Confirmed(group string, subject expiry.Subject) (done <-chan st
 	w := &waiter{done: make(chan struct{}), on: make(map[*item]struct{})}
 	w.waitFor(o.slots[id{group: group, subject: subject}])
 	w.waitFor(o.slots[id{group: group, clear: true}]) // a write of subject may have collapsed into it
-	if len(w.on) == 0 {
+	if _, unknown := o.doubts.forgotten[group]; len(w.on) == 0 && !unknown {
 		close(w.done)
 	}
 	return w.done, func() {
@@ -42,6 +42,9 @@ func (w *waiter) waitFor(s *slot) {
 	}
 	if s.queued != nil {
 		s.queued.addWaiter(w)
+	}
+	if s.doubted != nil {
+		s.doubted.addWaiter(w)
 	}
 	for _, it := range s.inFlight {
 		it.addWaiter(w)
