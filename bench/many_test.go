@@ -13,7 +13,7 @@ import (
 	"github.com/geocache/geocache/internal/testcluster"
 )
 
-var manyNodes = flag.Int("nodes", 20, "nodes of TestManyNodes, in two regions")
+var manyNodes = flag.Int("nodes", 12, "nodes of TestManyNodes, in two regions")
 
 // Real nodes in virtual time, as many as -nodes says: 200 take seven minutes on two cores. At rest they send what the
 // model says. When one is killed, the others serve what they have all along, or very soon again, and keep it.

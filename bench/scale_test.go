@@ -39,7 +39,7 @@ func within(t *testing.T, what string, model, measured frames, share float64) {
 // The model says what real nodes send, in a cluster at rest and for each write.
 func TestModelOfMessages(t *testing.T) {
 	const rest, writes = time.Minute, 200
-	for _, s := range []shape{{1, 3}, {1, 6}, {2, 3}, {3, 4}, {3, 9}} {
+	for _, s := range []shape{{1, 3}, {1, 6}, {2, 3}, {3, 4}, {3, 7}} {
 		t.Run(fmt.Sprintf("%d regions of %d", s.regions, s.nodes), func(t *testing.T) {
 			var names []string
 			for i := range s.regions {
