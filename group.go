@@ -151,8 +151,8 @@ func (g *Group[V]) read(ctx context.Context, key string, opts []ReadOption) (v V
 	return v, r, err
 }
 
-// GetItem is Get, and also tells where the value came from and how old it is. If the error is ErrNotFound, it tells
-// that of the absence, which may be out of date just as a value may.
+// GetItem is Get, and also tells where the value came from and how old it is. If the error is ErrNotFound, the
+// Item tells the same about the absence, which may be out of date just as a value may.
 func (g *Group[V]) GetItem(ctx context.Context, key string, opts ...ReadOption) (Item[V], error) {
 	v, r, err := g.read(ctx, key, opts)
 	if err != nil && (r.Entry == nil || !errors.Is(err, ErrNotFound)) {

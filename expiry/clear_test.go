@@ -50,7 +50,7 @@ func TestTheFloorOfAClear(t *testing.T) {
 		require.Equal(t, test.clear, r.Clear, name)
 		if test.clear {
 			require.Equal(t, Removal(100), r.Floor, name)
-			require.Equal(t, test.covers, r.Before, name)
+			require.Equal(t, test.covers, f.BeforeClear(), name)
 		}
 	}
 }

@@ -23,6 +23,10 @@ type Floors struct {
 	// Invariant: it never falls.
 	group atomic.Uint64
 
+	// beforeClear is what newest was when a Clear last raised the group's floor. It is atomic because it is read
+	// while Visit holds mu; it is set under mu. It is kept here and not in RaisedFloor, which each floor has one of.
+	beforeClear atomic.Uint64
+
 	// seq is the number of times that a floor was raised so far, the group's included. scopeSeq is the value
 	// of seq after the floor of a scope was last raised. Both are updated under mu, after the raised floor
 	// has become visible.
@@ -30,7 +34,7 @@ type Floors struct {
 
 	mu sync.RWMutex // guards the following
 
-	// groupFloor is the last raise of group, and newest the highest generation of all floors that were ever raised.
+	// groupFloor is the last raise of group, and newest the highest generation that any floor has had.
 	groupFloor RaisedFloor
 	newest     Generation
 
@@ -88,10 +92,9 @@ type RaisedFloor struct {
 	First Seq           // the Seq of the first of the floors that this one stands for, itself included
 	Scope bool          // it is not the key's own floor, but that of a prefix, a tag or the group
 
-	// Clear says that it is the group's floor as a Clear has raised it, and that no floor below it has arrived since.
-	// Then all floors that it stands for, except the Clear's own, are at most Before.
-	Clear  bool
-	Before Generation
+	// Clear says that it is the group's floor as a Clear has raised it, and that no floor below it has arrived
+	// since. Then all floors that it stands for, except the Clear's own, are at most BeforeClear.
+	Clear bool
 }
 
 // A Seq is a point in the history of a Floors: the number of times that a floor had been raised by then.
@@ -147,6 +150,10 @@ func (f *Floors) Seq() Seq { return Seq(f.seq.Load()) }
 
 // Group returns the floor of the group, which every value must be newer than. It takes no lock.
 func (f *Floors) Group() Generation { return Generation(f.group.Load()) }
+
+// BeforeClear returns the highest generation that any floor had when a Clear last raised the group's floor. It
+// takes no lock, so the function that Visit calls may call it.
+func (f *Floors) BeforeClear() Generation { return Generation(f.beforeClear.Load()) }
 
 // Cleared returns the generation of the last Clear. Group is at least as high, and higher if floors have
 // been collapsed since.
@@ -279,7 +286,8 @@ func (f *Floors) Clear(g Generation, at time.Duration, sender uint64) bool {
 	}
 	before := f.newest
 	if f.raiseGroupLocked(g, at) {
-		f.groupFloor.Clear, f.groupFloor.Before = true, before
+		f.groupFloor.Clear = true
+		f.beforeClear.Store(uint64(before))
 	}
 	return later
 }

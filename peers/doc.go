@@ -28,8 +28,8 @@
 //
 // # Connections
 //
-// A node dials every peer, and asks over that connection only; over the connections that it accepts, also from
-// nodes that are passive for it, it only answers. All requests to a peer share one TCP or TLS connection. So the frames of many
+// A node dials every peer, and asks over that connection only. Over the connections that it accepts, from peers
+// and from passive nodes, it only answers. All requests to a peer share one TCP or TLS connection. So the frames of many
 // callers share a system call, which matters more than parallel streams.
 //
 // A client pings four times in a lease. It takes its peer to be down when nothing at all, pong or not, has

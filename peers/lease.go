@@ -63,7 +63,7 @@ func (t *Transport) checkEnded(id string) {
 func (s *serverConn) pong(id, view uint64) error {
 	t := s.transport
 	var m pong
-	home := s.client.region == t.config.Region
+	home := s.home()
 	if home {
 		answer, ok := t.leases.Pinged(s.client.id, s.number, view)
 		if !ok {
@@ -98,6 +98,9 @@ func (s *serverConn) queuePong(id uint64, m pong) error {
 		return appendPong(b, id, t.config.Clock.Physical(), m)
 	})
 }
+
+// home reports whether the client is in this node's region.
+func (s *serverConn) home() bool { return s.client.region == s.transport.config.Region }
 
 // home reports whether the peer is in this node's region.
 func (p *Peer) home() bool { return p.endpoint.Region == p.transport.config.Region }

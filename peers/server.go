@@ -277,7 +277,7 @@ func (s *serverConn) handleFetch(h header, body []byte) error {
 		case ok:
 			s.transport.hits.Add(1)
 			err = s.answer(id, &ans)
-		case m.peek && s.client.region == s.transport.config.Region:
+		case m.peek && s.home():
 			err = s.answer(id, &Answer{Code: CodeMiss})
 		default:
 			loads, err = s.beginLoad(loads, id, m.timeout)

@@ -70,7 +70,7 @@ type Members struct {
 // A State is the current state of another node.
 type State struct {
 	Up    bool          // it answers
-	Tried bool          // it has been tried whether it does
+	Tried bool          // the first attempt to reach it is over, or takes long
 	RTT   time.Duration // round-trip time; 0 until measured
 	Guest bool          // it says it is a guest of its region
 	Heard bool          // it is in the same region and pings this node
@@ -143,11 +143,16 @@ func (m *Members) Topology() *Topology { return m.topology.Load() }
 
 // Nodes returns all members except this node, whether or not they answer, by ascending ID.
 func (m *Members) Nodes() []Node {
+	return m.nodesThat(func(mb *member) bool { return mb.ID != m.self.ID })
+}
+
+// nodesThat returns the members that satisfy is, by ascending ID. It calls is with the lock held.
+func (m *Members) nodesThat(is func(mb *member) bool) []Node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var nodes []Node
-	for id, mb := range m.nodes {
-		if id != m.self.ID {
+	for _, mb := range m.nodes {
+		if is(mb) {
 			nodes = append(nodes, mb.Node)
 		}
 	}
@@ -161,7 +166,7 @@ type Change struct {
 	Moved  []Node // members found at another address or in another region
 	Left   []Node // former members
 
-	Rewatched bool // others are watched than before, see Members.Watched
+	Rewatched bool // the choice of Members.Watched has changed
 
 	// Refused are nodes that were found but are unusable: the ID or the region is empty, too long or not
 	// UTF-8; the address cannot be dialled; the weight is out of range; or the ID belongs to another node
@@ -268,16 +273,9 @@ func (m *Members) Home() (ids []string) {
 // Listed returns the nodes that this node's own discovery lists, by ascending ID. It includes this node if
 // listed, and excludes nodes that are members only because others vouch for them.
 func (m *Members) Listed() []Node {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var nodes []Node
-	for id, mb := range m.nodes {
-		if id == m.self.ID && m.trusted[m.self.Region] || id != m.self.ID && mb.listed {
-			nodes = append(nodes, mb.Node)
-		}
-	}
-	slices.SortFunc(nodes, byID)
-	return nodes
+	return m.nodesThat(func(mb *member) bool {
+		return mb.ID == m.self.ID && m.trusted[m.self.Region] || mb.ID != m.self.ID && mb.listed
+	})
 }
 
 // Vouchers returns the nodes that currently vouch for an unlisted member. Ask them again before their word
@@ -304,8 +302,8 @@ func (m *Members) Health(now expiry.Instant, id string, s State) Change {
 	})
 }
 
-// Tick advances the time, which ends grace periods, and calls how for the state of each watched node. That also
-// corrects calls of Health that came out of order. Call it about once a second.
+// Tick advances the time, which ends grace periods, and calls how for the state of each watched node. That
+// also corrects calls of Health that came out of order. Call it about once a second.
 func (m *Members) Tick(now expiry.Instant, how func(id string) State) Change {
 	return m.step(now, func() Change {
 		for id, mb := range m.nodes {

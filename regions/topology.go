@@ -40,8 +40,7 @@ type Region struct {
 	byID map[string]Node
 }
 
-// Owner returns the node that owns key in this region: in another one than Self's, the node that is to be asked
-// for it.
+// Owner returns the node that owns key in this region: in another one than Self's, the node to ask for it.
 func (r *Region) Owner(key string) Node {
 	id, _ := r.ring.Owner(key) // a Topology has no region without nodes
 	return r.byID[id]

@@ -24,18 +24,7 @@ const (
 // Each node has its own few: those that come first in an order that depends on both. This is rendezvous
 // hashing (Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998). The nodes of a
 // region are thus watched by about as many others each, and a change of the members changes few choices.
-func (m *Members) Watched() []Node {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var nodes []Node
-	for id, mb := range m.nodes {
-		if id != m.self.ID && mb.watched {
-			nodes = append(nodes, mb.Node)
-		}
-	}
-	slices.SortFunc(nodes, byID)
-	return nodes
-}
+func (m *Members) Watched() []Node { return m.nodesThat(func(mb *member) bool { return mb.watched }) }
 
 // WatchAtMost sets how many nodes of each other region are watched as long as they answer. Call it before any
 // other method, or not at all.

@@ -25,8 +25,8 @@ type answer struct {
 type provenance struct {
 	exact bool // just loaded by this node, so its age is exact
 
-	// cleared is the generation of a Clear before which the entry was not loaded: the node that it comes from has
-	// carried out the Clear, and knows.
+	// cleared is the generation of a Clear, if the node that the entry comes from has carried that out and says
+	// that the entry was loaded after it; else 0.
 	cleared expiry.Generation
 }
 

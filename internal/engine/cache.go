@@ -108,8 +108,8 @@ type Config struct {
 	// NewPanicError makes the error for a call of user code that panicked.
 	NewPanicError func(value any, stack []byte) error
 
-	// Limits that tests can lower: floors remembered for each group, bytes queued for each other region, and nodes
-	// there that this one is connected to. 0 means the default.
+	// Limits that tests can lower: floors remembered for each group, bytes queued for each other region, and
+	// nodes there that this one is connected to. 0 means the default.
 	Floors  int
 	Outbox  int64
 	Watched int

@@ -334,12 +334,12 @@ func (cm *committer) handle(ctx context.Context, req *message.WriteRequest, call
 		return peers.Answer{Value: message.WriteReply{IncompleteView: true}.Append(nil)}
 	}
 	req.Born = cm.g.cache.clock.Instant().Add(-req.Age - call.Transit)
-	life := cm.g.cache.writeLifetime()
-	life -= life / 10 // the sender's clock may run faster
 	owner, gate := v.home.Owner(req.Key), gateway{cm.g.cache}
 	if gate.serves(call.Region) && owner.ID != cm.g.cache.node.ID {
 		return cm.forward(ctx, req, owner)
 	}
+	life := cm.g.cache.writeLifetime()
+	life -= life / 10 // the sender's clock may run faster
 	p, err := cm.begin(ctx, req, cm.g.cache.clock.Instant().Add(life-call.Transit))
 	switch {
 	case err != nil:

@@ -179,10 +179,10 @@ func (f *freshness) admissible(e *store.Entry, from provenance, known expiry.Seq
 	return ok
 }
 
-// isSince reports whether e is known not to have been loaded before a floor was raised: it is that of the very Clear
-// that the provenance names. All else that the floor stands for is too long ago for clocks to hide.
+// isSince reports whether e is known to have been loaded after a floor was raised: the floor is that of the very
+// Clear that the provenance names, and all else that it stands for is too long ago for clocks to hide.
 func (f *freshness) isSince(e *store.Entry, from provenance, r expiry.RaisedFloor) bool {
-	return r.Clear && r.Floor.Generation == from.cleared && e.Generation.Sub(r.Before) > 2*f.maxDrift
+	return r.Clear && r.Floor.Generation == from.cleared && e.Generation.Sub(f.floors.BeforeClear()) > 2*f.maxDrift
 }
 
 // precedes reports whether e may have been loaded before this node learned of a write. at is what the

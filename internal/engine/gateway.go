@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/geocache/geocache/internal/message"
 	"github.com/geocache/geocache/peers"
@@ -12,15 +11,15 @@ import (
 )
 
 // This file makes any node of a region good enough for a node of another one to ask. That one is connected to
-// a few nodes here (see regions.Members.Watched), of which none may own the key. So what another region asks
-// for and only the key's owner can do is forwarded to the owner, once: what comes from this region is not
+// a few nodes here (see regions.Members.Watched), and the key's owner need not be among them. So what another
+// region asks for and only the owner can do is forwarded to the owner, once: what comes from this region is not
 // forwarded again, so nodes whose rings differ never send a request in a circle. Pushes are not forwarded.
 // Whoever gets one tells the whole region.
 
 // A gateway is this node as nodes of other regions ask it, and as it asks those.
 type gateway struct{ c *Cache }
 
-// serves reports whether a request from this region is one of another region.
+// serves reports whether a request from a node of this region comes from another region than this node's.
 func (w gateway) serves(region string) bool { return region != w.c.node.Region }
 
 // fetch has the key's owner answer a read of another region, or if that node cannot, its successor. It
@@ -57,13 +56,6 @@ func (w gateway) fetch(ctx context.Context, g *Group, req peers.Request) (peers.
 		return peers.Answer{Code: peers.CodeClosing, Text: errNoOwner.Error()}, true
 	}
 	return peers.Answer{}, false
-}
-
-// isFinal reports whether an error is the outcome of a read. With others, another node may do better.
-func isFinal(code peers.Code) bool {
-	return slices.Contains([]peers.Code{
-		peers.CodeFailed, peers.CodeTimeout, peers.CodeTooLarge, peers.CodeBusy, peers.CodeUnsettled,
-	}, code)
 }
 
 // forward has the key's owner carry out the Swap of another region. req.Born is set.
@@ -119,7 +111,7 @@ func (w gateway) recall(ctx context.Context, m message.RecallRequest) peers.Answ
 	return peers.Answer{Value: reply.Append(nil)}
 }
 
-// await answers an AwaitRequest, or has the node answer that it is about.
+// await answers an AwaitRequest, or forwards it to the node that it names.
 func (w gateway) await(ctx context.Context, call *peers.Call, m message.AwaitRequest) peers.Answer {
 	var err error
 	switch peer := w.c.transport.Peer(m.By); {

@@ -58,8 +58,8 @@ func (h *homes) region(v *view, key string) string {
 	return home
 }
 
-// read reads the key in its home region, for an Update. It retries as long as nodes of that region answer or have
-// yet to be tried, since one of them must become the key's owner soon.
+// read reads the key in its home region, for an Update. It retries as long as nodes of that region answer or
+// have yet to be tried, since one of them must become the key's owner soon.
 func (h *homes) read(ctx context.Context, key, home string) (a answer, err error) {
 	for {
 		changed := h.g.cache.changed.wait()

@@ -176,7 +176,7 @@ func (r *replicator) pushTo(b outbox.Batch) (have uint64, confirmed bool, err er
 		return 0, false, err
 	}
 	m, err := message.DecodePushReply(reply)
-	if err == nil && m.Unconfirmed && !(peer.Minority() && !r.c.members.MayStand(peer.Region())) {
+	if err == nil && m.Unconfirmed && (!peer.Minority() || r.c.members.MayStand(peer.Region())) {
 		err = errMinority // there may be a better one to send it to
 	}
 	return m.Have, !m.Unconfirmed, err
@@ -207,11 +207,12 @@ func (r *replicator) relay(ctx context.Context, writes []message.Write, transit 
 		w := &writes[i]
 		if g := r.c.group(w.Group); g != nil {
 			_ = g.origin.supersede(w) // drops what is older; fails only for a dirty write
-			if here := floorOf(w); w.HasValue && !v.keeps(w.Key, r.c.node.ID) {
-				g.apply(&here, transit, 0)
-			} else {
-				g.apply(w, transit, 0)
+			here := w
+			if w.HasValue && !v.keeps(w.Key, r.c.node.ID) {
+				floor := floorOf(w)
+				here = &floor
 			}
+			g.apply(here, transit, 0)
 		} else { // other nodes may have the group
 			unknown = append(unknown, w)
 		}

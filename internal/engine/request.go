@@ -74,6 +74,15 @@ const (
 	unusable                 // ask another node
 )
 
+// isFinal reports whether an error is the outcome of a read. With any other, another node may do better.
+func isFinal(code peers.Code) bool {
+	switch code {
+	case peers.CodeFailed, peers.CodeTimeout, peers.CodeTooLarge, peers.CodeBusy, peers.CodeUnsettled:
+		return true
+	}
+	return false
+}
+
 // judge converts a peer's response into an answer and stores its entry. ctx is the request's.
 func (r request) judge(
 	ctx context.Context, n regions.Node, ans peers.Answer, err error,

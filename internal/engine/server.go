@@ -99,7 +99,7 @@ func (h handler) reply(g *Group, floor expiry.Stamp, a answer) peers.Answer {
 }
 
 // isSinceClear reports whether a floor is that of the last Clear, and e was not loaded before it. That is so
-// once the Clear has left nothing older in the store, if e is still there. The order of the looks matters.
+// once the Clear has left nothing older in the store, if e is still there. The order of the checks matters.
 func (h handler) isSinceClear(g *Group, e *store.Entry, floor expiry.Stamp) bool {
 	if !g.fresh.maybeOlder(e, floor) || floor != expiry.Removal(g.floors.Cleared()) || g.clearing.Load() > 0 {
 		return false

@@ -23,8 +23,8 @@ type doubts struct {
 	list    list.List      // in the order in which they came
 	askedAt expiry.Instant // when those that somebody waits for were last sent again
 
-	// forgotten has, by group, the highest generation of those that were too many: of older writes nothing is
-	// known any more, so nobody is told that one is confirmed.
+	// forgotten has, by group, the highest generation of those dropped to stay within maxDoubts. While it
+	// matters, no write of the group counts as confirmed.
 	forgotten map[string]expiry.Generation
 }
 
@@ -53,15 +53,13 @@ func (o *Outbox) doubtLocked(it *item, now expiry.Instant) {
 	}
 	s := o.slots[idOf(&it.write)]
 	d := s.doubted
-	switch {
-	case d == nil:
+	if d == nil {
 		if o.doubts.list.Len() == 0 {
 			o.doubts.askedAt = now
 		}
-		d = &item{}
+		d = &item{write: it.write, at: it.at}
 		s.doubted, d.queueElem = d, o.doubts.list.PushBack(d)
-		fallthrough
-	case !it.write.Stamp.Below(d.write.Stamp):
+	} else if !it.write.Stamp.Below(d.write.Stamp) {
 		d.write, d.at = it.write, it.at
 	}
 	it.transferWaiters(d)
@@ -70,15 +68,19 @@ func (o *Outbox) doubtLocked(it *item, now expiry.Instant) {
 	}
 	o.removeLocked(it, nil)
 	if o.doubts.list.Len() > maxDoubts {
-		d := o.doubts.list.Front().Value.(*item)
-		if o.doubts.forgotten == nil {
-			o.doubts.forgotten = make(map[string]expiry.Generation)
-		}
-		group := d.write.Group
-		o.doubts.forgotten[group] = max(o.doubts.forgotten[group], d.write.Stamp.Generation)
-		d.waiters = nil // they go on waiting
-		o.forgetLocked(d)
+		o.dropDoubtLocked(o.doubts.list.Front().Value.(*item))
 	}
+}
+
+// dropDoubtLocked removes a doubted item to make room. Its waiters go on waiting.
+func (o *Outbox) dropDoubtLocked(d *item) {
+	if o.doubts.forgotten == nil {
+		o.doubts.forgotten = make(map[string]expiry.Generation)
+	}
+	group := d.write.Group
+	o.doubts.forgotten[group] = max(o.doubts.forgotten[group], d.write.Stamp.Generation)
+	d.waiters = nil
+	o.forgetLocked(d)
 }
 
 // askAgainLocked queues the doubted writes that somebody waits for, once in a probe interval.
@@ -93,10 +95,7 @@ func (o *Outbox) askAgainLocked(now expiry.Instant) {
 		case len(d.waiters) == 0:
 			dropValue(&d.write)
 		case s.queued == nil && len(s.inFlight) == 0:
-			it := &item{write: d.write, at: d.at, since: now, sent: true}
-			it.pendingElem = o.pending.PushBack(it)
-			o.bytes += size(&it.write)
-			o.queueLocked(it, o.unassigned.PushBack)
+			o.addLocked(&item{write: d.write, at: d.at, since: now, sent: true})
 		}
 	}
 	o.makeRoomLocked()

@@ -36,10 +36,11 @@ type Config struct {
 }
 
 // An Outbox holds the writes that one other region has not confirmed. A write in it is
-// either queued or in flight: sent in a push that has been neither answered nor failed.
+// either queued, or in flight: sent in a push that has been neither answered nor failed; or it
+// has arrived and is doubted, see Doubted.
 //
 // Invariant: for each write that was added and is not older than Forget allows, either the
-// region has confirmed a write that covers it, or the outbox holds one that does. A write covers
+// region has a write that covers it, or the outbox holds one that does. A write covers
 // those of its subject with a lower stamp, and a Clear those of its whole group.
 //
 // The methods are safe for concurrent use and never block.
@@ -178,13 +179,17 @@ func (o *Outbox) Add(w message.Write, now expiry.Instant) {
 		o.stats.Coalesced++
 		o.replaceLocked(s.queued, w, now)
 	} else {
-		it := &item{write: w, at: now, since: now}
-		it.pendingElem = o.pending.PushBack(it)
-		o.bytes += size(&w)
-		o.queueLocked(it, o.unassigned.PushBack)
+		o.addLocked(&item{write: w, at: now, since: now})
 	}
 	o.makeRoomLocked()
 	o.wakeUp()
+}
+
+// addLocked adds a new item, the latest of all, and queues it.
+func (o *Outbox) addLocked(it *item) {
+	it.pendingElem = o.pending.PushBack(it)
+	o.bytes += size(&it.write)
+	o.queueLocked(it, o.unassigned.PushBack)
 }
 
 // Forget declares that the writes of a group with generations below before no longer matter, so

@@ -12,8 +12,8 @@ type waiter struct {
 }
 
 // Confirmed returns a channel that is closed when the region has confirmed every write of subject that
-// has been added so far, or a later one of it. The wait may include a newer write that has replaced one of them, but no other
-// writes added later. For a Clear, subject is the empty key.
+// has been added so far, or a later one of it. The wait may include a newer write that has replaced one of
+// them, but no other writes added later. For a Clear, subject is the empty key.
 //
 // The caller must call stop when it no longer waits; calling it again does nothing.
 func (o *Outbox) Confirmed(group string, subject expiry.Subject) (done <-chan struct{}, stop func()) {

@@ -181,8 +181,8 @@ func (h *History) deaths(region string, from, to time.Duration) (n int, known bo
 }
 
 // Availability checks promise 7: a read does not fail as long as the getter of its region works and
-// its own process runs, whichever other nodes or regions are gone. A read may share a flight whose load has failed
-// before it began, and that asks the other regions since.
+// its own process runs, whichever other nodes or regions are gone. A read may join a flight whose own load failed
+// before the read began, and which has been asking the other regions since.
 func (h *History) Availability() (found []Violation) {
 	c := &h.Config
 	if c.Mangle.Lose > 0 || c.ReplicaLag > 0 || c.Outages {

@@ -75,7 +75,7 @@ func ConfigOf(seed uint64, theme Theme) Config {
 		themes[theme].shape(&c, source(seed, "theme "+string(theme)))
 	}
 	if watched := source(seed, "watched"); watched.IntN(2) == 0 {
-		c.Watched = 1 + watched.IntN(2) // what other regions ask, nodes that own nothing of it are asked
+		c.Watched = 1 + watched.IntN(2) // then the node that another region asks is rarely the key's owner
 	}
 	return c
 }
